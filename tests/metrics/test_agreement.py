@@ -1,0 +1,20 @@
+import pytest
+import torch
+
+from diladiff_cli.metrics.agreement import chance_agreement, latent_agreement
+
+
+def test_agreement_counts_equal_tokens_at_equal_positions() -> None:
+    first, second = torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([[1, 3, 2], [4, 5, 9]])
+    assert latent_agreement(first, second) == pytest.approx(3 / 6)
+    assert latent_agreement(first, first) == 1
+
+
+def test_chance_agreement_pairs_different_latents() -> None:
+    tokens = torch.tensor([[1, 2], [1, 3], [1, 4]])
+    assert chance_agreement(tokens, tokens) == pytest.approx(1 / 2)
+
+
+def test_decodings_must_pair_up() -> None:
+    with pytest.raises(ValueError, match="pair"):
+        latent_agreement(torch.zeros(2, 3), torch.zeros(2, 4))

