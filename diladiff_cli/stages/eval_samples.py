@@ -102,9 +102,10 @@ def _token_pieces(documents: Iterable[str], tokenizer: Any, length: int) -> Iter
     """Packed as the training data are: documents end in a separator and pieces may cross it."""
     from diladiff_cli.data.tokenizer import decode_text
 
+    separators = [i for i in (tokenizer.sep_token_id, tokenizer.eos_token_id) if i is not None][:1]
     buffer: list[int] = []
     for document in documents:
-        buffer += [*tokenizer(document, add_special_tokens=False)["input_ids"], tokenizer.sep_token_id]
+        buffer += [*tokenizer(document, add_special_tokens=False)["input_ids"], *separators]
         while len(buffer) >= length:
             yield {"text": decode_text(tokenizer, buffer[:length]), "token_ids": buffer[:length]}
             del buffer[:length]

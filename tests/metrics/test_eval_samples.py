@@ -1,7 +1,10 @@
 import io
 import json
 import math
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ from diladiff_cli.stages.eval_samples import (
     evaluate_samples,
     group_samples,
     read_samples,
+    reference_samples,
     report_table,
 )
 
@@ -116,3 +120,44 @@ def test_the_table_shows_both_sides_and_what_is_left_out() -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     for part in ("entropy", "reference", "genppl left out: none installed"):
         assert part in text
+
+
+class CharacterTokenizer:
+    """One token per character; the separator is token 1."""
+
+    sep_token_id = 1
+    eos_token_id = None
+
+    def __call__(self, text: str, **_options: Any) -> dict[str, list[int]]:
+        return {"input_ids": [ord(c) for c in text]}
+
+
+@pytest.fixture
+def three_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands in for the reading and decoding of text."""
+
+    def documents(_sources: list[str]) -> Iterator[str]:
+        yield from ("abc", "defgh", "ij")
+
+    def decode(_tokenizer: Any, ids: list[int]) -> str:
+        return "".join("\n\n" if i == 1 else chr(i) for i in ids)
+
+    for name, attribute, value in (("text", "iter_documents", documents), ("tokenizer", "decode_text", decode)):
+        module = ModuleType(name)
+        setattr(module, attribute, value)
+        monkeypatch.setitem(sys.modules, f"diladiff_cli.data.{name}", module)
+
+
+@pytest.mark.usefixtures("three_documents")
+def test_reference_pieces_have_the_samples_length_in_tokens() -> None:
+    pieces = reference_samples(CharacterTokenizer(), 5, 10, ["some.txt"])
+    # abc|defgh|ij| with | the separator: 13 tokens, two pieces and a rest.
+    assert [piece["text"] for piece in pieces] == ["abc\n\nd", "efgh\n\n"]
+    assert [len(piece["token_ids"]) for piece in pieces] == [5, 5]
+
+
+@pytest.mark.usefixtures("three_documents")
+def test_reference_pieces_are_cut_by_characters_without_a_tokenizer() -> None:
+    assert [piece["text"] for piece in reference_samples(None, 4, 2, ["some.txt"])] == ["abc\n", "gh\n\n"]
+    with pytest.raises(UserError, match="shorter than one sample"):
+        reference_samples(None, 100, 2, ["some.txt"])

@@ -1,0 +1,257 @@
+"""The configuration of every stage: one frozen dataclass each, validated, with presets.
+
+Resolution order, weakest first: field default, preset, ``--config`` file, single options.
+"""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from diladiff_cli.presets import PRESETS
+from diladiff_cli.settings import ConfigError, Settings, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig(Settings):
+    """What every training stage has: the optimisation, its length and its bookkeeping."""
+
+    seed: int = option(0, "Seed of all randomness: initialisation, data order, noise.", low=0)
+    max_steps: int = option(1000, "Optimiser steps of the whole run.", low=1)
+    max_minutes: float = option(
+        0.0, "Stop cleanly after this many minutes, to be continued with --resume (0: no limit).", low=0
+    )
+    batch_size: int = option(64, "Sequences per optimiser step, over all processes.", low=1)
+    grad_accum: int = option(1, "Micro-batches that a process splits its share of a batch into.", low=1)
+    learning_rate: float = option(3e-4, "Peak learning rate.", low=0)
+    warmup_steps: int = option(1000, "Steps of linear learning-rate warm-up.", low=0)
+    lr_schedule: str = option("cosine", "Decay after the warm-up.", choices=("cosine", "linear", "constant"))
+    min_lr_ratio: float = option(0.0, "Final learning rate as a share of the peak.", low=0, high=1)
+    optimizer: str = option(
+        "adamw", "muon: Muon for the matrices of the blocks, AdamW for the rest.", choices=("adamw", "muon")
+    )
+    weight_decay: float = option(0.0, "Decoupled weight decay of matrices.", low=0)
+    beta1: float = option(0.9, "AdamW's first decay rate.", low=0, high=1)
+    beta2: float = option(0.98, "AdamW's second decay rate.", low=0, high=1)
+    grad_clip: float = option(1.0, "Largest norm of the gradient (0: no clipping).", low=0)
+    ema_decay: float = option(0.9999, "Decay of the averaged weights, which are the ones saved.", low=0, high=1)
+    precision: str = option("bf16", "bf16: autocast of matrix products.", choices=("bf16", "fp32"))
+    compile: bool = option(False, "Compile the network's body with torch.compile.")
+    eval_every: int = option(1000, "Steps between validations (0: only at the end).", low=0)
+    eval_batches: int = option(16, "Batches of validation data in a validation.", low=1)
+    save_every: int = option(1000, "Steps between checkpoints (0: only at the end).", low=0)
+    log_every: int = option(10, "Steps between lines of metrics.jsonl.", low=1)
+    log_with: str = option("none", "Also log to a tracker.", choices=("none", "tensorboard", "wandb"))
+
+    def _problems(self) -> list[str]:
+        if self.batch_size % self.grad_accum:
+            return [f"--batch-size {self.batch_size} is no multiple of --grad-accum {self.grad_accum}; change one"]
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeConfig(Settings):
+    """Text into packed blocks of tokens."""
+
+    tokenizer: str = option("train:8192", "A Hub id, a folder, or train:SIZE to train a byte-level BPE on the text.")
+    length: int = option(256, "Tokens of a block.", low=2)
+    valid_share: float = option(0.02, "Share of documents held out for validation.", low=0, high=1)
+    text_field: str = option("text", "Field of a JSON or parquet row that holds the text.")
+    seed: int = option(0, "Seed of the split into training and validation.", low=0)
+
+
+def _check_heads(width: int, heads: int) -> list[str]:
+    if width % (2 * heads):
+        return [f"--width {width} is no multiple of twice --heads {heads}; change one"]
+    return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class MdlmConfig(StageConfig):
+    """Stage 0: the masked diffusion base (method section 2)."""
+
+    width: int = option(768, "Width of the residual stream.", low=2)
+    layers: int = option(12, "Transformer blocks.", low=1)
+    heads: int = option(12, "Attention heads.", low=1)
+    mlp_width: int = option(0, "Hidden width of the feed-forward (0: four times --width).", low=0)
+    activation: str = option("gelu_tanh", "Feed-forward nonlinearity.", choices=("gelu", "gelu_tanh", "swiglu"))
+    norm: str = option("rmsnorm", "Normalisation layer.", choices=("rmsnorm", "layernorm"))
+    bias: bool = option(False, "Biases in norms, feed-forward and head, as the public MDLM checkpoints have.")
+    qk_norm: bool = option(True, "Normalise queries and keys.")
+    positions: str = option("learned", "Position encoding.", choices=("learned", "rotary"))
+    tie_embeddings: bool = option(False, "Use the embedding table as the vocabulary head.")
+    elbo_weight: str = option(
+        "constant",
+        "Weight of a masked token's cross-entropy: constant, or the ELBO's 1/t.",
+        choices=("constant", "exact"),
+    )
+
+    def _problems(self) -> list[str]:
+        return super()._problems() + _check_heads(self.width, self.heads)
+
+
+AUGMENTATIONS: dict[str, dict[str, float]] = {
+    "strong": {"sigma_feat": 0.5, "p_feat_mask": 0.7, "p_latent_mask": 0.7, "p_latent_drop": 0.75},
+    "mild": {"sigma_feat": 0.4, "p_feat_mask": 0.5, "p_latent_mask": 0.5, "p_latent_drop": 0.75},
+    "soft": {"sigma_feat": 0.3, "p_feat_mask": 0.3, "p_latent_mask": 0.4, "p_latent_drop": 0.75},
+    "dropout-50": {"sigma_feat": 0.5, "p_feat_mask": 0.7, "p_latent_mask": 0.7, "p_latent_drop": 0.5},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AeConfig(StageConfig):
+    """Stage 1: the auto-encoder (method section 3)."""
+
+    learning_rate: float = option(5e-5, "Peak learning rate.", low=0)
+    decoder_lr_ratio: float = option(1.0, "The pre-trained decoder weights' learning rate relative to the rest.", low=0)
+    warmup_steps: int = option(1000, "Warm-up of the encoder and the new cross-attention layers.", low=0)
+    decoder_warmup_steps: int = option(10_000, "Warm-up of the pre-trained decoder weights.", low=0)
+    weight_decay: float = option(1e-5, "Decoupled weight decay of matrices.", low=0)
+    grad_clip: float = option(10.0, "Largest norm of the gradient (0: no clipping).", low=0)
+    features: str = option("self", "Feature source: self (the frozen base), or a Hugging Face encoder's id or folder.")
+    compression: int = option(2, "Tokens per latent vector.", low=1, high=32)
+    latent_width: int = option(768, "Channels of a latent vector.", low=1)
+    encoder_layers: int = option(2, "Perceiver layers of the encoder.", low=1)
+    encoder_width: int = option(0, "Width of the encoder (0: that of the base).", low=0)
+    cross_layers: str = option("first,last", "Decoder layers with cross-attention: first, last, or numbers from 0.")
+    local_attention: bool = option(True, "Rotary positions and a local start in the cross-attentions.")
+    augmentation: str = option("strong", "Preset of the augmentation strengths.", choices=tuple(AUGMENTATIONS))
+    sigma_feat: float = option(-1.0, "Noise on the features (-1: from --augmentation).", low=-1, high=1)
+    p_feat_mask: float = option(-1.0, "Masking of the features (-1: from --augmentation).", low=-1, high=1)
+    p_latent_mask: float = option(-1.0, "Masking of the latents (-1: from --augmentation).", low=-1, high=1)
+    p_latent_drop: float = option(-1.0, "Replacing of the latents by noise (-1: from --augmentation).", low=-1, high=1)
+    mask_unit: str = option("position", "What is masked in features and latents.", choices=("position", "element"))
+    stats_momentum: float = option(0.01, "Update rate of the latents' running statistics.", low=0, high=1)
+
+    def augmentation_strengths(self) -> dict[str, float]:
+        """The four strengths: those of the preset, overridden where an option was given."""
+        preset = AUGMENTATIONS[self.augmentation]
+        return {k: v if getattr(self, k) < 0 else getattr(self, k) for k, v in preset.items()}
+
+    def cross_layer_indices(self, layers: int) -> tuple[int, ...]:
+        """The decoder layers, sorted, that get cross-attention in a base of ``layers`` blocks.
+
+        Raises:
+            ConfigError: A name or number that is no layer of the base.
+        """
+        names = {"first": 0, "last": layers - 1}
+        found = set()
+        for part in self.cross_layers.split(","):
+            index = names.get(part.strip(), int(part) if part.strip().isdigit() else -1)
+            if not 0 <= index < layers:
+                raise ConfigError([f"--cross-layers has {part!r}; use first, last or 0 to {layers - 1}"])
+            found.add(index)
+        return tuple(sorted(found))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorConfig(StageConfig):
+    """Stage 2: the latent prior (method section 4)."""
+
+    learning_rate: float = option(2e-4, "Peak learning rate.", low=0)
+    width: int = option(768, "Width of the residual stream.", low=2)
+    layers: int = option(12, "Transformer blocks.", low=1)
+    heads: int = option(12, "Attention heads.", low=1)
+    schedule_d: float = option(10.0, "d of the tan-d noise schedule.", low=1e-3)
+    p_self_cond: float = option(0.5, "Share of examples trained with self-conditioning.", low=0, high=1)
+
+    def _problems(self) -> list[str]:
+        return super()._problems() + _check_heads(self.width, self.heads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig(StageConfig):
+    """Stage 3: MeanFlow distillation (method section 5)."""
+
+    max_steps: int = option(25_000, "Optimiser steps of the whole run.", low=1)
+    learning_rate: float = option(5e-5, "Peak learning rate.", low=0)
+    p_self_cond: float = option(0.5, "Share of examples trained with self-conditioning.", low=0, high=1)
+    p_equal: float = option(0.25, "Share of examples with r = t, plain flow matching to the teacher.", low=0, high=1)
+    time_mean: float = option(-1.0, "Mean of the logit-normal law of t and r.")
+    time_std: float = option(1.0, "Standard deviation of the logit-normal law of t and r.", low=0)
+    p_uniform: float = option(
+        0.5, "Share of examples whose t and r are uniform instead (0: the published law).", low=0, high=1
+    )
+    p_zero: float = option(0.15, "Share of examples with r = 0 (0: the published law).", low=0, high=1)
+    tangent_warmup_steps: int = option(10_000, "Steps over which the jvp term's factor rises from 0 to 1.", low=0)
+    adaptive_constant: float = option(5.0, "Constant added to an example's loss in its own weight.", low=1e-6)
+    velocity: str = option(
+        "ode", "Teacher velocity: of the ODE at z_t, or with the sampled noise.", choices=("ode", "sampled")
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig(Settings):
+    """How texts are drawn (method sections 4 to 6)."""
+
+    n: int = option(64, "Samples to draw.", low=1)
+    steps: int = option(0, "Latent steps N_cont (0: 5 for a student, 200 for a prior).", low=0)
+    decode_steps: int = option(0, "Token steps N_disc (0: a quarter of the length).", low=0)
+    temperature: float = option(1.0, "Divides the logits; 0 takes the likeliest token.", low=0)
+    top_p: float = option(0.9, "Nucleus: draw among the likeliest tokens that together reach this.", low=1e-6, high=1)
+    gamma: float = option(0.8, "Noise of a student's steps: 0 deterministic, 1 consistency-style.", low=0, high=1)
+    decodings: int = option(1, "Texts decoded from each latent; two or more give the latent agreement.", low=1)
+    order: str = option(
+        "random",
+        "Positions to reveal: random is exact, the others approximate.",
+        choices=("random", "confidence", "threshold"),
+    )
+    threshold: float = option(0.9, "Probability above which --order threshold reveals a token.", low=0, high=1)
+    seed: int = option(0, "Seed; sample i depends on the seed and i alone.", low=0)
+    batch_size: int = option(32, "Samples drawn at once; the samples do not depend on it.", low=1)
+    precision: str = option("fp32", "bf16: autocast of matrix products.", choices=("bf16", "fp32"))
+
+
+STAGES: dict[str, type[Settings]] = {
+    "data": EncodeConfig,
+    "mdlm": MdlmConfig,
+    "ae": AeConfig,
+    "prior": PriorConfig,
+    "student": DistillConfig,
+    "sample": SampleConfig,
+}
+
+
+def read_config_file(path: Path, stage: str) -> dict[str, Any]:
+    """Settings of one stage from a TOML or JSON file that may serve a whole pipeline.
+
+    A table named after the stage holds its own settings; keys outside of tables hold for every stage that knows them.
+
+    Raises:
+        ConfigError: The file cannot be read, or has a name that no stage knows.
+    """
+    try:
+        raw = path.read_bytes()
+        values = json.loads(raw) if path.suffix == ".json" else tomllib.loads(raw.decode())
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"--config {path} cannot be read ({error}); give a TOML or JSON file"]) from error
+    names = {key: {f.name for f in fields(kind)} for key, kind in STAGES.items()}
+    tables = {k: v for k, v in values.items() if isinstance(v, dict)}
+    common = {k: v for k, v in values.items() if k not in tables}
+    problems = [f"--config {path} has the table [{k}]; use {', '.join(STAGES)}" for k in tables if k not in STAGES]
+    problems += [
+        f"--config {path} has {k!r}, which no stage knows; see --help for the names"
+        for k in common
+        if not any(k in known for known in names.values())
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return {k: v for k, v in common.items() if k in names[stage]} | tables.get(stage, {})
+
+
+def resolve(
+    stage: str, preset: str | None = None, file: Path | None = None, options: Mapping[str, Any] | None = None
+) -> Any:
+    """The configuration of a stage (of class ``STAGES[stage]``) from preset, file and options, the later ones winning.
+
+    Raises:
+        ConfigError: With all problems found.
+    """
+    if preset is not None and preset not in PRESETS:
+        raise ConfigError([f"--preset is {preset!r}; choose one of {', '.join(PRESETS)}"])
+    values = dict(PRESETS[preset].get(stage, {})) if preset else {}
+    values |= read_config_file(file, stage) if file else {}
+    values |= options or {}
+    return STAGES[stage].from_dict(values)

@@ -1,0 +1,66 @@
+"""Training objectives as functions of tensors."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diladiff_cli.core.gaussian import expand
+
+
+def masked_nll(logits: Tensor, targets: Tensor, weights: Tensor, tokens: int) -> Tensor:
+    """Weighted cross-entropy of the masked tokens, per token of the batch (method section 2).
+
+    Args:
+        logits: (M, K), one row per masked position.
+        targets: (M,) the clean tokens there.
+        weights: (M,) weight of each position.
+        tokens: B * L, so that micro-batches of equal size average to the whole batch.
+    """
+    nll = F.cross_entropy(logits.float(), targets, reduction="none")
+    return (nll * weights).sum() / tokens
+
+
+def per_example_mse(prediction: Tensor, target: Tensor) -> Tensor:
+    """(B,) mean squared error of each example."""
+    return (prediction.float() - target.float()).square().flatten(1).mean(1)
+
+
+def meanflow_target(
+    average_velocity: Callable[[Tensor, Tensor, Tensor], Tensor],
+    z_t: Tensor,
+    t: Tensor,
+    r: Tensor,
+    v: Tensor,
+    tangent_scale: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """The MeanFlow identity as a regression target (method section 5).
+
+    u_tgt = v - (t - r) [v . d_z u + d_t u]; the bracket is one jvp of u at (z_t, t, r) along (v, 1, 0).
+
+    Args:
+        average_velocity: u(z_t, t, r).
+        z_t: (B, ...) noisy latents.
+        t: (B,) end times.
+        r: (B,) start times, r <= t.
+        v: (B, ...) velocity at (z_t, t), without gradient.
+        tangent_scale: Factor of the jvp term, rising from 0 to 1 during training.
+
+    Returns:
+        u with gradient, and the target without.
+    """
+    tangents = (v, torch.ones_like(t), torch.zeros_like(r))
+    u, du_dt = torch.func.jvp(average_velocity, (z_t, t, r), tangents)
+    target = v - tangent_scale * expand(t - r, v) * du_dt
+    return u, target.detach()
+
+
+def adaptive_loss(u: Tensor, target: Tensor, constant: float) -> tuple[Tensor, Tensor]:
+    """Squared error, each example divided by (its own value without gradient + constant).
+
+    Returns:
+        (B,) normalised losses, and (B,) the squared norms before normalisation.
+    """
+    squared = (u.float() - target.float()).square().flatten(1).sum(1)
+    return squared / (squared.detach() + constant), squared

@@ -1,0 +1,94 @@
+"""Steps from noise to data over any velocity (method sections 4 and 5).
+
+Times are floats from 1 down to 0; ``velocity`` and friends take a batch of times (B,).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from diladiff_cli.core.gaussian import TanSchedule, clean_estimate, velocity
+from diladiff_cli.core.times import sampling_grid
+
+CleanEstimator = Callable[[Tensor, Tensor, Tensor], Tensor]  # (z_t, t, z_self) -> z^
+AverageVelocity = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (z_t, t, r, z_self) -> u
+
+
+def euler(estimate: CleanEstimator, z: Tensor, schedule: TanSchedule, steps: int) -> Tensor:
+    """Euler on the probability-flow ODE from t = 1 to 0, self-conditioned on the previous estimate.
+
+    Args:
+        estimate: The denoiser z_psi.
+        z: (B, N, C) standard normal noise.
+        schedule: Noise schedule.
+        steps: Network evaluations.
+
+    Returns:
+        (B, N, C) samples of z_0.
+    """
+    grid = sampling_grid(steps).tolist()
+    z_self = torch.zeros_like(z)
+    for start, end in zip(grid, grid[1:], strict=False):
+        t = torch.full((len(z),), start, device=z.device)
+        z_self = estimate(z, t, z_self)
+        z = z - (start - end) * velocity(z, z_self, schedule(t))
+    return z
+
+
+def gamma_target(schedule: TanSchedule, time: float, gamma: float) -> tuple[float, float, float]:
+    """Where a gamma step jumps to, and how it comes back up to ``time`` (method section 5).
+
+    Returns:
+        The time to jump to, the factor on what is found there, and the standard deviation of the noise
+        that restores sigma(time). With no noise to add, (time, 1, 0).
+    """
+    if gamma == 0.0 or time == 0.0:
+        return time, 1.0, 0.0
+    level = schedule(torch.tensor(time, dtype=torch.float64))
+    keep = (1.0 - gamma**2) ** 0.5
+    alpha = level.alpha.clamp(max=keep) / keep if keep > 0 else torch.ones_like(level.alpha)
+    lower = schedule.time_of_alpha(alpha)
+    scale = level.alpha / alpha
+    noise_std = (level.sigma**2 - (scale * schedule(lower).sigma) ** 2).clamp(min=0).sqrt()
+    return float(lower), float(scale), float(noise_std)
+
+
+def average_velocity_steps(
+    u: AverageVelocity,
+    z: Tensor,
+    schedule: TanSchedule,
+    steps: int,
+    noises: Tensor | None = None,
+    gamma: float = 0.0,
+) -> Tensor:
+    """Few-step sampling with an average-velocity network: 2 * steps - 1 evaluations (method section 5).
+
+    Args:
+        u: The student u_eta.
+        z: (B, N, C) standard normal noise.
+        schedule: Noise schedule.
+        steps: Jumps from t = 1 to 0.
+        noises: (B, steps - 1, N, C) standard normal draws, needed where gamma > 0.
+        gamma: 0 is the deterministic ODE, 1 consistency-style.
+
+    Returns:
+        (B, N, C) samples of z_0.
+
+    Raises:
+        ValueError: gamma > 0 with several steps, and no noises.
+    """
+    if gamma > 0 and steps > 1 and noises is None:
+        raise ValueError("gamma sampling with several steps needs noises")
+    grid = sampling_grid(steps).tolist()
+    z_self = torch.zeros_like(z)
+    for index, (start, end) in enumerate(zip(grid, grid[1:], strict=False)):
+        lower, scale, noise_std = gamma_target(schedule, end, gamma)
+        t = torch.full((len(z),), start, device=z.device)
+        z = scale * (z - (start - lower) * u(z, t, torch.full_like(t, lower), z_self))
+        if noise_std > 0 and noises is not None:
+            z = z + noise_std * noises[:, index]
+        if end > 0:
+            t = torch.full_like(t, end)
+            z_self = clean_estimate(z, u(z, t, t, z_self), schedule(t))
+    return z

@@ -1,0 +1,33 @@
+"""Laws and grids of times in [0, 1]."""
+
+import torch
+from torch import Tensor
+
+
+def low_discrepancy(offset: float | Tensor, positions: Tensor, batch_size: int) -> Tensor:
+    """Stratified uniform times: one in each of ``batch_size`` equal strata, all shifted together.
+
+    Args:
+        offset: One draw from U(0, 1), shared by the batch.
+        positions: (B,) places of the examples in the global batch, 0 to batch_size - 1.
+        batch_size: Size of the global batch.
+
+    Returns:
+        (B,) times in (0, 1]; each is uniform on its own.
+    """
+    return 1.0 - torch.remainder(offset + positions / batch_size, 1.0)
+
+
+def ordered_pair(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """(t, r) with r <= t from two draws of shape (B,)."""
+    return torch.maximum(first, second), torch.minimum(first, second)
+
+
+def logit_normal(normal: Tensor, mean: float, std: float) -> Tensor:
+    """Logit-normal times from standard normal draws of any shape (method section 5)."""
+    return torch.sigmoid(mean + std * normal)
+
+
+def sampling_grid(steps: int) -> Tensor:
+    """(steps + 1,) equally spaced times from 1 down to 0, in float64."""
+    return torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)

@@ -1,0 +1,110 @@
+"""Tokenizers: loaded, or trained on the spot; all have a mask token and a document separator."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from diladiff_cli.errors import UserError
+
+MASK_TOKEN = "<|mask|>"
+SEPARATOR_TOKEN = "<|endoftext|>"
+BYTES = 256
+SPECIALS = 2
+TRAINING_CHARACTERS = 200_000_000  # enough for merges; keeps memory bounded on large corpora
+
+
+def train_size(spec: str) -> int | None:
+    """The vocabulary size of ``train:SIZE``, or None for the name of an existing tokenizer.
+
+    Raises:
+        UserError: The size is no number, or too small for all bytes and the special tokens.
+    """
+    if not spec.startswith("train:"):
+        return None
+    size = spec.removeprefix("train:")
+    if not size.isdigit() or int(size) < BYTES + SPECIALS:
+        raise UserError(f"--tokenizer {spec} has no usable size", f"give at least train:{BYTES + SPECIALS}")
+    return int(size)
+
+
+def train_tokenizer(documents: Iterable[str], vocab_size: int) -> Any:
+    """Byte-level BPE with ``vocab_size`` tokens at most, mask and separator included; any text round-trips."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[SEPARATOR_TOKEN, MASK_TOKEN],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(_head(documents, TRAINING_CHARACTERS), trainer)
+    build: Any = PreTrainedTokenizerFast  # untyped upstream
+    return build(
+        tokenizer_object=core, eos_token=SEPARATOR_TOKEN, mask_token=MASK_TOKEN, clean_up_tokenization_spaces=False
+    )
+
+
+def _head(documents: Iterable[str], characters: int) -> Iterable[str]:
+    for document in documents:
+        yield document[:characters]
+        characters -= len(document)
+        if characters <= 0:
+            return
+
+
+def load_tokenizer(spec: str | Path) -> Any:
+    """A tokenizer from a Hub id or folder, given a mask token and a separator where it has none.
+
+    Raises:
+        UserError: It cannot be had.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(spec), trust_remote_code=False)
+    except Exception as error:  # missing, unreachable or damaged: transformers raises many kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"the tokenizer {spec} cannot be loaded ({reason})",
+            "give a Hub id that can be reached, a folder, or train:8192",
+        ) from error
+    if tokenizer.mask_token_id is None:
+        tokenizer.add_special_tokens({"mask_token": MASK_TOKEN})
+    if separator_id(tokenizer, required=False) is None:
+        tokenizer.add_special_tokens({"eos_token": SEPARATOR_TOKEN})
+    return tokenizer
+
+
+def separator_id(tokenizer: Any, required: bool = True) -> int | None:
+    """The token between documents: the tokenizer's separator, else its end-of-text token.
+
+    Raises:
+        ValueError: It has neither, and one is required.
+    """
+    found = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+    if found is None and required:
+        raise ValueError("the tokenizer has no separator and no end-of-text token")
+    return None if found is None else int(found)
+
+
+def encode_documents(tokenizer: Any, documents: Sequence[str]) -> list[list[int]]:
+    """Token ids of each document, the separator at the end, no other special tokens."""
+    end = separator_id(tokenizer)
+    rows = tokenizer(list(documents), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    return [[*row, end] for row in rows]
+
+
+def decode_text(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of token ids; a separator becomes a blank line, other special tokens vanish."""
+    end = separator_id(tokenizer, required=False)
+    pieces: list[list[int]] = [[]]
+    for i in ids:
+        if i == end:
+            pieces.append([])
+        else:
+            pieces[-1].append(int(i))
+    return "\n\n".join(tokenizer.decode(piece, skip_special_tokens=True) for piece in pieces)

@@ -1,0 +1,131 @@
+"""Token denoiser: the masked diffusion base, and with latents the decoder (method sections 2 and 3)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diladiff_cli.networks.layers import Block, LatentCache, init_weights, make_norm, rotary_angles
+
+
+def latent_positions(latents: int, length: int) -> Tensor:
+    """(N,) the place in the text of each latent: (j + 0.5) L / N - 0.5 (method section 3)."""
+    return (torch.arange(latents) + 0.5) * (length / latents) - 0.5
+
+
+class TokenDenoiser(nn.Module):
+    """x_theta(x_t) or x_theta(x_t, z): logits of the clean tokens, without time input.
+
+    Args:
+        vocab_size: K, the mask token included.
+        mask_id: The mask token; its logit is always -inf.
+        length: Longest text L.
+        width: Width of the residual stream.
+        layers: Transformer blocks.
+        heads: Attention heads.
+        mlp_width: Hidden width of the feed-forward (0: four times ``width``).
+        activation: "gelu", "gelu_tanh" or "swiglu".
+        norm: "rmsnorm" or "layernorm".
+        bias: Biases in norms, feed-forward and head.
+        qk_norm: Normalise queries and keys.
+        positions: "learned" (absolute) or "rotary".
+        tie_embeddings: Share the embedding table with the vocabulary head.
+        cross_layers: Blocks with cross-attention to latents; none for the base.
+        latents: N, vectors of the latent.
+        latent_width: C, channels of a latent vector.
+        local_attention: Rotary positions and a local start in the cross-attention.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        mask_id: int,
+        length: int,
+        width: int,
+        layers: int,
+        heads: int,
+        mlp_width: int = 0,
+        activation: str = "gelu_tanh",
+        norm: str = "rmsnorm",
+        bias: bool = False,
+        qk_norm: bool = True,
+        positions: str = "learned",
+        tie_embeddings: bool = False,
+        cross_layers: Sequence[int] = (),
+        latents: int = 0,
+        latent_width: int = 0,
+        local_attention: bool = True,
+    ) -> None:
+        super().__init__()
+        self.vocab_size, self.mask_id, self.length = vocab_size, mask_id, length
+        self.width, self.heads, self.rotary = width, heads, positions == "rotary"
+        self.latents, self.latent_width = latents, latent_width
+        self.embedding = nn.Embedding(vocab_size, width)
+        self.position = None if self.rotary else nn.Parameter(torch.zeros(length, width))
+        block: dict[str, Any] = {"activation": activation, "norm": norm, "bias": bias, "qk_norm": qk_norm}
+        hidden = mlp_width or 4 * width
+        self.blocks = nn.ModuleList(
+            Block(width, heads, hidden, latent_width=latent_width * (i in cross_layers), local=local_attention, **block)
+            for i in range(layers)
+        )
+        self.final_norm = make_norm(norm, width, bias)
+        self.head = None if tie_embeddings else nn.Linear(width, vocab_size, bias=bias)
+        init_weights(self)
+        if self.position is not None:
+            nn.init.normal_(self.position, std=0.02)
+
+    def latent_caches(self, z: Tensor, mask: Tensor | None = None) -> list[LatentCache | None]:
+        """Keys and values of every cross-attention, computed once per latent.
+
+        Args:
+            z: (B, N, C) latents.
+            mask: (B, N) bool, True where attention may look; None for everywhere.
+        """
+        places = latent_positions(z.shape[1], self.length).to(z.device)
+        angles = rotary_angles(places, self.width // self.heads)
+        return [None if b.cross is None else b.cross.cache(z, mask, angles) for b in self._typed_blocks()]
+
+    def body(self, x_t: Tensor, caches: Sequence[LatentCache | None] | None = None) -> Tensor:
+        """Hidden states (B, L, D) behind the final norm, for tokens x_t (B, L)."""
+        h = self.embedding(x_t)  # (B, L, D)
+        places = torch.arange(x_t.shape[1], device=x_t.device)
+        if self.position is not None:
+            h = h + self.position[: x_t.shape[1]]
+        rotation = rotary_angles(places, self.width // self.heads)
+        angles = rotation if self.rotary else None
+        for i, block in enumerate(self._typed_blocks()):
+            h = block(h, angles, cache=caches[i] if caches else None, cross_angles=rotation)
+        return self.final_norm(h)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits (..., K) of hidden states (..., D), with -inf at the mask token."""
+        if self.head is None:
+            logits = F.linear(hidden, self.embedding.weight)
+        else:
+            logits = self.head(hidden)
+        is_mask_token = torch.arange(self.vocab_size, device=logits.device) == self.mask_id
+        return logits.masked_fill(is_mask_token, -torch.inf)
+
+    def forward(
+        self, x_t: Tensor, select: Tensor | None = None, z: Tensor | None = None, z_mask: Tensor | None = None
+    ) -> Tensor:
+        """Logits where ``select`` is True.
+
+        Args:
+            x_t: (B, L) tokens, some of them the mask token.
+            select: (B, L) bool; None for everywhere.
+            z: (B, N, C) latents, for a decoder.
+            z_mask: (B, N) bool, the latents that attention may see.
+
+        Returns:
+            (M, K) for the M selected positions in row-major order, or (B, L, K).
+        """
+        caches = None if z is None else self.latent_caches(z, z_mask)
+        hidden = self.body(x_t, caches)
+        return self.logits(hidden if select is None else hidden[select])
+
+    def _typed_blocks(self) -> list[Block]:
+        return [b for b in self.blocks if isinstance(b, Block)]

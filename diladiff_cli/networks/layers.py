@@ -1,0 +1,253 @@
+"""The one transformer block that every network here is made of, small parts first."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ROTARY_BASE = 10_000.0
+LOCAL_START = 0.7  # of the learned constant behind QK-norm: rotary attention then starts local
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last dimension, computed in float32."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), 1e-6).to(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation in float32, with an optional bias."""
+
+    def __init__(self, width: int, bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.float()
+        return F.layer_norm(x.float(), self.weight.shape, self.weight.float(), bias, 1e-5).to(x.dtype)
+
+
+def make_norm(kind: str, width: int, bias: bool = False) -> nn.Module:
+    """An "rmsnorm" or "layernorm" over ``width`` channels."""
+    return RMSNorm(width) if kind == "rmsnorm" else LayerNorm(width, bias)
+
+
+def rotary_angles(positions: Tensor, head_width: int) -> Tensor:
+    """(N, head_width / 2) rotation angles for real-valued positions (N,)."""
+    exponents = torch.arange(0, head_width, 2, device=positions.device) / head_width
+    return positions[:, None].float() * ROTARY_BASE**-exponents
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Rotary embedding in half-split form: x (B, H, N, d) by angles (N, d / 2)."""
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, N, H * d) -> (B, H, N, d)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, H, N, d) -> (B, N, H * d)."""
+    return x.transpose(1, 2).flatten(-2)
+
+
+class QKNorm(nn.Module):
+    """RMS normalisation of the queries or keys of each head, with an optional learned constant added.
+
+    The constant, rotated by position, gives every query-key pair a score that falls with distance.
+    """
+
+    def __init__(self, head_width: int, local: bool = False) -> None:
+        super().__init__()
+        self.norm = RMSNorm(head_width)
+        self.constant = nn.Parameter(torch.full((head_width,), LOCAL_START)) if local else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x)
+        return x if self.constant is None else x + self.constant.to(x.dtype)
+
+
+class SelfAttention(nn.Module):
+    """Bidirectional self-attention with fused projections, optional QK-norm and rotary positions."""
+
+    def __init__(self, width: int, heads: int, qk_norm: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.q_norm = QKNorm(width // heads) if qk_norm else nn.Identity()
+        self.k_norm = QKNorm(width // heads) if qk_norm else nn.Identity()
+
+    def forward(self, x: Tensor, angles: Tensor | None = None) -> Tensor:
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))  # (B, H, N, d)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
+        return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v)))
+
+
+class FeedForward(nn.Module):
+    """Position-wise feed-forward: gelu, gelu_tanh or swiglu."""
+
+    def __init__(self, width: int, hidden: int, activation: str = "gelu_tanh", bias: bool = False) -> None:
+        super().__init__()
+        self.activation = activation
+        self.up = nn.Linear(width, 2 * hidden if activation == "swiglu" else hidden, bias=bias)
+        self.down = nn.Linear(hidden, width, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.up(x)
+        if self.activation == "swiglu":
+            gate, x = x.chunk(2, dim=-1)
+            return self.down(F.silu(gate) * x)
+        return self.down(F.gelu(x, approximate="tanh" if self.activation == "gelu_tanh" else "none"))
+
+
+class LatentCache:
+    """Keys and values of one cross-attention layer, constant while a latent is decoded."""
+
+    def __init__(self, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
+        self.k, self.v, self.mask = k, v, mask
+
+    def select(self, rows: Tensor) -> "LatentCache":
+        """The cache of some examples, by index (B',)."""
+        return LatentCache(self.k[rows], self.v[rows], None if self.mask is None else self.mask[rows])
+
+
+class LatentCrossAttention(nn.Module):
+    """Zero-initialised cross-attention from tokens to latents (method section 3).
+
+    h <- h + ZeroProj(CrossAttention(Proj(h); z)): the outer projection starts at zero, so the decoder starts
+    as exactly the base; the inner one starts at the identity, because a zero query behind QK-norm has a huge gain.
+    """
+
+    def __init__(self, width: int, latent_width: int, heads: int, local: bool) -> None:
+        super().__init__()
+        self.heads, self.local = heads, local
+        self.inner = nn.Linear(width, width)
+        self.q = nn.Linear(width, width, bias=False)
+        self.kv = nn.Linear(latent_width, 2 * width, bias=False)
+        self.q_norm = QKNorm(width // heads, local)
+        self.k_norm = QKNorm(width // heads, local)
+        self.outer = nn.Linear(width, width)
+
+    def reset(self) -> None:
+        """The special starting values: identity inside, zero outside."""
+        nn.init.eye_(self.inner.weight)
+        nn.init.zeros_(self.inner.bias)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    def cache(self, z: Tensor, mask: Tensor | None, angles: Tensor) -> LatentCache:
+        """Keys and values of latents z (B, N, C); ``mask`` (B, N) is True where attention may look."""
+        k, v = (split_heads(part, self.heads) for part in self.kv(z).chunk(2, dim=-1))
+        k = self.k_norm(k)
+        return LatentCache(rotate(k, angles) if self.local else k, v, visible(mask))
+
+    def forward(self, h: Tensor, cache: LatentCache, angles: Tensor) -> Tensor:
+        q = self.q_norm(split_heads(self.q(self.inner(h)), self.heads))
+        q = rotate(q, angles) if self.local else q
+        dtype = torch.promote_types(q.dtype, cache.v.dtype)
+        attended = F.scaled_dot_product_attention(
+            q.to(dtype), cache.k.to(dtype), cache.v.to(dtype), attn_mask=cache.mask
+        )
+        return self.outer(merge_heads(attended))
+
+
+def visible(mask: Tensor | None) -> Tensor | None:
+    """(B, N) mask -> (B, 1, 1, N) for attention; an example with nothing visible sees all (its vectors are zero)."""
+    if mask is None:
+        return None
+    return (mask | ~mask.any(-1, keepdim=True))[:, None, None]
+
+
+class Modulation(nn.Module):
+    """adaLN: shift, scale and gate for attention and feed-forward from a shared projection of the condition.
+
+    The projection is computed once per call of the network; a block adds its own learned offsets to it.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.zeros(6, width))
+
+    def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
+        """(B, 6, D) -> six tensors (B, 1, D)."""
+        return (condition + self.offset.to(condition.dtype)).unsqueeze(2).unbind(1)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: self-attention, optional latent cross-attention, feed-forward.
+
+    Args:
+        width: Width of the residual stream.
+        heads: Attention heads.
+        mlp_width: Hidden width of the feed-forward.
+        activation: "gelu", "gelu_tanh" or "swiglu".
+        norm: "rmsnorm" or "layernorm".
+        bias: Biases in norms and feed-forward.
+        qk_norm: Normalise queries and keys.
+        modulated: Take a condition (adaLN).
+        latent_width: Channels of the latents to attend to (0: no cross-attention).
+        local: Rotary, initially local cross-attention.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_width: int,
+        *,
+        activation: str = "gelu_tanh",
+        norm: str = "rmsnorm",
+        bias: bool = False,
+        qk_norm: bool = True,
+        modulated: bool = False,
+        latent_width: int = 0,
+        local: bool = True,
+    ) -> None:
+        super().__init__()
+        self.attention_norm = make_norm(norm, width, bias)
+        self.attention = SelfAttention(width, heads, qk_norm)
+        self.cross = LatentCrossAttention(width, latent_width, heads, local) if latent_width else None
+        self.mlp_norm = make_norm(norm, width, bias)
+        self.mlp = FeedForward(width, mlp_width, activation, bias)
+        self.modulation = Modulation(width) if modulated else None
+
+    def forward(
+        self,
+        h: Tensor,
+        angles: Tensor | None = None,
+        condition: Tensor | None = None,
+        cache: LatentCache | None = None,
+        cross_angles: Tensor | None = None,
+    ) -> Tensor:
+        if self.modulation is not None and condition is not None:
+            shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)
+            h = h + gate_a * self.attention(self.attention_norm(h) * (1 + scale_a) + shift_a, angles)
+            return h + gate_m * self.mlp(self.mlp_norm(h) * (1 + scale_m) + shift_m)
+        h = h + self.attention(self.attention_norm(h), angles)
+        if self.cross is not None and cache is not None and cross_angles is not None:
+            h = h + self.cross(h, cache, cross_angles)
+        return h + self.mlp(self.mlp_norm(h))
+
+
+def init_weights(module: nn.Module, std: float = 0.02) -> None:
+    """Normal(0, std) matrices and embeddings, zero biases, then the parts' own starting values."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.normal_(part.weight, std=std)
+        if isinstance(part, nn.Linear) and part.bias is not None:
+            nn.init.zeros_(part.bias)
+    for part in module.modules():
+        if isinstance(part, LatentCrossAttention):
+            part.reset()

@@ -1,0 +1,38 @@
+"""Whole configurations by name, as ``--preset`` picks them: plain data, checked where it is used."""
+
+from typing import Any
+
+_DEMO = {"optimizer": "muon", "batch_size": 64, "compile": False, "lr_schedule": "linear", "log_every": 20}
+_SMALL = {"batch_size": 256, "compile": True, "max_steps": 50_000}
+_OWT = {"batch_size": 512, "compile": True}
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "demo": {
+        "data": {"length": 64, "tokenizer": "train:4096"},
+        "mdlm": _DEMO
+        | {"width": 256, "layers": 4, "heads": 4, "tie_embeddings": True, "max_steps": 3000, "warmup_steps": 100}
+        | {"learning_rate": 4e-3, "ema_decay": 0.998, "eval_every": 500, "save_every": 500},
+        "ae": _DEMO
+        | {"latent_width": 64, "max_steps": 1500, "warmup_steps": 50, "decoder_warmup_steps": 300}
+        | {"learning_rate": 3e-3, "ema_decay": 0.998, "eval_every": 500, "save_every": 250},
+        "prior": _DEMO
+        | {"width": 256, "layers": 4, "heads": 4, "max_steps": 3000, "warmup_steps": 100}
+        | {"learning_rate": 3e-3, "ema_decay": 0.998, "eval_every": 500, "save_every": 500},
+        "student": _DEMO
+        | {"max_steps": 1000, "warmup_steps": 50, "tangent_warmup_steps": 200, "learning_rate": 5e-4}
+        | {"ema_decay": 0.995, "eval_every": 500, "save_every": 250},
+    },
+    "small": {
+        "data": {"length": 256, "tokenizer": "train:8192"},
+        "mdlm": _SMALL | {"width": 512, "layers": 8, "heads": 8},
+        "ae": _SMALL | {"latent_width": 256, "learning_rate": 2e-4},
+        "prior": _SMALL | {"width": 512, "layers": 8, "heads": 8},
+        "student": _SMALL | {"max_steps": 25_000},
+    },
+    "owt": {
+        "data": {"length": 1024, "tokenizer": "bert-base-uncased"},
+        "mdlm": _OWT | {"max_steps": 1_000_000},
+        "ae": _OWT | {"max_steps": 200_000},
+        "prior": _OWT | {"max_steps": 150_000},
+        "student": {"batch_size": 2048},
+    },
+}

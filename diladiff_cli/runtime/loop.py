@@ -1,0 +1,269 @@
+"""The only training loop. A stage hands it a network, data and an objective."""
+
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diladiff_cli.config import StageConfig
+from diladiff_cli.errors import UserError
+from diladiff_cli.runtime.artifacts import save_artifact
+from diladiff_cli.runtime.folders import recover
+from diladiff_cli.runtime.metrics_log import MetricsLog
+from diladiff_cli.runtime.optim import AveragedModel, LearningRate, build_optimizers, set_learning_rates
+from diladiff_cli.runtime.progress import Bar, say
+from diladiff_cli.runtime.randomness import BatchNoise
+from diladiff_cli.runtime.session import Clock, Interrupted, Session, StopRequest
+from diladiff_cli.runtime.state import changed_settings, load_state, read_progress, save_state
+
+LossFn = Callable[[nn.Module, Tensor, BatchNoise], tuple[Tensor, dict[str, Tensor]]]
+BAD_STEPS = 5  # non-finite gradients in a row before a run gives up
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a stage hands to :func:`train`.
+
+    Attributes:
+        model: The network to train.
+        loss_fn: ``(model, batch, noise) -> (loss, metrics)``, a mean over the micro-batch.
+        fetch: Row numbers -> batch on the CPU.
+        rows: Rows of the data set.
+        tokens_per_row: Tokens of a row, for the rate.
+        validate: ``(averaged model) -> metrics``.
+        artifact: The artifact's fields apart from weights and progress.
+        row_order: Step -> row numbers of its global batch.
+        learning_rate: Law of a parameter's learning rate, by name.
+        after_step: Called on the network after each optimiser step.
+        before_save: Called on the averaged network before it is written.
+        compile_body: Compiles the network's expensive part, in place.
+    """
+
+    model: nn.Module
+    loss_fn: LossFn
+    fetch: Callable[[np.ndarray], Tensor]
+    rows: int
+    tokens_per_row: int
+    validate: Callable[[nn.Module], dict[str, Any]]
+    artifact: Mapping[str, Any]
+    row_order: Callable[[int], np.ndarray]
+    learning_rate: Callable[[str], LearningRate] = lambda _: LearningRate()
+    after_step: Callable[[nn.Module], None] = lambda _: None
+    before_save: Callable[[nn.Module], None] = lambda _: None
+    compile_body: Callable[[nn.Module], None] = lambda _: None
+
+
+def check_resume(out: Path, config: StageConfig, resume: bool | None) -> dict[str, Any] | None:
+    """The stored progress to go on from, or None to start.
+
+    Args:
+        out: Folder of the artifact.
+        config: The run asked for.
+        resume: True continues, False starts over, None continues an unfinished run of the same configuration.
+
+    Raises:
+        UserError: The choice does not fit what is in the folder.
+    """
+    recover(out.absolute())
+    if resume is False:
+        return None
+    stored = read_progress(out / "state")
+    if stored is None:
+        if resume or (out / "config.json").exists():
+            raise UserError(f"{out} holds no training state to resume", "use --fresh to start over, or another --out")
+        return None
+    changed = changed_settings(stored["training"], config.to_dict())
+    if changed:
+        raise UserError(
+            f"{out} holds a run with other settings ({', '.join(changed)})",
+            "repeat its settings to continue, use --fresh to start over, or another --out",
+        )
+    if stored["step"] >= config.max_steps and not resume:
+        raise UserError(f"{out} holds this run, finished", "use --fresh to train it again, or another --out")
+    return stored
+
+
+def train(run: Run, session: Session, config: StageConfig, out: Path, resume: bool | None) -> dict[str, Any]:
+    """Train a stage and write its artifact.
+
+    Returns:
+        The last validation's metrics, with step and seconds.
+
+    Raises:
+        Interrupted: After saving, when SIGINT or SIGTERM came.
+        UserError: A resume that does not fit, or numbers gone bad.
+    """
+    stored = check_resume(out, config, resume)
+    loop = _Loop(run, session, config, out, stored)
+    with StopRequest() as stop:
+        return loop.run_all(stop)
+
+
+class _Loop:
+    def __init__(
+        self, run: Run, session: Session, config: StageConfig, out: Path, stored: Mapping[str, Any] | None
+    ) -> None:
+        self.run, self.session, self.config, self.out = run, session, config, out
+        self.bare = run.model.to(session.device)
+        self.average = AveragedModel(self.bare, config.ema_decay)
+        self.optimizers = build_optimizers(self.bare, config, run.learning_rate)
+        self.step = int(stored["step"]) if stored else 0
+        self.bad_steps = int(stored["bad_steps"]) if stored else 0
+        self.clock = Clock(float(stored["seconds"]) if stored else 0.0)
+        self.validation: dict[str, Any] = dict(stored["validation"]) if stored else {}
+        if stored:
+            load_state(out / "state", self.bare, self.average.model, self.optimizers)
+        if config.compile:
+            run.compile_body(self.bare)
+        prepared = session.accelerator.prepare(self.bare, *self.optimizers)
+        self.model: nn.Module = prepared[0]
+        self.wrapped_optimizers = list(prepared[1:])
+        self.metrics = MetricsLog(out / "metrics.jsonl", self.step) if session.is_main else None
+        if config.log_with != "none":
+            session.accelerator.init_trackers("diladiff", config=config.to_dict())
+
+    def run_all(self, stop: StopRequest) -> dict[str, Any]:
+        tokens, mark = 0, self.clock.seconds()
+        title = str(self.run.artifact["stage"])
+        with Bar(title, self.config.max_steps, self.step, self.session.is_main) as bar:
+            while self.step < self.config.max_steps:
+                values, grad_norm = self._step()
+                tokens += self.config.batch_size * self.run.tokens_per_row
+                text = None
+                if self.step % self.config.log_every == 0:
+                    now = self.clock.seconds()
+                    text = self._log_training(values, grad_norm, tokens / max(now - mark, 1e-9))
+                    tokens, mark = 0, now
+                bar.update(1, text)
+                if self._due(self.config.eval_every) and self.step < self.config.max_steps:
+                    self._validate()
+                    mark, tokens = self.clock.seconds(), 0
+                why = self._why_stop(stop)
+                if why:
+                    break
+                if self._due(self.config.save_every) and self.step < self.config.max_steps:
+                    self._save()
+                    mark, tokens = self.clock.seconds(), 0
+            else:
+                why = 0
+        if why == 0:
+            self._validate()
+        self._save()
+        if self.config.log_with != "none":
+            self.session.accelerator.end_training()
+        if why > 1:
+            raise Interrupted(why)
+        if why == 1 and self.session.is_main:
+            say(f"stopped after {self.config.max_minutes} minutes at step {self.step}; the same command continues")
+        return {"step": self.step, "seconds": self.clock.seconds()} | self.validation
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0
+
+    def _why_stop(self, stop: StopRequest) -> int:
+        """0 to go on, 1 for the time limit, else the signal's number."""
+        limit = self.config.max_minutes * 60
+        return self.session.agree(stop.signal_number or int(0 < limit < self.clock.session_seconds()))
+
+    def _step(self) -> tuple[dict[str, Tensor], float]:
+        set_learning_rates(self.optimizers, self.config, self.step)
+        rows = self.run.row_order(self.step)
+        totals: dict[str, Tensor] = {}
+        self.model.train()
+        for places in self.session.micro_batches():
+            noise = BatchNoise(self.config.seed, self.step, places, self.config.batch_size, self.session.device)
+            batch = self.run.fetch(rows[places.start : places.stop]).to(self.session.device, non_blocking=True)
+            with self.session.accelerator.accumulate(self.model):
+                with self.session.accelerator.autocast():
+                    loss, metrics = self.run.loss_fn(self.model, batch, noise)
+                self.session.accelerator.backward(loss)
+            for name, value in ({"loss": loss} | metrics).items():
+                totals[name] = totals.get(name, torch.zeros((), device=value.device)) + value.detach().float()
+        grad_norm = self._update()
+        share = 1.0 / self.config.grad_accum
+        return {name: value * share for name, value in totals.items()}, grad_norm
+
+    def _update(self) -> float:
+        limit = self.config.grad_clip or math.inf
+        grad_norm = float(self.session.accelerator.clip_grad_norm_(self.model.parameters(), limit))
+        if math.isfinite(grad_norm):
+            self.bad_steps = 0
+            for optimizer in self.wrapped_optimizers:
+                optimizer.step()
+        else:
+            self.bad_steps += 1
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        if self.bad_steps >= BAD_STEPS:
+            raise UserError(
+                f"gradients were not finite {BAD_STEPS} steps in a row (step {self.step}, learning rate "
+                f"{self.optimizers[0].param_groups[0]['lr']:.2g})",
+                "resume from the last checkpoint with a lower --learning-rate or --precision fp32",
+            )
+        self.run.after_step(self.bare)
+        self.average.update(self.bare, self.step)
+        self.step += 1
+        return grad_norm
+
+    def _log_training(self, values: Mapping[str, Tensor], grad_norm: float, rate: float) -> str:
+        line: dict[str, Any] = {"step": self.step, "split": "train"}
+        line |= self.session.mean_over_processes(dict(values))
+        line |= {"grad_norm": grad_norm, "learning_rate": self.optimizers[0].param_groups[0]["lr"]}
+        line |= {"tokens_per_second": rate, "seconds": self.clock.seconds()}
+        peak = self.session.peak_flops()
+        if peak is not None:
+            parameters = sum(p.numel() for p in self.bare.parameters() if p.requires_grad)
+            line["mfu"] = 6 * parameters * rate / (peak * self.session.processes)
+        self._write(line)
+        mfu = f", MFU {line['mfu']:.1%}" if "mfu" in line else ""
+        return f"loss {line['loss']:.4f}, lr {line['learning_rate']:.2g}, {rate:,.0f} tokens/s{mfu}"
+
+    def _validate(self) -> None:
+        self.average.copy_buffers(self.bare)
+        with torch.no_grad(), self.session.accelerator.autocast():
+            self.validation = self.run.validate(self.average.model)
+        self._write({"step": self.step, "split": "valid"} | self.validation)
+        if self.session.is_main:
+            numbers = {k: v for k, v in self.validation.items() if isinstance(v, float)}
+            say(f"  step {self.step}: " + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        if self.metrics is not None:
+            self.metrics.write(line)
+        if self.config.log_with != "none":
+            numbers = {f"{line['split']}/{k}": v for k, v in line.items() if isinstance(v, float)}
+            self.session.accelerator.log(numbers, step=self.step)
+
+    def _save(self) -> None:
+        self.average.copy_buffers(self.bare)
+        with torch.no_grad(), self.session.accelerator.autocast():
+            self.run.before_save(self.average.model)
+        if self.session.is_main:
+            progress = {"step": self.step, "seconds": self.clock.seconds(), "validation": self.validation}
+            save_artifact(
+                self.out,
+                self._extra_files,
+                state_dict=self.average.model.state_dict(),
+                progress=progress,
+                training=self.config.to_dict(),
+                **self.run.artifact,
+            )
+        self.session.accelerator.wait_for_everyone()
+
+    def _extra_files(self, folder: Path) -> None:
+        shutil.copyfile(self.out / "metrics.jsonl", folder / "metrics.jsonl")
+        progress = {
+            "step": self.step,
+            "seconds": self.clock.seconds(),
+            "bad_steps": self.bad_steps,
+            "validation": self.validation,
+            "training": self.config.to_dict(),
+        }
+        save_state(folder / "state", self.bare, self.average.model, self.optimizers, progress)
+

@@ -1,0 +1,100 @@
+"""Optimisers, learning-rate schedule and averaged weights."""
+
+import copy
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from diladiff_cli.config import StageConfig
+
+
+@dataclass(frozen=True)
+class LearningRate:
+    """How a parameter's learning rate differs from the run's: a factor, and a warm-up of its own."""
+
+    ratio: float = 1.0
+    warmup_steps: int | None = None
+
+
+def schedule(config: StageConfig, step: int, warmup_steps: int) -> float:
+    """Learning rate at ``step`` as a share of the peak: linear warm-up, then decay to ``min_lr_ratio``."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    done = min(1.0, (step - warmup_steps) / max(1, config.max_steps - warmup_steps))
+    shape = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}[config.lr_schedule]
+    return config.min_lr_ratio + (1 - config.min_lr_ratio) * shape
+
+
+def uses_muon(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter is a matrix inside a block, which Muon is for."""
+    return parameter.ndim == 2 and "blocks." in name and not name.endswith("offset")
+
+
+def build_optimizers(
+    model: nn.Module, config: StageConfig, law: Callable[[str], LearningRate]
+) -> list[torch.optim.Optimizer]:
+    """AdamW, or Muon for the blocks' matrices with AdamW for the rest; frozen parameters are left out.
+
+    Muon's updates are scaled to AdamW's size, so that one learning rate serves both.
+
+    Args:
+        model: The network.
+        config: Learning rate, decays and choice of optimiser.
+        law: The learning rate of a parameter by its name.
+    """
+    groups: dict[tuple[bool, bool, LearningRate], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            key = (config.optimizer == "muon" and uses_muon(name, parameter), parameter.ndim >= 2, law(name))
+            groups.setdefault(key, []).append(parameter)
+
+    def describe(wants_muon: bool) -> list[dict[str, object]]:
+        return [
+            {"params": params, "weight_decay": config.weight_decay if decays else 0.0, "law": rate}
+            for (muon, decays, rate), params in groups.items()
+            if muon is wants_muon
+        ]
+
+    betas = (config.beta1, config.beta2)
+    found: list[torch.optim.Optimizer] = []
+    if describe(False):
+        found.append(torch.optim.AdamW(describe(False), lr=config.learning_rate, betas=betas))
+    if describe(True):
+        found.append(torch.optim.Muon(describe(True), lr=config.learning_rate, adjust_lr_fn="match_rms_adamw"))
+    return found
+
+
+def set_learning_rates(optimizers: Iterable[torch.optim.Optimizer], config: StageConfig, step: int) -> None:
+    """Give every parameter group its learning rate for ``step``."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            law: LearningRate = group["law"]
+            warmup = config.warmup_steps if law.warmup_steps is None else law.warmup_steps
+            group["lr"] = config.learning_rate * law.ratio * schedule(config, step, warmup)
+
+
+class AveragedModel:
+    """Exponential moving average of a network's parameters; buffers are copied.
+
+    The decay starts small, min(decay, (1 + step) / (10 + step)), so that the beginning is soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move towards ``model`` after optimiser step ``step``."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        averages, values = list(self.model.parameters()), list(model.parameters())
+        torch._foreach_lerp_(averages, values, 1.0 - decay)
+
+    @torch.no_grad()
+    def copy_buffers(self, model: nn.Module) -> None:
+        """Take over ``model``'s buffers (running statistics)."""
+        for average, value in zip(self.model.buffers(), model.buffers(), strict=True):
+            average.copy_(value)

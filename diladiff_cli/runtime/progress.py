@@ -1,0 +1,95 @@
+"""Progress on stderr: a bar on a terminal, a line now and then elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+SILENT_SECONDS = 30.0
+
+
+def say(text: str) -> None:
+    """One line for the user, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Bar:
+    """A progress bar for ``total`` units of work; ``update`` may carry a short text.
+
+    Args:
+        title: What is being done.
+        total: Units of work.
+        done: Units done before.
+        enabled: False shows nothing (processes other than the first).
+    """
+
+    def __init__(self, title: str, total: int, done: int = 0, enabled: bool = True) -> None:
+        self.title, self.total, self.done, self.enabled = title, total, done, enabled
+        console = Console(stderr=True)
+        self.terminal = enabled and console.is_terminal
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}"),
+        )
+        self._progress = Progress(*columns, console=console, disable=not self.terminal)
+        self._task = self._progress.add_task(title, total=total, completed=done, text="")
+        self._spoke = 0.0
+
+    def __enter__(self) -> "Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def update(self, advance: int = 1, text: str | None = None) -> None:
+        """Advance the bar; off a terminal, print a line at most every half minute."""
+        self.done += advance
+        values: dict[str, Any] = {} if text is None else {"text": text}
+        self._progress.update(self._task, advance=advance, **values)
+        now = time.monotonic()
+        due = text is not None and (now - self._spoke > SILENT_SECONDS or self.done >= self.total)
+        if self.enabled and not self.terminal and due:
+            self._spoke = now
+            say(f"{self.title} {self.done}/{self.total} {text}")
+
+
+class Spinner:
+    """Progress of work whose end is not known: a line that moves on a terminal, now and then one elsewhere."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        console = Console(stderr=True)
+        self._status = console.status(title) if console.is_terminal else None
+        self._spoke = time.monotonic()
+        self._text = ""
+
+    def __enter__(self) -> "Spinner":
+        if self._status:
+            self._status.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._status:
+            self._status.stop()
+        if error is None and self._text:
+            say(f"{self.title}: {self._text}")
+
+    def update(self, text: str) -> None:
+        """Say how far the work is."""
+        self._text = text
+        if self._status:
+            self._status.update(f"{self.title}: {text}")
+        elif time.monotonic() - self._spoke > SILENT_SECONDS:
+            self._spoke = time.monotonic()
+            say(f"{self.title}: {text}")

@@ -1,0 +1,125 @@
+"""One Accelerate-wrapped runtime: device, precision, processes, interrupts."""
+
+import signal
+import time
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
+
+from diladiff_cli.config import ConfigError, StageConfig
+
+# Dense bf16 peak of common GPUs in FLOP/s, for the model FLOP utilisation.
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop, and everything was saved."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"interrupted by signal {signal_number} after saving; the same command continues")
+        self.signal_number = signal_number
+
+
+class StopRequest:
+    """Turns SIGINT and SIGTERM into a flag that the training loop looks at between steps."""
+
+    def __init__(self) -> None:
+        self.signal_number = 0
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.signal_number = number
+
+
+class Session:
+    """The Accelerator of a training run, and what depends on it.
+
+    Args:
+        config: Precision, accumulation, batch size and tracker.
+        log_folder: Where trackers write.
+
+    Raises:
+        ConfigError: The batch does not divide over processes and micro-batches.
+    """
+
+    def __init__(self, config: StageConfig, log_folder: str) -> None:
+        self.accelerator = Accelerator(
+            mixed_precision="bf16" if config.precision == "bf16" else "no",
+            gradient_accumulation_plugin=GradientAccumulationPlugin(
+                num_steps=config.grad_accum, adjust_scheduler=False, sync_with_dataloader=False
+            ),
+            # Buffers broadcast in place would break the jvp through the wrapper.
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+            log_with=None if config.log_with == "none" else config.log_with,
+            project_dir=log_folder,
+        )
+        self.device = self.accelerator.device
+        self.processes = self.accelerator.num_processes
+        self.is_main = self.accelerator.is_main_process
+        self.config = config
+        parts = self.processes * config.grad_accum
+        if config.batch_size % parts:
+            raise ConfigError(
+                [
+                    f"--batch-size {config.batch_size} is no multiple of {self.processes} processes times "
+                    f"--grad-accum {config.grad_accum}; change one"
+                ]
+            )
+        self.micro_batch = config.batch_size // parts
+
+    def micro_batches(self) -> list[range]:
+        """The places in the global batch of each of this process's micro-batches."""
+        start = self.accelerator.process_index * self.config.grad_accum
+        return [
+            range((start + i) * self.micro_batch, (start + i + 1) * self.micro_batch)
+            for i in range(self.config.grad_accum)
+        ]
+
+    def mean_over_processes(self, values: dict[str, torch.Tensor]) -> dict[str, float]:
+        """Averages over the processes of scalar tensors."""
+        if self.processes == 1:
+            return {k: float(v) for k, v in values.items()}
+        stacked = torch.stack([v.float().to(self.device) for v in values.values()])
+        reduced = self.accelerator.reduce(stacked, "mean")
+        return dict(zip(values, reduced.tolist(), strict=True))
+
+    def agree(self, number: int) -> int:
+        """The largest of the processes' numbers, so that all of them act alike."""
+        if self.processes == 1:
+            return number
+        gathered = self.accelerator.gather(torch.tensor([number], device=self.device))
+        return int(gathered.max())
+
+    def peak_flops(self) -> float | None:
+        """Peak of this process's GPU in FLOP/s, where it is known."""
+        if self.device.type != "cuda":
+            return None
+        name = torch.cuda.get_device_name(self.device)
+        return next((peak for key, peak in PEAK_FLOPS.items() if key in name), None)
+
+
+class Clock:
+    """Seconds of a run, those before a resume included."""
+
+    def __init__(self, before: float = 0.0) -> None:
+        self.started, self.before = time.monotonic(), before
+
+    def seconds(self) -> float:
+        """Seconds of the whole run."""
+        return self.before + self.session_seconds()
+
+    def session_seconds(self) -> float:
+        """Seconds since this start."""
+        return time.monotonic() - self.started

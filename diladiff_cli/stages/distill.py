@@ -1,0 +1,176 @@
+"""``distill``: the few-step student, DiLaDiff (method section 5)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from diladiff_cli.config import DistillConfig
+from diladiff_cli.core.gaussian import NoiseLevel, TanSchedule, clean_estimate, diffuse, sampled_velocity, velocity
+from diladiff_cli.core.objectives import adaptive_loss, meanflow_target
+from diladiff_cli.core.ode import average_velocity_steps, euler
+from diladiff_cli.core.times import logit_normal, ordered_pair
+from diladiff_cli.networks.latent import LatentPrior, LatentStudent
+from diladiff_cli.runtime.artifacts import Artifact, load_artifact, parent_links
+from diladiff_cli.runtime.loop import Run, check_resume, train
+from diladiff_cli.runtime.randomness import BatchNoise, generator
+from diladiff_cli.runtime.session import Session
+from diladiff_cli.stages.common import open_recorded_data, relative, row_order, seeded
+from diladiff_cli.stages.latent_data import latent_source
+from diladiff_cli.stages.networks import build, text_encoder
+
+MIN_TIME = 1e-4  # the velocity is undefined at t = 0
+TEACHER_STEPS = 50
+
+
+def draw_times(noise: BatchNoise, config: DistillConfig) -> tuple[Tensor, Tensor]:
+    """(t, r) with r <= t: the published logit-normal law, mixed with uniform pairs, r = 0 and r = t."""
+    normal, uniform, choice = noise.normal(2), noise.uniform(2), noise.uniform(3)
+    first = logit_normal(normal, config.time_mean, config.time_std)
+    pair = torch.where(choice[:, :1] < config.p_uniform, uniform, first)
+    t, r = ordered_pair(pair[:, 0], pair[:, 1])
+    r = torch.where(choice[:, 1] < config.p_zero, torch.zeros_like(r), r)
+    t = t.clamp(min=MIN_TIME)
+    return t, torch.where(choice[:, 2] < config.p_equal, t, torch.minimum(r, t))
+
+
+@torch.no_grad()
+def teacher_velocity(teacher: LatentPrior, z_t: Tensor, t: Tensor, level: NoiseLevel) -> Tensor:
+    """Velocity of the teacher's ODE at z_t from two calls, the second self-conditioned on the first."""
+    z_self = teacher(z_t, t, torch.zeros_like(z_t))
+    return velocity(z_t, teacher(z_t, t, z_self), level)
+
+
+@dataclass(frozen=True)
+class MeanFlowLoss:
+    """MeanFlow distillation of a latent prior (method section 5).
+
+    Attributes:
+        to_latents: Fetched batch -> standardised latents.
+        teacher: The frozen prior.
+        config: Laws of times, tangent warm-up, self-conditioning, loss weight.
+    """
+
+    to_latents: Callable[[Tensor], Tensor]
+    teacher: LatentPrior
+    config: DistillConfig
+
+    def __call__(self, model: nn.Module, batch: Tensor, noise: BatchNoise) -> tuple[Tensor, dict[str, Tensor]]:
+        """The adaptive loss, and the plain squared error per entry."""
+        z_0 = self.to_latents(batch)
+        t, r = draw_times(noise, self.config)
+        level = self.teacher.schedule(t)
+        eps = noise.normal(*z_0.shape[1:])
+        z_t = diffuse(z_0, eps, level)
+        if self.config.velocity == "sampled":
+            v = sampled_velocity(z_0, eps, level)
+        else:
+            v = teacher_velocity(self.teacher, z_t, t, level)
+        z_self = self._self_condition(model, z_t, t, level, noise)
+
+        def average_velocity(z: Tensor, end: Tensor, start: Tensor) -> Tensor:
+            u: Tensor = model(z, end, start, z_self)
+            return u
+
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no forward-mode derivative
+            u, target = meanflow_target(average_velocity, z_t, t, r, v, self._tangent_scale(noise.step))
+        losses, squared = adaptive_loss(u, target, self.config.adaptive_constant)
+        return losses.mean(), {"squared_error": squared.mean() / z_0[0].numel()}
+
+    def _tangent_scale(self, step: int) -> float:
+        warmup = self.config.tangent_warmup_steps
+        return min(1.0, step / warmup) if warmup else 1.0
+
+    @torch.no_grad()
+    def _self_condition(self, model: nn.Module, z_t: Tensor, t: Tensor, level: NoiseLevel, noise: BatchNoise) -> Tensor:
+        nothing = torch.zeros_like(z_t)
+        if self.config.p_self_cond == 0:
+            return nothing
+        estimate = clean_estimate(z_t, model(z_t, t, t, nothing), level)
+        return torch.where((noise.uniform() < self.config.p_self_cond)[:, None, None], estimate, nothing)
+
+
+@torch.no_grad()
+def student_figures(
+    student: nn.Module, teacher: LatentPrior, schedule: TanSchedule, shape: tuple[int, ...], device: torch.device
+) -> dict[str, float]:
+    """Distance per entry between few-step student samples and the teacher's ODE from the same noise.
+
+    ``teacher_5_steps`` is the teacher's own Euler method at 5 evaluations, for comparison.
+    """
+    z = torch.randn(shape, generator=generator(device, 13), device=device)
+    wanted = euler(teacher, z, schedule, TEACHER_STEPS)
+
+    def distance(found: Tensor) -> float:
+        return float((found - wanted).square().mean())
+
+    figures = {f"student_{m}_steps": distance(average_velocity_steps(student, z, schedule, m)) for m in (1, 2, 5)}
+    return figures | {"teacher_5_steps": distance(euler(teacher, z, schedule, 5))}
+
+
+def distill(
+    config: DistillConfig,
+    *,
+    prior: Path,
+    latents: Path | None = None,
+    data: Path | None = None,
+    out: Path,
+    resume: bool | None = None,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Distil a prior into a few-step student and write its artifact.
+
+    Args:
+        config: Objective and optimisation.
+        prior: Artifact of ``train-prior``.
+        latents: Folder of ``encode --ae``; None encodes on the fly.
+        data: Token data set; None for the one that the prior was trained on.
+        out: Folder of the artifact.
+        resume: Continue, start over, or (None) continue an unfinished identical run.
+        dry_run: Only check the inputs.
+
+    Returns:
+        The last validation's figures, or the plan of a dry run.
+
+    Raises:
+        UserError: Unusable inputs.
+    """
+    parent: Artifact = load_artifact(prior, "prior")
+    ae = parent.parent("ae")
+    tokens, data_path = open_recorded_data(parent, data)
+    encoder = text_encoder(ae, build(ae), "cpu")
+    source = latent_source(ae, encoder, tokens, latents)
+    if dry_run:
+        check_resume(out, config, resume)
+        plan = {"stage": "student", "network": parent.network, "training": config.to_dict()}
+        return plan | {"data": str(data_path), "latents": str(latents) if latents else None, "out": str(out)}
+    session = Session(config, str(out))
+    encoder.features.to(session.device)
+    encoder.autoencoder.to(session.device)
+    teacher: LatentPrior = build(parent, session.device)
+    seeded(config.seed)
+    model = LatentStudent(**parent.network)
+    model.load_state_dict(teacher.state_dict(), strict=False)
+    shape = (256, parent.network["latents"], parent.network["latent_width"])
+    run = Run(
+        model=model,
+        loss_fn=MeanFlowLoss(source.to_latents, teacher, config),
+        fetch=source.fetch,
+        rows=source.rows,
+        tokens_per_row=tokens.length,
+        validate=lambda average: student_figures(average, teacher, model.schedule, shape, session.device),
+        artifact={
+            "stage": "student",
+            "network": parent.network,
+            "parents": parent_links(out, {"prior": parent, "ae": ae}),
+            "data": parent.data | {"path": relative(data_path, out), "fingerprint": tokens.fingerprint},
+            "tokenizer_path": parent.tokenizer_path,
+        },
+        row_order=row_order(config, source.rows),
+        compile_body=lambda bare: None,  # compiling under jvp does not pay
+    )
+    return train(run, session, config, out, resume)

@@ -1,0 +1,171 @@
+"""``encode``: text -> packed blocks of tokens, and with an auto-encoder blocks -> standardised latents."""
+
+import hashlib
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diladiff_cli import __version__
+from diladiff_cli.config import EncodeConfig
+from diladiff_cli.data.shards import ShardWriter
+from diladiff_cli.data.text import find_files, iter_documents
+from diladiff_cli.data.tokenizer import encode_documents, load_tokenizer, separator_id, train_size, train_tokenizer
+from diladiff_cli.data.tokens import FORMAT_VERSION, STAGE
+from diladiff_cli.errors import UserError
+from diladiff_cli.runtime.folders import replacing
+from diladiff_cli.runtime.progress import Spinner, say
+from diladiff_cli.runtime.randomness import mix
+
+DOCUMENTS_AT_ONCE = 256
+
+
+def is_held_out(config: EncodeConfig, number: int) -> bool:
+    """Whether document ``number`` belongs to the validation split; known from the seed and the number alone."""
+    return mix(config.seed, number) < config.valid_share * (1 << 63)
+
+
+class Packer:
+    """Cuts a stream of documents into blocks of L tokens, crossing borders; a last, incomplete block is dropped."""
+
+    def __init__(self, writer: ShardWriter, length: int, dtype: type) -> None:
+        self.writer, self.length, self.dtype = writer, length, dtype
+        self.documents = self.tokens = self.blocks = 0
+        self._rest: list[int] = []
+
+    def add(self, ids: list[int]) -> None:
+        """Append one document, its separator included."""
+        self.documents += 1
+        self.tokens += len(ids)
+        self._rest += ids
+        full = len(self._rest) // self.length * self.length
+        if full:
+            for row in np.array(self._rest[:full], dtype=self.dtype).reshape(-1, self.length):
+                self.writer.add(row)
+            self.blocks += full // self.length
+            del self._rest[:full]
+
+    def close(self) -> dict[str, Any]:
+        """The split's record for config.json."""
+        shards = self.writer.close()
+        return {"documents": self.documents, "tokens": self.tokens, "rows": self.blocks, "shards": shards}
+
+
+def batched(documents: Iterable[str], size: int) -> Iterator[list[str]]:
+    """Lists of ``size`` documents, the last one perhaps shorter."""
+    iterator = iter(documents)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+@contextmanager
+def rereadable(sources: Sequence[str]) -> Iterator[list[str]]:
+    """The sources with standard input copied to a temporary file, since a tokenizer's training reads them twice."""
+    if "-" not in sources:
+        yield list(sources)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        first = sys.stdin.buffer.peek(1)[:1] if hasattr(sys.stdin.buffer, "peek") else b""
+        copy = Path(folder) / ("stdin.jsonl" if first == b"{" else "stdin.txt")
+        with copy.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        yield [str(copy) if source == "-" else source for source in sources]
+
+
+def encode_text(
+    config: EncodeConfig, *, text: Sequence[str], valid: Sequence[str] = (), out: Path, dry_run: bool = False
+) -> dict[str, Any]:
+    """Write a token data set.
+
+    Args:
+        config: Tokenizer, block length and split.
+        text: Text sources, see :func:`diladiff_cli.data.text.iter_documents`.
+        valid: Sources of the validation split; where given, nothing of ``text`` is held out.
+        out: Folder of the data set, replaced as a whole.
+        dry_run: Only check the inputs.
+
+    Returns:
+        The data set's config.json, or the plan of a dry run.
+
+    Raises:
+        UserError: A source or the tokenizer cannot be used, or there is too little text for one block of a split.
+    """
+    if not text:
+        raise UserError("no text was given", "name files, folders, globs, a Hub data set, or - for standard input")
+    files = {source: find_files(source) for source in [*text, *valid] if source != "-"}
+    size = train_size(config.tokenizer)
+    if dry_run:
+        found = {source: "Hub data set" if paths is None else len(paths) for source, paths in files.items()}
+        return {"stage": STAGE, "settings": config.to_dict(), "files": found, "out": str(out)}
+    with rereadable(text) as sources:
+        if size is None:
+            tokenizer = load_tokenizer(config.tokenizer)
+        else:
+            say(f"training a tokenizer of {size} tokens")
+            tokenizer = train_tokenizer(iter_documents(sources, config.text_field), size)
+        with replacing(out) as folder:
+            tokenizer.save_pretrained(folder / "tokenizer")
+            splits = _pack(config, sources, list(valid), tokenizer, folder)
+            record = _record(config, tokenizer, splits, [*text, *valid], folder / "tokenizer")
+            (folder / "config.json").write_text(json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def _pack(
+    config: EncodeConfig, sources: list[str], valid: list[str], tokenizer: Any, folder: Path
+) -> dict[str, dict[str, Any]]:
+    dtype = np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32
+    row_bytes = config.length * np.dtype(dtype).itemsize
+    packers = {
+        name: Packer(ShardWriter(folder, name, "tokens", row_bytes), config.length, dtype)
+        for name in ("train", "valid")
+    }
+    number = 0
+    with Spinner("encoding") as spinner:
+        for given, held_out in ((sources, False), (valid, True)):
+            for batch in batched(iter_documents(given, config.text_field), DOCUMENTS_AT_ONCE):
+                for ids in encode_documents(tokenizer, batch):
+                    holds = held_out or (not valid and is_held_out(config, number))
+                    packers["valid" if holds else "train"].add(ids)
+                    number += 1
+                spinner.update(f"{number:,} documents, {sum(p.tokens for p in packers.values()):,} tokens")
+    for name, packer in packers.items():
+        if packer.blocks == 0:
+            remedy = "give more text, a smaller --length" + (
+                ", a larger --valid-share or --valid" if name == "valid" else ""
+            )
+            raise UserError(
+                f"the {name} split has {packer.tokens} tokens in {packer.documents} documents, "
+                f"less than one block of {config.length}",
+                remedy,
+            )
+    return {name: packer.close() for name, packer in packers.items()}
+
+
+def _record(
+    config: EncodeConfig, tokenizer: Any, splits: dict[str, dict[str, Any]], sources: list[str], folder: Path
+) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for name, split in splits.items():
+        digest.update(json.dumps([name, [shard["sha256"] for shard in split["shards"]]]).encode())
+    digest.update((folder / "tokenizer.json").read_bytes())
+    return {
+        "stage": STAGE,
+        "format_version": FORMAT_VERSION,
+        "package_version": __version__,
+        "settings": config.to_dict(),
+        "sources": sources,
+        "length": config.length,
+        "vocab_size": len(tokenizer),
+        "mask_id": int(tokenizer.mask_token_id),
+        "separator_id": separator_id(tokenizer),
+        "splits": splits,
+        "fingerprint": digest.hexdigest(),
+    }

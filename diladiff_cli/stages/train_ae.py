@@ -1,0 +1,255 @@
+"""``train-ae``: encoder and latent-conditioned decoder (method section 3)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diladiff_cli.config import AeConfig, ConfigError
+from diladiff_cli.core.augment import augment_features, augment_latents
+from diladiff_cli.core.objectives import masked_nll
+from diladiff_cli.networks.autoencoder import AutoEncoder, Corruption, load_base_weights, noise_latents
+from diladiff_cli.networks.denoiser import TokenDenoiser
+from diladiff_cli.networks.features import FeatureSource, check_same_vocabulary
+from diladiff_cli.networks.moments import RunningMoments
+from diladiff_cli.runtime.artifacts import Artifact, load_artifact, parent_links
+from diladiff_cli.runtime.loop import Run, check_resume, train
+from diladiff_cli.runtime.optim import LearningRate
+from diladiff_cli.runtime.progress import say
+from diladiff_cli.runtime.randomness import BatchNoise, generator
+from diladiff_cli.runtime.session import Session
+from diladiff_cli.stages.common import (
+    compile_method,
+    open_recorded_data,
+    relative,
+    row_order,
+    seeded,
+    validation_batches,
+)
+from diladiff_cli.stages.networks import build, feature_source
+from diladiff_cli.stages.train_mdlm import masked_batch
+from diladiff_cli.stages.validation import masked_figures, ratio_curve
+
+MOMENT_BATCHES = 64  # of 64 blocks, for the statistics of features and final latents
+
+
+def network_arguments(config: AeConfig, base: Artifact, feature_width: int) -> dict[str, Any]:
+    """The auto-encoder's keyword arguments, and the name of its feature source.
+
+    Raises:
+        ConfigError: The latents do not divide the text, or a cross-attention layer does not exist.
+    """
+    length, width, heads = base.network["length"], base.network["width"], base.network["heads"]
+    if length % config.compression:
+        raise ConfigError([f"--compression {config.compression} does not divide the length {length}; choose a divisor"])
+    encoder_width = config.encoder_width or width
+    if encoder_width % (2 * heads):
+        raise ConfigError([f"--encoder-width {encoder_width} is no multiple of twice {heads} heads; change it"])
+    latents = {"latents": length // config.compression, "latent_width": config.latent_width}
+    shared = latents | {"length": length, "local_attention": config.local_attention}
+    encoder = {"feature_width": feature_width, "width": encoder_width, "layers": config.encoder_layers, "heads": heads}
+    cross = list(config.cross_layer_indices(base.network["layers"]))
+    return {
+        "features": config.features,
+        "encoder": encoder | shared,
+        "decoder": base.network | shared | {"cross_layers": cross},
+        "stats_momentum": config.stats_momentum,
+    }
+
+
+def corruption(noise: BatchNoise, moments: RunningMoments, strengths: Mapping[str, float], unit: str) -> Corruption:
+    """The latent augmentation of one micro-batch, with its random numbers drawn."""
+    latents, channels = moments.mean.shape
+    first, drop = noise.uniform() < 0.5, noise.uniform()
+    uniform = noise.uniform(latents, channels if unit == "element" else 1)
+    normal = noise.normal(latents, channels)
+
+    def corrupt(z: Tensor) -> tuple[Tensor, Tensor]:
+        return augment_latents(
+            z,
+            first=first,
+            drop=drop,
+            uniform=uniform,
+            noise=normal,
+            mean=moments.mean,
+            std=moments.std(),
+            p_latent_drop=strengths["p_latent_drop"],
+            p_latent_mask=strengths["p_latent_mask"],
+            unit=unit,
+        )
+
+    return corrupt
+
+
+def ae_loss(
+    source: FeatureSource, autoencoder: AutoEncoder, config: AeConfig, mask_id: int
+) -> Callable[[nn.Module, Tensor, BatchNoise], tuple[Tensor, dict[str, Tensor]]]:
+    """Masked cross-entropy through augmented features and latents (method section 3)."""
+    strengths = config.augmentation_strengths()
+    unit = config.mask_unit
+
+    def loss_fn(model: nn.Module, x: Tensor, noise: BatchNoise) -> tuple[Tensor, dict[str, Tensor]]:
+        features = autoencoder.feature_moments.standardise(source(x))
+        length, width = features.shape[1:]
+        features, visible = augment_features(
+            features,
+            first=noise.uniform() < 0.5,
+            uniform=noise.uniform(length, width if unit == "element" else 1),
+            noise=noise.normal(length, width),
+            sigma_feat=strengths["sigma_feat"],
+            p_feat_mask=strengths["p_feat_mask"],
+            unit=unit,
+        )
+        x_t, is_masked, _ = masked_batch(x, noise, mask_id)
+        corrupt = corruption(noise, autoencoder.latent_moments, strengths, unit)
+        logits = model(features, visible, x_t, is_masked, corrupt)
+        weights = torch.ones(len(logits), device=x.device)
+        return masked_nll(logits, x[is_masked], weights, x.numel()), {}
+
+    return loss_fn
+
+
+@torch.no_grad()
+def fit_feature_moments(
+    source: FeatureSource, moments: RunningMoments, batches: Sequence[Tensor], device: torch.device
+) -> None:
+    """Per-channel statistics of the features, over the same batches in every process."""
+    moments.reset()
+    for x in batches:
+        moments.collect(source(x.to(device)))
+    moments.commit()
+
+
+@torch.no_grad()
+def fit_latent_moments(
+    source: FeatureSource, autoencoder: AutoEncoder, batches: Sequence[Tensor], device: torch.device
+) -> None:
+    """Statistics of clean latents under the final, averaged encoder: the ones that later stages use."""
+    moments = autoencoder.latent_moments
+    moments.reset()
+    for x in batches:
+        moments.collect(autoencoder.encoder(autoencoder.feature_moments.standardise(source(x.to(device)))))
+    moments.commit()
+
+
+@torch.no_grad()
+def ae_figures(
+    autoencoder: AutoEncoder, source: FeatureSource, base: TokenDenoiser, batches: Sequence[Tensor], mask_id: int
+) -> dict[str, Any]:
+    """NLL, bound and recovery with the latent, and curves against the masking ratio of three models.
+
+    ``curves`` has the auto-encoder, its base, and the decoder with noise in place of the latent.
+    """
+    shape = autoencoder.latent_shape
+
+    def with_latent(x: Tensor, x_t: Tensor, is_masked: Tensor) -> Tensor:
+        z = autoencoder.encoder(autoencoder.feature_moments.standardise(source(x)))
+        logits: Tensor = autoencoder.decoder(x_t, is_masked, z)
+        return logits
+
+    def with_noise(x: Tensor, x_t: Tensor, is_masked: Tensor) -> Tensor:
+        white = noise_latents((len(x), *shape), generator(x.device, 7), x.device)
+        logits: Tensor = autoencoder.decoder(x_t, is_masked, autoencoder.latents_for_decoder(white))
+        return logits
+
+    def alone(_: Tensor, x_t: Tensor, is_masked: Tensor) -> Tensor:
+        logits: Tensor = base(x_t, is_masked)
+        return logits
+
+    models = {"autoencoder": with_latent, "base": alone, "noise_latent": with_noise}
+    curves = {name: ratio_curve(logits_fn, batches, mask_id) for name, logits_fn in models.items()}
+    figures: dict[str, Any] = dict(masked_figures(with_latent, batches, mask_id))
+    figures["base_nll"] = masked_figures(alone, batches, mask_id)["nll"]
+    for name, curve in curves.items():
+        figures[f"recovery_all_masked_{name}"] = curve[-1]["recovery"]
+    return figures | {"curves": curves}
+
+
+def learning_rate_law(config: AeConfig) -> Callable[[str], LearningRate]:
+    """The pre-trained decoder weights warm up more slowly than encoder and cross-attention."""
+    pretrained = LearningRate(config.decoder_lr_ratio, config.decoder_warmup_steps)
+
+    def law(name: str) -> LearningRate:
+        return pretrained if name.startswith("decoder.") and ".cross." not in name else LearningRate()
+
+    return law
+
+
+def train_ae(
+    config: AeConfig,
+    *,
+    base: Path,
+    data: Path | None = None,
+    out: Path,
+    resume: bool | None = None,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Fine-tune a base into an auto-encoder and write its artifact.
+
+    Args:
+        config: Network, augmentation and optimisation.
+        base: Artifact of ``train-mdlm``.
+        data: Token data set; None for the one that the base was trained on.
+        out: Folder of the artifact.
+        resume: Continue, start over, or (None) continue an unfinished identical run.
+        dry_run: Only check the inputs.
+
+    Returns:
+        The last validation's figures, or the plan of a dry run.
+
+    Raises:
+        UserError: Unusable inputs.
+        ConfigError: Settings that do not fit the base.
+    """
+    parent = load_artifact(base, "mdlm")
+    tokens, data_path = open_recorded_data(parent, data)
+    if config.features != "self":
+        check_same_vocabulary(config.features, tokens.tokenizer_path)
+    source = feature_source(config.features, parent, "cpu")
+    network = network_arguments(config, parent, source.width)
+    if dry_run:
+        check_resume(out, config, resume)
+        return {
+            "stage": "ae",
+            "network": network,
+            "training": config.to_dict(),
+            "data": str(data_path),
+            "out": str(out),
+        }
+    session = Session(config, str(out))
+    device = session.device
+    source = source.to(device)
+    seeded(config.seed)
+    model = AutoEncoder(**{k: v for k, v in network.items() if k != "features"}).to(device)
+    base_network = build(parent, device)
+    load_base_weights(model.decoder, base_network.state_dict())
+    split = tokens.split("train")
+    order = row_order(config, len(split))
+    samples = [split.gather(order(step)) for step in range(max(1, MOMENT_BATCHES * 64 // config.batch_size))]
+    if session.is_main:
+        say("measuring the features")
+    fit_feature_moments(source, model.feature_moments, samples, device)
+    batches = validation_batches(tokens.split("valid"), config, device)
+    run = Run(
+        model=model,
+        loss_fn=ae_loss(source, model, config, tokens.mask_id),
+        fetch=split.gather,
+        rows=len(split),
+        tokens_per_row=tokens.length,
+        validate=lambda average: ae_figures(average, source, base_network, batches, tokens.mask_id),
+        artifact={
+            "stage": "ae",
+            "network": network,
+            "parents": parent_links(out, {"mdlm": parent}),
+            "data": parent.data | {"path": relative(data_path, out), "fingerprint": tokens.fingerprint},
+            "tokenizer_path": parent.tokenizer_path,
+        },
+        row_order=order,
+        learning_rate=learning_rate_law(config),
+        after_step=lambda bare: bare.latent_moments.commit(),
+        before_save=lambda average: fit_latent_moments(source, average, samples, device),
+        compile_body=lambda bare: compile_method("body", bare.decoder),
+    )
+    return train(run, session, config, out, resume)

@@ -1,0 +1,95 @@
+"""``train-mdlm``: the masked diffusion base (method section 2)."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from diladiff_cli.config import MdlmConfig
+from diladiff_cli.core.masking import apply_mask, draw_mask, elbo_weight
+from diladiff_cli.core.objectives import masked_nll
+from diladiff_cli.core.times import low_discrepancy
+from diladiff_cli.data.tokens import TokenData, open_tokens
+from diladiff_cli.networks.denoiser import TokenDenoiser
+from diladiff_cli.runtime.loop import Run, check_resume, train
+from diladiff_cli.runtime.randomness import BatchNoise
+from diladiff_cli.runtime.session import Session
+from diladiff_cli.stages.common import compile_method, data_record, row_order, seeded, validation_batches
+from diladiff_cli.stages.validation import denoiser_figures
+
+
+def network_arguments(config: MdlmConfig, data: TokenData) -> dict[str, Any]:
+    """The base's keyword arguments."""
+    names = ("width", "layers", "heads", "mlp_width", "activation", "norm", "bias", "qk_norm", "positions")
+    shape = {name: getattr(config, name) for name in (*names, "tie_embeddings")}
+    return shape | {"vocab_size": data.vocab_size, "mask_id": data.mask_id, "length": data.length}
+
+
+def masked_batch(x: Tensor, noise: BatchNoise, mask_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    """x_t, is_masked (B, L) and t (B,), with low-discrepancy times over the global batch."""
+    t = low_discrepancy(noise.shared_uniform(), noise.positions, noise.batch_size)
+    is_masked = draw_mask(t, noise.uniform(x.shape[1]))
+    return apply_mask(x, is_masked, mask_id), is_masked, t
+
+
+def mdlm_loss(mask_id: int, exact: bool) -> Callable[[nn.Module, Tensor, BatchNoise], tuple[Tensor, dict[str, Tensor]]]:
+    """Cross-entropy of the masked tokens, with constant or exact ELBO weight (method section 2)."""
+
+    def loss_fn(model: nn.Module, x: Tensor, noise: BatchNoise) -> tuple[Tensor, dict[str, Tensor]]:
+        x_t, is_masked, t = masked_batch(x, noise, mask_id)
+        logits = model(x_t, select=is_masked)  # (M, K)
+        weight = elbo_weight(t) if exact else t.new_ones(len(t))
+        weights = weight[:, None].expand(x.shape)[is_masked]
+        return masked_nll(logits, x[is_masked], weights, x.numel()), {}
+
+    return loss_fn
+
+
+def train_mdlm(
+    config: MdlmConfig, *, data: Path, out: Path, resume: bool | None = None, dry_run: bool = False
+) -> dict[str, Any]:
+    """Train the base on a token data set and write its artifact.
+
+    Args:
+        config: Network and optimisation.
+        data: Token data set made by ``encode``.
+        out: Folder of the artifact.
+        resume: Continue, start over, or (None) continue an unfinished identical run.
+        dry_run: Only check the inputs.
+
+    Returns:
+        The last validation's figures, or the plan of a dry run.
+
+    Raises:
+        UserError: Unusable data or output folder.
+    """
+    tokens = open_tokens(data)
+    network = network_arguments(config, tokens)
+    if dry_run:
+        check_resume(out, config, resume)
+        return {"stage": "mdlm", "network": network, "training": config.to_dict(), "data": str(data), "out": str(out)}
+    session = Session(config, str(out))
+    seeded(config.seed)
+    model = TokenDenoiser(**network)
+    split = tokens.split("train")
+    batches = validation_batches(tokens.split("valid"), config, session.device)
+    run = Run(
+        model=model,
+        loss_fn=mdlm_loss(tokens.mask_id, config.elbo_weight == "exact"),
+        fetch=split.gather,
+        rows=len(split),
+        tokens_per_row=tokens.length,
+        validate=lambda average: denoiser_figures(average, batches, tokens.mask_id),
+        artifact={
+            "stage": "mdlm",
+            "network": network,
+            "parents": {},
+            "data": data_record(tokens, data, out),
+            "tokenizer_path": tokens.tokenizer_path,
+        },
+        row_order=row_order(config, len(split)),
+        compile_body=partial(compile_method, "body"),
+    )
+    return train(run, session, config, out, resume)

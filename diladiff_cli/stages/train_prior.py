@@ -1,0 +1,160 @@
+"""``train-prior``: the latent diffusion prior, LaDiff (method section 4)."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diladiff_cli.config import PriorConfig
+from diladiff_cli.core.gaussian import TanSchedule, diffuse
+from diladiff_cli.core.objectives import per_example_mse
+from diladiff_cli.core.times import low_discrepancy
+from diladiff_cli.networks.latent import LatentPrior
+from diladiff_cli.runtime.artifacts import Artifact, load_artifact, parent_links
+from diladiff_cli.runtime.loop import Run, check_resume, train
+from diladiff_cli.runtime.randomness import BatchNoise, generator
+from diladiff_cli.runtime.session import Session
+from diladiff_cli.stages.common import (
+    compile_method,
+    open_recorded_data,
+    relative,
+    row_order,
+    seeded,
+    validation_batches,
+)
+from diladiff_cli.stages.latent_data import latent_source, validation_latents
+from diladiff_cli.stages.networks import build, text_encoder
+
+NOISE_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)  # sigma
+
+
+def network_arguments(config: PriorConfig, ae: Artifact) -> dict[str, Any]:
+    """The prior's keyword arguments."""
+    encoder = ae.network["encoder"]
+    return {
+        "schedule_d": config.schedule_d,
+        "latents": encoder["latents"],
+        "latent_width": encoder["latent_width"],
+        "width": config.width,
+        "layers": config.layers,
+        "heads": config.heads,
+    }
+
+
+def prior_loss(
+    to_latents: Callable[[Tensor], Tensor], schedule: TanSchedule, p_self_cond: float
+) -> Callable[[nn.Module, Tensor, BatchNoise], tuple[Tensor, dict[str, Tensor]]]:
+    """Mean squared error to z_0, half of the examples with self-conditioning (method section 4)."""
+
+    def loss_fn(model: nn.Module, batch: Tensor, noise: BatchNoise) -> tuple[Tensor, dict[str, Tensor]]:
+        z_0 = to_latents(batch)
+        t = low_discrepancy(noise.shared_uniform(), noise.positions, noise.batch_size)
+        z_t = diffuse(z_0, noise.normal(*z_0.shape[1:]), schedule(t))
+        chosen = (noise.uniform() < p_self_cond)[:, None, None]
+        z_self = torch.zeros_like(z_0)
+        if p_self_cond > 0:
+            with torch.no_grad():
+                z_self = torch.where(chosen, model(z_t, t, z_self), z_self)
+        losses = per_example_mse(model(z_t, t, z_self), z_0)
+        return losses.mean(), {}
+
+    return loss_fn
+
+
+@torch.no_grad()
+def prior_figures(model: nn.Module, schedule: TanSchedule, latents: Sequence[Tensor]) -> dict[str, Any]:
+    """Mean squared error by noise level, with self-conditioning, beside that of a white latent.
+
+    For white latents of unit variance the best estimate has the error sigma^2 at noise level sigma.
+
+    Returns:
+        ``by_noise``: sigma, time, loss, white; ``loss``: mean over low-discrepancy times.
+    """
+    by_noise = []
+    for sigma in NOISE_LEVELS:
+        time = float(schedule.time_of_alpha(torch.tensor((1 - sigma**2) ** 0.5, dtype=torch.float64)))
+        t_of = [torch.full((len(z_0),), time, device=z_0.device) for z_0 in latents]
+        loss = _mean_error(model, schedule, latents, t_of)
+        by_noise.append({"sigma": sigma, "time": time, "loss": loss, "white": sigma**2})
+    spread = []
+    for z_0 in latents:
+        places = torch.arange(len(z_0), device=z_0.device)
+        spread.append(low_discrepancy(0.5 / len(z_0), places, len(z_0)).float())
+    ratios = [level["loss"] / level["white"] for level in by_noise]
+    loss = _mean_error(model, schedule, latents, spread)
+    return {"loss": loss, "share_of_white": sum(ratios) / len(ratios), "by_noise": by_noise}
+
+
+def _mean_error(model: nn.Module, schedule: TanSchedule, latents: Sequence[Tensor], times: Sequence[Tensor]) -> float:
+    total = rows = 0.0
+    for number, (z_0, t) in enumerate(zip(latents, times, strict=True)):
+        eps = torch.randn(z_0.shape, generator=generator(z_0.device, 11, number), device=z_0.device)
+        z_t = diffuse(z_0, eps, schedule(t))
+        z_self = model(z_t, t, torch.zeros_like(z_0))
+        total += float(per_example_mse(model(z_t, t, z_self), z_0).sum())
+        rows += len(z_0)
+    return total / rows
+
+
+def train_prior(
+    config: PriorConfig,
+    *,
+    ae: Path,
+    latents: Path | None = None,
+    data: Path | None = None,
+    out: Path,
+    resume: bool | None = None,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Train the latent prior and write its artifact.
+
+    Args:
+        config: Network and optimisation.
+        ae: Artifact of ``train-ae``.
+        latents: Folder of ``encode --ae``; None encodes on the fly.
+        data: Token data set; None for the one that the auto-encoder was trained on.
+        out: Folder of the artifact.
+        resume: Continue, start over, or (None) continue an unfinished identical run.
+        dry_run: Only check the inputs.
+
+    Returns:
+        The last validation's figures, or the plan of a dry run.
+
+    Raises:
+        UserError: Unusable inputs.
+    """
+    parent = load_artifact(ae, "ae")
+    tokens, data_path = open_recorded_data(parent, data)
+    network = network_arguments(config, parent)
+    encoder = text_encoder(parent, build(parent), "cpu")
+    source = latent_source(parent, encoder, tokens, latents)
+    if dry_run:
+        check_resume(out, config, resume)
+        plan = {"stage": "prior", "network": network, "training": config.to_dict()}
+        return plan | {"data": str(data_path), "latents": str(latents) if latents else None, "out": str(out)}
+    session = Session(config, str(out))
+    encoder.features.to(session.device)
+    encoder.autoencoder.to(session.device)
+    seeded(config.seed)
+    model = LatentPrior(**network)
+    valid = validation_latents(encoder, validation_batches(tokens.split("valid"), config, session.device))
+    run = Run(
+        model=model,
+        loss_fn=prior_loss(source.to_latents, model.schedule, config.p_self_cond),
+        fetch=source.fetch,
+        rows=source.rows,
+        tokens_per_row=tokens.length,
+        validate=lambda average: prior_figures(average, model.schedule, valid),
+        artifact={
+            "stage": "prior",
+            "network": network,
+            "parents": parent_links(out, {"ae": parent}),
+            "data": parent.data | {"path": relative(data_path, out), "fingerprint": tokens.fingerprint},
+            "tokenizer_path": parent.tokenizer_path,
+        },
+        row_order=row_order(config, source.rows),
+        compile_body=lambda bare: compile_method("forward", bare.trunk),
+    )
+    return train(run, session, config, out, resume)
