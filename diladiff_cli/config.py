@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diladiff_cli.presets import PRESETS
-from diladiff_cli.settings import ConfigError, Settings, option
+from diladiff_cli.settings import ConfigError, Settings, flag, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +33,8 @@ class StageConfig(Settings):
         "adamw", "muon: Muon for the matrices of the blocks, AdamW for the rest.", choices=("adamw", "muon")
     )
     weight_decay: float = option(0.0, "Decoupled weight decay of matrices.", low=0)
-    beta1: float = option(0.9, "AdamW's first decay rate.", low=0, high=1)
-    beta2: float = option(0.98, "AdamW's second decay rate.", low=0, high=1)
+    beta1: float = option(0.9, "AdamW's first decay rate, below 1.", low=0, high=0.999999)
+    beta2: float = option(0.98, "AdamW's second decay rate, below 1.", low=0, high=0.999999)
     grad_clip: float = option(1.0, "Largest norm of the gradient (0: no clipping).", low=0)
     ema_decay: float = option(0.9999, "Decay of the averaged weights, which are the ones saved.", low=0, high=1)
     precision: str = option("bf16", "bf16: autocast of matrix products.", choices=("bf16", "fp32"))
@@ -125,6 +125,14 @@ class AeConfig(StageConfig):
     mask_unit: str = option("position", "What is masked in features and latents.", choices=("position", "element"))
     stats_momentum: float = option(0.01, "Update rate of the latents' running statistics.", low=0, high=1)
 
+    def _problems(self) -> list[str]:
+        given = {name: getattr(self, name) for name in AUGMENTATIONS[self.augmentation]}
+        return super()._problems() + [
+            f"{flag(name)} is {value}; give 0 to 1, or -1 for the value of --augmentation"
+            for name, value in given.items()
+            if -1 < value < 0
+        ]
+
     def augmentation_strengths(self) -> dict[str, float]:
         """The four strengths: those of the preset, overridden where an option was given."""
         preset = AUGMENTATIONS[self.augmentation]
@@ -139,7 +147,7 @@ class AeConfig(StageConfig):
         names = {"first": 0, "last": layers - 1}
         found = set()
         for part in self.cross_layers.split(","):
-            index = names.get(part.strip(), int(part) if part.strip().isdigit() else -1)
+            index = names.get(part.strip(), int(part) if part.strip().isdecimal() else -1)
             if not 0 <= index < layers:
                 raise ConfigError([f"--cross-layers has {part!r}; use first, last or 0 to {layers - 1}"])
             found.add(index)
@@ -225,6 +233,8 @@ def read_config_file(path: Path, stage: str) -> dict[str, Any]:
     try:
         raw = path.read_bytes()
         values = json.loads(raw) if path.suffix == ".json" else tomllib.loads(raw.decode())
+        if not isinstance(values, dict):
+            raise ValueError(f"a {type(values).__name__} instead of names and values")
     except (OSError, ValueError) as error:
         raise ConfigError([f"--config {path} cannot be read ({error}); give a TOML or JSON file"]) from error
     names = {key: {f.name for f in fields(kind)} for key, kind in STAGES.items()}
@@ -249,9 +259,20 @@ def resolve(
     Raises:
         ConfigError: With all problems found.
     """
-    if preset is not None and preset not in PRESETS:
-        raise ConfigError([f"--preset is {preset!r}; choose one of {', '.join(PRESETS)}"])
-    values = dict(PRESETS[preset].get(stage, {})) if preset else {}
-    values |= read_config_file(file, stage) if file else {}
-    values |= options or {}
-    return STAGES[stage].from_dict(values)
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    if preset in PRESETS:
+        values |= PRESETS[preset].get(stage, {})
+    elif preset is not None:
+        problems.append(f"--preset is {preset!r}; choose one of {', '.join(PRESETS)}")
+    try:
+        values |= read_config_file(file, stage) if file else {}
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        config = STAGES[stage].from_dict(values | dict(options or {}))
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return config

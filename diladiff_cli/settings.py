@@ -83,14 +83,20 @@ class Settings:
         """Build from plain values.
 
         Raises:
-            ConfigError: An unknown name, a wrong type or a value out of range.
+            ConfigError: With every unknown name, wrong type and value out of range.
         """
         kinds = typing.get_type_hints(cls)
-        unknown = sorted(set(values) - {f.name for f in fields(cls)})
-        if unknown:
-            raise ConfigError([f"unknown setting {name!r}; see --help for the names" for name in unknown])
+        names = {f.name for f in fields(cls)}
+        unknown = [f"unknown setting {name!r}; see --help for the names" for name in sorted(set(values) - names)]
         plain = {
             k: float(v) if kinds[k] is float and isinstance(v, int) and not isinstance(v, bool) else v
             for k, v in values.items()
+            if k in names
         }
-        return cls(**plain)
+        try:
+            made = cls(**plain)
+        except ConfigError as error:
+            raise ConfigError(unknown + error.problems) from None
+        if unknown:
+            raise ConfigError(unknown)
+        return made

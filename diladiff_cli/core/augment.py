@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def _keep(uniform: Tensor, p_mask: float, unit: str) -> Tensor:
-    """(B, N, C) or (B, N, 1) bool of the entries that stay; ``uniform`` is (B, N, C)."""
+    """(B, N, C) or (B, N, 1) bool of the entries that stay; ``uniform`` is (B, N, C), or (B, N, 1) for positions."""
     return (uniform if unit == "element" else uniform[..., :1]) >= p_mask
 
 
@@ -27,7 +27,7 @@ def augment_features(
     Args:
         features: (B, L, D), standardised.
         first: (B,) bool; True masks, False adds noise.
-        uniform: (B, L, D) draws from U(0, 1).
+        uniform: (B, L, D) draws from U(0, 1); (B, L, 1) suffices for positions.
         noise: (B, L, D) standard normal draws.
         sigma_feat: Standard deviation s of the noise; the features are scaled by sqrt(1 - s^2).
         p_feat_mask: Masking probability.
@@ -61,7 +61,7 @@ def augment_latents(
         z: (B, N, C) latents.
         first: (B,) bool; True may be dropped, False is masked.
         drop: (B,) draws from U(0, 1) that decide the dropping.
-        uniform: (B, N, C) draws from U(0, 1).
+        uniform: (B, N, C) draws from U(0, 1); (B, N, 1) suffices for positions.
         noise: (B, N, C) standard normal draws.
         mean: (N, C) running mean of the latents.
         std: (N, C) running standard deviation.

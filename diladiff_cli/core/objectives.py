@@ -51,7 +51,7 @@ def meanflow_target(
         u with gradient, and the target without.
     """
     tangents = (v, torch.ones_like(t), torch.zeros_like(r))
-    u, du_dt = torch.func.jvp(average_velocity, (z_t, t, r), tangents)
+    u, du_dt = torch.func.jvp(average_velocity, (z_t, t, r), tangents)[:2]
     target = v - tangent_scale * expand(t - r, v) * du_dt
     return u, target.detach()
 

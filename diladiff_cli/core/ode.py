@@ -4,6 +4,7 @@ Times are floats from 1 down to 0; ``velocity`` and friends take a batch of time
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ def euler(estimate: CleanEstimator, z: Tensor, schedule: TanSchedule, steps: int
     """
     grid = sampling_grid(steps).tolist()
     z_self = torch.zeros_like(z)
-    for start, end in zip(grid, grid[1:], strict=False):
+    for start, end in pairwise(grid):
         t = torch.full((len(z),), start, device=z.device)
         z_self = estimate(z, t, z_self)
         z = z - (start - end) * velocity(z, z_self, schedule(t))
@@ -82,7 +83,7 @@ def average_velocity_steps(
         raise ValueError("gamma sampling with several steps needs noises")
     grid = sampling_grid(steps).tolist()
     z_self = torch.zeros_like(z)
-    for index, (start, end) in enumerate(zip(grid, grid[1:], strict=False)):
+    for index, (start, end) in enumerate(pairwise(grid)):
         lower, scale, noise_std = gamma_target(schedule, end, gamma)
         t = torch.full((len(z),), start, device=z.device)
         z = scale * (z - (start - lower) * u(z, t, torch.full_like(t, lower), z_self))

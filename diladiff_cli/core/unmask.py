@@ -100,12 +100,13 @@ def unmask(
         (B, L) tokens without masks.
     """
     x = x.clone()
+    hidden_at_first = (x == mask_id).sum(1)
     grid = sampling_grid(decoding.steps).tolist()
     for step, end in enumerate(grid[1:]):
         if decoding.order == "random":
             _reveal_at_random(body, head, x, mask_id, reveal_times, uniform, decoding, end)
         else:
-            _reveal_by_confidence(body, head, x, mask_id, uniform, decoding, end)
+            _reveal_by_confidence(body, head, x, mask_id, uniform, decoding, end, hidden_at_first)
         if on_step is not None:
             on_step(step, x)
     return x
@@ -130,23 +131,29 @@ def _reveal_at_random(
 
 
 def _reveal_by_confidence(
-    body: Body, head: Head, x: Tensor, mask_id: int, uniform: Tensor, decoding: Decoding, end: float
+    body: Body,
+    head: Head,
+    x: Tensor,
+    mask_id: int,
+    uniform: Tensor,
+    decoding: Decoding,
+    end: float,
+    hidden_at_first: Tensor,
 ) -> None:
     masked = x == mask_id
+    if decoding.order == "confidence":
+        count = masked.sum(1) - (end * hidden_at_first).round()
+        masked &= count[:, None] > 0
     rows = masked.any(1).nonzero().squeeze(1)
     if len(rows) == 0:
         return
-    hidden = body(x[rows], rows)[masked[rows]]
+    hidden = body(x[rows], rows)[masked[rows]]  # (M, D)
     tokens, sureness = draw_tokens(head(hidden), uniform[masked], decoding.temperature, decoding.top_p)
     confidence = torch.full(x.shape, -1.0, dtype=sureness.dtype, device=x.device)
     confidence[masked] = sureness
-    ranks = confidence.argsort(1, descending=True, stable=True).argsort(1)
-    if decoding.order == "confidence":
-        left = round(end * x.shape[1])
-        count = (masked.sum(1) - left).clamp(min=0)
-    else:
-        count = (confidence >= decoding.threshold).sum(1).clamp(min=1)
-        count = masked.sum(1) if end == 0.0 else count
+    if decoding.order == "threshold":
+        count = masked.sum(1) if end == 0.0 else (confidence >= decoding.threshold).sum(1).clamp(min=1)
+    ranks = confidence.argsort(dim=1, descending=True, stable=True).argsort(1)
     chosen = masked & (ranks < count[:, None])
     drawn = torch.full_like(x, mask_id)
     drawn[masked] = tokens

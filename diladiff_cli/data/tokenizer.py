@@ -74,33 +74,40 @@ def load_tokenizer(spec: str | Path) -> Any:
         ) from error
     if tokenizer.mask_token_id is None:
         tokenizer.add_special_tokens({"mask_token": MASK_TOKEN})
-    if separator_id(tokenizer, required=False) is None:
+    if find_separator(tokenizer) is None:
         tokenizer.add_special_tokens({"eos_token": SEPARATOR_TOKEN})
     return tokenizer
 
 
-def separator_id(tokenizer: Any, required: bool = True) -> int | None:
-    """The token between documents: the tokenizer's separator, else its end-of-text token.
-
-    Raises:
-        ValueError: It has neither, and one is required.
-    """
+def find_separator(tokenizer: Any) -> int | None:
+    """The token between documents: the tokenizer's separator, else its end-of-text token, else None."""
     found = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
-    if found is None and required:
-        raise ValueError("the tokenizer has no separator and no end-of-text token")
     return None if found is None else int(found)
 
 
+def separator_id(tokenizer: Any) -> int:
+    """:func:`find_separator` of a tokenizer that must have one, as :func:`load_tokenizer`'s have.
+
+    Raises:
+        ValueError: It has neither.
+    """
+    found = find_separator(tokenizer)
+    if found is None:
+        raise ValueError("the tokenizer has no separator and no end-of-text token")
+    return found
+
+
 def encode_documents(tokenizer: Any, documents: Sequence[str]) -> list[list[int]]:
-    """Token ids of each document, the separator at the end, no other special tokens."""
+    """Token ids of each document, the separator at the end, no other special tokens, even where the text spells one."""
     end = separator_id(tokenizer)
-    rows = tokenizer(list(documents), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    options = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False}
+    rows = tokenizer(list(documents), verbose=False, **options)["input_ids"]
     return [[*row, end] for row in rows]
 
 
 def decode_text(tokenizer: Any, ids: Sequence[int]) -> str:
     """The text of token ids; a separator becomes a blank line, other special tokens vanish."""
-    end = separator_id(tokenizer, required=False)
+    end = find_separator(tokenizer)
     pieces: list[list[int]] = [[]]
     for i in ids:
         if i == end:

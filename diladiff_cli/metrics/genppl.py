@@ -9,8 +9,9 @@ from torch import Tensor
 from diladiff_cli.metrics.scorers import Scorer
 
 DEFINITION = (
-    "exp(sum of NLL / number of scored tokens) over all texts; text re-tokenised by the scorer, truncated to the "
-    "context, no BOS, so that a text's first token is not scored"
+    "exp(sum of NLL / number of scored tokens) over all texts together; each text alone, re-tokenised by the scorer, "
+    "truncated to the context, without BOS, so that its first token is not scored; texts of fewer than two tokens are "
+    "skipped and counted"
 )
 
 
@@ -39,7 +40,7 @@ def perplexity(nlls: Sequence[Tensor]) -> dict[str, Any]:
 
 
 def definition(scorer: Scorer, context: int | None = None) -> dict[str, Any]:
-    """What a GenPPL figure rests on, for reports."""
+    """What a GenPPL figure rests on, for reports; the numbers of texts and tokens are :func:`perplexity`'s."""
     return {
         "definition": DEFINITION,
         "scorer": scorer.name,

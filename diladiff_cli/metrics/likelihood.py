@@ -1,16 +1,22 @@
 """Likelihoods: the decoder's masked bound on text, and the prior's density of a latent (method section 7)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
+from torch.nn import functional as F
+
+from diladiff_cli.core.masking import apply_mask
+from diladiff_cli.metrics.recovery import LogitsFor
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 MaskedNll = Callable[[Tensor, Tensor], Tensor]
+GOLDEN = 0.6180339887498949  # its multiples modulo 1 spread evenly, however many there are
 
 
 def ode_log_density(
@@ -69,10 +75,11 @@ def ode_log_density(
 def bound_nats(
     masked_nll: MaskedNll, x: Tensor, mask_id: int, draws: int = 128, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Monte Carlo estimate of an upper bound on -log p(x), per sequence.
+    """Monte Carlo estimate of an upper bound on -log p(x), per sequence (method section 7).
 
     The mean over draws of L/k * (sum of NLL over k random positions, all masked together), k ~ U{1..L}. The k of one
-    sequence are spread evenly over its draws, which keeps the mean and lowers the variance.
+    sequence are spread evenly over its draws, and those of a batch over its sequences, which keeps the mean and
+    lowers the variance.
 
     Args:
         masked_nll: Maps x_t (B, L) and is_masked (B, L) bool to the (B,) summed NLL in nats of the masked positions.
@@ -85,13 +92,15 @@ def bound_nats(
         (B,) float64 nats per sequence, on the CPU.
     """
     batch, length = x.shape
-    offset = torch.rand(batch, generator=generator, dtype=torch.float64)
+    start = torch.rand((), generator=generator, dtype=torch.float64)
+    offset = (start + GOLDEN * torch.arange(batch, dtype=torch.float64)) % 1.0
     total = torch.zeros(batch, dtype=torch.float64)
     for draw in range(draws):
+        # The shift within a stratum of 1 / draws is the sequence's own.
         k = ((offset + draw / draws) % 1.0 * length).long().clamp(max=length - 1) + 1  # (B,)
         rank = torch.rand(batch, length, generator=generator).argsort(1).argsort(1)
         is_masked = (rank < k[:, None]).to(x.device)  # (B, L), k of them
-        nll = masked_nll(torch.where(is_masked, mask_id, x), is_masked)
+        nll = masked_nll(apply_mask(x, is_masked, mask_id), is_masked)
         total += nll.detach().double().cpu() * length / k
     return total / draws
 
@@ -113,15 +122,82 @@ def bound_report(nats: Tensor, length: int, draws: int) -> dict[str, Any]:
     return {
         "nats_per_token": mean,
         "stderr": float(per_token.std()) / math.sqrt(len(nats)) if len(nats) > 1 else None,
-        "perplexity": math.exp(mean),
+        "perplexity": math.exp(min(mean, 700.0)),
         "sequences": len(nats),
         "length": length,
         "draws": draws,
     }
 
 
-def perplexity_bound(
-    masked_nll: MaskedNll, x: Tensor, mask_id: int, draws: int = 128, generator: torch.Generator | None = None
-) -> dict[str, Any]:
-    """:func:`bound_nats` of one batch, summed up by :func:`bound_report`."""
-    return bound_report(bound_nats(masked_nll, x, mask_id, draws, generator), x.shape[1], draws)
+@dataclass(frozen=True)
+class MaskedStatistics:
+    """What a network says of randomly masked text.
+
+    Attributes:
+        nats: (S,) bound on -log p of each sequence, in nats.
+        nll: Nats per masked token.
+        recovery: Share of masked tokens whose argmax is right.
+        length: Tokens per sequence.
+        draws: Masks per sequence.
+    """
+
+    nats: Tensor
+    nll: float
+    recovery: float
+    length: int
+    draws: int
+
+    def bound(self) -> dict[str, Any]:
+        """The bound, as :func:`bound_report` sums it up."""
+        return bound_report(self.nats, self.length, self.draws)
+
+
+@torch.no_grad()
+def masked_statistics(
+    logits_for: LogitsFor, batches: Iterable[Tensor], mask_id: int, draws: int = 128, seed: int = 0
+) -> MaskedStatistics:
+    """Likelihood bound, NLL and recovery with k ~ U{1..L} masked positions (method section 7).
+
+    Args:
+        logits_for: The network, see :data:`diladiff_cli.metrics.recovery.LogitsFor`.
+        batches: Clean tokens, (B, L) each; at least one.
+        mask_id: The mask token.
+        draws: Masks per sequence.
+        seed: Of the masks.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    nll = hits = masked = 0.0
+    nats, length = [], 0
+    for x in batches:
+        length = x.shape[1]
+        masked_logits = logits_for(x)
+
+        def masked_nll(x_t: Tensor, is_masked: Tensor, x: Tensor = x, logits_fn: Any = masked_logits) -> Tensor:
+            nonlocal nll, hits, masked
+            logits, target = logits_fn(x_t, is_masked).float(), x[is_masked]  # (M, K), (M,)
+            losses = F.cross_entropy(logits, target, reduction="none")
+            nll += float(losses.sum())
+            hits += float((logits.argmax(-1) == target).sum())
+            masked += len(target)
+            return torch.zeros(len(x), device=x.device).index_add(0, is_masked.nonzero()[:, 0], losses)
+
+        nats.append(bound_nats(masked_nll, x, mask_id, draws, generator))
+    return MaskedStatistics(torch.cat(nats), nll / masked, hits / masked, length, draws)
+
+
+def masked_figures(
+    logits_for: LogitsFor, batches: Iterable[Tensor], mask_id: int, draws: int = 1, seed: int = 0
+) -> dict[str, float]:
+    """:func:`masked_statistics` as the validations of training log it.
+
+    Returns:
+        ``nll`` and ``bound`` in nats per token, ``perplexity_bound``, ``recovery`` in [0, 1].
+    """
+    found = masked_statistics(logits_for, batches, mask_id, draws, seed)
+    bound = found.bound()
+    return {
+        "nll": found.nll,
+        "bound": bound["nats_per_token"],
+        "perplexity_bound": bound["perplexity"],
+        "recovery": found.recovery,
+    }

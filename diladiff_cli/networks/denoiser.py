@@ -102,10 +102,7 @@ class TokenDenoiser(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (..., K) of hidden states (..., D), with -inf at the mask token."""
-        if self.head is None:
-            logits = F.linear(hidden, self.embedding.weight)
-        else:
-            logits = self.head(hidden)
+        logits = F.linear(hidden, self.embedding.weight) if self.head is None else self.head(hidden)
         is_mask_token = torch.arange(self.vocab_size, device=logits.device) == self.mask_id
         return logits.masked_fill(is_mask_token, -torch.inf)
 

@@ -95,7 +95,6 @@ class LatentEncoder(nn.Module):
         self.features_in = nn.Linear(feature_width, width)
         self.feature_places = nn.Parameter(torch.zeros(length, width))
         self.queries = nn.Parameter(torch.zeros(latents, width))
-        self.query_norm = RMSNorm(width)
         self.blocks = nn.ModuleList(EncoderBlock(width, heads, local_attention) for _ in range(layers))
         self.final_norm = RMSNorm(width)
         self.out = nn.Linear(width, latent_width, bias=False)
@@ -110,7 +109,8 @@ class LatentEncoder(nn.Module):
         places = latent_positions(latents, length).to(features.device)
         latent_angles = rotary_angles(places, self.head_width)
         h = self.features_in(features) + self.feature_places[:length]  # (B, L, D)
-        z = self.query_norm(self.queries).expand(len(features), -1, -1)  # (B, N, D)
+        # Not normalised: small beside what is read, so that latents differ between texts from the first step.
+        z = self.queries.expand(len(features), -1, -1)  # (B, N, D)
         for block in self.blocks:
             z = block(z, h, mask, latent_angles, feature_angles)
         z = self.out(self.final_norm(z)).float()

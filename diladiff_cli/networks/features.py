@@ -1,6 +1,7 @@
 """Feature sources of the auto-encoder: a frozen network's last hidden states on the clean text."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,24 @@ class SelfFeatures(nn.Module):
         return self.base.body(x)
 
 
+def _load_encoder(name: str) -> Any:
+    """A frozen encoder with all its weights, from safetensors alone."""
+    from transformers import AutoModel
+
+    remedy = "give self, a Hub id or a folder with safetensors"
+    try:
+        model, report = AutoModel.from_pretrained(
+            name, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        )
+    except Exception as error:  # missing, unreachable or damaged: transformers raises many kinds
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"--features {name} cannot be loaded ({reason})", remedy) from error
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))  # which features skip
+    if missing:
+        raise UserError(f"--features {name} cannot be loaded (its weights lack {missing[0]})", remedy)
+    return model.requires_grad_(False).eval()
+
+
 class EncoderFeatures(nn.Module):
     """Last hidden states of a Hugging Face encoder that shares the tokenizer.
 
@@ -37,15 +56,7 @@ class EncoderFeatures(nn.Module):
 
     def __init__(self, name: str, vocab_size: int, length: int) -> None:
         super().__init__()
-        from transformers import AutoModel
-
-        try:
-            self.model = AutoModel.from_pretrained(name, trust_remote_code=False).requires_grad_(False).eval()
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"--features {name} cannot be loaded ({reason})", "give self, a Hub id or a folder"
-            ) from error
+        self.model = _load_encoder(name)
         config = self.model.config
         if config.vocab_size < vocab_size:
             raise UserError(
@@ -78,11 +89,15 @@ def check_same_vocabulary(name: str, tokenizer_path: Path) -> None:
     from transformers import AutoTokenizer
 
     try:
-        theirs = AutoTokenizer.from_pretrained(name, trust_remote_code=False).get_vocab()
+        theirs = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError):
         return  # a folder with weights only: the size check has to do
-    ours = AutoTokenizer.from_pretrained(tokenizer_path, trust_remote_code=False).get_vocab()
-    if any(theirs.get(token, index) != index for token, index in ours.items()):
+    known = theirs.get_vocab()
+    if not known.keys() - set(theirs.all_special_tokens):
+        return  # an empty tokenizer, made up where the folder has none
+    ours = AutoTokenizer.from_pretrained(tokenizer_path, trust_remote_code=False)
+    added = set(ours.all_special_tokens)  # the data's tokenizer may have got a mask token of its own
+    if any(known.get(token, index if token in added else None) != index for token, index in ours.get_vocab().items()):
         raise UserError(
             f"--features {name} has another vocabulary than the data set",
             f"encode the text with --tokenizer {name}, or use --features self",

@@ -11,6 +11,7 @@ as its one-step rotation along the ODE.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,16 +58,17 @@ class LatentTrunk(nn.Module):
         self.time = TimeEmbedding(width)
         self.interval = TimeEmbedding(width) if interval else None
         self.condition = nn.Linear(width, 6 * width)
-        self.blocks = nn.ModuleList(Block(width, heads, 4 * width, modulated=True) for _ in range(layers))
+        blocks = [Block(width, heads, 4 * width, modulated=True) for _ in range(layers)]
+        self.blocks = nn.ModuleList(blocks)
         self.final_norm = RMSNorm(width)
         self.out = nn.Linear(width, latent_width)
         init_weights(self)
         nn.init.normal_(self.places, std=0.02)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.condition.weight)
-        for block in self.blocks:
-            block.modulation.offset.data[2].fill_(1.0)  # gates open: a plain transformer at first
-            block.modulation.offset.data[5].fill_(1.0)
+        for block in blocks:
+            if block.modulation is not None:
+                block.modulation.offset.data[[2, 5]] = 1.0  # gates open: a plain transformer at first
         if self.interval is not None:
             nn.init.zeros_(self.interval.out.weight)
 
@@ -90,7 +92,7 @@ class LatentPrior(nn.Module):
         trunk: Keyword arguments of :class:`LatentTrunk`.
     """
 
-    def __init__(self, *, schedule_d: float, **trunk: int) -> None:
+    def __init__(self, *, schedule_d: float, **trunk: Any) -> None:
         super().__init__()
         self.schedule = TanSchedule(schedule_d)
         self.trunk = LatentTrunk(**trunk)
@@ -110,7 +112,7 @@ class LatentStudent(nn.Module):
         trunk: Keyword arguments of :class:`LatentTrunk`.
     """
 
-    def __init__(self, *, schedule_d: float, **trunk: int) -> None:
+    def __init__(self, *, schedule_d: float, **trunk: Any) -> None:
         super().__init__()
         self.schedule = TanSchedule(schedule_d)
         self.trunk = LatentTrunk(**trunk, interval=True)

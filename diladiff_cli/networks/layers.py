@@ -52,7 +52,7 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(B, N, H * d) -> (B, H, N, d)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return torch.unflatten(x, -1, (heads, -1)).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
@@ -141,7 +141,8 @@ class LatentCrossAttention(nn.Module):
         self.outer = nn.Linear(width, width)
 
     def reset(self) -> None:
-        """The special starting values: identity inside, zero outside."""
+        """The special starting values: identity inside, zero outside, values of the latents' own scale."""
+        nn.init.normal_(self.kv.weight, std=self.kv.in_features**-0.5)
         nn.init.eye_(self.inner.weight)
         nn.init.zeros_(self.inner.bias)
         nn.init.zeros_(self.outer.weight)

@@ -21,7 +21,7 @@ from torch import Tensor
 from diladiff_cli import __version__
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.card import model_card
-from diladiff_cli.runtime.folders import recover, replacing
+from diladiff_cli.runtime.folders import replacing, restore
 
 FORMAT_VERSION = 1
 COMMANDS = {"mdlm": "train-mdlm", "ae": "train-ae", "prior": "train-prior", "student": "distill"}
@@ -107,7 +107,7 @@ class Artifact:
         link = self.config["parents"].get(stage)
         if link is None:
             raise UserError(f"{self.path} has no parent of stage {stage}", f"see what it has with: info {self.path}")
-        folder = Path(os.path.normpath(self.path / link["path"]))
+        folder = linked(self.path, link["path"])
         if not (folder / "config.json").exists():
             raise UserError(
                 f"{self.path} builds on {folder}, which is missing",
@@ -120,6 +120,11 @@ class Artifact:
                 f"restore that version, or run {COMMANDS[self.stage]} again",
             )
         return found
+
+
+def linked(folder: Path, link: str) -> Path:
+    """What a relative path recorded in ``folder`` leads to; where the folder is a link itself, from its real place."""
+    return Path(os.path.normpath(folder.resolve() / link))
 
 
 def load_artifact(path: Path | str, stage: str | tuple[str, ...] | None = None) -> Artifact:
@@ -135,25 +140,26 @@ def load_artifact(path: Path | str, stage: str | tuple[str, ...] | None = None) 
     path = Path(path)
     wanted = (stage,) if isinstance(stage, str) else stage or tuple(COMMANDS)
     remedy = " or ".join(f"{COMMANDS[s]} makes one" for s in wanted)
-    recover(Path(os.path.abspath(path)))
+    restore(path)
     try:
         config = json.loads((path / "config.json").read_text())
     except FileNotFoundError as error:
         raise UserError(f"{path} is no artifact of stage {'/'.join(wanted)}: no config.json", remedy) from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path / 'config.json'} cannot be read ({error})", remedy) from error
+    version = config.get("format_version") if isinstance(config, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise UserError(f"{path} has format {version}, newer than {FORMAT_VERSION}", "upgrade diladiff")
     needed = {"stage", "format_version", "network", "training", "parents", "data", "files", "hash"}
     if not isinstance(config, dict) or not needed <= config.keys():
         found = config.get("stage") if isinstance(config, dict) else None
         what = "a token data set or latents" if found in ("data", "latents") else "not an artifact"
         raise UserError(f"{path} is {what}, wanted stage {'/'.join(wanted)}", remedy)
-    if config["format_version"] > FORMAT_VERSION:
-        raise UserError(
-            f"{path} has format {config['format_version']}, newer than {FORMAT_VERSION}", "upgrade diladiff"
-        )
+    if not isinstance(version, int) or not all(isinstance(config[key], dict) for key in ("network", "training", "parents", "data", "files")):
+        raise UserError(f"{path / 'config.json'} is damaged", remedy)
     if config["stage"] not in wanted:
         raise UserError(f"{path} is of stage {config['stage']}, wanted {'/'.join(wanted)}", remedy)
-    if any(Path(name).name != name for name in config["files"]):
+    if any(Path(name).name != name or name == ".." for name in config["files"]):
         raise UserError(f"{path / 'config.json'} names a file outside its folder", remedy)
     if config["hash"] != content_hash(config["stage"], config["network"], config["files"]):
         raise UserError(f"{path / 'config.json'} was changed: its hash does not fit", remedy)
@@ -205,7 +211,7 @@ def write_artifact(
 
 def save_artifact(out: Path, extra: Callable[[Path], None] | None = None, **content: Any) -> dict[str, Any]:
     """Write an artifact atomically; ``extra`` may add files (training state, metrics) before it appears."""
-    with replacing(out) as folder:
+    with replacing(out, content["stage"]) as folder:
         config = write_artifact(folder, **content)
         if extra is not None:
             extra(folder)

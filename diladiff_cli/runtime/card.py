@@ -22,6 +22,7 @@ def model_card(config: Mapping[str, Any]) -> str:
     """Markdown with Hub metadata: what the artifact is, how it was made, how to use it."""
     stage = config["stage"]
     parents = "".join(f"- {name}: `{link['path']}` ({link['hash'][:12]})\n" for name, link in config["parents"].items())
+    parents = parents or "- no parent: trained from scratch\n"
     return f"""---
 library_name: diladiff
 pipeline_tag: text-generation
@@ -36,7 +37,7 @@ Made with diladiff {config["package_version"]}. Use it with:
 
 ## Made from
 
-{parents or "- no parent: trained from scratch" + chr(10)}- data set fingerprint: `{config["data"].get("fingerprint", "unknown")}`
+{parents}- data set fingerprint: `{config["data"].get("fingerprint", "unknown")}`
 
 ## Training
 

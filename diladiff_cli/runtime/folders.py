@@ -1,6 +1,7 @@
 """Folders that change as a whole: written beside their place, then swapped in."""
 
 import ctypes
+import json
 import os
 import shutil
 import uuid
@@ -12,6 +13,7 @@ from diladiff_cli.errors import UserError
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+BEGUN = {"metrics.jsonl", ".metrics.jsonl.partial"}  # what a run writes before its first checkpoint
 
 
 def _exchange(a: Path, b: Path) -> bool:
@@ -20,6 +22,11 @@ def _exchange(a: Path, b: Path) -> bool:
     if renameat2 is None:
         return False
     return bool(renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE) == 0)
+
+
+def _real(folder: Path) -> Path:
+    """The folder itself, where ``folder`` is a link to it: its content is what changes, the link stays."""
+    return Path(os.path.realpath(folder))
 
 
 def _old_name(folder: Path) -> Path:
@@ -35,30 +42,74 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def recover(folder: Path) -> None:
-    """Put the old folder back where a two-step swap was cut off, and remove leftovers of killed writers."""
+def restore(folder: Path) -> None:
+    """Put the old folder back where a two-step swap was cut off. For readers: a writer may be at work."""
+    folder = _real(folder)
     old = _old_name(folder)
     if old.exists() and not folder.exists():
-        old.rename(folder)
-    for leftover in [old, *folder.parent.glob(f".{folder.name}.partial-*")]:
+        with suppress(OSError):  # another reader was faster
+            old.rename(folder)
+
+
+def recover(folder: Path) -> None:
+    """:func:`restore`, and remove leftovers of killed writers. For the next writer, which must be the only one."""
+    restore(folder)
+    folder = _real(folder)
+    for leftover in [_old_name(folder), *folder.parent.glob(f".{folder.name}.partial-*")]:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
+def check_replaceable(folder: Path, stage: str | None = None) -> str | None:
+    """Refuse to replace what this package did not make: the content would be lost.
+
+    Args:
+        folder: Missing, empty, begun by a run, or with the config.json of a stage.
+        stage: The only stage that may be replaced; None for any.
+
+    Returns:
+        The stage found there, or None.
+
+    Raises:
+        UserError: Something else is there.
+    """
+    remedy = "move it away or choose another --out"
+    if not folder.exists():
+        return None
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder", remedy)
+    try:
+        found = json.loads((folder / "config.json").read_text())["stage"]
+    except FileNotFoundError as error:
+        if {path.name for path in folder.iterdir()} <= BEGUN:
+            return None
+        raise UserError(f"{folder} holds files that are not of diladiff", remedy) from error
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{folder} holds a config.json that is not of diladiff, or damaged", remedy) from error
+    if stage is not None and found != stage:
+        raise UserError(f"{folder} is of stage {found}, and {stage} would replace it", remedy)
+    return str(found)
+
+
 @contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
+def replacing(folder: Path, stage: str | None = None) -> Iterator[Path]:
     """A new, empty folder that takes the place of ``folder`` when the block ends without error.
 
     A kill at any moment leaves the old content or the new one, never a mixture.
 
+    Args:
+        folder: See :func:`check_replaceable` for what may be there.
+        stage: The only stage that may be replaced; None for any.
+
     Raises:
-        UserError: The folder cannot be written.
+        UserError: The folder cannot be written, or holds something else.
     """
-    folder = Path(os.path.abspath(folder))
+    check_replaceable(folder, stage)
+    folder = _real(folder)
     partial = folder.with_name(f".{folder.name}.partial-{uuid.uuid4().hex[:8]}")
     try:
         partial.mkdir(parents=True)
         yield partial
-        for path in [p for p in partial.rglob("*")] + [partial]:
+        for path in [*partial.rglob("*"), partial]:
             sync(path)
         if not folder.exists():
             partial.rename(folder)

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diladiff_cli.config import StageConfig
+from diladiff_cli.config import STAGES, StageConfig
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.artifacts import save_artifact
-from diladiff_cli.runtime.folders import recover
+from diladiff_cli.runtime.folders import check_replaceable, recover
 from diladiff_cli.runtime.metrics_log import MetricsLog
 from diladiff_cli.runtime.optim import AveragedModel, LearningRate, build_optimizers, set_learning_rates
 from diladiff_cli.runtime.progress import Bar, say
@@ -50,13 +50,13 @@ class Run:
     fetch: Callable[[np.ndarray], Tensor]
     rows: int
     tokens_per_row: int
-    validate: Callable[[nn.Module], dict[str, Any]]
+    validate: Callable[[Any], dict[str, Any]]
     artifact: Mapping[str, Any]
     row_order: Callable[[int], np.ndarray]
     learning_rate: Callable[[str], LearningRate] = lambda _: LearningRate()
-    after_step: Callable[[nn.Module], None] = lambda _: None
-    before_save: Callable[[nn.Module], None] = lambda _: None
-    compile_body: Callable[[nn.Module], None] = lambda _: None
+    after_step: Callable[[Any], None] = lambda _: None
+    before_save: Callable[[Any], None] = lambda _: None
+    compile_body: Callable[[Any], None] = lambda _: None
 
 
 def check_resume(out: Path, config: StageConfig, resume: bool | None) -> dict[str, Any] | None:
@@ -68,9 +68,12 @@ def check_resume(out: Path, config: StageConfig, resume: bool | None) -> dict[st
         resume: True continues, False starts over, None continues an unfinished run of the same configuration.
 
     Raises:
-        UserError: The choice does not fit what is in the folder.
+        UserError: The choice does not fit what is in the folder, or another stage or foreign files are there.
     """
-    recover(out.absolute())
+    recover(out)
+    found = check_replaceable(out)
+    if found is not None and STAGES.get(found) is not type(config):
+        raise UserError(f"{out} is of stage {found}, which this run would replace", "choose another --out")
     if resume is False:
         return None
     stored = read_progress(out / "state")
@@ -129,7 +132,7 @@ class _Loop:
             session.accelerator.init_trackers("diladiff", config=config.to_dict())
 
     def run_all(self, stop: StopRequest) -> dict[str, Any]:
-        tokens, mark = 0, self.clock.seconds()
+        tokens, mark, why = 0, self.clock.seconds(), 0
         title = str(self.run.artifact["stage"])
         with Bar(title, self.config.max_steps, self.step, self.session.is_main) as bar:
             while self.step < self.config.max_steps:
@@ -144,14 +147,14 @@ class _Loop:
                 if self._due(self.config.eval_every) and self.step < self.config.max_steps:
                     self._validate()
                     mark, tokens = self.clock.seconds(), 0
+                if self.step == self.config.max_steps:  # too late to stop: a finished run is validated
+                    break
                 why = self._why_stop(stop)
                 if why:
                     break
-                if self._due(self.config.save_every) and self.step < self.config.max_steps:
+                if self._due(self.config.save_every):
                     self._save()
                     mark, tokens = self.clock.seconds(), 0
-            else:
-                why = 0
         if why == 0:
             self._validate()
         self._save()
@@ -266,4 +269,3 @@ class _Loop:
             "training": self.config.to_dict(),
         }
         save_state(folder / "state", self.bare, self.average.model, self.optimizers, progress)
-

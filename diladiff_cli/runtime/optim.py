@@ -90,7 +90,8 @@ class AveragedModel:
     def update(self, model: nn.Module, step: int) -> None:
         """Move towards ``model`` after optimiser step ``step``."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages, values = list(self.model.parameters()), list(model.parameters())
+        averages: list[Tensor] = list(self.model.parameters())
+        values: list[Tensor] = list(model.parameters())
         torch._foreach_lerp_(averages, values, 1.0 - decay)
 
     @torch.no_grad()

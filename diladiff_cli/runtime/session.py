@@ -2,20 +2,23 @@
 
 import signal
 import time
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 
-from diladiff_cli.config import ConfigError, StageConfig
+from diladiff_cli.config import StageConfig
+from diladiff_cli.settings import ConfigError
 
 # Dense bf16 peak of common GPUs in FLOP/s, for the model FLOP utilisation.
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 (no error: everything was saved)
     """A signal asked the run to stop, and everything was saved."""
 
     def __init__(self, signal_number: int) -> None:
@@ -48,13 +51,15 @@ class Session:
 
     Args:
         config: Precision, accumulation, batch size and tracker.
-        log_folder: Where trackers write.
+        out: The artifact's folder. Trackers write to ``logs`` beside it, as each checkpoint replaces the folder.
 
     Raises:
         ConfigError: The batch does not divide over processes and micro-batches.
     """
 
-    def __init__(self, config: StageConfig, log_folder: str) -> None:
+    def __init__(self, config: StageConfig, out: str) -> None:
+        place = Path(out).absolute()
+        AcceleratorState._reset_state()  # else a stage that ran before in this process would dictate its precision
         self.accelerator = Accelerator(
             mixed_precision="bf16" if config.precision == "bf16" else "no",
             gradient_accumulation_plugin=GradientAccumulationPlugin(
@@ -63,7 +68,7 @@ class Session:
             # Buffers broadcast in place would break the jvp through the wrapper.
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
             log_with=None if config.log_with == "none" else config.log_with,
-            project_dir=log_folder,
+            project_dir=str(place.parent / "logs" / place.name),
         )
         self.device = self.accelerator.device
         self.processes = self.accelerator.num_processes

@@ -42,9 +42,12 @@ def read_progress(folder: Path) -> dict[str, Any] | None:
     """
     try:
         progress: dict[str, Any] = json.loads((folder / "state.json").read_text())
+        missing = {"step", "seconds", "bad_steps", "validation", "training"} - set(progress)
+        if missing:
+            raise ValueError(f"no {min(missing)}")
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise UserError(f"{folder / 'state.json'} is damaged ({error})", "start over with --fresh") from error
     return progress
 

@@ -13,7 +13,7 @@ from diladiff_cli.config import StageConfig
 from diladiff_cli.data.order import batch_rows
 from diladiff_cli.data.tokens import TokenData, TokenSplit, open_tokens
 from diladiff_cli.errors import UserError
-from diladiff_cli.runtime.artifacts import Artifact
+from diladiff_cli.runtime.artifacts import Artifact, linked
 
 
 def relative(path: Path, out: Path) -> str:
@@ -39,7 +39,7 @@ def open_recorded_data(artifact: Artifact, given: Path | None) -> tuple[TokenDat
     Raises:
         UserError: It is missing, or has another tokenizer or length.
     """
-    path = given or Path(os.path.normpath(artifact.path / artifact.data["path"]))
+    path = given or linked(artifact.path, artifact.data["path"])
     if given is None and not (path / "config.json").exists():
         raise UserError(f"the data set of {artifact.path}, {path}, is missing", "name one with --data")
     data = open_tokens(path)

@@ -20,7 +20,7 @@ from diladiff_cli.data.text import find_files, iter_documents
 from diladiff_cli.data.tokenizer import encode_documents, load_tokenizer, separator_id, train_size, train_tokenizer
 from diladiff_cli.data.tokens import FORMAT_VERSION, STAGE
 from diladiff_cli.errors import UserError
-from diladiff_cli.runtime.folders import replacing
+from diladiff_cli.runtime.folders import check_replaceable, replacing
 from diladiff_cli.runtime.progress import Spinner, say
 from diladiff_cli.runtime.randomness import mix
 
@@ -47,7 +47,8 @@ class Packer:
         self._rest += ids
         full = len(self._rest) // self.length * self.length
         if full:
-            for row in np.array(self._rest[:full], dtype=self.dtype).reshape(-1, self.length):
+            rows: np.ndarray = np.array(self._rest[:full], dtype=self.dtype).reshape(-1, self.length)
+            for row in rows:
                 self.writer.add(row)
             self.blocks += full // self.length
             del self._rest[:full]
@@ -101,6 +102,7 @@ def encode_text(
         raise UserError("no text was given", "name files, folders, globs, a Hub data set, or - for standard input")
     files = {source: find_files(source) for source in [*text, *valid] if source != "-"}
     size = train_size(config.tokenizer)
+    check_replaceable(out, STAGE)
     if dry_run:
         found = {source: "Hub data set" if paths is None else len(paths) for source, paths in files.items()}
         return {"stage": STAGE, "settings": config.to_dict(), "files": found, "out": str(out)}
@@ -110,7 +112,7 @@ def encode_text(
         else:
             say(f"training a tokenizer of {size} tokens")
             tokenizer = train_tokenizer(iter_documents(sources, config.text_field), size)
-        with replacing(out) as folder:
+        with replacing(out, STAGE) as folder:
             tokenizer.save_pretrained(folder / "tokenizer")
             splits = _pack(config, sources, list(valid), tokenizer, folder)
             record = _record(config, tokenizer, splits, [*text, *valid], folder / "tokenizer")

@@ -14,6 +14,7 @@ from diladiff_cli.data.shards import shard_name, write_shard
 from diladiff_cli.data.tokens import TokenData, TokenSplit
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.artifacts import load_artifact, parent_links
+from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.stages.common import open_recorded_data, relative
 from diladiff_cli.stages.networks import TextEncoder, build, text_encoder
@@ -43,7 +44,7 @@ def encode_latents(
     """
     artifact = load_artifact(ae, "ae")
     tokens, data_path = open_recorded_data(artifact, data)
-    state = PartialState()
+    state = process_state()
     encoder = text_encoder(artifact, build(artifact, state.device), state.device)
     plan = {
         "stage": "latents",

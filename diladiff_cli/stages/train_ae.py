@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diladiff_cli.config import AeConfig, ConfigError
+from diladiff_cli.config import AeConfig
 from diladiff_cli.core.augment import augment_features, augment_latents
 from diladiff_cli.core.objectives import masked_nll
-from diladiff_cli.networks.autoencoder import AutoEncoder, Corruption, load_base_weights, noise_latents
+from diladiff_cli.metrics.likelihood import masked_figures
+from diladiff_cli.metrics.recovery import recovery_curve
+from diladiff_cli.networks.autoencoder import AutoEncoder, Corruption, load_base_weights
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.features import FeatureSource, check_same_vocabulary
 from diladiff_cli.networks.moments import RunningMoments
@@ -18,8 +20,9 @@ from diladiff_cli.runtime.artifacts import Artifact, load_artifact, parent_links
 from diladiff_cli.runtime.loop import Run, check_resume, train
 from diladiff_cli.runtime.optim import LearningRate
 from diladiff_cli.runtime.progress import say
-from diladiff_cli.runtime.randomness import BatchNoise, generator
+from diladiff_cli.runtime.randomness import BatchNoise
 from diladiff_cli.runtime.session import Session
+from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import (
     compile_method,
     open_recorded_data,
@@ -30,7 +33,7 @@ from diladiff_cli.stages.common import (
 )
 from diladiff_cli.stages.networks import build, feature_source
 from diladiff_cli.stages.train_mdlm import masked_batch
-from diladiff_cli.stages.validation import masked_figures, ratio_curve
+from diladiff_cli.stages.validation import autoencoder_logits, base_logits
 
 MOMENT_BATCHES = 64  # of 64 blocks, for the statistics of features and final latents
 
@@ -142,26 +145,14 @@ def ae_figures(
 
     ``curves`` has the auto-encoder, its base, and the decoder with noise in place of the latent.
     """
-    shape = autoencoder.latent_shape
-
-    def with_latent(x: Tensor, x_t: Tensor, is_masked: Tensor) -> Tensor:
-        z = autoencoder.encoder(autoencoder.feature_moments.standardise(source(x)))
-        logits: Tensor = autoencoder.decoder(x_t, is_masked, z)
-        return logits
-
-    def with_noise(x: Tensor, x_t: Tensor, is_masked: Tensor) -> Tensor:
-        white = noise_latents((len(x), *shape), generator(x.device, 7), x.device)
-        logits: Tensor = autoencoder.decoder(x_t, is_masked, autoencoder.latents_for_decoder(white))
-        return logits
-
-    def alone(_: Tensor, x_t: Tensor, is_masked: Tensor) -> Tensor:
-        logits: Tensor = base(x_t, is_masked)
-        return logits
-
-    models = {"autoencoder": with_latent, "base": alone, "noise_latent": with_noise}
-    curves = {name: ratio_curve(logits_fn, batches, mask_id) for name, logits_fn in models.items()}
-    figures: dict[str, Any] = dict(masked_figures(with_latent, batches, mask_id))
-    figures["base_nll"] = masked_figures(alone, batches, mask_id)["nll"]
+    models = {
+        "autoencoder": autoencoder_logits(autoencoder, source),
+        "base": base_logits(base),
+        "noise_latent": autoencoder_logits(autoencoder, source, noise=1.0),
+    }
+    curves = {name: recovery_curve(logits_for, batches, mask_id) for name, logits_for in models.items()}
+    figures: dict[str, Any] = dict(masked_figures(models["autoencoder"], batches, mask_id))
+    figures["base_nll"] = masked_figures(models["base"], batches, mask_id)["nll"]
     for name, curve in curves.items():
         figures[f"recovery_all_masked_{name}"] = curve[-1]["recovery"]
     return figures | {"curves": curves}

@@ -12,12 +12,13 @@ from diladiff_cli.core.masking import apply_mask, draw_mask, elbo_weight
 from diladiff_cli.core.objectives import masked_nll
 from diladiff_cli.core.times import low_discrepancy
 from diladiff_cli.data.tokens import TokenData, open_tokens
+from diladiff_cli.metrics.likelihood import masked_figures
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.runtime.loop import Run, check_resume, train
 from diladiff_cli.runtime.randomness import BatchNoise
 from diladiff_cli.runtime.session import Session
 from diladiff_cli.stages.common import compile_method, data_record, row_order, seeded, validation_batches
-from diladiff_cli.stages.validation import denoiser_figures
+from diladiff_cli.stages.validation import base_logits
 
 
 def network_arguments(config: MdlmConfig, data: TokenData) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def train_mdlm(
         fetch=split.gather,
         rows=len(split),
         tokens_per_row=tokens.length,
-        validate=lambda average: denoiser_figures(average, batches, tokens.mask_id),
+        validate=lambda average: masked_figures(base_logits(average), batches, tokens.mask_id),
         artifact={
             "stage": "mdlm",
             "network": network,

@@ -1,83 +1,56 @@
-"""Figures of a token denoiser on held-out blocks, the same masks for every model."""
+"""The networks as the figures of masked text want them: clean tokens -> logits of masked positions."""
 
-import math
-from collections.abc import Callable, Sequence
+import zlib
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diladiff_cli.core.masking import apply_mask
+from diladiff_cli.metrics.recovery import LogitsFor, MaskedLogits
+from diladiff_cli.networks.autoencoder import AutoEncoder, noise_latents
+from diladiff_cli.networks.denoiser import TokenDenoiser
+from diladiff_cli.networks.features import FeatureSource
 from diladiff_cli.runtime.randomness import generator
 
-MaskedLogits = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x, x_t, is_masked) -> (M, K)
+NOISE_SEED = 7  # of the latents that carry nothing
 
 
-def exact_masks(x: Tensor, counts: Tensor, source: torch.Generator) -> Tensor:
-    """(B, L) bool with ``counts[i]`` masked places in row i, uniformly chosen."""
-    ranks = torch.rand(x.shape, generator=source, device=x.device).argsort(1).argsort(1)
-    return ranks < counts[:, None]
+def base_logits(model: nn.Module) -> LogitsFor:
+    """A base without latents."""
+
+    def logits_for(_: Tensor) -> MaskedLogits:
+        return lambda x_t, is_masked: model(x_t, select=is_masked)
+
+    return logits_for
 
 
-@torch.no_grad()
-def masked_figures(logits_fn: MaskedLogits, batches: Sequence[Tensor], mask_id: int, seed: int = 0) -> dict[str, float]:
-    """Cross-entropy per masked token and the likelihood bound, with k ~ U{1..L} masked positions.
+def decoder_logits(decoder: TokenDenoiser, z: Tensor) -> MaskedLogits:
+    """A decoder given latents (B, N, C), whose keys and values are computed once."""
+    caches = decoder.latent_caches(z)
+    return lambda x_t, is_masked: decoder.logits(decoder.body(x_t, caches)[is_masked])
 
-    The bound is L/k times the summed NLL over the k masked positions, averaged (method section 7); the k of all
-    sequences are stratified.
 
-    Returns:
-        ``nll`` and ``bound`` in nats per token, ``perplexity_bound``, ``recovery`` (argmax right) in [0, 1].
+def text_noise(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """(B, *shape) standard normal draws that depend on each row of ``x`` (B, L) alone, not on its batch."""
+    cpu = torch.device("cpu")
+    digests = [zlib.crc32(row.tobytes()) for row in x.cpu().numpy()]
+    draws = [noise_latents(shape, generator(cpu, NOISE_SEED, digest), cpu) for digest in digests]
+    return torch.stack(draws).to(x.device)
+
+
+def autoencoder_logits(autoencoder: AutoEncoder, source: FeatureSource, noise: float = 0.0) -> LogitsFor:
+    """A decoder given the latent of the clean tokens themselves, without augmentation.
+
+    Args:
+        autoencoder: Encoder, decoder and statistics.
+        source: Of the encoder's features.
+        noise: s of the noise on the standardised latent, z = sqrt(1 - s^2) z_0 + s eps, as the diffusion sees it; the
+            same eps for a text whatever s. At 1 the latent carries nothing.
     """
-    rows = sum(len(x) for x in batches)
-    nll = bound = hits = masked = 0.0
-    done = 0
-    for number, x in enumerate(batches):
-        source = generator(x.device, seed, number)
-        length = x.shape[1]
-        # Golden-ratio steps spread the k of consecutive sequences evenly.
-        places = torch.arange(done, done + len(x), device=x.device, dtype=torch.float64)
-        counts = 1 + (torch.remainder(0.5 + places * 0.6180339887498949, 1.0) * length).long()
-        is_masked = exact_masks(x, counts, source)
-        logits = logits_fn(x, apply_mask(x, is_masked, mask_id), is_masked).float()
-        losses = F.cross_entropy(logits, x[is_masked], reduction="none")
-        per_row = torch.zeros(len(x), device=x.device).index_add(0, is_masked.nonzero()[:, 0], losses)
-        nll += float(per_row.sum())
-        bound += float((per_row / counts).sum())
-        hits += float((logits.argmax(-1) == x[is_masked]).sum())
-        masked += float(counts.sum())
-        done += len(x)
-    return {
-        "nll": nll / masked,
-        "bound": bound / rows,
-        "perplexity_bound": math.exp(min(bound / rows, 700.0)),
-        "recovery": hits / masked,
-    }
 
+    def logits_for(x: Tensor) -> MaskedLogits:
+        z_0 = autoencoder.encode(source(x))  # (B, N, C)
+        if noise > 0:
+            z_0 = (1 - noise**2) ** 0.5 * z_0 + noise * text_noise(x, autoencoder.latent_shape)
+        return decoder_logits(autoencoder.decoder, autoencoder.latents_for_decoder(z_0))
 
-def denoiser_figures(model: nn.Module, batches: Sequence[Tensor], mask_id: int) -> dict[str, float]:
-    """:func:`masked_figures` of a base without latents."""
-    return masked_figures(lambda _, x_t, is_masked: model(x_t, select=is_masked), batches, mask_id)
-
-
-RATIOS = tuple(i / 10 for i in range(1, 11))
-
-
-@torch.no_grad()
-def ratio_curve(
-    logits_fn: MaskedLogits, batches: Sequence[Tensor], mask_id: int, ratios: Sequence[float] = RATIOS, seed: int = 0
-) -> list[dict[str, float]]:
-    """Recovery and NLL per masked token with exactly round(ratio * L) positions masked in every sequence."""
-    curve = []
-    for ratio in ratios:
-        nll = hits = masked = 0.0
-        for number, x in enumerate(batches):
-            count = max(1, round(ratio * x.shape[1]))
-            counts = torch.full((len(x),), count, device=x.device)
-            is_masked = exact_masks(x, counts, generator(x.device, seed, number))
-            logits = logits_fn(x, apply_mask(x, is_masked, mask_id), is_masked).float()
-            nll += float(F.cross_entropy(logits, x[is_masked], reduction="sum"))
-            hits += float((logits.argmax(-1) == x[is_masked]).sum())
-            masked += float(counts.sum())
-        curve.append({"ratio": ratio, "recovery": hits / masked, "nll": nll / masked})
-    return curve
+    return logits_for

@@ -1,15 +1,13 @@
 import io
 import json
 import math
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from diladiff_cli.data.tokenizer import SEPARATOR_TOKEN, train_tokenizer
 from diladiff_cli.errors import UserError
 from diladiff_cli.metrics.scorers import Scorer
 from diladiff_cli.stages.eval_samples import (
@@ -21,6 +19,7 @@ from diladiff_cli.stages.eval_samples import (
     reference_samples,
     report_table,
 )
+from diladiff_cli.stages.sample_sets import decodings_by_latent
 
 
 def sample(text: str, **others: Any) -> dict[str, Any]:
@@ -68,15 +67,61 @@ def test_missing_and_empty_files_are_one_line(tmp_path: Path) -> None:
 
 def test_every_figure_has_a_definition_and_a_reference(tiny_scorer: Scorer) -> None:
     pytest.importorskip("mauve")
-    report = evaluate_samples(SAMPLES, REFERENCE, tiny_scorer, scorer_note="tiny, as asked for")
+    samples = [s | {"latent": i // 2, "seed": 0} for i, s in enumerate(SAMPLES)]
+    report = evaluate_samples(samples, REFERENCE, tiny_scorer, scorer_note="tiny, as asked for")
     figures = {"genppl", "mauve", "entropy", "distinct_1", "distinct_2", "distinct_3", "repetition_4"}
-    assert figures == set(report["definitions"])
-    assert figures <= set(report["samples"])
-    assert figures <= set(report["reference"])
+    agreement = {"latent_agreement", "chance_agreement"}
+    assert figures | agreement == set(report["definitions"])
+    assert figures | agreement <= set(report["samples"])
+    assert figures == set(report["definitions"]) & set(report["reference"])
     assert report["left_out"] == {}
     assert report["settings"] == {"model": "m", "steps": 2}
     assert report["samples"]["n"] == report["reference"]["n"] == 4
     assert json.loads(json.dumps(report, allow_nan=False)) == report
+
+
+def test_definitions_name_scorer_numbers_length_and_tokenisation(tiny_scorer: Scorer) -> None:
+    pytest.importorskip("mauve")
+    definitions = evaluate_samples(SAMPLES, REFERENCE, tiny_scorer, context=4)["definitions"]
+    for name in ("genppl", "mauve"):
+        found = definitions[name]
+        assert (found["scorer"], found["context"], found["tokenisation"]) == ("tiny", 4, "text re-tokenised by tiny")
+    assert definitions["genppl"]["scored"]["samples"] == {"n": 4, "mean_length": 3}
+    assert definitions["mauve"]["n"] == 4
+    assert definitions["entropy"]["counted"]["reference"] == {"n": 4, "mean_length": 9}
+    assert definitions["entropy"]["tokenisation"] == "the generator's token_ids"
+
+
+def test_texts_of_one_latent_are_compared_with_each_other_and_with_the_next_latents() -> None:
+    ids = {(0, 0): [1, 2, 3, 4], (0, 1): [1, 2, 9, 9], (1, 0): [5, 6, 3, 8], (1, 1): [5, 6, 3, 9]}
+    samples = [sample("x", latent=j, seed=0, decoding=d, token_ids=row) for (j, d), row in ids.items()]
+    report = evaluate_samples(samples, None, None)
+    assert report["samples"]["latent_agreement"] == pytest.approx((2 / 4 + 3 / 4) / 2)
+    # Latent 0's first text with latent 1's second, and the other way round.
+    assert report["samples"]["chance_agreement"] == pytest.approx((1 / 4 + 0 / 4) / 2)
+    definition = report["definitions"]["latent_agreement"]
+    assert (definition["latents"], definition["decodings"], definition["length"]) == (2, 2, 4)
+
+
+def test_one_text_a_latent_has_no_agreement_and_the_remedy_is_named() -> None:
+    for samples in (SAMPLES, [s | {"latent": i} for i, s in enumerate(SAMPLES)], [{"text": "a", "latent": 0}] * 2):
+        report = evaluate_samples(samples, None, None)
+        assert report["left_out"]["latent_agreement"] == "needs samples drawn with --decodings 2"
+        assert "latent_agreement" not in report["samples"]
+
+
+def test_a_single_latent_has_no_chance_to_compare_with() -> None:
+    report = evaluate_samples([sample("ab", latent=3), sample("ac", latent=3)], None, None)
+    assert report["samples"]["latent_agreement"] == pytest.approx(1 / 2)
+    assert report["left_out"]["chance_agreement"] == "needs samples of several latents"
+
+
+def test_equal_numbers_of_different_seeds_are_different_latents() -> None:
+    rows = [sample("ab", latent=0, seed=seed) for seed in (0, 1)]
+    assert decodings_by_latent(rows) is None
+    found = decodings_by_latent([*rows, *rows, rows[0]])
+    assert found is not None
+    assert found.shape == (2, 2, 2)
 
 
 def test_genppl_of_each_side_is_its_own(tiny_scorer: Scorer) -> None:
@@ -122,42 +167,25 @@ def test_the_table_shows_both_sides_and_what_is_left_out() -> None:
         assert part in text
 
 
-class CharacterTokenizer:
-    """One token per character; the separator is token 1."""
-
-    sep_token_id = 1
-    eos_token_id = None
-
-    def __call__(self, text: str, **_options: Any) -> dict[str, list[int]]:
-        return {"input_ids": [ord(c) for c in text]}
+@pytest.fixture(scope="module")
+def three_documents(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("text") / "some.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("abc", "defgh", "ij")))
+    return str(path)
 
 
-@pytest.fixture
-def three_documents(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stands in for the reading and decoding of text."""
-
-    def documents(_sources: list[str]) -> Iterator[str]:
-        yield from ("abc", "defgh", "ij")
-
-    def decode(_tokenizer: Any, ids: list[int]) -> str:
-        return "".join("\n\n" if i == 1 else chr(i) for i in ids)
-
-    for name, attribute, value in (("text", "iter_documents", documents), ("tokenizer", "decode_text", decode)):
-        module = ModuleType(name)
-        setattr(module, attribute, value)
-        monkeypatch.setitem(sys.modules, f"diladiff_cli.data.{name}", module)
-
-
-@pytest.mark.usefixtures("three_documents")
-def test_reference_pieces_have_the_samples_length_in_tokens() -> None:
-    pieces = reference_samples(CharacterTokenizer(), 5, 10, ["some.txt"])
+def test_reference_pieces_are_packed_and_have_the_samples_length_in_tokens(three_documents: str) -> None:
+    tokenizer = train_tokenizer(["z"], 258)  # one token per byte
+    pieces = reference_samples(tokenizer, 5, 10, [three_documents])
     # abc|defgh|ij| with | the separator: 13 tokens, two pieces and a rest.
     assert [piece["text"] for piece in pieces] == ["abc\n\nd", "efgh\n\n"]
+    separator = tokenizer.convert_tokens_to_ids(SEPARATOR_TOKEN)
+    assert [piece["token_ids"].index(separator) for piece in pieces] == [3, 4]
     assert [len(piece["token_ids"]) for piece in pieces] == [5, 5]
 
 
-@pytest.mark.usefixtures("three_documents")
-def test_reference_pieces_are_cut_by_characters_without_a_tokenizer() -> None:
-    assert [piece["text"] for piece in reference_samples(None, 4, 2, ["some.txt"])] == ["abc\n", "gh\n\n"]
+def test_reference_pieces_are_cut_by_characters_without_a_tokenizer(three_documents: str) -> None:
+    pieces = reference_samples(None, 4, 2, [three_documents])
+    assert [piece["text"] for piece in pieces] == ["abc\n", "gh\n\n"]
     with pytest.raises(UserError, match="shorter than one sample"):
-        reference_samples(None, 100, 2, ["some.txt"])
+        reference_samples(None, 100, 2, [three_documents])

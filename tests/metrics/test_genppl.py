@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from diladiff_cli.metrics import scorers
 from diladiff_cli.metrics.genppl import generative_perplexity, perplexity
 from diladiff_cli.metrics.scorers import Scorer
 
@@ -36,6 +37,20 @@ def test_padding_changes_neither_likelihoods_nor_features(tiny_scorer: Scorer, b
         torch.testing.assert_close(scores.nlls[i], alone.nlls[0], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(scores.features[i], alone.features[0], rtol=1e-4, atol=1e-5)
         assert scores.ids[i] == alone.ids[0]
+
+
+def test_a_call_never_has_more_logits_than_fit(tiny_scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = tiny_scorer.score(TEXTS)
+    shapes: list[tuple[int, ...]] = []
+    hook = tiny_scorer.model.register_forward_hook(lambda _m, _i, output: shapes.append(tuple(output.logits.shape)))
+    monkeypatch.setattr(scorers, "MOST_LOGITS", 64)
+    found = tiny_scorer.score(TEXTS)
+    hook.remove()
+    assert max(math.prod(shape) for shape in shapes) == 64
+    assert sum(shape[0] for shape in shapes) == len(TEXTS)
+    torch.testing.assert_close(found.features, wanted.features)
+    for i in range(len(TEXTS)):
+        torch.testing.assert_close(found.nlls[i], wanted.nlls[i])
 
 
 def test_texts_are_cut_at_the_context(tiny_scorer: Scorer) -> None:

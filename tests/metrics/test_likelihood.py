@@ -11,9 +11,11 @@ from diladiff_cli.metrics.likelihood import (
     Velocity,
     bound_nats,
     bound_report,
+    masked_figures,
+    masked_statistics,
     ode_log_density,
-    perplexity_bound,
 )
+from diladiff_cli.metrics.recovery import MaskedLogits
 
 T_MIN = 1e-3
 
@@ -125,10 +127,55 @@ def test_the_number_of_masked_tokens_is_uniform_over_the_draws() -> None:
 
 def test_bound_of_a_uniform_model_is_its_vocabulary() -> None:
     x = torch.zeros(4, 10, dtype=torch.long)
-    report = perplexity_bound(lambda _x, masked: masked.sum(1) * math.log(7), x, MASK, 5)
+    report = bound_report(bound_nats(lambda _x, masked: masked.sum(1) * math.log(7), x, MASK, 5), 10, 5)
     assert report["perplexity"] == pytest.approx(7)
     assert report["stderr"] == pytest.approx(0, abs=1e-9)
     assert (report["sequences"], report["length"], report["draws"]) == (4, 10, 5)
+
+
+def test_the_number_of_masked_tokens_is_spread_over_the_sequences_of_a_single_draw() -> None:
+    counts: list[Tensor] = []
+
+    def record(_x_t: Tensor, is_masked: Tensor) -> Tensor:
+        counts.append(is_masked.sum(1))
+        return torch.zeros(len(is_masked))
+
+    bound_nats(record, torch.zeros(55, 5, dtype=torch.long), MASK, 1, torch.Generator().manual_seed(0))
+    found = counts[0].bincount(minlength=6)[1:]
+    assert int(found.min()) >= 10
+    assert int(found.max()) <= 12
+
+
+def uniform_but_for_one(x: Tensor) -> MaskedLogits:
+    """Sure of token 0, as likely as the other six together, whatever it sees."""
+    del x
+
+    def masked_logits(_x_t: Tensor, is_masked: Tensor) -> Tensor:
+        logits = torch.zeros(int(is_masked.sum()), 7)
+        logits[:, 0] = math.log(6)
+        return logits
+
+    return masked_logits
+
+
+def test_masked_statistics_of_a_known_model() -> None:
+    x = torch.zeros(6, 10, dtype=torch.long)
+    x[3:] = 1
+    found = masked_statistics(uniform_but_for_one, [x[:4], x[4:]], 7, draws=4)
+    wanted = torch.tensor([math.log(2)] * 3 + [math.log(12)] * 3, dtype=torch.float64) * 10
+    torch.testing.assert_close(found.nats, wanted, rtol=1e-5, atol=1e-5)
+    assert 0.3 < found.recovery < 0.7
+    assert found.nll == pytest.approx(found.recovery * math.log(2) + (1 - found.recovery) * math.log(12), rel=1e-5)
+    assert (found.bound()["sequences"], found.bound()["length"], found.bound()["draws"]) == (6, 10, 4)
+
+
+def test_masked_figures_are_the_masked_statistics() -> None:
+    x = torch.arange(40).reshape(4, 10) % 7
+    found = masked_figures(uniform_but_for_one, [x], 7, 3, 5)
+    wanted = masked_statistics(uniform_but_for_one, [x], 7, 3, 5)
+    assert set(found) == {"nll", "bound", "perplexity_bound", "recovery"}
+    assert found["bound"] == wanted.bound()["nats_per_token"]
+    assert found["recovery"] == wanted.recovery
 
 
 def test_latent_density_enters_the_bound_of_the_whole_model() -> None:

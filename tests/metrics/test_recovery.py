@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diladiff_cli.metrics.recovery import recovery_curve
+from diladiff_cli.metrics.recovery import MaskedLogits, recovery_curve
 
 MASK, LENGTH, KINDS = 5, 10, 5
 TOKENS = torch.randint(0, KINDS, (6, LENGTH), generator=torch.Generator().manual_seed(0))
@@ -14,10 +14,15 @@ class Recorder:
     """Predicts token 0 everywhere with a logit of 2, and remembers the masks."""
 
     def __init__(self) -> None:
+        self.texts: list[Tensor] = []
         self.masks: list[Tensor] = []
 
-    def __call__(self, x_t: Tensor, is_masked: Tensor) -> Tensor:
-        assert torch.equal(x_t == MASK, is_masked)
+    def __call__(self, x: Tensor) -> MaskedLogits:
+        self.texts.append(x)
+        return self.logits
+
+    def logits(self, x_t: Tensor, is_masked: Tensor) -> Tensor:
+        assert torch.equal(x_t, torch.where(is_masked, MASK, self.texts[-1]))
         self.masks.append(is_masked)
         logits = torch.zeros(int(is_masked.sum()), KINDS)
         logits[:, 0] = 2.0
@@ -54,3 +59,17 @@ def test_no_data_gives_no_figure() -> None:
     assert recovery_curve(Recorder(), [], MASK, ratios=(0.5,)) == [
         {"ratio": 0.5, "recovery": None, "nll": None, "tokens": 0}
     ]
+
+
+def test_the_text_is_encoded_once_for_all_masks() -> None:
+    recorder = Recorder()
+    recovery_curve(recorder, [TOKENS[:4], TOKENS[4:]], MASK)
+    assert [len(x) for x in recorder.texts] == [4, 2]
+    assert len(recorder.masks) == 20
+
+
+def test_a_larger_ratio_masks_what_a_smaller_one_does() -> None:
+    recorder = Recorder()
+    recovery_curve(recorder, [TOKENS], MASK, ratios=(0.2, 0.7))
+    few, many = recorder.masks
+    assert bool((few <= many).all())

@@ -1,0 +1,44 @@
+"""The commands that look at artifacts or pass them on: info, export."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diladiff_cli.cli.command import command
+from diladiff_cli.cli.output import Result, is_main_process, say, show
+
+
+@command("info", examples=("diladiff info ckpt/student", "diladiff info data | jq .fingerprint"))
+def info(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="An artifact, a bundle, a token data set or latents.")],
+) -> Result:
+    """Say what a folder is and how it was made."""
+    from diladiff_cli.stages.info import describe, info_table
+
+    record = describe(path)
+    show(info_table(record))
+    return record
+
+
+@command(
+    "export",
+    examples=("diladiff export --model ckpt/student --out bundle", "diladiff export --precision fp32 --out bundle"),
+)
+def export(
+    model: Annotated[
+        Path, typer.Option("--model", metavar="FOLDER", help="Artifact of any stage; its parents come along.")
+    ] = Path("ckpt/student"),
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the bundle goes.")] = Path("bundle"),
+    precision: Annotated[
+        str, typer.Option("--precision", metavar="TEXT", help="Of the stored weights: bf16 or fp32.")
+    ] = "bf16",
+) -> Result:
+    """Bundle a model with all it builds on, ready for the Hub."""
+    if not is_main_process():
+        return None
+    from diladiff_cli.stages import export as stage
+
+    summary = stage.export(model, out, precision)
+    say(f"{out}: {summary['stage']} in {precision}, {summary['bytes'] / 1e6:,.1f} MB")
+    return None

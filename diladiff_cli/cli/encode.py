@@ -1,0 +1,115 @@
+"""The command ``encode``: text to tokens, and with an auto-encoder tokens to latents."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from diladiff_cli.cli.command import command
+from diladiff_cli.cli.options import Resume
+from diladiff_cli.cli.output import Result, is_main_process, say
+from diladiff_cli.config import EncodeConfig
+from diladiff_cli.errors import UserError
+from diladiff_cli.settings import ConfigError, flag
+
+SHIPPED = Path(__file__).parent.parent / "assets" / "text"
+LATENT_BATCH = 256
+
+
+@command(
+    "encode",
+    stage="data",
+    panel="Text",
+    examples=(
+        "diladiff encode novels/*.txt --tokenizer train:8192 --length 256 --out data",
+        "zcat dump.jsonl.gz | diladiff encode - --tokenizer bert-base-uncased --length 1024",
+        "diladiff encode --ae ckpt/ae --out latents",
+    ),
+)
+def encode(
+    config: EncodeConfig,
+    given: dict[str, Any],
+    text: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TEXT",
+            help="Files, folders, globs, a Hub data set, or - for stdin. Without any: the text shipped with diladiff.",
+        ),
+    ] = None,
+    valid: Annotated[
+        list[str] | None,
+        typer.Option("--valid", metavar="TEXT", help="Text of the validation split; may be repeated."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FOLDER", help=r"\[default: data, or latents with --ae]")
+    ] = None,
+    ae: Annotated[
+        Path | None, typer.Option("--ae", metavar="FOLDER", help="Artifact of train-ae: write its latents.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", metavar="FOLDER", help=r"With --ae: token data set. \[default: the one that --ae records]"
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size", metavar="INTEGER", min=1, help=rf"With --ae: blocks at once. \[default: {LATENT_BATCH}]"
+        ),
+    ] = None,
+    resume: Resume = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", metavar="", help="Check text and settings, print the plan as JSON.")
+    ] = False,
+) -> Result:
+    """Turn text into tokens, or tokens into latents (--ae)."""
+    if ae is None:
+        _reject({"data": data, "batch_size": batch_size, "resume": resume}, "needs --ae", "name the auto-encoder")
+        return _encode_text(config, text or [], valid or [], out or Path("data"), dry_run)
+    _reject(
+        {"text": text, "valid": valid, "dry_run": dry_run or None} | given, "has no meaning with --ae", "leave it out"
+    )
+    from diladiff_cli.stages.encode_latents import encode_latents
+
+    out = out or Path("latents")
+    record = encode_latents(ae=ae, data=data, out=out, batch_size=batch_size or LATENT_BATCH, resume=resume)
+    rows = {name: split["rows"] for name, split in record["splits"].items()}
+    say(f"{out}: latents of {rows['train']:,} training and {rows['valid']:,} validation blocks")
+    return None
+
+
+def _reject(options: Mapping[str, Any], what: str, remedy: str) -> None:
+    """Refuse options that were given but belong to the other way of encoding."""
+    spelling = {"text": "TEXT", "resume": "--resume/--fresh"}
+    names = [spelling.get(name, flag(name)) for name, value in options.items() if value is not None]
+    if names:
+        raise ConfigError([f"{name} {what}; {remedy}" for name in names])
+
+
+def _encode_text(config: EncodeConfig, text: list[str], valid: list[str], out: Path, dry_run: bool) -> Result:
+    if not is_main_process():  # one pass over the text writes all shards
+        return None
+    from diladiff_cli.stages.encode import encode_text
+
+    if not text:
+        text, valid = _shipped(valid)
+    record = encode_text(config, text=text, valid=valid, out=out, dry_run=dry_run)
+    if dry_run:
+        return record
+    splits = record["splits"]
+    say(
+        f"{out}: {splits['train']['rows']:,} training and {splits['valid']['rows']:,} validation blocks "
+        f"of {record['length']} tokens, vocabulary {record['vocab_size']:,}"
+    )
+    return None
+
+
+def _shipped(valid: list[str]) -> tuple[list[str], list[str]]:
+    """The text inside the package, with its validation part unless another was given."""
+    files = [SHIPPED / f"{name}.jsonl.zst" for name in ("train", "valid")]
+    if not all(file.is_file() for file in files):
+        raise UserError("the text that ships with diladiff is missing", "install it again, or name your own text")
+    say(f"no text was given: using the one that ships with diladiff, {SHIPPED}")
+    return [str(files[0])], valid or [str(files[1])]

@@ -1,0 +1,93 @@
+"""Exceptions as the user sees them: lines on stderr and an exit status."""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from itertools import takewhile
+
+from diladiff_cli.cli.output import ClosedPipeError
+from diladiff_cli.errors import UserError
+from diladiff_cli.settings import ConfigError
+
+DONE, FAILED, WRONG_USAGE, SIGNALLED = 0, 1, 2, 128
+SIGINT = 2
+
+
+def wants_debug(arguments: Sequence[str]) -> bool:
+    """Whether --debug stands before the command, or DILADIFF_DEBUG is set."""
+    before_command = takewhile(lambda argument: argument.startswith("-"), arguments)
+    return "--debug" in before_command or os.environ.get("DILADIFF_DEBUG", "0") not in ("", "0")
+
+
+def report(error: BaseException, debug: bool) -> int:
+    """Print what the user needs to know of an exception; returns the exit status."""
+    status, lines = explain(error)
+    # One process of each machine speaks, but nobody's unforeseen failure is lost.
+    if os.environ.get("LOCAL_RANK", "0") == "0" or not isinstance(error, UserError | ConfigError):
+        if debug and status == FAILED:
+            traceback.print_exception(error)
+        for line in lines:
+            print(line, file=sys.stderr, flush=True)
+    return status
+
+
+def explain(error: BaseException) -> tuple[int, list[str]]:
+    """Exit status and lines for stderr."""
+    session = sys.modules.get("diladiff_cli.runtime.session")  # loaded where one of its exceptions is about
+    if isinstance(error, ClosedPipeError):
+        return DONE, []
+    if isinstance(error, KeyboardInterrupt):
+        return SIGNALLED + SIGINT, ["interrupted"]
+    if session is not None and isinstance(error, session.Interrupted):
+        return SIGNALLED + error.signal_number, [str(error)]
+    if isinstance(error, ConfigError):
+        return WRONG_USAGE, [f"error: {problem}" for problem in error.problems]
+    if isinstance(error, UserError):
+        return FAILED, [f"error: {one_line(str(error))}"]
+    if hasattr(error, "format_message"):  # the command-line parser's, whose base class has no public name
+        return getattr(error, "exit_code", WRONG_USAGE), [f"error: {_usage(error)}"]
+    first = next(iter(str(error).strip().splitlines()), "").rstrip(".")
+    what = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    return FAILED, [f"error: {what}; run with --debug for the traceback"]
+
+
+def one_line(text: str) -> str:
+    """The text with every run of white space as one space."""
+    return " ".join(text.split())
+
+
+def _usage(error: BaseException) -> str:
+    """``what; how to mend it`` from a parser's error."""
+    context = getattr(error, "ctx", None)
+    remedy = f"see {context.command_path if context else 'diladiff'} --help"
+    text = one_line(error.format_message()).rstrip(".").replace("Value error, ", "")  # type: ignore[attr-defined]
+    possible = getattr(error, "possibilities", None)
+    if possible:
+        text, remedy = one_line(error.message), f"did you mean {' or '.join(sorted(possible))}?"  # type: ignore[attr-defined]
+    elif ". Did you mean " in text:
+        text, _, names = text.partition(". Did you mean ")
+        remedy = f"did you mean {names}"
+    return f"{text[:1].lower()}{text[1:]}; {remedy}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on an accelerator or on the CPU."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    )
+
+
+def out_of_memory(batch_size: int | None, grad_accum: int | None) -> UserError:
+    """What to do about it: smaller micro-batches in training, smaller batches elsewhere."""
+    if batch_size is None:
+        return UserError("out of memory", "free some, or use a smaller network")
+    if grad_accum is None:
+        return UserError(f"out of memory at --batch-size {batch_size}", f"try --batch-size {max(1, batch_size // 2)}")
+    return UserError(
+        f"out of memory at --batch-size {batch_size} with --grad-accum {grad_accum}",
+        f"try --grad-accum {2 * grad_accum}, which gives the same numbers",
+    )

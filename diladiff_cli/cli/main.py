@@ -1,0 +1,81 @@
+"""The app, and its way from arguments to an exit status."""
+
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from diladiff_cli import __version__
+from diladiff_cli.cli.artifacts import export, info
+from diladiff_cli.cli.encode import encode
+from diladiff_cli.cli.evaluate import evaluate
+from diladiff_cli.cli.failures import DONE, SIGNALLED, report, wants_debug
+from diladiff_cli.cli.output import quiet_libraries
+from diladiff_cli.cli.sample import sample
+from diladiff_cli.cli.train import distill, train_ae, train_mdlm, train_prior
+
+# In the order of the pipeline, which is that of the help.
+COMMANDS = (encode, train_mdlm, train_ae, train_prior, distill, sample, evaluate, info, export)
+
+app = typer.Typer(
+    name="diladiff",
+    help="Fast, high-quality text from latent-augmented masked diffusion language models.",
+    epilog="Try it: $ diladiff sample --n 3 --format text",
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"diladiff {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def global_options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, metavar="", callback=_print_version, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option(
+            "--debug", metavar="", help=r"Show tracebacks and the warnings of libraries. \[env: DILADIFF_DEBUG]"
+        ),
+    ] = False,
+) -> None:
+    """Options before the command; :func:`wants_debug` reads --debug, since it matters before parsing is done."""
+
+
+for _command in COMMANDS:
+    _command.add_to(app)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; returns its exit status, after any error was reported on stderr."""
+    group = typer.main.get_command(app)
+    try:
+        with group.make_context("diladiff", list(arguments)) as context:
+            group.invoke(context)
+    except typer.Exit as stop:
+        return stop.exit_code
+    except (Exception, KeyboardInterrupt) as error:
+        return report(error, wants_debug(arguments))
+    return DONE
+
+
+def _terminate(number: int, _: FrameType | None) -> NoReturn:
+    # An exception, so that what is half written is removed; training has its own handler, which saves.
+    raise SystemExit(SIGNALLED + number)
+
+
+def main() -> NoReturn:
+    """The console script."""
+    signal.signal(signal.SIGTERM, _terminate)
+    if not wants_debug(sys.argv[1:]):
+        quiet_libraries()
+    sys.exit(run(sys.argv[1:]))

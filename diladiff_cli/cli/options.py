@@ -1,0 +1,105 @@
+"""Configuration dataclasses as command-line options: one field, one option, nothing to add for a new field."""
+
+import inspect
+import typing
+from collections.abc import Mapping
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from diladiff_cli.config import StageConfig
+from diladiff_cli.presets import PRESETS
+from diladiff_cli.settings import Settings, flag
+
+# Fields of all training stages that say how a run goes rather than what it computes.
+RUN_FIELDS = {"seed", "max_steps", "max_minutes", "precision", "compile", "log_with"}
+METAVARS = {bool: "", int: "INTEGER", float: "FLOAT", str: "TEXT"}
+
+Preset = Annotated[
+    str | None,
+    typer.Option("--preset", metavar="|".join(PRESETS), help="A whole configuration; the file and the options win."),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Settings in TOML or JSON, with a table per stage; options win."),
+]
+Resume = Annotated[
+    bool | None,
+    typer.Option(
+        "--resume/--fresh",
+        metavar="",
+        help=r"Continue, or start over. \[default: continue an unfinished run of the same settings]",
+        show_default=False,
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", metavar="", help="Check everything and print the plan as JSON, no more.")
+]
+Out = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the artifact goes.")]
+RecordedData = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="FOLDER", help=r"Token data set. \[default: the one that the parent records]"),
+]
+Latents = Annotated[
+    Path | None,
+    typer.Option("--latents", metavar="FOLDER", help=r"Latents of encode --ae. \[default: encode on the fly]"),
+]
+
+
+def parameters(kind: type[Settings], panel: str) -> list[inspect.Parameter]:
+    """A keyword parameter for each field of ``kind``, None unless the option was given."""
+    kinds = typing.get_type_hints(kind)
+    return [_parameter(field, kinds[field.name], _panel(kind, field.name, panel)) for field in fields(kind)]
+
+
+def _panel(kind: type[Settings], name: str, own: str) -> str:
+    """The group in the help: that of all training stages, or the stage's own."""
+    shared = {f.name for f in fields(StageConfig)} if issubclass(kind, StageConfig) else set()
+    if name not in shared:
+        return own
+    return "Run" if name in RUN_FIELDS or name.endswith("_every") or name.startswith("eval_") else "Optimisation"
+
+
+def _parameter(field: "Field[Any]", kind: type, panel: str) -> inspect.Parameter:
+    name = flag(field.name)
+    info = typer.Option(
+        f"{name}/--no-{name.removeprefix('--')}" if kind is bool else name,
+        help=f"{field.metadata['help']} [{_default_and_range(field, kind)}]".replace("[", "\\["),  # no markup
+        metavar=METAVARS[kind],
+        rich_help_panel=panel,
+        show_default=False,
+    )
+    # Numbers arrive as text, so that the configuration reports every bad value at once, those of a wrong type as well.
+    annotation = bool | None if kind is bool else str | None
+    return inspect.Parameter(
+        field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[annotation, info]
+    )
+
+
+def _default_and_range(field: "Field[Any]", kind: type) -> str:
+    default = f"{field.default:g}" if kind is float else str(field.default)
+    if kind is bool:
+        default = flag(field.name if field.default else f"no_{field.name}")
+    low, high, choices = (field.metadata[key] for key in ("low", "high", "choices"))
+    limits = f"{'' if low is None else f'{low:g} <= '}x{'' if high is None else f' <= {high:g}'}"
+    if high is None and low is not None:
+        limits = f"x >= {low:g}"
+    extra = f"one of {', '.join(choices)}" if choices else limits
+    return f"default: {default}" + ("" if extra == "x" else f"; {extra}")
+
+
+def given_values(kind: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options that were given, as values of their fields' types where the text allows it."""
+    kinds = typing.get_type_hints(kind)
+    return {name: _typed(kinds[name], value) for name, value in values.items() if value is not None}
+
+
+def _typed(kind: type, value: Any) -> Any:
+    if kind is bool:
+        return value
+    try:
+        return kind(value)
+    except ValueError:
+        return value  # which the configuration rejects, naming option and type

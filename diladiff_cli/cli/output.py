@@ -1,0 +1,115 @@
+"""What reaches the terminal: data alone on stdout, everything else on stderr, libraries mostly silent."""
+
+import json
+import logging
+import math
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+# One JSON document, or lines (a mapping becomes a line of JSON), or nothing.
+Result = Mapping[str, Any] | Iterable[Mapping[str, Any] | str] | None
+
+QUIET = {
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "DATASETS_VERBOSITY": "error",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+class ClosedPipeError(Exception):
+    """Whoever read stdout has had enough."""
+
+
+def is_main_process() -> bool:
+    """Whether this is the only process of a run, or the first of several."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(text: str) -> None:
+    """One line on stderr, from the main process alone."""
+    if is_main_process():
+        print(text, file=sys.stderr, flush=True)
+
+
+def show(table: "RenderableType") -> None:
+    """A table on stderr, from the main process alone."""
+    from rich.console import Console
+
+    if is_main_process():
+        Console(stderr=True).print(table)
+
+
+def quiet_libraries() -> None:
+    """Silence the warnings and progress bars of libraries; before they are imported."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+
+
+@contextmanager
+def data_stream() -> Iterator[IO[bytes]]:
+    """Stdout, for data alone: inside, all other writing to it, by compiled code too, goes to stderr."""
+    sys.stdout.flush()
+    stream = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield stream
+    finally:
+        os.dup2(stream.fileno(), 1)
+        stream.close()
+
+
+def write(result: Result, stream: IO[bytes]) -> None:
+    """Write a command's result as it comes, each line flushed; only the main process writes.
+
+    Raises:
+        ClosedPipeError: The reader is gone.
+    """
+    if result is None:
+        return
+    for line in [document(result)] if isinstance(result, Mapping) else map(_line, result):
+        if is_main_process():
+            _write_line(line, stream)
+
+
+def _write_line(line: str, stream: IO[bytes]) -> None:
+    try:
+        stream.write(line.encode() + b"\n")
+        stream.flush()
+    except BrokenPipeError as error:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())  # what is still buffered goes nowhere
+        os.close(null)
+        raise ClosedPipeError from error
+
+
+def _line(value: Mapping[str, Any] | str) -> str:
+    return value if isinstance(value, str) else json.dumps(finite(value), ensure_ascii=False)
+
+
+def document(value: Mapping[str, Any]) -> str:
+    """Indented JSON."""
+    return json.dumps(finite(value), ensure_ascii=False, indent=2)
+
+
+def finite(value: Any) -> Any:
+    """The value with null in place of infinities and NaN, for which JSON has no words."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return value

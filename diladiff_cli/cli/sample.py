@@ -1,0 +1,115 @@
+"""The command ``sample``."""
+
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from diladiff_cli.cli.command import command
+from diladiff_cli.cli.output import Result, is_main_process, say, write
+from diladiff_cli.config import SampleConfig
+from diladiff_cli.errors import UserError
+from diladiff_cli.settings import ConfigError
+
+FORMATS = ("jsonl", "text")
+SEPARATOR = "-" * 40
+Lines = Iterable[Mapping[str, Any] | str]
+
+
+@command(
+    "sample",
+    stage="sample",
+    panel="Sampling",
+    examples=(
+        "diladiff sample --n 3 --format text",
+        "diladiff sample --model ckpt/student --steps 2 --n 64 | tee samples.jsonl | diladiff eval -",
+        "diladiff sample --model ckpt/prior --steps 200 --decode-steps 64 --n 1000 --out samples.jsonl",
+    ),
+)
+def sample(
+    config: SampleConfig,
+    on_terminal: bool,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            metavar="FOLDER",
+            help="An artifact of any stage, or a bundle of export. "
+            r"\[default: ckpt/student, else the small model that ships with diladiff]",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            metavar="FOLDER",
+            help=r"Of an auto-encoder: token data set to encode. \[default: the one that it was trained on]",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help=r"Written once it is complete. \[default: stdout]")
+    ] = None,
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format", metavar="TEXT", help="jsonl, or text: the texts alone with a line of dashes between them."
+        ),
+    ] = "jsonl",
+) -> Result:
+    """Draw texts from a model, as JSON lines on stdout."""
+    if format not in FORMATS:
+        raise ConfigError([f"--format is {format!r}; choose one of {', '.join(FORMATS)}"])
+    from diladiff_cli.model import default_model, load
+
+    if model is None:
+        model, note = default_model()
+        say(note)
+    samples = _with_bar(load(model, data=data), config, out is not None or not on_terminal)
+    lines: Lines = _texts(samples) if format == "text" else samples
+    if out is None:
+        return lines
+    _write_file(lines, out)
+    say(f"{out}: {config.n} samples")
+    return None
+
+
+def _with_bar(model: Any, config: SampleConfig, enabled: bool) -> Iterator[dict[str, Any]]:
+    """The samples, with a bar on stderr where that is a terminal and stdout is not."""
+    from diladiff_cli.runtime.progress import Bar
+
+    with Bar("sample", config.n, enabled=enabled and is_main_process()) as bar:
+
+        def progress(_: int, step: int) -> None:
+            if bar.terminal:
+                bar.update(0, f"decoding step {step}")
+
+        for found in model.stream(config, progress):
+            bar.update()
+            yield found
+
+
+def _texts(samples: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    for number, found in enumerate(samples):
+        if number:
+            yield SEPARATOR
+        yield found["text"]
+
+
+def _write_file(lines: Lines, out: Path) -> None:
+    """All lines into a temporary file beside ``out``, which then takes its place."""
+    if not is_main_process():  # its share of the work, which the main process writes
+        with open(os.devnull, "wb") as nowhere:
+            write(lines, nowhere)
+        return
+    partial = out.with_name(f".{out.name}.partial-{uuid.uuid4().hex[:8]}")
+    try:
+        with partial.open("wb") as file:
+            write(lines, file)
+        partial.replace(out)
+    except OSError as error:
+        raise UserError(f"cannot write {out} ({error.strerror})", "choose another --out") from error
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,111 @@
+"""The training commands: train-mdlm, train-ae, train-prior, distill."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from diladiff_cli.cli.command import command
+from diladiff_cli.cli.options import DryRun, Latents, Out, RecordedData, Resume
+from diladiff_cli.cli.output import Result, say
+from diladiff_cli.config import AeConfig, DistillConfig, MdlmConfig, PriorConfig
+
+
+def _finish(figures: Mapping[str, Any], out: Path, dry_run: bool) -> Result:
+    """The plan as data, or the final figures as one line on stderr."""
+    if dry_run:
+        return figures
+    numbers = {k: v for k, v in figures.items() if isinstance(v, int | float)}
+    say(f"{out}: " + ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in numbers.items()))
+    return None
+
+
+@command(
+    "train-mdlm",
+    stage="mdlm",
+    panel="Network and objective",
+    examples=(
+        "diladiff train-mdlm --preset demo",
+        "diladiff train-mdlm --data data --layers 6 --max-minutes 60",
+        "accelerate launch -m diladiff_cli train-mdlm --preset owt",
+    ),
+)
+def train_mdlm(
+    config: MdlmConfig,
+    data: Annotated[Path, typer.Option("--data", metavar="FOLDER", help="Token data set of encode.")] = Path("data"),
+    out: Out = Path("ckpt/mdlm"),
+    resume: Resume = None,
+    dry_run: DryRun = False,
+) -> Result:
+    """Train the base, a masked diffusion language model."""
+    from diladiff_cli.stages import train_mdlm as stage
+
+    return _finish(stage.train_mdlm(config, data=data, out=out, resume=resume, dry_run=dry_run), out, dry_run)
+
+
+@command(
+    "train-ae",
+    stage="ae",
+    panel="Network and augmentation",
+    examples=("diladiff train-ae --preset demo", "diladiff train-ae --base ckpt/mdlm --compression 4"),
+)
+def train_ae(
+    config: AeConfig,
+    base: Annotated[Path, typer.Option("--base", metavar="FOLDER", help="Artifact of train-mdlm.")] = Path("ckpt/mdlm"),
+    data: RecordedData = None,
+    out: Out = Path("ckpt/ae"),
+    resume: Resume = None,
+    dry_run: DryRun = False,
+) -> Result:
+    """Train the encoder, and a decoder that reads its latents."""
+    from diladiff_cli.stages import train_ae as stage
+
+    figures = stage.train_ae(config, base=base, data=data, out=out, resume=resume, dry_run=dry_run)
+    return _finish(figures, out, dry_run)
+
+
+@command(
+    "train-prior",
+    stage="prior",
+    panel="Network and objective",
+    examples=("diladiff train-prior --preset demo", "diladiff train-prior --ae ckpt/ae --latents latents"),
+)
+def train_prior(
+    config: PriorConfig,
+    ae: Annotated[Path, typer.Option("--ae", metavar="FOLDER", help="Artifact of train-ae.")] = Path("ckpt/ae"),
+    latents: Latents = None,
+    data: RecordedData = None,
+    out: Out = Path("ckpt/prior"),
+    resume: Resume = None,
+    dry_run: DryRun = False,
+) -> Result:
+    """Train the latent prior, which samples in many steps."""
+    from diladiff_cli.stages import train_prior as stage
+
+    figures = stage.train_prior(config, ae=ae, latents=latents, data=data, out=out, resume=resume, dry_run=dry_run)
+    return _finish(figures, out, dry_run)
+
+
+@command(
+    "distill",
+    stage="student",
+    panel="Objective",
+    examples=("diladiff distill --preset demo", "diladiff distill --prior ckpt/prior --latents latents --seed 1"),
+)
+def distill(
+    config: DistillConfig,
+    prior: Annotated[Path, typer.Option("--prior", metavar="FOLDER", help="Artifact of train-prior.")] = Path(
+        "ckpt/prior"
+    ),
+    latents: Latents = None,
+    data: RecordedData = None,
+    out: Out = Path("ckpt/student"),
+    resume: Resume = None,
+    dry_run: DryRun = False,
+) -> Result:
+    """Distil the prior into a student, which samples in a few."""
+    from diladiff_cli.stages import distill as stage
+
+    figures = stage.distill(config, prior=prior, latents=latents, data=data, out=out, resume=resume, dry_run=dry_run)
+    return _finish(figures, out, dry_run)

@@ -1,0 +1,173 @@
+"""The library: ``load`` gives a model that samples, encodes and decodes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diladiff_cli.config import SampleConfig
+from diladiff_cli.data.tokenizer import encode_documents, separator_id
+from diladiff_cli.errors import UserError
+from diladiff_cli.networks.denoiser import TokenDenoiser
+from diladiff_cli.networks.encoder import LatentEncoder
+from diladiff_cli.networks.latent import LatentPrior, LatentStudent
+from diladiff_cli.settings import ConfigError
+from diladiff_cli.stages.sample import (
+    Progress,
+    Sample,
+    Sampler,
+    decode,
+    default_decode_steps,
+    describe,
+    generate,
+    load_sampler,
+)
+
+LOCAL_MODEL = Path("ckpt/student")
+SHIPPED_MODEL = Path(__file__).parent / "assets" / "model"
+TEXTS_AT_ONCE = 64
+
+
+def default_model() -> tuple[Path, str]:
+    """The model used where none is named, and a line for the user that says which.
+
+    Raises:
+        UserError: There is none.
+    """
+    if (LOCAL_MODEL / "config.json").exists():
+        return LOCAL_MODEL, f"model: ./{LOCAL_MODEL}"
+    if (SHIPPED_MODEL / "config.json").exists():
+        return SHIPPED_MODEL, f"model: the small one that ships with diladiff (no ./{LOCAL_MODEL} here)"
+    raise UserError(
+        f"there is no ./{LOCAL_MODEL}, and this installation ships no model",
+        "name one with --model, or train one: see diladiff --help",
+    )
+
+
+def load(
+    path: Path | str | None = None, device: torch.device | str | None = None, data: Path | str | None = None
+) -> "Model":
+    """Load an artifact of any stage, with the parts that it builds on.
+
+    Args:
+        path: Its folder; None for ``./ckpt/student`` where there is one, else the model that ships with the package.
+        device: None for the GPU where there is one, else the CPU.
+        data: Data set whose held-out blocks an auto-encoder samples from; None for the one that it was trained on.
+
+    Raises:
+        UserError: The artifact or a parent is missing, changed or damaged.
+    """
+    found = default_model()[0] if path is None else path
+    return Model(load_sampler(found, device, None if data is None else Path(data)))
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model; :func:`load` makes one.
+
+    Attributes:
+        sampler: Its networks, as :mod:`diladiff_cli.stages.sample` takes them.
+    """
+
+    sampler: Sampler
+
+    @property
+    def stage(self) -> str:
+        """One of "mdlm", "ae", "prior", "student"."""
+        return self.sampler.stage
+
+    @property
+    def tokenizer(self) -> Any:
+        """The Hugging Face tokenizer."""
+        return self.sampler.tokenizer
+
+    @property
+    def length(self) -> int:
+        """L, the tokens of a text."""
+        return self.sampler.decoder.length
+
+    @property
+    def encoder(self) -> LatentEncoder | None:
+        """E_phi: standardised features -> latents; None for an ``mdlm``. See :meth:`encode` for texts."""
+        return None if self.sampler.autoencoder is None else self.sampler.autoencoder.encoder
+
+    @property
+    def decoder(self) -> TokenDenoiser:
+        """x_theta: masked tokens, and latents where there are any -> logits."""
+        return self.sampler.decoder
+
+    @property
+    def prior(self) -> LatentPrior | LatentStudent | None:
+        """The network that draws latents, of a student its average velocity; None for ``mdlm`` and ``ae``."""
+        return self.sampler.latent
+
+    def sample(self, n: int = 64, steps: int = 0, decode_steps: int = 0, seed: int = 0, **options: Any) -> list[Sample]:
+        """Draw texts.
+
+        Args:
+            n: How many.
+            steps: Latent steps (0: 5 for a student, 200 for a prior).
+            decode_steps: Token steps (0: a quarter of the length).
+            seed: Sample i depends on the seed and i alone.
+            options: Other fields of :class:`diladiff_cli.config.SampleConfig`.
+
+        Returns:
+            ``n`` dictionaries with ``id``, ``text``, ``token_ids`` and the settings.
+
+        Raises:
+            ConfigError: An unknown option, or one that makes no sense for this model.
+        """
+        values = {"n": n, "steps": steps, "decode_steps": decode_steps, "seed": seed}
+        return list(self.stream(SampleConfig.from_dict(values | options)))
+
+    def stream(self, config: SampleConfig, progress: Progress | None = None) -> Iterator[Sample]:
+        """Samples as they are drawn, see :func:`diladiff_cli.stages.sample.generate`."""
+        return generate(self.sampler, config, progress)
+
+    def encode(self, texts: str | Sequence[str]) -> Tensor:
+        """Standardised latents z_0 (B, N, C) of texts, cut at ``length`` tokens or filled up with the separator.
+
+        Raises:
+            UserError: The model has no latents, or the source of the encoder's features is missing.
+        """
+        shape = self.sampler.require_autoencoder().latent_shape
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        end = separator_id(self.tokenizer)
+        rows = [row[: self.length] for row in encode_documents(self.tokenizer, texts)] if texts else []
+        blocks = torch.tensor([[*row, *[end] * (self.length - len(row))] for row in rows], dtype=torch.int64)
+        blocks = blocks.to(self.sampler.device)
+        starts = range(0, len(blocks), TEXTS_AT_ONCE)
+        empty = torch.zeros(0, *shape, device=self.sampler.device)
+        return torch.cat([empty, *(self.sampler.encoder(blocks[i : i + TEXTS_AT_ONCE]) for i in starts)])
+
+    def decode(self, latents: Tensor, decode_steps: int = 0, seed: int = 0, **options: Any) -> list[Sample]:
+        """Texts decoded from standardised latents z_0 (B, N, C), ``decodings`` of each.
+
+        Args:
+            latents: As :meth:`encode` returns them.
+            decode_steps: Token steps (0: a quarter of the length).
+            seed: The draws of text i depend on the seed and i alone.
+            options: Other fields of :class:`diladiff_cli.config.SampleConfig`.
+
+        Raises:
+            UserError: The model has no latents, or these are of another shape.
+            ConfigError: An unknown option, or one that makes no sense here.
+        """
+        shape = self.sampler.require_autoencoder().latent_shape
+        if latents.shape[1:] != shape:
+            raise UserError(
+                f"the latents are of shape {tuple(latents.shape)}, wanted (B, {shape[0]}, {shape[1]})",
+                "give what encode returns for this model",
+            )
+        config = SampleConfig.from_dict({"decode_steps": decode_steps, "seed": seed} | options)
+        if config.steps:
+            raise ConfigError([f"steps is {config.steps}, but the latents are given; leave it out"])
+        if len(latents) == 0:
+            return []
+        config = replace(config, decode_steps=config.decode_steps or default_decode_steps(self.sampler))
+        ids = range(len(latents) * config.decodings)
+        tokens = decode(self.sampler, ids, config, latents.repeat_interleave(config.decodings, 0))
+        return describe(self.sampler, ids, config, tokens)

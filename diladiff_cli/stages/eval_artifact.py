@@ -1,0 +1,192 @@
+"""``eval`` of artifacts: every figure with its definition, on held-out text (method section 7)."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diladiff_cli.metrics import agreement
+from diladiff_cli.runtime.progress import Bar
+from diladiff_cli.settings import ConfigError
+from diladiff_cli.stages.common import open_recorded_data
+from diladiff_cli.stages.eval_figures import PARTS, Evaluation, Figures
+from diladiff_cli.stages.sample import load_sampler
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+BOUND = "mean over masks of L/k * (sum of the NLL of k random positions, all masked together), k ~ U{1..L}"
+DEFINITIONS: dict[str, dict[str, str]] = {
+    "masked_text": {
+        "nats_per_token": f"upper bound on -log p(text) per token: {BOUND}; given the text's own latent, whose entropy "
+        "term is 0 under uniform dequantisation, for an auto-encoder",
+        "perplexity": "exp(nats_per_token)",
+        "stderr": "of nats_per_token, over sequences",
+        "nll": "cross-entropy in nats per masked token, over the same masks",
+        "recovery": "share of masked tokens whose most likely token is right, over the same masks",
+    },
+    "curves": {
+        "recovery": "share of masked tokens whose most likely token is right, round(ratio * L) random positions masked",
+        "nll": "cross-entropy in nats per masked token, over the same masks",
+        "autoencoder": "the decoder given the latent of the clean text",
+        "base": "the masked diffusion base, without a latent",
+        "noise_latent": "the decoder given a white latent: how good a model it is without help",
+    },
+    "robustness": {
+        "recovery": "as in curves, with z = sqrt(1 - std^2) z_0 + std * eps in standardised units as the latent",
+        "nll": "cross-entropy in nats per masked token, over the same masks",
+    },
+    "latent_agreement": {
+        "latent_agreement": agreement.DEFINITION,
+        "chance_agreement": agreement.CHANCE_DEFINITION,
+        "oracle": "latents of held-out text: the most that a prior could reach",
+        "noise": "white latents: the least",
+    },
+    "prior_loss": {
+        "loss": "mean squared error per entry of the clean estimate, self-conditioned, over uniform times",
+        "by_noise": "the same at single noise levels sigma",
+        "white": "sigma^2, the least error possible if latents were white noise",
+        "share_of_white": "loss / white, averaged over the noise levels; 1 means that nothing was learned",
+    },
+    "whole_model": {
+        "nats_per_token": "upper bound on -log p(text) per token: (decoder's bound given z - log p(z)) / L; z in "
+        "standardised units, one bin of uniform dequantisation having volume 1",
+        "perplexity": "exp(nats_per_token)",
+        "stderr": "of nats_per_token, over sequences",
+        "decoder_nats_per_token": f"the decoder's part: {BOUND}",
+        "latent_nats_per_token": "-log p(z) / L, density of the probability-flow ODE: RK45, Hutchinson's estimate with "
+        "one Rademacher probe, velocity from two calls, the second self-conditioned",
+        "latent_nats_per_entry": "-log p(z) / entries of z; 1.419 for white noise under its own density",
+    },
+    "teacher_distance": {
+        "student_1_steps": "mean squared difference per entry between the student's samples in so many steps, "
+        "without noise, and the teacher's Euler samples in teacher_steps steps, from the same starting noise",
+        "teacher_5_steps": "the same for the teacher's own Euler method in 5 steps",
+    },
+}
+
+
+def evaluate_artifact(
+    path: Path,
+    *,
+    data: Path | None = None,
+    batches: int = 8,
+    draws: int = 16,
+    likelihood: int = 0,
+    seed: int = 0,
+    precision: str = "fp32",
+) -> dict[str, Any]:
+    """Measure an artifact of any stage on the validation split of its data.
+
+    Args:
+        path: The artifact.
+        data: Token data set; None for the one that it was trained on.
+        batches: Amount of work: 16 blocks of text and 4 latents each.
+        draws: Masks per sequence of the likelihood bound; the published figures have 128.
+        likelihood: Of a prior: sequences for the bound of the whole model, which takes minutes; 0 leaves it out.
+        seed: Of masks, noise and samples.
+        precision: "fp32", or "bf16" for autocast of matrix products.
+
+    Returns:
+        ``path``, ``stage``, ``hash``, ``data``, ``settings``, ``figures``, ``definitions`` (of each figure) and
+        ``left_out`` (figure to reason); plain JSON values.
+
+    Raises:
+        UserError: The artifact, a parent or the data set is missing, changed or damaged.
+        ConfigError: A setting out of its range.
+    """
+    limits = {"batches": (batches, 1), "draws": (draws, 1), "likelihood": (likelihood, 0), "seed": (seed, 0)}
+    problems = [f"--{k} is {value}; give at least {low}" for k, (value, low) in limits.items() if value < low]
+    if precision not in ("fp32", "bf16"):
+        problems.append(f"--precision is {precision!r}; choose one of fp32, bf16")
+    if problems:
+        raise ConfigError(problems)
+    sampler = load_sampler(path, data=data)
+    tokens, data_path = open_recorded_data(sampler.artifact, data)
+    work = Evaluation(sampler, tokens, batches, draws, likelihood, seed, precision)
+    parts = dict(PARTS[sampler.stage])
+    left_out = {}
+    if sampler.stage == "prior" and likelihood == 0:
+        del parts["likelihood"]
+        left_out["whole_model"] = "takes minutes; ask for it with --likelihood 16"
+    figures: Figures = {}
+    with Bar("evaluating", len(parts)) as bar, work.autocast():
+        for name, part in parts.items():
+            figures |= part(work)
+            bar.update(1, name)
+    return {
+        "path": str(path),
+        "stage": sampler.stage,
+        "hash": sampler.artifact.hash,
+        "data": {
+            "path": str(data_path),
+            "fingerprint": tokens.fingerprint,
+            "split": "valid",
+            "sequences": sum(map(len, work.blocks)),
+            "length": tokens.length,
+        },
+        "settings": {"batches": batches, "draws": draws, "seed": seed, "precision": precision},
+        "figures": figures,
+        "definitions": definitions_of(figures),
+        "left_out": left_out,
+    }
+
+
+def definitions_of(figures: Figures) -> dict[str, Any]:
+    """The definitions of those figures."""
+    return {name: DEFINITIONS[name] for name in figures}
+
+
+def artifact_table(report: dict[str, Any]) -> "Group":
+    """The figures of a report of :func:`evaluate_artifact`, for the terminal."""
+    from rich.console import Group
+    from rich.text import Text
+
+    found = report["figures"]
+    data = report["data"]
+    lines = [f"{report['path']} ({report['stage']}), {data['sequences']} held-out blocks of {data['length']} tokens"]
+    lines += [f"{name} left out: {reason}" for name, reason in report["left_out"].items()]
+    tables = []
+    if "masked_text" in found:
+        tables.append(_by_model("masked text", found["masked_text"]))
+    if "curves" in found:
+        tables.append(_curves(found["curves"]))
+    if "robustness" in found:
+        rows = [[p["std"], p["ratio"], p["recovery"], p["nll"]] for p in found["robustness"]]
+        tables.append(_table("noise on the latent", ["std", "masking ratio", "recovery", "nll"], rows))
+    if "prior_loss" in found:
+        rows = [[p["sigma"], p["loss"], p["white"]] for p in found["prior_loss"]["by_noise"]]
+        rows.append(["all times", found["prior_loss"]["loss"], None])
+        tables.append(_table("error of the clean estimate", ["sigma", "loss", "white latent"], rows))
+    for name in ("teacher_distance", "whole_model"):
+        if name in found:
+            tables.append(_table(name.replace("_", " "), ["figure", "value"], [[*p] for p in found[name].items()]))
+    if "latent_agreement" in found:
+        rows = [[name, v["latent_agreement"], v["chance_agreement"]] for name, v in found["latent_agreement"].items()]
+        tables.append(_table("latent agreement", ["latents", "agreement", "chance"], rows))
+    return Group(*tables, Text("\n".join(lines)))
+
+
+def _by_model(title: str, figures: dict[str, dict[str, Any]]) -> "Table":
+    names = list(next(iter(figures.values())))
+    return _table(title, ["figure", *figures], [[name, *(f[name] for f in figures.values())] for name in names])
+
+
+def _curves(curves: dict[str, list[dict[str, Any]]]) -> "Table":
+    columns = [f"{figure}, {model.replace('_', ' ')}" for figure in ("recovery", "nll") for model in curves]
+    ratios = [point["ratio"] for point in next(iter(curves.values()))]
+    rows = [
+        [ratio, *(curve[i][figure] for figure in ("recovery", "nll") for curve in curves.values())]
+        for i, ratio in enumerate(ratios)
+    ]
+    return _table("by masking ratio", ["ratio", *columns], rows)
+
+
+def _table(title: str, columns: list[str], rows: list[list[Any]]) -> "Table":
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", min_width=40)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right")
+    for row in rows:
+        table.add_row(*("-" if v is None else v if isinstance(v, str) else f"{v:.4g}" for v in row))
+    return table

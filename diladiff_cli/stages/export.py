@@ -1,0 +1,168 @@
+"""``export``: a chain of artifacts -> one self-contained folder, ready for the Hub.
+
+The artifact itself lies in the folder, its ancestors each once below ``parents/``; all links are relative, so that the
+bundle can be moved, and every folder in it is an artifact of its own.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diladiff_cli.errors import UserError
+from diladiff_cli.runtime.artifacts import COMMANDS, Artifact, load_artifact, write_artifact
+from diladiff_cli.runtime.card import model_card
+from diladiff_cli.runtime.folders import replacing
+from diladiff_cli.settings import ConfigError
+from diladiff_cli.stages.common import relative
+from diladiff_cli.stages.networks import build
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+PARENTS = "parents"
+
+
+def export(model: Path, out: Path, precision: str = "bf16") -> dict[str, Any]:
+    """Write a self-contained bundle of an artifact and all its ancestors.
+
+    Training state stays behind. A Hugging Face encoder that an auto-encoder takes its features from stays external,
+    under its name in the auto-encoder's config.json.
+
+    Args:
+        model: Artifact of any stage.
+        out: Folder of the bundle; an older bundle there is replaced as a whole.
+        precision: Of the stored weights, "bf16" or "fp32"; running statistics are kept as they are.
+
+    Returns:
+        ``stage``, ``out``, ``precision``, ``hash``, ``parents`` (stages) and ``bytes`` of the bundle.
+
+    Raises:
+        ConfigError: An unknown precision.
+        UserError: A part of the chain is missing or damaged, or ``out`` cannot be used.
+    """
+    if precision not in DTYPES:
+        raise ConfigError([f"--precision is {precision!r}; choose one of {', '.join(DTYPES)}"])
+    root = load_artifact(model)
+    parents = ancestors(root)
+    check_place(out, [root, *parents.values()])
+    links: dict[str, str] = {}  # stage -> new content hash, parents before their children
+    with replacing(out) as folder:
+        for stage, artifact in parents.items():
+            place = Path(PARENTS, stage)
+            (folder / place).mkdir(parents=True)
+            links[stage] = _write(artifact, folder / place, out / place, precision, _linked(artifact, "..", links))
+        digest = _write(root, folder, out, precision, _linked(root, PARENTS, links))
+        with (folder / "README.md").open("a") as card:
+            card.write(usage(root.stage, precision, list(parents)))
+        size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    summary = {"stage": root.stage, "out": str(out), "precision": precision, "hash": digest}
+    return summary | {"parents": list(parents), "bytes": size}
+
+
+def ancestors(artifact: Artifact) -> dict[str, Artifact]:
+    """All artifacts that one builds on by stage, parents before their children.
+
+    Raises:
+        UserError: One is missing or changed, or the chain is inconsistent.
+    """
+    stages = list(COMMANDS)
+    found: dict[str, Artifact] = {}
+    for stage in artifact.config["parents"]:
+        if stage not in stages[: stages.index(artifact.stage)]:
+            raise UserError(f"{artifact.path} names a parent of stage {stage!r}", "restore its config.json")
+        parent = artifact.parent(stage)
+        for name, member in (ancestors(parent) | {stage: parent}).items():
+            if found.setdefault(name, member).hash != member.hash:
+                raise UserError(
+                    f"{artifact.path} builds on two versions of stage {name}, {found[name].path} and {member.path}",
+                    "make the later stages again",
+                )
+    return found
+
+
+def check_place(out: Path, chain: list[Artifact]) -> None:
+    """Refuse to replace what is not a bundle, or a folder that the bundle is made from.
+
+    Raises:
+        UserError: The folder must not be replaced.
+    """
+    target = out.resolve()
+    for artifact in chain:
+        source = artifact.path.resolve()
+        if target.is_relative_to(source) or source.is_relative_to(target):
+            raise UserError(f"--out {out} would overwrite {artifact.path}, which is exported", "choose another --out")
+    if not out.exists():
+        return
+    try:
+        config = json.loads((out / "config.json").read_text())
+    except (OSError, ValueError):
+        config = {}
+    empty = out.is_dir() and not any(out.iterdir())
+    if not empty and not (isinstance(config, dict) and "export" in config):
+        raise UserError(f"--out {out} holds something else than a bundle", "choose another --out, or remove it")
+
+
+def cast_weights(artifact: Artifact, precision: str) -> dict[str, Tensor]:
+    """The weights in the wanted precision, running statistics (the network's buffers) as they are."""
+    network = build(artifact)
+    kept = {name for name, _ in network.named_buffers()}
+    return {k: v if k in kept else v.to(DTYPES[precision]) for k, v in network.state_dict().items()}
+
+
+def _linked(artifact: Artifact, prefix: str, hashes: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    return {stage: {"path": f"{prefix}/{stage}", "hash": hashes[stage]} for stage in artifact.config["parents"]}
+
+
+def _write(
+    artifact: Artifact, folder: Path, final: Path, precision: str, parents: Mapping[str, Mapping[str, str]]
+) -> str:
+    """One artifact of the bundle, which will lie at ``final``; returns its content hash."""
+    data = artifact.data
+    if "path" in data:  # a record only: nothing here needs the data set
+        data["path"] = relative(artifact.path.resolve() / data["path"], final)
+    written = write_artifact(
+        folder,
+        stage=artifact.stage,
+        network=artifact.network,
+        training=artifact.training,
+        state_dict=cast_weights(artifact, precision),
+        parents=parents,
+        data=data,
+        tokenizer_path=artifact.tokenizer_path,
+        progress=artifact.config.get("progress", {}),
+    )
+    for record in sorted(artifact.path.iterdir()):  # metrics and evaluations
+        if (
+            record.suffix in (".json", ".jsonl")
+            and record.is_file()
+            and not record.name.startswith(("config", "model"))
+        ):
+            shutil.copyfile(record, folder / record.name)
+    made_with = {key: artifact.config[key] for key in ("package_version",) if key in artifact.config}
+    config = artifact.config | written | made_with | {"export": {"precision": precision}}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "README.md").write_text(model_card(config))
+    return str(config["hash"])
+
+
+def usage(stage: str, precision: str, parents: list[str]) -> str:
+    """The part of a bundle's card that shows how to use it."""
+    contents = ", with all that it was made from below `parents/`" if parents else ""
+    calls, command = "model.sample(n=4)", "    diladiff sample --model PATH --n 4\n\nor from Python:\n\n"
+    if stage == "ae":  # draws no latents of its own
+        calls, command = 'model.decode(model.encode(["Some text."]))', ""
+    return f"""
+## Sample from this folder
+
+It is complete{contents}; its weights are stored in {precision}. With PATH being where it lies
+(`hf download OWNER/NAME --local-dir PATH` fetches it from the Hub):
+
+{command}    import diladiff_cli
+
+    model = diladiff_cli.load("PATH")
+    for sample in {calls}:
+        print(sample["text"])
+"""

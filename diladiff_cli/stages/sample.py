@@ -1,0 +1,299 @@
+"""``sample``: an artifact -> texts (method sections 4 to 6).
+
+Every random number of sample i comes from (seed, i) alone: samples depend neither on the batch size, nor on the
+number of processes, nor on how many are drawn.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from diladiff_cli.config import SampleConfig
+from diladiff_cli.core.ode import average_velocity_steps, euler
+from diladiff_cli.core.unmask import Decoding, unmask
+from diladiff_cli.data.tokenizer import decode_text, load_tokenizer
+from diladiff_cli.data.tokens import TokenSplit
+from diladiff_cli.errors import UserError
+from diladiff_cli.networks.autoencoder import AutoEncoder
+from diladiff_cli.networks.denoiser import TokenDenoiser
+from diladiff_cli.networks.latent import LatentPrior, LatentStudent
+from diladiff_cli.runtime.artifacts import Artifact, load_artifact
+from diladiff_cli.runtime.processes import process_state
+from diladiff_cli.runtime.randomness import SampleNoise
+from diladiff_cli.settings import ConfigError
+from diladiff_cli.stages.common import open_recorded_data
+from diladiff_cli.stages.networks import TextEncoder, build, text_encoder
+
+Sample = dict[str, Any]
+Progress = Callable[[int, int], None]  # samples finished, decoding step of the batch under way
+OnStep = Callable[[int, Tensor], None]  # decoding step, tokens (B, L) after it
+
+LATENT_STEPS = {"prior": 200, "student": 5}  # the default N_cont
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """The loaded networks of an artifact.
+
+    Attributes:
+        name: The artifact's path as the user gave it.
+        artifact: The artifact itself.
+        decoder: The auto-encoder's, or an ``mdlm`` itself.
+        autoencoder: Encoder, decoder and latent statistics; None for an ``mdlm``.
+        latent: The network that draws latents; None for ``mdlm`` and ``ae``.
+        tokenizer: Of the artifact.
+        device: Where all of it lives.
+        data: Data set whose held-out blocks an ``ae`` encodes; None for the recorded one.
+    """
+
+    name: str
+    artifact: Artifact
+    decoder: TokenDenoiser
+    autoencoder: AutoEncoder | None
+    latent: LatentPrior | LatentStudent | None
+    tokenizer: Any
+    device: torch.device
+    data: Path | None = None
+
+    @property
+    def stage(self) -> str:
+        """One of "mdlm", "ae", "prior", "student"."""
+        return self.artifact.stage
+
+    @cached_property
+    def encoder(self) -> TextEncoder:
+        """Clean tokens -> standardised latents, loaded on first use: drawing from a prior does without."""
+        return text_encoder(autoencoder_of(self.artifact), self.require_autoencoder(), self.device)
+
+    @cached_property
+    def held_out(self) -> TokenSplit:
+        """The validation blocks of the data set; a UserError where it is missing."""
+        return open_recorded_data(self.artifact, self.data)[0].split("valid")
+
+    def require_autoencoder(self) -> AutoEncoder:
+        """The auto-encoder; a UserError where there is none."""
+        if self.autoencoder is None:
+            raise UserError(f"{self.name} is of stage mdlm, which has no latents", "use an ae, prior or student")
+        return self.autoencoder
+
+
+def load_sampler(path: Path | str, device: torch.device | str | None = None, data: Path | None = None) -> Sampler:
+    """Load what sampling from an artifact needs; of its ancestors only the auto-encoder.
+
+    Args:
+        path: Artifact of any stage.
+        device: None for this process's GPU where there is one, else the CPU.
+        data: As in :class:`Sampler`.
+
+    Raises:
+        UserError: The artifact or its auto-encoder is missing, changed or damaged.
+    """
+    artifact = load_artifact(path)
+    device = sampling_device() if device is None else torch.device(device)
+    latent = build(artifact, device) if artifact.stage in LATENT_STEPS else None
+    autoencoder = None if artifact.stage == "mdlm" else build(autoencoder_of(artifact), device)
+    return Sampler(
+        name=str(path),
+        artifact=artifact,
+        decoder=build(artifact, device) if autoencoder is None else autoencoder.decoder,
+        autoencoder=autoencoder,
+        latent=latent,
+        tokenizer=load_tokenizer(artifact.tokenizer_path),
+        device=device,
+        data=data,
+    )
+
+
+def autoencoder_of(artifact: Artifact) -> Artifact:
+    """The auto-encoder itself, or that of a prior or student."""
+    return artifact if artifact.stage == "ae" else artifact.parent("ae")
+
+
+def sampling_device() -> torch.device:
+    """This process's device; the CPU where that has no float64, in which tokens are drawn."""
+    device: torch.device = process_state().device
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def default_decode_steps(sampler: Sampler) -> int:
+    """N_disc where none is given: a quarter of the length."""
+    return max(1, sampler.decoder.length // 4)
+
+
+def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
+    """The configuration with its zeros filled in for the sampler's stage.
+
+    Raises:
+        ConfigError: With all options that make no sense together or for this stage.
+        UserError: The held-out blocks that an ``ae`` needs are missing.
+    """
+    problems = []
+    what = f"{sampler.name} is of stage {sampler.stage}"
+    if config.steps and sampler.latent is None:
+        problems.append(f"--steps is {config.steps}, but {what} and draws no latents; leave it out")
+    if config.decodings > 1 and sampler.autoencoder is None:
+        problems.append(f"--decodings is {config.decodings}, but {what} and has no latents; leave it out")
+    if config.n % config.decodings:
+        problems.append(f"--n {config.n} is no multiple of --decodings {config.decodings}; change one")
+    if sampler.stage == "ae" and config.n > len(sampler.held_out) * config.decodings:
+        most = len(sampler.held_out) * config.decodings
+        problems.append(
+            f"--n is {config.n}, but {what} and its data set has too few held-out blocks; give at most {most}"
+        )
+    if problems:
+        raise ConfigError(problems)
+    return replace(
+        config,
+        steps=config.steps or LATENT_STEPS.get(sampler.stage, 0),
+        decode_steps=config.decode_steps or default_decode_steps(sampler),
+    )
+
+
+@torch.no_grad()
+def draw_latents(sampler: Sampler, indices: range, config: SampleConfig) -> Tensor:
+    """Standardised latents z_0 (B, N, C) of those numbers.
+
+    A prior takes Euler steps and a student average-velocity steps from noise that depends on (seed, index) alone; an
+    auto-encoder encodes the held-out blocks of those numbers (the oracle).
+
+    ``config`` is as :func:`complete` returns it; seed, steps, gamma and precision are read.
+    """
+    shape = sampler.require_autoencoder().latent_shape
+    network = sampler.latent
+    with _autocast(sampler, config):
+        if network is None:
+            return sampler.encoder(sampler.held_out.gather(indices).to(sampler.device))
+        noise = SampleNoise(config.seed, indices)
+        z = noise.normal(noise.START, *shape).float().to(sampler.device)
+        if isinstance(network, LatentPrior):
+            return euler(network, z, network.schedule, config.steps)
+        noises = None
+        if config.gamma > 0 and config.steps > 1:
+            noises = noise.normal(noise.GAMMA, config.steps - 1, *shape).float().to(sampler.device)
+        return average_velocity_steps(network, z, network.schedule, config.steps, noises, config.gamma)
+
+
+@torch.no_grad()
+def decode(
+    sampler: Sampler, ids: range, config: SampleConfig, z_0: Tensor | None = None, on_step: OnStep | None = None
+) -> Tensor:
+    """Token ids (B, L), on the CPU, of the samples of those numbers (method section 6).
+
+    Args:
+        sampler: The networks.
+        ids: Numbers of the samples; reveal times and token draws depend on the seed and on these alone.
+        config: Seed, order, temperature, nucleus and so on, as :func:`complete` returns it.
+        z_0: (B, N, C) standardised latents, one a sample; None for an ``mdlm``.
+        on_step: Called after each decoding step of each batch.
+    """
+    found = []
+    for start in range(0, len(ids), config.batch_size):
+        part = slice(start, start + config.batch_size)
+        found.append(_decode_batch(sampler, ids[part], config, None if z_0 is None else z_0[part], on_step))
+    return torch.cat(found)
+
+
+def _decode_batch(
+    sampler: Sampler, ids: range, config: SampleConfig, z_0: Tensor | None, on_step: OnStep | None
+) -> Tensor:
+    decoder, device = sampler.decoder, sampler.device
+    caches = None
+    if z_0 is not None:
+        z = sampler.require_autoencoder().latents_for_decoder(z_0.to(device, torch.float32))
+        with _autocast(sampler, config):
+            caches = decoder.latent_caches(z)
+
+    def body(x_t: Tensor, rows: Tensor) -> Tensor:
+        chosen = caches
+        if caches is not None and len(rows) < len(ids):
+            chosen = [None if cache is None else cache.select(rows) for cache in caches]
+        with _autocast(sampler, config):
+            return decoder.body(x_t, chosen)
+
+    noise = SampleNoise(config.seed, ids)
+    return unmask(
+        body,
+        lambda hidden: decoder.logits(hidden.float()),
+        torch.full((len(ids), decoder.length), decoder.mask_id, device=device),
+        decoder.mask_id,
+        noise.uniform(noise.REVEAL, decoder.length).to(device),
+        noise.uniform(noise.TOKEN, decoder.length).to(device),
+        Decoding(config.decode_steps, config.temperature, config.top_p, config.order, config.threshold),
+        on_step,
+    ).cpu()
+
+
+def _autocast(sampler: Sampler, config: SampleConfig) -> torch.autocast:
+    return torch.autocast(sampler.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+
+
+def describe(sampler: Sampler, ids: range, config: SampleConfig, tokens: Tensor) -> list[Sample]:
+    """The samples as they are written: token ids (B, L), texts, and the settings that they were drawn with."""
+    shared: Sample = {
+        "seed": config.seed,
+        "steps": config.steps or None,
+        "decode_steps": config.decode_steps,
+        "model": sampler.name,
+        "stage": sampler.stage,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "gamma": config.gamma if config.steps and isinstance(sampler.latent, LatentStudent) else None,
+        "order": config.order,
+        "threshold": config.threshold if config.order == "threshold" else None,
+    }
+    samples = []
+    for i, row in zip(ids, tokens.tolist(), strict=True):
+        sample = {"id": i, "text": decode_text(sampler.tokenizer, row), "token_ids": row} | shared
+        samples.append(sample if sampler.autoencoder is None else sample | {"latent": i // config.decodings})
+    return samples
+
+
+def generate(sampler: Sampler, config: SampleConfig, progress: Progress | None = None) -> Iterator[Sample]:
+    """Draw ``config.n`` samples, in the order of their ids.
+
+    Latent j is decoded ``config.decodings`` times, into consecutive samples. Several processes take batches in turn;
+    all of them must iterate, and the main process gets every sample, the others none.
+
+    Args:
+        sampler: The networks.
+        config: What to draw.
+        progress: Called on the main process after each decoding step.
+
+    Raises:
+        ConfigError, UserError: As of :func:`complete`, before anything is drawn.
+    """
+    return _rounds(sampler, complete(sampler, config), progress)
+
+
+def _rounds(sampler: Sampler, config: SampleConfig, progress: Progress | None) -> Iterator[Sample]:
+    state = process_state()
+    total, size = config.n // config.decodings, max(1, config.batch_size // config.decodings)
+    batches = [range(i, min(i + size, total)) for i in range(0, total, size)]
+    done = 0
+    for first in range(0, len(batches), state.num_processes):
+        found: list[Sample] = []
+        if first + state.process_index < len(batches):
+            report = partial(progress, done) if progress and state.is_main_process else None
+            found = _draw_batch(sampler, batches[first + state.process_index], config, report)
+        if state.num_processes > 1:
+            found = gather_object(found)
+        done += len(found)
+        if state.is_main_process:
+            yield from found
+
+
+def _draw_batch(
+    sampler: Sampler, latents: range, config: SampleConfig, report: Callable[[int], None] | None
+) -> list[Sample]:
+    ids = range(latents.start * config.decodings, latents.stop * config.decodings)
+    z_0 = None
+    if sampler.autoencoder is not None:
+        z_0 = draw_latents(sampler, latents, config).repeat_interleave(config.decodings, 0)
+    on_step: OnStep | None = None if report is None else lambda step, _: report(step + 1)
+    return describe(sampler, ids, config, decode(sampler, ids, config, z_0, on_step))

@@ -1,0 +1,127 @@
+"""Sets of texts to measure: samples from files, and real text of the same form."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diladiff_cli.data.text import iter_documents
+from diladiff_cli.data.tokenizer import decode_text, encode_documents
+from diladiff_cli.errors import UserError
+
+Sample = dict[str, Any]
+REFERENCE = Path(__file__).parent.parent / "assets" / "text" / "valid.jsonl.zst"
+# What tells one way of sampling from another; the rest of a line differs from sample to sample.
+SETTINGS = ("model", "steps", "decode_steps", "temperature", "top_p", "gamma", "order", "threshold")
+
+
+def read_samples(source: str) -> list[Sample]:
+    """The JSON lines of ``sample``, from a file or from standard input (``-``).
+
+    Raises:
+        UserError: No such file, no lines, or a line that is no sample; names the line.
+    """
+    name = "standard input" if source == "-" else source
+    try:
+        lines = sys.stdin.buffer.readlines() if source == "-" else Path(source).read_bytes().splitlines()
+    except OSError as error:
+        raise UserError(f"cannot read {name} ({error.strerror})", "give a file that `diladiff sample` wrote") from error
+    samples = [_parse(line, f"{name}, line {i}") for i, line in enumerate(lines, 1) if line.strip()]
+    if not samples:
+        raise UserError(f"{name} holds no samples", "write some with: diladiff sample --n 64")
+    return samples
+
+
+def _parse(line: bytes, place: str) -> Sample:
+    remedy = 'every line must be a JSON object like {"text": "...", "token_ids": [...]}'
+    try:
+        sample = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{place} is not JSON", remedy) from error
+    if not isinstance(sample, dict) or not isinstance(sample.get("text"), str):
+        raise UserError(f"{place} has no text", remedy)
+    ids = sample.get("token_ids")
+    if ids is not None and not (isinstance(ids, list) and all(type(i) is int for i in ids)):
+        raise UserError(f"{place} has token_ids that are no list of integers", remedy)
+    return sample
+
+
+def group_samples(samples: Iterable[Sample]) -> list[list[Sample]]:
+    """Samples that were drawn in the same way together, in order of first appearance."""
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(json.dumps([sample.get(key) for key in SETTINGS]), []).append(sample)
+    return list(groups.values())
+
+
+def decodings_by_latent(samples: Iterable[Sample]) -> Tensor | None:
+    """(N, D, L) token ids of the latents that several texts were decoded from; None where there are none.
+
+    A latent is known by its ``seed`` and its number ``latent``. All are cut to the fewest texts that one of them has.
+    Texts of different lengths do not compare: None.
+    """
+    latents: dict[str, list[list[int]]] = {}
+    for sample in samples:
+        if sample.get("latent") is not None and sample.get("token_ids"):
+            key = json.dumps([sample.get("seed"), sample["latent"]])
+            latents.setdefault(key, []).append(sample["token_ids"])
+    several = [texts for texts in latents.values() if len(texts) > 1]
+    if len({len(ids) for texts in several for ids in texts}) != 1:
+        return None
+    fewest = min(map(len, several))
+    return torch.tensor([texts[:fewest] for texts in several])
+
+
+def reference_samples(tokenizer: Any, length: int, n: int, sources: Sequence[str] = ()) -> list[Sample]:
+    """Pieces of real text of the samples' length, spread evenly over the text.
+
+    Args:
+        tokenizer: The generator's; None to cut by characters.
+        length: Of a piece, in tokens of ``tokenizer`` or, without one, in characters.
+        n: Pieces wanted; there are fewer where the text is short.
+        sources: Text sources (default: the held-out text that ships with the package).
+
+    Raises:
+        UserError: A source cannot be read, or is shorter than one piece.
+    """
+    if not sources and not REFERENCE.is_file():
+        raise UserError("the reference text of the package is missing", "give --reference a text file")
+    documents = iter_documents(list(sources) or [str(REFERENCE)])
+    # Enough to choose from; a large corpus is not read to its end.
+    wanted = 8 * n
+    pieces = _character_pieces(documents, length) if tokenizer is None else _token_pieces(documents, tokenizer, length)
+    found = [piece for piece, _ in zip(pieces, range(wanted), strict=False)]
+    if not found:
+        raise UserError(f"the reference text is shorter than one sample of {length}", "give --reference a longer text")
+    count = min(n, len(found))
+    return [found[i * len(found) // count] for i in range(count)]
+
+
+def _character_pieces(documents: Iterable[str], length: int) -> Iterator[Sample]:
+    buffer = ""
+    for document in documents:
+        buffer += document + "\n\n"
+        while len(buffer) >= length:
+            yield {"text": buffer[:length]}
+            buffer = buffer[length:]
+
+
+def _token_pieces(documents: Iterable[str], tokenizer: Any, length: int) -> Iterator[Sample]:
+    """Packed as the training data are: documents end in a separator and pieces may cross it."""
+    buffer: list[int] = []
+    for document in documents:
+        buffer += encode_documents(tokenizer, [document])[0]
+        whole = len(buffer) // length * length
+        for start in range(0, whole, length):
+            ids = buffer[start : start + length]
+            yield {"text": decode_text(tokenizer, ids), "token_ids": ids}
+        del buffer[:whole]
+
+
+def blocks_as_samples(tokenizer: Any, blocks: Tensor) -> list[Sample]:
+    """Token blocks (n, L), such as a data set's held-out ones, in the form of samples."""
+    return [{"text": decode_text(tokenizer, ids), "token_ids": ids} for ids in blocks.to(torch.int64).tolist()]

@@ -1,0 +1,191 @@
+"""The commands that need no training of their own, on a tiny chain."""
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diladiff_cli.cli.sample import SEPARATOR
+
+from ..chain import LATENTS, LENGTH, Chain
+from .conftest import Cli
+
+
+def samples(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def give(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Put text on standard input."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
+
+def test_sample_writes_what_the_library_draws(cli: Cli, tiny_chain: Chain) -> None:
+    from diladiff_cli import load
+
+    found = cli("sample", "--model", tiny_chain.student, "--steps", "2", "--n", "3", "--seed", "5")
+    assert (found.status, found.err) == (0, "")
+    assert samples(found.out) == load(tiny_chain.student).sample(n=3, steps=2, seed=5)
+
+
+def test_sample_without_model_takes_the_local_student_and_says_so(
+    cli: Cli, tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_chain.root)
+    found = cli("sample", "--n", "1")
+    assert (found.status, found.errors) == (0, ["model: ./ckpt/student"])
+    assert samples(found.out)[0]["model"] == "ckpt/student"
+
+
+def test_sample_as_text_separates_the_texts_with_dashes(cli: Cli, tiny_chain: Chain) -> None:
+    lines = samples(cli("sample", "--model", tiny_chain.mdlm, "--n", "3").out)
+    found = cli("sample", "--model", tiny_chain.mdlm, "--n", "3", "--format", "text")
+    assert found.status == 0
+    assert found.out == f"\n{SEPARATOR}\n".join(line["text"] for line in lines) + "\n"
+
+
+def test_sample_into_a_file_leaves_stdout_alone(cli: Cli, tiny_chain: Chain, tmp_path: Path) -> None:
+    found = cli("sample", "--model", tiny_chain.mdlm, "--n", "2", "--out", "s.jsonl")
+    assert (found.status, found.out, found.errors) == (0, "", ["s.jsonl: 2 samples"])
+    assert samples((tmp_path / "s.jsonl").read_text()) == samples(
+        cli("sample", "--model", tiny_chain.mdlm, "--n", "2").out
+    )
+    assert [p.name for p in tmp_path.iterdir()] == ["s.jsonl"]
+
+
+def test_a_failing_sample_leaves_the_old_file(
+    cli: Cli, tiny_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diladiff_cli.model import Model
+
+    def failing(self: Model, *_: object) -> Any:
+        yield {"id": 0, "text": "new"}
+        raise RuntimeError("broke off")
+
+    monkeypatch.setattr(Model, "stream", failing)
+    (tmp_path / "s.jsonl").write_text("old")
+    assert cli("sample", "--model", tiny_chain.mdlm, "--out", "s.jsonl").status == 1
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"s.jsonl": "old"}
+
+
+def test_sample_into_a_folder_that_is_not_there_is_an_error(cli: Cli, tiny_chain: Chain) -> None:
+    found = cli("sample", "--model", tiny_chain.mdlm, "--n", "1", "--out", "nowhere/s.jsonl")
+    assert (found.status, found.out) == (1, "")
+    assert found.errors == ["error: cannot write nowhere/s.jsonl (No such file or directory); choose another --out"]
+
+
+def test_options_that_do_not_fit_the_model_are_wrong_usage(cli: Cli, tiny_chain: Chain) -> None:
+    found = cli("sample", "--model", tiny_chain.mdlm, "--steps", "3", "--decodings", "2")
+    assert (found.status, found.out, len(found.errors)) == (2, "", 2)
+    assert all(line.startswith("error: --") for line in found.errors)
+
+
+def test_eval_of_samples_cuts_the_reference_in_the_tokens_of_their_model(
+    cli: Cli, tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(monkeypatch, cli("sample", "--model", tiny_chain.student, "--n", "4").out)
+    found = cli("eval", "-", "--scorer", "none", "--reference", tiny_chain.text)
+    assert found.status == 0
+    (report,) = samples(found.out)
+    assert report["samples"]["n"] == report["reference"]["n"] == 4
+    assert report["reference"]["mean_length"] == LENGTH
+    assert report["settings"]["model"] == str(tiny_chain.student)
+    assert "reference" in found.err
+    assert "entropy" in found.err
+
+
+def test_eval_of_samples_of_an_unknown_model_cuts_the_reference_by_characters(
+    cli: Cli, tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diladiff_cli.stages import eval_samples
+
+    asked: list[tuple[Any, int, int]] = []
+    original = eval_samples.reference_samples
+
+    def noted(tokenizer: Any, length: int, n: int, sources: list[str]) -> Any:
+        asked.append((tokenizer, length, n))
+        return original(tokenizer, length, n, sources)
+
+    monkeypatch.setattr(eval_samples, "reference_samples", noted)
+    Path("s.jsonl").write_text("".join(json.dumps({"text": "x" * k, "model": "gone"}) + "\n" for k in (20, 30, 90)))
+    found = cli("eval", "s.jsonl", "--scorer", "none", "--reference", tiny_chain.text)
+    assert found.status == 0, found.err
+    assert asked == [(None, 30, 6)]  # twice as many pieces as samples, of the samples' median length
+    assert samples(found.out)[0]["reference"]["n"] == 3
+
+
+def test_eval_gives_one_report_for_each_way_of_sampling(cli: Cli, tiny_chain: Chain) -> None:
+    parts = [cli("sample", "--model", tiny_chain.student, "--n", "2", "--steps", str(s)).out for s in (1, 2)]
+    Path("both.jsonl").write_text("".join(parts))
+    Path("one.jsonl").write_text(parts[0])
+    found = cli("eval", "both.jsonl", "one.jsonl", "--scorer", "none", "--reference", tiny_chain.text)
+    assert [report["settings"]["steps"] for report in samples(found.out)] == [1, 2, 1]
+
+
+def test_eval_of_an_artifact_gives_its_figures(cli: Cli, tiny_chain: Chain) -> None:
+    found = cli("eval", tiny_chain.mdlm, "--batches", "1", "--draws", "3", "--seed", "4")
+    assert found.status == 0
+    (report,) = samples(found.out)
+    assert report["stage"] == "mdlm"
+    assert report["settings"] | {"batches": 1, "draws": 3, "seed": 4} == report["settings"]
+    assert "masking ratio" in found.err
+
+
+def test_pretty_indents_the_same_report(cli: Cli, tiny_chain: Chain) -> None:
+    plain = cli("eval", tiny_chain.mdlm, "--batches", "1", "--draws", "1")
+    pretty = cli("eval", tiny_chain.mdlm, "--batches", "1", "--draws", "1", "--pretty")
+    assert json.loads(pretty.out) == json.loads(plain.out)
+    assert len(plain.out.splitlines()) == 1 < len(pretty.out.splitlines())
+
+
+def test_info_gives_a_record_and_a_table(cli: Cli, tiny_chain: Chain) -> None:
+    for path, stage in ((tiny_chain.data, "data"), (tiny_chain.ae, "ae")):
+        found = cli("info", path)
+        assert found.status == 0
+        assert json.loads(found.out)["stage"] == stage
+        assert str(path) in found.err
+
+
+def test_a_bundle_samples_what_its_model_samples(cli: Cli, tiny_chain: Chain) -> None:
+    exported = cli("export", "--model", tiny_chain.student, "--out", "bundle", "--precision", "fp32")
+    assert (exported.status, exported.out, len(exported.errors)) == (0, "", 1)
+    drawn = [samples(cli("sample", "--model", model, "--n", "2").out) for model in ("bundle", tiny_chain.student)]
+    assert [s["token_ids"] for s in drawn[0]] == [s["token_ids"] for s in drawn[1]]
+
+
+def test_encode_without_text_takes_the_shipped_text_and_says_so(cli: Cli) -> None:
+    found = cli("encode", "--dry-run")
+    assert found.status == 0
+    assert len(found.errors) == 1
+    assert found.errors[0].startswith("no text was given: using the one that ships with diladiff")
+    assert [Path(name).name for name in json.loads(found.out)["files"]] == ["train.jsonl.zst", "valid.jsonl.zst"]
+
+
+def test_encode_with_an_auto_encoder_writes_latents_of_its_data(cli: Cli, tiny_chain: Chain, tmp_path: Path) -> None:
+    found = cli("encode", "--ae", tiny_chain.ae, "--batch-size", "7")
+    assert (found.status, found.out) == (0, "")
+    assert json.loads((tmp_path / "latents" / "config.json").read_text())["shape"][0] == LATENTS
+
+
+@pytest.mark.parametrize(
+    ("command", "parent", "stage"),
+    [
+        ("train-mdlm", ("--data", "data"), "mdlm"),
+        ("train-ae", ("--base", "mdlm"), "ae"),
+        ("train-prior", ("--ae", "ae"), "prior"),
+        ("distill", ("--prior", "prior"), "student"),
+    ],
+)
+def test_a_dry_run_prints_the_plan_and_writes_nothing(
+    cli: Cli, tiny_chain: Chain, tmp_path: Path, command: str, parent: tuple[str, str], stage: str
+) -> None:
+    found = cli(command, parent[0], getattr(tiny_chain, parent[1]), "--dry-run", "--seed", "3")
+    assert (found.status, found.err) == (0, "")
+    plan = json.loads(found.out)
+    assert plan["stage"] == stage
+    assert plan["training"]["seed"] == 3
+    assert plan["out"] == f"ckpt/{stage}"
+    assert list(tmp_path.iterdir()) == []

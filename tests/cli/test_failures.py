@@ -1,0 +1,227 @@
+import shutil
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diladiff_cli.cli.command import Command, command
+from diladiff_cli.cli.failures import explain, is_out_of_memory, wants_debug
+from diladiff_cli.cli.output import ClosedPipeError
+from diladiff_cli.config import MdlmConfig, SampleConfig
+from diladiff_cli.errors import UserError
+from diladiff_cli.settings import ConfigError, Settings
+
+from ..chain import Chain
+from .conftest import Cli
+from .scripts import finish, start
+
+WRONG_USAGE: list[tuple[str, list[str]]] = [
+    ("", ["error: missing command; see diladiff --help"]),
+    ("trian-ae", ["error: no such command 'trian-ae'; did you mean 'train-ae'?"]),
+    ("bench", ["error: no such command 'bench'; see diladiff --help"]),
+    ("sample --temprature 2", ["error: no such option: --temprature; did you mean --temperature?"]),
+    ("sample extra", ["error: got unexpected extra argument(s) (extra); see diladiff sample --help"]),
+    ("eval", ["error: missing argument 'TARGET'; see diladiff eval --help"]),
+    ("info", ["error: missing argument 'PATH'; see diladiff info --help"]),
+    ("train-mdlm --batch-size x", ["error: --batch-size is 'x'; give a value of type int"]),
+    ("train-mdlm --max-steps 1.5", ["error: --max-steps is '1.5'; give a value of type int"]),
+    ("train-mdlm --learning-rate nan", ["error: --learning-rate is nan; give a finite number"]),
+    ("train-mdlm --width -3", ["error: --width is -3; give at least 2"]),
+    ("sample --top-p 1.5", ["error: --top-p is 1.5; give at most 1"]),
+    ("distill --velocity fast", ["error: --velocity is 'fast'; choose one of ode, sampled"]),
+    ("sample --format xml", ["error: --format is 'xml'; choose one of jsonl, text"]),
+    ("train-prior --preset huge", ["error: --preset is 'huge'; choose one of demo, small, owt"]),
+    (
+        "train-mdlm --width 10 --heads 3 --batch-size 7 --grad-accum 2",
+        [
+            "error: --batch-size 7 is no multiple of --grad-accum 2; change one",
+            "error: --width 10 is no multiple of twice --heads 3; change one",
+        ],
+    ),
+    (
+        "train-ae --batch-size x --compression 0 --augmentation odd --learning-rate -1",
+        [
+            "error: --batch-size is 'x'; give a value of type int",
+            "error: --learning-rate is -1.0; give at least 0",
+            "error: --compression is 0; give at least 1",
+            "error: --augmentation is 'odd'; choose one of strong, mild, soft, dropout-50",
+        ],
+    ),
+    (
+        "encode some.txt --batch-size 3 --data data --fresh",
+        [
+            "error: --data needs --ae; name the auto-encoder",
+            "error: --batch-size needs --ae; name the auto-encoder",
+            "error: --resume/--fresh needs --ae; name the auto-encoder",
+        ],
+    ),
+    (
+        "encode some.txt --ae ckpt/ae --length 32 --dry-run",
+        [
+            "error: TEXT has no meaning with --ae; leave it out",
+            "error: --dry-run has no meaning with --ae; leave it out",
+            "error: --length has no meaning with --ae; leave it out",
+        ],
+    ),
+]
+
+FAILED: list[tuple[str, str]] = [
+    ("train-mdlm", "error: data is no token data set: no config.json; make it with encode TEXT --out data"),
+    ("train-ae", "error: ckpt/mdlm is no artifact of stage mdlm: no config.json; train-mdlm makes one"),
+    ("train-prior --ae nowhere", "error: nowhere is no artifact of stage ae: no config.json; train-ae makes one"),
+    ("distill", "error: ckpt/prior is no artifact of stage prior: no config.json; train-prior makes one"),
+    ("encode --ae ckpt/ae", "error: ckpt/ae is no artifact of stage ae: no config.json; train-ae makes one"),
+    ("encode missing.txt", "error: there is no file or folder missing.txt; check the path"),
+    ("sample --model nowhere", "error: nowhere is no artifact of stage mdlm/ae/prior/student: no config.json; "),
+    ("eval missing.jsonl", "error: cannot read missing.jsonl (No such file or directory); "),
+    ("info nowhere", "error: there is no folder nowhere; "),
+    ("export", "error: ckpt/student is no artifact of stage mdlm/ae/prior/student: no config.json; "),
+]
+
+
+@pytest.mark.parametrize(("line", "errors"), WRONG_USAGE, ids=[line or "nothing" for line, _ in WRONG_USAGE])
+def test_wrong_usage_is_told_in_one_line_for_each_problem(cli: Cli, line: str, errors: list[str]) -> None:
+    found = cli(*line.split())
+    assert (found.status, found.out, found.errors) == (2, "", errors)
+
+
+@pytest.mark.parametrize(("line", "error"), FAILED, ids=[line for line, _ in FAILED])
+def test_what_is_missing_is_named_with_the_remedy(cli: Cli, line: str, error: str) -> None:
+    found = cli(*line.split())
+    assert (found.status, found.out) == (1, "")
+    assert len(found.errors) == 1
+    assert found.errors[0].startswith(error)
+
+
+def test_a_parent_of_the_wrong_stage_is_named_with_the_command_that_makes_the_right_one(
+    cli: Cli, tiny_chain: Chain
+) -> None:
+    found = cli("train-prior", "--ae", tiny_chain.mdlm, "--dry-run")
+    assert (found.status, found.out) == (1, "")
+    assert found.errors == [f"error: {tiny_chain.mdlm} is of stage mdlm, wanted ae; train-ae makes one"]
+
+
+def test_a_missing_grandparent_is_named(cli: Cli, tiny_chain: Chain, tmp_path: Path) -> None:
+    shutil.copytree(tiny_chain.student, tmp_path / "ckpt" / "student")
+    found = cli("sample", "--n", "1")
+    assert (found.status, found.out) == (1, "")
+    assert found.errors[0] == "model: ./ckpt/student"
+    assert found.errors[1].startswith("error: ckpt/student builds on ckpt/ae, which is missing; put it back")
+
+
+def test_latents_of_another_auto_encoder_are_refused(cli: Cli, tiny_chain: Chain, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    width = ["--latent-width", "4", "--encoder-layers", "1", "--max-steps", "1", "--precision", "fp32"]
+    assert cli("train-ae", "--base", tiny_chain.mdlm, "--out", other, "--batch-size", "8", *width).status == 0
+    assert cli("encode", "--ae", other, "--out", "latents").status == 0
+    found = cli("train-prior", "--ae", tiny_chain.ae, "--latents", "latents")
+    assert found.status == 1
+    assert found.errors[-1].startswith("error: latents holds latents of another auto-encoder; run encode --ae")
+
+
+def test_an_unforeseen_error_is_one_line_and_with_debug_a_traceback() -> None:
+    line = "error: RuntimeError: odd; run with --debug for the traceback\n"
+    body = "raise RuntimeError('odd.\\nmore of it')"
+    assert finish(start(body)) == (1, "", line)
+    for process in (start(body, ("--debug", "try")), start(body, DILADIFF_DEBUG="1")):
+        status, out, err = finish(process)
+        assert (status, out) == (1, "")
+        assert err.startswith("Traceback (most recent call last):")
+        assert err.endswith(f"RuntimeError: odd.\nmore of it\n{line}")
+
+
+def test_an_error_of_the_user_shows_its_traceback_with_debug_alone() -> None:
+    body = "from diladiff_cli.errors import UserError\nraise UserError('no data', 'make some')"
+    assert finish(start(body))[2] == "error: no data; make some\n"
+    assert finish(start(body, ("--debug", "try")))[2].startswith("Traceback")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "wanted"),
+    [
+        ([], "", False),
+        (["--debug", "info"], "", True),
+        (["info", "--debug"], "", False),
+        (["info"], "1", True),
+        (["info"], "0", False),
+    ],
+)
+def test_debug_stands_before_the_command_or_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], variable: str, wanted: bool
+) -> None:
+    monkeypatch.setenv("DILADIFF_DEBUG", variable)
+    assert wants_debug(arguments) is wanted
+
+
+def test_a_run_interrupted_after_saving_exits_with_its_signal() -> None:
+    from diladiff_cli.runtime.session import Interrupted
+
+    assert explain(Interrupted(15)) == (143, ["interrupted by signal 15 after saving; the same command continues"])
+    assert explain(Interrupted(2))[0] == 130
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "lines"),
+    [
+        (UserError("bad\nthing", "mend it"), 1, ["error: bad thing; mend it"]),
+        (ConfigError(["a; b", "c; d"]), 2, ["error: a; b", "error: c; d"]),
+        (ClosedPipeError(), 0, []),
+        (KeyboardInterrupt(), 130, ["interrupted"]),
+        (ValueError(), 1, ["error: ValueError; run with --debug for the traceback"]),
+    ],
+)
+def test_every_kind_of_error_has_its_status(error: BaseException, status: int, lines: list[str]) -> None:
+    assert explain(error) == (status, lines)
+
+
+def starved(settings: type[Settings] | None, error: BaseException) -> Command:
+    """A command whose body runs out of memory."""
+
+    def body(batch_size: int = 8) -> None:
+        """Starve."""
+        raise error
+
+    def configured(config: Settings) -> None:
+        """Starve."""
+        raise error
+
+    stage = {MdlmConfig: "mdlm", SampleConfig: "sample"}.get(settings)  # type: ignore[call-overload]
+    return command("starve", stage=stage, examples=("starve",))(body if settings is None else configured)
+
+
+@pytest.mark.parametrize(
+    ("settings", "given", "what"),
+    [
+        (
+            MdlmConfig,
+            {"batch_size": "64", "grad_accum": "2"},
+            "out of memory at --batch-size 64 with --grad-accum 2; try --grad-accum 4, which gives the same numbers",
+        ),
+        (SampleConfig, {"batch_size": "7"}, "out of memory at --batch-size 7; try --batch-size 3"),
+        (None, {"batch_size": 8}, "out of memory at --batch-size 8; try --batch-size 4"),
+    ],
+)
+def test_running_out_of_memory_names_the_batch_size_and_what_to_change(
+    capfd: pytest.CaptureFixture[str], settings: type[Settings] | None, given: dict[str, Any], what: str
+) -> None:
+    import torch
+
+    found = starved(settings, torch.OutOfMemoryError("CUDA out of memory."))
+    values = dict.fromkeys(found.signature().parameters) | given
+    with pytest.raises(UserError, match=what):
+        found.callback()(**values)
+
+
+def test_memory_runs_out_on_the_cpu_as_well() -> None:
+    assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"))
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(RuntimeError("shapes do not fit"))
+
+
+def test_errors_are_told_apart_without_importing_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = types.SimpleNamespace(**{k: v for k, v in vars(sys).items() if k != "modules"}, modules={})
+    monkeypatch.setattr("diladiff_cli.cli.failures.sys", loaded)
+    assert explain(UserError("a", "b")) == (1, ["error: a; b"])
+    assert not is_out_of_memory(RuntimeError("shapes do not fit"))

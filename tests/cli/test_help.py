@@ -1,0 +1,68 @@
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+import diladiff_cli
+from diladiff_cli.cli.command import Command
+from diladiff_cli.cli.main import COMMANDS, main
+from diladiff_cli.settings import flag
+
+from .conftest import ROOT, Cli, environment
+
+PIPELINE = ["encode", "train-mdlm", "train-ae", "train-prior", "distill", "sample", "eval", "info", "export"]
+HEAVY = ("torch", "transformers", "datasets", "accelerate", "numpy", "safetensors", "huggingface_hub")
+
+
+def test_help_lists_the_commands_in_the_order_of_the_pipeline(cli: Cli) -> None:
+    found = cli("--help")
+    assert found.status == 0
+    assert found.err == ""
+    assert re.findall(r"^│ ([a-z][a-z-]+)  ", found.out, re.MULTILINE) == PIPELINE
+
+
+def test_version_is_that_of_the_package(cli: Cli) -> None:
+    found = cli("--version")
+    assert (found.status, found.out, found.err) == (0, f"diladiff {diladiff_cli.__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_help_of_a_command_describes_it_and_shows_examples(cli: Cli, command: Command) -> None:
+    found = cli(command.name, "--help")
+    assert found.status == 0
+    assert found.err == ""
+    assert (command.body.__doc__ or "").splitlines()[0] in found.out
+    assert all(f"$ {example}" in found.out for example in command.examples)
+
+
+def test_help_and_version_import_nothing_heavy() -> None:
+    code = f"""
+import sys
+from diladiff_cli.cli.main import run
+for arguments in (["--help"], ["--version"], *([name, "--help"] for name in {PIPELINE})):
+    assert run(arguments) == 0
+print("loaded:", [name for name in {HEAVY} if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True, timeout=60
+    )
+    assert done.stdout.splitlines()[-1] == "loaded: []"
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_examples_name_existing_commands_and_options(command: Command) -> None:
+    known = {"preset", "config"} | set(command.signature().parameters)
+    own = [part for example in command.examples for part in example.split(" | ") if f"diladiff {command.name}" in part]
+    own += [part for example in command.examples for part in example.split(" | ") if f"cli {command.name}" in part]
+    assert own
+    for part in own:
+        assert {option for option in re.findall(r"--[a-z-]+", part) if option not in map(flag, known)} == set()
+
+
+def test_console_script_is_the_main_function() -> None:
+    script = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["diladiff"]
+    module, _, name = script.partition(":")
+    assert getattr(importlib.import_module(module), name) is main

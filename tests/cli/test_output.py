@@ -1,0 +1,120 @@
+import io
+import json
+import math
+import signal
+
+import pytest
+
+from diladiff_cli.cli.output import document, finite, write
+
+from .scripts import finish, start
+
+
+def test_what_libraries_print_never_reaches_stdout() -> None:
+    body = """
+print("chatter of Python")
+os.write(1, b"chatter of compiled code\\n")
+os.system("echo chatter of a child")
+return [{"n": 1}]
+"""
+    status, out, err = finish(start(body))
+    assert status == 0
+    assert out == '{"n": 1}\n'
+    assert sorted(err.splitlines()) == ["chatter of Python", "chatter of a child", "chatter of compiled code"]
+
+
+def test_lines_are_flushed_one_by_one() -> None:
+    process = start("yield {'n': 1}\ntime.sleep(60)")
+    assert process.stdout is not None
+    assert process.stdout.readline() == '{"n": 1}\n'
+    process.kill()
+    finish(process)
+
+
+def test_a_closed_pipe_ends_quietly() -> None:
+    process = start("return ({'n': n} for n in range(10**9))")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == '{"n": 0}\n'
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0
+    assert process.stderr.read() == ""
+    process.stderr.close()
+
+
+def test_a_closed_pipe_elsewhere_is_an_error() -> None:
+    status, out, err = finish(start("raise BrokenPipeError('a tracker went away')"))
+    assert (status, out) == (1, "")
+    assert err == "error: BrokenPipeError: a tracker went away; run with --debug for the traceback\n"
+
+
+@pytest.mark.parametrize(("debug", "count"), [((), 0), (("--debug",), 2)])
+def test_warnings_of_libraries_are_shown_with_debug_alone(debug: tuple[str, ...], count: int) -> None:
+    body = """
+import logging, warnings
+warnings.warn("be warned")
+logging.getLogger("library").warning("be warned")
+"""
+    status, out, err = finish(start(body, (*debug, "try")))
+    assert (status, out) == (0, "")
+    assert err.count("be warned\n") == count
+
+
+def test_only_the_main_process_of_several_writes() -> None:
+    body = """
+from diladiff_cli.cli.output import say, show
+say("a note")
+show("a table")
+return [{"n": 1}]
+"""
+    assert finish(start(body, RANK="1")) == (0, "", "")
+    assert finish(start(body, RANK="0")) == (0, '{"n": 1}\n', "a note\na table\n")
+
+
+def test_one_process_of_a_machine_reports_an_error_of_the_user() -> None:
+    body = "from diladiff_cli.errors import UserError\nraise UserError('no data', 'make some')"
+    assert finish(start(body, RANK="5", LOCAL_RANK="1")) == (1, "", "")
+    assert finish(start(body, RANK="4", LOCAL_RANK="0")) == (1, "", "error: no data; make some\n")
+
+
+def test_a_mapping_is_one_indented_document() -> None:
+    stream = io.BytesIO()
+    write({"a": [1, "ü"]}, stream)
+    text = stream.getvalue().decode()
+    assert json.loads(text) == {"a": [1, "ü"]}
+    assert text == document({"a": [1, "ü"]}) + "\n"
+    assert "ü" in text
+
+
+def test_strings_are_written_as_they_are() -> None:
+    stream = io.BytesIO()
+    write(["a", {"b": None}], stream)
+    assert stream.getvalue() == b'a\n{"b": null}\n'
+
+
+def test_infinities_become_null_since_json_has_none() -> None:
+    values = {"a": math.inf, "b": [math.nan, 1.5, (2, -math.inf)], "c": {"d": math.nan}, "e": "NaN"}
+    assert finite(values) == {"a": None, "b": [None, 1.5, [2, None]], "c": {"d": None}, "e": "NaN"}
+
+
+def test_sigterm_outside_training_cleans_up_and_exits_143() -> None:
+    body = """
+try:
+    print("ready", flush=True)
+    time.sleep(60)
+finally:
+    print("cleaned up", flush=True)
+"""
+    process = start(body)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "ready\n"
+    process.terminate()
+    assert finish(process) == (143, "", "cleaned up\n")
+
+
+def test_sigint_outside_training_exits_130() -> None:
+    process = start("print('ready', flush=True)\ntime.sleep(60)")
+    assert process.stderr is not None
+    assert process.stderr.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert finish(process) == (130, "", "interrupted\n")

@@ -1,0 +1,108 @@
+import pytest
+import torch
+from torch import Tensor
+
+from diladiff_cli.core.unmask import Decoding, unmask
+
+MASK = 2
+SURENESS = [0.6, 0.95, 0.7, 0.9, 0.8, 0.55, 0.85, 0.65]  # of the likelier of two tokens, by position
+
+
+class Recorder:
+    """Binary tokens whose probabilities are fixed by position; keeps the masked positions after each step."""
+
+    def __init__(self, sureness: list[float]) -> None:
+        likely = torch.tensor(sureness, dtype=torch.float64)
+        self.logits = torch.stack([1 - likely, likely, torch.zeros_like(likely)], dim=-1).log()
+        self.calls = 0
+        self.masked: list[list[set[int]]] = []
+
+    def body(self, x_t: Tensor, rows: Tensor) -> Tensor:
+        self.calls += 1
+        assert len(x_t) == len(rows)
+        return self.logits.expand(len(x_t), -1, -1)
+
+    def note(self, step: int, x: Tensor) -> None:
+        assert step == len(self.masked)
+        self.masked.append([set((row == MASK).nonzero().flatten().tolist()) for row in x])
+
+    def run(self, x: Tensor, decoding: Decoding, uniform: float = 0.99) -> Tensor:
+        """A uniform of 0.99 draws the likelier token everywhere, one of 0 the other."""
+        points = torch.full(x.shape, uniform, dtype=torch.float64)
+        return unmask(self.body, lambda h: h, x, MASK, torch.full(x.shape, 0.5), points, decoding, self.note)
+
+
+def test_confidence_reveals_the_surest_positions_first() -> None:
+    recorder = Recorder(SURENESS)
+    out = recorder.run(torch.full((1, 8), MASK), Decoding(4, order="confidence"))
+    assert [step[0] for step in recorder.masked] == [{0, 2, 4, 5, 6, 7}, {0, 2, 5, 7}, {0, 5}, set()]
+    assert out.tolist() == [[1] * 8]
+
+
+def test_confidence_is_that_of_the_drawn_token_not_of_the_likeliest() -> None:
+    recorder = Recorder(SURENESS)
+    out = recorder.run(torch.full((1, 8), MASK), Decoding(8, order="confidence"), uniform=0.0)
+    assert recorder.masked[0][0] == set(range(8)) - {5}
+    assert out.tolist() == [[0] * 8]
+
+
+@pytest.mark.parametrize(("steps", "left"), [(2, [2, 0]), (4, [3, 2, 1, 0]), (8, [4, 3, 2, 2, 2, 1, 0, 0])])
+def test_confidence_spreads_what_a_prompt_leaves_to_reveal_over_all_steps(steps: int, left: list[int]) -> None:
+    x = torch.full((1, 8), MASK)
+    x[0, ::2] = 0
+    recorder = Recorder(SURENESS)
+    recorder.run(x, Decoding(steps, order="confidence"))
+    assert [len(step[0]) for step in recorder.masked] == left
+
+
+def test_confidence_steps_that_reveal_nothing_skip_the_network() -> None:
+    recorder = Recorder(SURENESS[:2])
+    recorder.run(torch.full((3, 2), MASK), Decoding(10, order="confidence"))
+    assert recorder.calls == 2
+    assert len(recorder.masked) == 10
+
+
+def test_confidence_counts_are_kept_for_each_example() -> None:
+    x = torch.full((2, 8), MASK)
+    x[1, 2:] = 0
+    recorder = Recorder(SURENESS)
+    recorder.run(x, Decoding(2, order="confidence"))
+    assert recorder.masked[0] == [{0, 2, 5, 7}, {0}]
+    assert recorder.masked[1] == [set(), set()]
+
+
+def test_threshold_reveals_everything_surer_and_else_the_surest() -> None:
+    recorder = Recorder(SURENESS)
+    recorder.run(torch.full((1, 8), MASK), Decoding(8, order="threshold", threshold=0.75))
+    masked = [step[0] for step in recorder.masked]
+    assert masked[:4] == [{0, 2, 5, 7}, {0, 5, 7}, {0, 5}, {5}]
+    assert masked[4:] == [set()] * 4
+    assert recorder.calls == 5
+
+
+def test_threshold_counts_each_example_alone() -> None:
+    x = torch.full((2, 8), MASK)
+    x[1, [1, 3, 4, 6]] = 1
+    recorder = Recorder(SURENESS)
+    recorder.run(x, Decoding(8, order="threshold", threshold=0.75))
+    assert recorder.masked[0] == [{0, 2, 5, 7}, {0, 5, 7}]
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_threshold_reveals_what_is_left_in_the_last_step(steps: int) -> None:
+    recorder = Recorder(SURENESS)
+    recorder.run(torch.full((1, 8), MASK), Decoding(steps, order="threshold", threshold=1.0))
+    assert [len(step[0]) for step in recorder.masked] == [*range(7, 8 - steps, -1), 0]
+
+
+@pytest.mark.parametrize("order", ["random", "confidence", "threshold"])
+def test_a_text_without_masks_needs_no_network(order: str) -> None:
+    recorder, x = Recorder(SURENESS), torch.tensor([[0, 1] * 4])
+    assert torch.equal(recorder.run(x, Decoding(4, order=order)), x)
+    assert recorder.calls == 0
+
+
+def test_temperature_zero_decodes_greedily() -> None:
+    recorder = Recorder([0.6, 0.3, 0.9, 0.2])
+    out = recorder.run(torch.full((1, 4), MASK), Decoding(4, temperature=0.0), uniform=0.0)
+    assert out.tolist() == [[1, 0, 1, 0]]

@@ -1,0 +1,104 @@
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from diladiff_cli.core.unmask import draw_tokens, last_positive, nucleus
+
+NEVER = -torch.inf
+LARGEST = 1 - 2.0**-53  # the largest double below 1
+
+
+def uniform(n: int, seed: int) -> Tensor:
+    return torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def p_value(tokens: Tensor, probabilities: Tensor) -> float:
+    """Chi-square of tokens against probabilities; those of probability zero must not occur."""
+    counts, possible = tokens.bincount(minlength=len(probabilities)), probabilities > 0
+    assert not counts[~possible].any()
+    expected = len(tokens) * probabilities[possible].double()
+    return float(stats.chisquare(counts[possible].numpy(), expected.numpy()).pvalue)
+
+
+LOGITS = torch.randn(12, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_tokens_follow_the_tempered_distribution(temperature: float) -> None:
+    tokens, _ = draw_tokens(LOGITS.expand(50_000, 12), uniform(50_000, seed=1), temperature)
+    assert p_value(tokens, (LOGITS.double() / temperature).softmax(-1)) > 1e-3
+    assert p_value(tokens, (LOGITS.double() / (1.1 * temperature)).softmax(-1)) < 1e-6
+
+
+@pytest.mark.parametrize("top_p", [0.6, 0.9])
+def test_tokens_follow_the_renormalised_nucleus(top_p: float) -> None:
+    probabilities = LOGITS.double().softmax(-1)
+    ordered, order = probabilities.sort(descending=True)
+    size = int((ordered.cumsum(0) < top_p).sum()) + 1  # with the one that crosses
+    kept = torch.zeros_like(probabilities).scatter(0, order[:size], ordered[:size])
+    tokens, _ = draw_tokens(LOGITS.expand(50_000, 12), uniform(50_000, seed=2), top_p=top_p)
+    assert p_value(tokens, kept / kept.sum()) > 1e-3
+
+
+def test_each_row_has_its_own_distribution() -> None:
+    logits = torch.full((4, 4), NEVER)
+    logits[range(4), [2, 0, 3, 1]] = 1.0
+    tokens, sureness = draw_tokens(logits, uniform(4, seed=3))
+    assert tokens.tolist() == [2, 0, 3, 1]
+    assert sureness.tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.99])
+@pytest.mark.parametrize("impossible", [[0], [3], [5], [0, 1, 4, 5], [1, 2, 3, 4]])
+def test_impossible_tokens_are_never_drawn(impossible: list[int], top_p: float) -> None:
+    logits = torch.randn(2000, 6, generator=torch.Generator().manual_seed(4))
+    logits[:, impossible] = NEVER
+    edges = torch.tensor([0.0, 2.0**-53, LARGEST, 1.0], dtype=torch.float64).repeat(250)
+    tokens, _ = draw_tokens(logits, torch.cat([edges, uniform(1000, seed=5)]), top_p=top_p)
+    assert not torch.isin(tokens, torch.tensor(impossible)).any()
+    possible = [token for token in range(6) if token not in impossible]
+    if top_p == 1.0:
+        assert set(tokens.tolist()) == set(possible)
+        assert tokens[:4].tolist() == [possible[0], possible[0], possible[-1], possible[-1]]
+
+
+def test_tail_beyond_single_precision_is_reached() -> None:
+    logits = torch.tensor([[0.0, -23.0]]).expand(2, 2)  # the second has the probability 1.03e-10
+    points = torch.tensor([1 - 1e-10, 1 - 1.1e-10], dtype=torch.float64)
+    assert draw_tokens(logits, points)[0].tolist() == [1, 0]
+
+
+def test_sureness_is_the_tempered_probability_of_the_drawn_token_before_the_nucleus() -> None:
+    rows = LOGITS.expand(200, 12)
+    tokens, sureness = draw_tokens(rows, uniform(200, seed=6), temperature=0.7, top_p=0.8)
+    torch.testing.assert_close(sureness, (LOGITS.double() / 0.7).softmax(-1)[tokens])
+    assert len(set(tokens.tolist())) > 2
+
+
+def test_temperature_zero_takes_the_likeliest_token() -> None:
+    logits = torch.randn(50, 12, generator=torch.Generator().manual_seed(7))
+    tokens, sureness = draw_tokens(logits, uniform(50, seed=8), temperature=0.0)
+    assert torch.equal(tokens, logits.argmax(-1))
+    torch.testing.assert_close(sureness, logits.double().softmax(-1).max(-1).values)
+
+
+@pytest.mark.parametrize(
+    ("top_p", "kept"),
+    [
+        (1e-6, [0, 0, 0.5, 0]),
+        (0.5, [0, 0, 0.5, 0]),  # the first reaches it
+        (0.51, [0, 0.25, 0.5, 0]),  # the second crosses it
+        (0.75, [0, 0.25, 0.5, 0]),
+        (0.76, [0.125, 0.25, 0.5, 0]),
+        (0.9, [0.125, 0.25, 0.5, 0.125]),
+    ],
+)
+def test_nucleus_keeps_the_token_that_crosses(top_p: float, kept: list[float]) -> None:
+    probabilities = torch.tensor([[0.125, 0.25, 0.5, 0.125]], dtype=torch.float64)
+    assert nucleus(probabilities, top_p).tolist() == [kept]
+
+
+def test_last_positive_is_found_in_each_row() -> None:
+    weights = torch.tensor([[0.1, 0.0, 0.0], [0.0, 0.2, 0.0], [0.3, 0.0, 0.1]])
+    assert last_positive(weights).tolist() == [0, 1, 2]

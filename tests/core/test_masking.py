@@ -1,0 +1,61 @@
+import pytest
+import torch
+from scipy import stats
+
+from diladiff_cli.core.masking import alpha, apply_mask, draw_mask, elbo_weight, reveal_probability
+
+
+def uniform(*shape: int, seed: int) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def binomial_p_value(counts: torch.Tensor, n: int, p: float) -> float:
+    """Chi-square of counts in 0 to n against Binomial(n, p); every class must be well filled."""
+    expected = len(counts) * stats.binom.pmf(range(n + 1), n, p)
+    assert expected.min() >= 5
+    return float(stats.chisquare(counts.bincount(minlength=n + 1).numpy(), expected).pvalue)
+
+
+@pytest.mark.parametrize("time", [0.3, 0.5, 0.7])
+def test_masked_counts_are_binomial(time: float) -> None:
+    masked = draw_mask(torch.full((40_000,), time), uniform(40_000, 6, seed=0))
+    assert binomial_p_value(masked.sum(1), 6, time) > 1e-3
+    assert binomial_p_value(masked.sum(1), 6, time + 0.02) < 1e-6
+
+
+def test_reveal_counts_of_a_reverse_step_are_binomial() -> None:
+    time, earlier, length = 0.8, 0.5, 6
+    draws = uniform(100_000, length, seed=1)
+    before = draw_mask(torch.full((100_000,), time), draws)
+    after = draw_mask(torch.full((100_000,), earlier), draws)
+    assert not (after & ~before).any()
+    revealed = (before & ~after).sum(1)[before.sum(1) == 5]
+    p = float(reveal_probability(torch.tensor(time), torch.tensor(earlier)))
+    assert p == pytest.approx(3 / 8)
+    assert binomial_p_value(revealed, 5, p) > 1e-3
+
+
+def test_reverse_kernel_has_the_marginals_of_the_forward_one() -> None:
+    t, s, r = torch.tensor([0.9, 0.5, 1.0]), torch.tensor([0.4, 0.1, 0.6]), torch.tensor([0.2, 0.05, 0.0])
+    torch.testing.assert_close((1 - alpha(t)) * (1 - reveal_probability(t, s)), 1 - alpha(s))
+    composed = (1 - reveal_probability(t, s)) * (1 - reveal_probability(s, r))
+    torch.testing.assert_close(composed, 1 - reveal_probability(t, r))
+
+
+def test_everything_is_masked_at_one_and_nothing_at_zero() -> None:
+    draws = torch.stack([torch.zeros(3), torch.full((3,), 1 - 2**-24)]).T
+    assert draw_mask(torch.tensor([1.0, 1.0, 1.0]), draws).all()
+    assert not draw_mask(torch.tensor([0.0, 0.0, 0.0]), draws).any()
+    assert reveal_probability(torch.tensor(0.7), torch.tensor(0.0)) == 1
+
+
+def test_elbo_weight_is_the_rate_of_alpha_over_the_share_masked() -> None:
+    t = torch.linspace(0.05, 1, 20, requires_grad=True)
+    rate = torch.autograd.grad(alpha(t).sum(), t)[0]
+    torch.testing.assert_close(elbo_weight(t), -rate / (1 - alpha(t)))
+
+
+def test_only_masked_tokens_are_replaced() -> None:
+    x, is_masked = torch.tensor([[5, 6, 7]]), torch.tensor([[True, False, True]])
+    assert apply_mask(x, is_masked, 9).tolist() == [[9, 6, 9]]
+    assert x.tolist() == [[5, 6, 7]]

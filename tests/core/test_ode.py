@@ -1,0 +1,159 @@
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from diladiff_cli.core.gaussian import NoiseLevel, TanSchedule, expand, velocity
+from diladiff_cli.core.ode import average_velocity_steps, euler, gamma_target
+
+SCHEDULE = TanSchedule(5.0)
+MEAN, STD = 1.5, 0.4
+
+
+def randn(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def deviation(level: NoiseLevel) -> Tensor:
+    """Standard deviation of z_t for latents N(MEAN, STD^2)."""
+    return ((level.alpha * STD) ** 2 + level.sigma**2).sqrt()
+
+
+def exact_clean(z: Tensor, t: Tensor, _z_self: Tensor) -> Tensor:
+    """E[z_0 | z_t]."""
+    level = SCHEDULE(t.double())
+    gain = level.alpha * STD**2 / deviation(level) ** 2
+    return MEAN + expand(gain, z) * (z - expand(level.alpha, z) * MEAN)
+
+
+def exact_flow(z: Tensor, t: Tensor, r: Tensor) -> Tensor:
+    """From t to r along the ODE, which keeps the quantiles of every marginal."""
+    here, there = SCHEDULE(t.double()), SCHEDULE(r.double())
+    scale = deviation(there) / deviation(here)
+    return expand(there.alpha, z) * MEAN + expand(scale, z) * (z - expand(here.alpha, z) * MEAN)
+
+
+@dataclass
+class ExactAverage:
+    """The exact average velocity, which remembers its calls."""
+
+    calls: list[tuple[Tensor, float, float, Tensor]] = field(default_factory=list)
+
+    def __call__(self, z: Tensor, t: Tensor, r: Tensor, z_self: Tensor) -> Tensor:
+        self.calls.append((z, float(t[0]), float(r[0]), z_self))
+        if torch.equal(t, r):
+            return velocity(z, exact_clean(z, t, z_self), SCHEDULE(t.double()))
+        return (z - exact_flow(z, t, r)) / expand((t - r).double(), z)
+
+
+def exact_samples(z: Tensor) -> Tensor:
+    """Where the ODE takes standard normal noise."""
+    return MEAN + STD * z
+
+
+def test_euler_converges_to_the_exact_ode_at_first_order() -> None:
+    z = randn(16, 3, 2, seed=0)
+    errors = [
+        float((euler(exact_clean, z, SCHEDULE, steps) - exact_samples(z)).abs().max()) for steps in (100, 200, 400, 800)
+    ]
+    ratios = [coarse / fine for coarse, fine in pairwise(errors)]
+    assert ratios == pytest.approx([2, 2, 2], abs=0.15)
+    assert errors[-1] < 0.01
+
+
+def test_euler_takes_each_estimate_as_the_next_self_conditioning() -> None:
+    seen: list[tuple[float, Tensor]] = []
+
+    def estimate(z: Tensor, t: Tensor, z_self: Tensor) -> Tensor:
+        seen.append((float(t[0]), z_self))
+        return torch.full_like(z, len(seen))
+
+    out = euler(estimate, randn(2, 3, 2, seed=1), SCHEDULE, 4)
+    assert [time for time, _ in seen] == [1.0, 0.75, 0.5, 0.25]
+    assert [float(z_self.unique()) for _, z_self in seen] == [0, 1, 2, 3]
+    assert out.shape == (2, 3, 2)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_exact_average_velocity_samples_exactly_in_any_number_of_steps(steps: int) -> None:
+    z, u = randn(16, 3, 2, seed=2), ExactAverage()
+    torch.testing.assert_close(average_velocity_steps(u, z, SCHEDULE, steps), exact_samples(z), rtol=1e-5, atol=1e-5)
+    assert len(u.calls) == 2 * steps - 1
+
+
+def test_self_conditioning_is_the_clean_estimate_at_the_time_reached() -> None:
+    u = ExactAverage()
+    average_velocity_steps(u, randn(4, 3, 2, seed=3), SCHEDULE, 3)
+    times = [call[1:3] for call in u.calls]
+    thirds = [(1, 2 / 3), (2 / 3, 2 / 3), (2 / 3, 1 / 3), (1 / 3, 1 / 3), (1 / 3, 0)]
+    assert times == [pytest.approx(pair, abs=1e-6) for pair in thirds]
+    assert not u.calls[0][3].any()
+    for z, time, _, z_self in u.calls[2::2]:
+        t = torch.full((len(z),), time, dtype=torch.float64)
+        torch.testing.assert_close(z_self, exact_clean(z, t, z_self), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("d", [1.0, 10.0])
+@pytest.mark.parametrize("gamma", [0.0, 0.1, 0.4, 0.8, 0.99, 1.0])
+@pytest.mark.parametrize("time", [0.0, 1e-3, 0.05, 0.2, 0.5, 0.9, 1.0])
+def test_gamma_step_restores_signal_and_noise_levels_exactly(d: float, gamma: float, time: float) -> None:
+    schedule = TanSchedule(d)
+    lower, scale, noise_std = gamma_target(schedule, time, gamma)
+    wanted, found = (schedule(torch.tensor(at, dtype=torch.float64)) for at in (time, lower))
+    assert 0 <= lower <= time
+    assert scale * float(found.alpha) == pytest.approx(float(wanted.alpha), abs=1e-9)
+    variance = (scale * float(found.sigma)) ** 2 + noise_std**2
+    assert variance == pytest.approx(float(wanted.sigma) ** 2, abs=1e-9)
+
+
+def test_gamma_sets_the_noise_that_is_put_back() -> None:
+    for gamma in (0.4, 0.8):
+        lower, scale, noise_std = gamma_target(SCHEDULE, 0.5, gamma)
+        assert (scale, noise_std) == (pytest.approx((1 - gamma**2) ** 0.5), pytest.approx(gamma))
+        assert 0 < lower < 0.5
+    assert gamma_target(SCHEDULE, 0.5, 0.0) == (0.5, 1.0, 0.0)
+    level = SCHEDULE(torch.tensor(0.5, dtype=torch.float64))
+    assert gamma_target(SCHEDULE, 0.5, 1.0) == pytest.approx((0.0, float(level.alpha), float(level.sigma)))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.4, 0.8, 1.0])
+def test_gamma_sampling_keeps_every_marginal(gamma: float) -> None:
+    u, z, noises = ExactAverage(), randn(20_000, 1, 1, seed=4), randn(20_000, 4, 1, 1, seed=5)
+    samples = average_velocity_steps(u, z, SCHEDULE, 5, noises=noises, gamma=gamma)
+    assert len(u.calls) == 9
+    for reached, time, _, _ in u.calls[1::2]:
+        level = SCHEDULE(torch.tensor(time, dtype=torch.float64))
+        white = (reached - level.alpha * MEAN) / deviation(level)
+        assert stats.kstest(white.flatten().numpy(), "norm").pvalue > 1e-3
+    assert stats.kstest(((samples - MEAN) / STD).flatten().numpy(), "norm").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("gamma", [0.4, 0.8, 1.0])
+def test_no_noise_is_added_after_the_last_step(gamma: float) -> None:
+    z, noises = randn(8, 3, 2, seed=6), randn(8, 2, 3, 2, seed=7)
+    once = average_velocity_steps(ExactAverage(), z, SCHEDULE, 1, gamma=gamma)
+    torch.testing.assert_close(once, exact_samples(z), rtol=1e-5, atol=1e-5)
+    u = ExactAverage()
+    samples = average_velocity_steps(u, z, SCHEDULE, 3, noises=noises, gamma=gamma)
+    before, time = u.calls[-1][:2]
+    t = torch.full((8,), time, dtype=torch.float64)
+    torch.testing.assert_close(samples, exact_flow(before, t, torch.zeros_like(t)), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(samples, exact_samples(z), atol=0.05)
+
+
+def test_consistency_style_steps_forget_where_they_came_from() -> None:
+    """gamma = 1 with exact jumps: given the clean latent, the noise of the next level is all new."""
+    noises = randn(8, 1, 3, 2, seed=8)
+    u, z = ExactAverage(), randn(8, 3, 2, seed=9)
+    average_velocity_steps(u, z, SCHEDULE, 2, noises=noises, gamma=1.0)
+    level = SCHEDULE(torch.tensor(0.5, dtype=torch.float64))
+    wanted = level.alpha * exact_samples(z) + level.sigma * noises[:, 0]
+    torch.testing.assert_close(u.calls[1][0], wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_gamma_sampling_asks_for_its_noises() -> None:
+    with pytest.raises(ValueError, match="needs noises"):
+        average_velocity_steps(ExactAverage(), randn(1, 1, 1, seed=0), SCHEDULE, 2, gamma=0.5)

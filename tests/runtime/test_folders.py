@@ -1,0 +1,154 @@
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from diladiff_cli.errors import UserError
+from diladiff_cli.runtime import folders
+from diladiff_cli.runtime.folders import check_replaceable, recover, replacing, restore
+
+# Replaces the folder again and again by eight large files and a config.json that all hold the same number.
+WRITER = """
+import sys
+from pathlib import Path
+from diladiff_cli.runtime.folders import replacing
+number = int(sys.argv[2])
+while True:
+    number += 1
+    with replacing(Path(sys.argv[1])) as folder:
+        for i in range(8):
+            (folder / f"{i}.bin").write_bytes(b"%06d" % number * 20_000)
+        (folder / "config.json").write_text('{"stage": "mdlm"}')
+    print(number, flush=True)
+"""
+
+
+def write(folder: Path, content: str) -> None:
+    with replacing(folder) as partial:
+        (partial / "config.json").write_text('{"stage": "mdlm"}')
+        (partial / "inner").mkdir()
+        (partial / "inner" / "a.txt").write_text(content)
+
+
+def read(folder: Path) -> str:
+    return (folder / "inner" / "a.txt").read_text()
+
+
+@pytest.fixture(params=["one step", "two steps"])
+def swap(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """With the system's atomic exchange, and without it."""
+    if request.param == "two steps":
+        monkeypatch.setattr(folders, "_exchange", lambda a, b: False)
+    return str(request.param)
+
+
+def test_a_folder_appears_and_is_replaced_as_a_whole(tmp_path: Path, swap: str) -> None:
+    out = tmp_path / "deep" / "out"
+    for content in ("first", "second"):
+        write(out, content)
+        assert read(out) == content
+    assert [p.name for p in out.parent.iterdir()] == ["out"]
+
+
+def test_an_error_while_writing_leaves_the_old_content(tmp_path: Path, swap: str) -> None:
+    out = tmp_path / "out"
+    write(out, "old")
+    with pytest.raises(RuntimeError), replacing(out) as partial:
+        (partial / "a").write_text("new")
+        raise RuntimeError
+    assert read(out) == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_full_disk_gives_one_line_and_leaves_the_old_content(tmp_path: Path, swap: str) -> None:
+    out = tmp_path / "out"
+    write(out, "old")
+    with pytest.raises(UserError, match=r"cannot write .*out \(.*No space left.*\); free space"), replacing(out):
+        raise OSError(28, "No space left on device")
+    assert read(out) == "old"
+
+
+def test_a_kill_at_any_moment_leaves_the_old_content_or_the_new(tmp_path: Path, environment: dict[str, str]) -> None:
+    out, number, source = tmp_path / "out", 0, random.Random(0)
+    for _ in range(12):
+        command = [sys.executable, "-c", WRITER, str(out), str(number)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        time.sleep(source.random() * 0.03)
+        process.kill()
+        finished = int((first + process.stdout.read()).split()[-1])
+        process.stdout.close()
+        assert process.wait() == -signal.SIGKILL
+        contents = [path.read_bytes() for path in out.glob("*.bin")]
+        number = int(contents[0][:6])
+        assert contents == [b"%06d" % number * 20_000] * 8
+        assert number in (finished, finished + 1)
+    recover(out)
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_swap_cut_off_between_its_two_steps_is_undone(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for mend in (restore, recover):
+        write(out, "old")
+        out.rename(tmp_path / ".out.old")
+        mend(out)
+        assert read(out) == "old"
+
+
+def test_a_reader_leaves_the_files_of_a_running_writer_alone(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write(out, "old")
+    with replacing(out) as partial:
+        (partial / "config.json").write_text('{"stage": "mdlm"}')
+        restore(out)
+        assert (partial / "config.json").exists()
+    assert not (out / "inner").exists()
+
+
+def test_the_next_writer_removes_what_killed_writers_left(tmp_path: Path) -> None:
+    write(tmp_path / "out", "old")
+    (tmp_path / ".out.partial-12345678").mkdir()
+    (tmp_path / ".other.partial-12345678").mkdir()
+    recover(tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".other.partial-12345678", "out"]
+
+
+def test_behind_a_link_the_content_changes_and_the_link_stays(tmp_path: Path) -> None:
+    write(tmp_path / "disk" / "real", "old")
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "real")
+    write(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert read(tmp_path / "disk" / "real") == "new"
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.name.startswith(".")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("notes.txt", "mine"), ("config.json", '{"model_type": "bert"}'), ("config.json", '{"sta'), ("config.json", "[]")],
+)
+def test_a_folder_that_is_not_ours_is_never_replaced(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match="not of diladiff.*; move it away or choose another --out"):
+        write(tmp_path, "new")
+    assert (tmp_path / name).read_text() == content
+
+
+def test_only_the_stage_asked_for_is_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert check_replaceable(out) is None
+    out.mkdir()
+    (out / "metrics.jsonl").write_text("")  # of a run killed before its first checkpoint
+    assert check_replaceable(out, "mdlm") is None
+    write(out, "old")
+    assert check_replaceable(out, "mdlm") == "mdlm"
+    with pytest.raises(UserError, match="is of stage mdlm, and data would replace it"):
+        check_replaceable(out, "data")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is no folder"):
+        write(tmp_path / "file", "new")

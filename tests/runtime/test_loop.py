@@ -1,0 +1,226 @@
+import json
+import os
+import signal
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from diladiff_cli.config import AeConfig
+from diladiff_cli.errors import UserError
+from diladiff_cli.runtime.artifacts import load_artifact
+from diladiff_cli.runtime.loop import check_resume
+from diladiff_cli.runtime.metrics_log import read_metrics
+from diladiff_cli.runtime.session import Interrupted
+
+TIMINGS = {"seconds", "tokens_per_second"}
+
+
+def lines(out: Path, split: str | None = None) -> list[dict[str, Any]]:
+    """The metrics without what the clock makes of them."""
+    found = read_metrics(out / "metrics.jsonl")
+    return [{k: v for k, v in line.items() if k not in TIMINGS} for line in found if split in (None, line["split"])]
+
+
+def tensors(out: Path) -> dict[str, Tensor]:
+    """Averaged weights, weights and state of the optimisers."""
+    return load_file(out / "model.safetensors") | load_file(out / "state" / "state.safetensors")
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    assert lines(first) == lines(second)
+    ours, theirs = tensors(first), tensors(second)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+class StopAt:
+    """Fetches the toy's rows, and sends this process a signal while a given step is fetched."""
+
+    def __init__(self, toy: ModuleType, call: int, number: int) -> None:
+        self.toy, self.call, self.number, self.calls = toy, call, number, 0
+
+    def __call__(self, rows: np.ndarray) -> Tensor:
+        self.calls += 1
+        if self.calls == self.call:
+            os.kill(os.getpid(), self.number)
+        found: Tensor = self.toy.fetch(rows)
+        return found
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_run_continues_to_the_bits_of_an_uninterrupted_one(
+    toy: ModuleType, tmp_path: Path, optimizer: str, number: int
+) -> None:
+    config = toy.settings(optimizer=optimizer)
+    toy.toy_train(config, tmp_path / "whole")
+    for step in (2, 5):  # interrupted twice: at steps 2 and 7
+        with pytest.raises(Interrupted) as caught:
+            toy.toy_train(config, tmp_path / "parts", fetch=StopAt(toy, step, number))
+        assert caught.value.signal_number == number
+    assert json.loads((tmp_path / "parts/state/state.json").read_text())["step"] == 7
+    assert toy.toy_train(config, tmp_path / "parts")["step"] == 12
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_run_killed_between_checkpoints_repeats_its_steps_exactly(toy: ModuleType, tmp_path: Path) -> None:
+    config = toy.settings()
+    toy.toy_train(config, tmp_path / "whole")
+
+    def killed(rows: np.ndarray) -> Tensor:
+        if len(lines(tmp_path / "parts", "train")) == 8:
+            raise KeyboardInterrupt  # nothing is saved, as after SIGKILL
+        found: Tensor = toy.fetch(rows)
+        return found
+
+    with pytest.raises(KeyboardInterrupt):
+        toy.toy_train(config, tmp_path / "parts", fetch=killed)
+    assert [line["step"] for line in lines(tmp_path / "parts", "train")] == list(range(1, 9))
+    assert load_artifact(tmp_path / "parts", "mdlm").config["progress"]["step"] == 5
+    toy.toy_train(config, tmp_path / "parts")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_training_lowers_the_loss_and_logs_every_step_once(toy: ModuleType, tmp_path: Path) -> None:
+    result = toy.toy_train(toy.settings(max_steps=40, eval_every=15), tmp_path / "run")
+    train = lines(tmp_path / "run", "train")
+    assert [line["step"] for line in train] == list(range(1, 41))
+    assert np.mean([line["loss"] for line in train[-5:]]) < 0.5 * train[0]["loss"]
+    assert [line["step"] for line in lines(tmp_path / "run", "valid")] == [15, 30, 40]
+    assert result["step"] == 40
+    assert result["loss"] == lines(tmp_path / "run", "valid")[-1]["loss"]
+
+
+def test_accumulated_micro_batches_give_the_losses_of_one_batch(toy: ModuleType, tmp_path: Path) -> None:
+    for parts in (1, 2, 8):
+        toy.toy_train(toy.settings(grad_accum=parts), tmp_path / str(parts))
+    for parts in ("2", "8"):
+        for ours, whole in zip(lines(tmp_path / parts, "train"), lines(tmp_path / "1", "train"), strict=True):
+            assert {k: pytest.approx(v, rel=1e-4) for k, v in whole.items() if k != "split"} | {"split": "train"} == ours
+        moments = [load_file(tmp_path / name / "model.safetensors")["moments.mean"] for name in (parts, "1")]
+        torch.testing.assert_close(*moments, rtol=1e-5, atol=1e-6)
+
+
+def test_a_run_may_continue_with_other_micro_batches(toy: ModuleType, tmp_path: Path) -> None:
+    toy.toy_train(toy.settings(), tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        toy.toy_train(toy.settings(), tmp_path / "parts", fetch=StopAt(toy, 6, signal.SIGTERM))
+    toy.toy_train(toy.settings(grad_accum=2), tmp_path / "parts")
+    losses = [[line["loss"] for line in lines(tmp_path / name, "train")] for name in ("whole", "parts")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+class Poison:
+    """The toy's loss, with gradients that are not finite at some steps."""
+
+    def __init__(self, toy: ModuleType, steps: set[int], value: float = float("nan")) -> None:
+        self.toy, self.steps, self.value = toy, steps, value
+
+    def __call__(self, model: torch.nn.Module, x: Tensor, noise: Any) -> Any:
+        loss, metrics = self.toy.toy_loss(model, x, noise)
+        return (loss * self.value if noise.step in self.steps else loss), metrics
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_step_whose_gradients_are_not_finite_is_skipped(toy: ModuleType, tmp_path: Path, value: float) -> None:
+    config = toy.settings(weight_decay=0.0, ema_decay=0.0, lr_schedule="constant", save_every=3)
+    toy.toy_train(config, tmp_path / "run", loss_fn=Poison(toy, {3, 4, 7}, value))
+    assert [line["step"] for line in lines(tmp_path / "run", "train") if line["grad_norm"] is None] == [4, 5, 8]
+    assert all(value.isfinite().all() for value in tensors(tmp_path / "run").values())
+    for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def test_skipped_steps_leave_weights_and_optimiser_alone_and_are_counted(toy: ModuleType, tmp_path: Path) -> None:
+    config = toy.settings(ema_decay=0.0, save_every=3)
+    for name, steps in (("good", set()), ("bad", {3, 4})):
+        with pytest.raises(Interrupted):
+            fetch = StopAt(toy, 3 if name == "good" else 5, signal.SIGTERM)
+            toy.toy_train(config, tmp_path / name, loss_fn=Poison(toy, steps), fetch=fetch)
+    ours, theirs = tensors(tmp_path / "bad"), tensors(tmp_path / "good")
+    kept = [name for name in ours if name.startswith(("model/", "optimizer/")) and "moments" not in name]
+    assert len(kept) > 10
+    assert [name for name in kept if not torch.equal(ours[name], theirs[name])] == []
+    assert json.loads((tmp_path / "bad/state/state.json").read_text())["bad_steps"] == 2
+
+
+def test_five_bad_steps_in_a_row_stop_the_run_and_leave_the_last_checkpoint(toy: ModuleType, tmp_path: Path) -> None:
+    config = toy.settings(save_every=3, max_steps=20)
+    with pytest.raises(UserError, match=r"not finite 5 steps in a row \(step \d+.*--learning-rate or --precision"):
+        toy.toy_train(config, tmp_path / "run", loss_fn=Poison(toy, set(range(3, 6)) | set(range(7, 12))))
+    found = load_artifact(tmp_path / "run", "mdlm")
+    assert found.config["progress"]["step"] == 9
+    assert all(value.isfinite().all() for value in found.state_dict().values())
+    assert toy.toy_train(config, tmp_path / "run")["step"] == 20
+
+
+def test_a_time_limit_stops_cleanly_and_the_same_command_goes_on(
+    toy: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy.toy_train(toy.settings(), tmp_path / "whole")
+    result = toy.toy_train(toy.settings(max_minutes=1e-6), tmp_path / "parts")
+    assert result["step"] == 1
+    assert "the same command continues" in capsys.readouterr().err
+    toy.toy_train(toy.settings(), tmp_path / "parts")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("changes", [{"max_minutes": 1e-6}, {}])
+def test_a_run_stopped_at_its_very_last_step_is_finished(
+    toy: ModuleType, tmp_path: Path, changes: dict[str, float]
+) -> None:
+    config = toy.settings(max_steps=1, **changes)
+    toy.toy_train(config, tmp_path / "run", fetch=StopAt(toy, 1, signal.SIGTERM))
+    assert [line["step"] for line in lines(tmp_path / "run", "valid")] == [1]
+
+
+def test_a_finished_run_is_not_trained_again_unasked(toy: ModuleType, tmp_path: Path) -> None:
+    config = toy.settings(max_steps=2)
+    toy.toy_train(config, tmp_path / "run")
+    with pytest.raises(UserError, match="finished; use --fresh"):
+        check_resume(tmp_path / "run", config, None)
+    assert check_resume(tmp_path / "run", config, False) is None
+    toy.toy_train(config, tmp_path / "run", resume=False)
+    assert [line["step"] for line in lines(tmp_path / "run", "train")] == [1, 2]
+
+
+def test_other_settings_are_named_and_refused_unless_they_change_no_numbers(toy: ModuleType, tmp_path: Path) -> None:
+    toy.toy_train(toy.settings(max_minutes=1e-6), tmp_path / "run")
+    with pytest.raises(UserError, match=r"other settings \(learning_rate 0\.02 -> 0\.03, seed 0 -> 1\)"):
+        check_resume(tmp_path / "run", toy.settings(seed=1, learning_rate=0.03), None)
+    stored = check_resume(tmp_path / "run", toy.settings(log_every=3, grad_accum=2, eval_every=0, save_every=0), None)
+    assert stored is not None
+    assert stored["step"] == 1
+
+
+def test_resuming_where_nothing_was_trained_is_refused(toy: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no training state to resume; use --fresh"):
+        check_resume(tmp_path / "run", toy.settings(), True)
+    assert check_resume(tmp_path / "run", toy.settings(), None) is None
+
+
+@pytest.mark.parametrize("resume", [None, False])
+def test_a_folder_of_something_else_is_never_replaced(toy: ModuleType, tmp_path: Path, resume: bool | None) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "novel.txt").write_text("years of work")
+    with pytest.raises(UserError, match="holds files that are not of diladiff; move it away"):
+        toy.toy_train(toy.settings(), tmp_path / "mine", resume)
+    toy.toy_train(toy.settings(max_steps=1), tmp_path / "mdlm")
+    with pytest.raises(UserError, match="is of stage mdlm, which this run would replace"):
+        check_resume(tmp_path / "mdlm", AeConfig(), resume)
+    assert (tmp_path / "mine" / "novel.txt").read_text() == "years of work"
+
+
+def test_trackers_keep_their_logs_when_checkpoints_replace_the_folder(toy: ModuleType, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is an extra")
+    toy.toy_train(toy.settings(log_with="tensorboard"), tmp_path / "run")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(tmp_path / "logs" / "run" / "diladiff")).Reload()
+    assert [event.step for event in found.Scalars("train/loss")] == list(range(1, 13))

@@ -1,0 +1,87 @@
+"""Runs in processes of their own: signals, and several processes that share a batch."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from diladiff_cli.runtime.metrics_log import read_metrics
+
+pytestmark = pytest.mark.slow
+SCRIPT = str(Path(__file__).with_name("toy_run.py"))
+
+
+def lines(out: Path, split: str = "train") -> list[dict[str, Any]]:
+    timings = {"seconds", "tokens_per_second", "split"}
+    found = read_metrics(out / "metrics.jsonl")
+    return [{k: v for k, v in line.items() if k not in timings} for line in found if line["split"] == split]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_same_command_continues(
+    toy: ModuleType, tmp_path: Path, environment: dict[str, str], number: int
+) -> None:
+    command = [sys.executable, SCRIPT, str(tmp_path / "parts"), "{}"]
+    process = subprocess.Popen([*command, "--slow"], stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    for _ in range(4):
+        assert process.stdout.readline() == "step\n"
+    process.send_signal(number)
+    process.communicate(timeout=120)
+    assert process.returncode == 128 + number
+    step = json.loads((tmp_path / "parts/state/state.json").read_text())["step"]
+    assert 3 <= step < 12
+    subprocess.run(command, check=True, timeout=120, stdout=subprocess.DEVNULL, env=environment)
+    toy.toy_train(toy.settings(), tmp_path / "whole")
+    assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("parts", "whole"))
+    assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
+
+
+def two_processes(out: Path, environment: dict[str, str], settings: dict[str, Any], *options: str) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launch, SCRIPT, str(out), json.dumps(settings), *options]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        _, errors = process.communicate(timeout=240)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, errors[-3000:]
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_two_processes_train_as_one(
+    toy: ModuleType, tmp_path: Path, environment: dict[str, str], parts: int
+) -> None:
+    toy.toy_train(toy.settings(), tmp_path / "one")
+    two_processes(tmp_path / "two", environment, {"grad_accum": parts})
+    for ours, theirs in zip(lines(tmp_path / "two"), lines(tmp_path / "one"), strict=True):
+        assert ours == {name: pytest.approx(value, rel=1e-4) for name, value in theirs.items()}
+    moments = [load_file(tmp_path / name / "model.safetensors")["moments.mean"] for name in ("two", "one")]
+    torch.testing.assert_close(*moments, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # by torch's own first jvp
+def test_two_processes_distil_as_one_through_the_jvp(
+    toy: ModuleType, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """The gradients of a jvp through the wrapper are synchronised: both processes end with the same weights."""
+    toy.toy_train(toy.meanflow_settings(), tmp_path / "one")
+    two_processes(tmp_path / "two", environment, {}, "--meanflow")
+    for ours, theirs in zip(lines(tmp_path / "two"), lines(tmp_path / "one"), strict=True):
+        assert ours == {name: pytest.approx(value, rel=1e-3) for name, value in theirs.items()}
+    ours, theirs = (load_file(tmp_path / name / "state/state.safetensors") for name in ("two", "one"))
+    start = toy.make_run(toy.meanflow_settings(), tmp_path).model.state_dict()
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-4)
+    moved = max(float((value - theirs[f"model/{name}"]).abs().max()) for name, value in start.items())
+    assert moved > 0.01

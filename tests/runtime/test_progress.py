@@ -1,0 +1,46 @@
+import pytest
+
+from diladiff_cli.runtime import progress
+from diladiff_cli.runtime.progress import Bar, Spinner, say
+
+
+def test_off_a_terminal_a_bar_speaks_now_and_then_and_at_its_end(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with Bar("work", 100) as bar:
+        for i in range(100):
+            now[0] += 1
+            bar.update(1, f"loss {i}")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    found = [line.split()[1] for line in captured.err.splitlines()]
+    assert found == ["1/100", "32/100", "63/100", "94/100", "100/100"]
+
+
+def test_a_bar_that_goes_on_starts_where_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    with Bar("work", 10, done=9) as bar:
+        bar.update(1, "end")
+    assert capsys.readouterr().err == "work 10/10 end\n"
+
+
+def test_a_disabled_bar_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    with Bar("work", 1, enabled=False) as bar:
+        bar.update(1, "end")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_spinner_ends_with_its_last_words_unless_something_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    with Spinner("reading") as spinner:
+        spinner.update("7 documents")
+    assert capsys.readouterr().err == "reading: 7 documents\n"
+    with pytest.raises(RuntimeError), Spinner("reading") as spinner:
+        spinner.update("7 documents")
+        raise RuntimeError
+    assert capsys.readouterr().err == ""
+
+
+def test_words_for_the_user_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    say("hello")
+    assert capsys.readouterr() == ("", "hello\n")

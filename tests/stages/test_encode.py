@@ -1,0 +1,119 @@
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diladiff_cli.config import EncodeConfig
+from diladiff_cli.data.tokenizer import decode_text, load_tokenizer
+from diladiff_cli.data.tokens import TokenData, open_tokens
+from diladiff_cli.errors import UserError
+from diladiff_cli.stages.encode import encode_text, is_held_out
+
+DOCUMENTS = [f"Story number {i}: the {animal} went to town, and came home again." for i in range(40) for animal in ("cat", "dog")]
+SMALL = EncodeConfig(tokenizer="train:300", length=16, valid_share=0.2)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "stories.jsonl"
+    path.write_text("".join(json.dumps({"text": document}) + "\n" for document in DOCUMENTS))
+    return path
+
+
+def all_text(data: TokenData, split: str) -> str:
+    blocks = data.split(split)
+    ids = blocks.gather(np.arange(len(blocks))).flatten().tolist()
+    return decode_text(load_tokenizer(data.tokenizer_path), ids)
+
+
+def test_blocks_hold_the_documents_in_order_with_separators_between(text: Path, tmp_path: Path) -> None:
+    record = encode_text(SMALL, text=[str(text)], out=tmp_path / "data")
+    data = open_tokens(tmp_path / "data")
+    for split, holds in (("train", False), ("valid", True)):
+        wanted = [d for i, d in enumerate(DOCUMENTS) if is_held_out(SMALL, i) is holds]
+        assert record["splits"][split]["documents"] == len(wanted)
+        found = all_text(data, split)
+        assert "\n\n".join(wanted).startswith(found)
+        lost = record["splits"][split]["tokens"] - len(data.split(split)) * SMALL.length
+        assert 0 <= lost < SMALL.length
+
+
+def test_the_share_of_held_out_documents_is_the_one_asked_for() -> None:
+    config = EncodeConfig(valid_share=0.02)
+    held_out = sum(is_held_out(config, i) for i in range(20_000))
+    assert held_out == pytest.approx(400, abs=4 * 20)
+    assert not any(is_held_out(EncodeConfig(valid_share=0.0), i) for i in range(1000))
+
+
+def test_named_validation_sources_keep_all_of_the_text_for_training(text: Path, tmp_path: Path) -> None:
+    held_out = tmp_path / "held_out.txt"
+    held_out.write_text("A mouse slept.\n\nA bird sang all day long in the old tree.\n")
+    record = encode_text(SMALL, text=[str(text)], valid=[str(held_out)], out=tmp_path / "data")
+    assert record["splits"]["train"]["documents"] == len(DOCUMENTS)
+    assert record["splits"]["valid"]["documents"] == 2
+
+
+def test_the_fingerprint_depends_on_the_text_and_not_on_the_run(text: Path, tmp_path: Path) -> None:
+    first = encode_text(SMALL, text=[str(text)], out=tmp_path / "a")["fingerprint"]
+    assert encode_text(SMALL, text=[str(text)], out=tmp_path / "b")["fingerprint"] == first
+    text.write_text(text.read_text() + json.dumps({"text": "One more story, about a horse that could fly."}) + "\n")
+    assert encode_text(SMALL, text=[str(text)], out=tmp_path / "c")["fingerprint"] != first
+
+
+def test_no_block_holds_the_mask_token_and_ids_are_below_the_vocabulary(text: Path, tmp_path: Path) -> None:
+    encode_text(SMALL, text=[str(text)], out=tmp_path / "data")
+    data = open_tokens(tmp_path / "data")
+    blocks = data.split("train").gather(np.arange(len(data.split("train"))))
+    assert int(blocks.max()) < data.vocab_size <= 300
+    assert not (blocks == data.mask_id).any()
+
+
+def test_standard_input_serves_the_tokenizer_and_the_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = "\n\n".join(DOCUMENTS).encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(raw))))
+    record = encode_text(SMALL, text=["-"], out=tmp_path / "data")
+    assert sum(split["documents"] for split in record["splits"].values()) == len(DOCUMENTS)
+
+
+def test_a_dry_run_writes_nothing(text: Path, tmp_path: Path) -> None:
+    plan = encode_text(SMALL, text=[str(text)], out=tmp_path / "data", dry_run=True)
+    assert plan["files"] == {str(text): 1}
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "content", "message"),
+    [
+        (SMALL, "one short line", "less than one block"),
+        (EncodeConfig(tokenizer="train:100"), "x", "at least train:258"),
+        (EncodeConfig(tokenizer="train:many"), "x", "no usable size"),
+        (EncodeConfig(tokenizer="./no-such-tokenizer"), "x", "the tokenizer ./no-such-tokenizer cannot be loaded"),
+        (EncodeConfig(tokenizer="train:300", length=16, valid_share=0.0), "a b c d e f g h i j k l m n o p " * 9, "valid split"),
+    ],
+)
+def test_faults_are_one_line_and_leave_what_was_there(
+    config: EncodeConfig, content: str, message: str, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "text.txt", tmp_path / "data"
+    source.write_text(content)
+    out.mkdir()
+    (out / "config.json").write_text('{"stage": "data", "old": true}')
+    with pytest.raises(UserError, match=message) as caught:
+        encode_text(config, text=[str(source)], out=out)
+    assert "\n" not in str(caught.value)
+    assert json.loads((out / "config.json").read_text())["old"]
+
+
+def test_a_folder_of_another_kind_is_not_replaced(text: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "config.json").write_text('{"stage": "mdlm"}')
+    with pytest.raises(UserError, match="is of stage mdlm"):
+        encode_text(SMALL, text=[str(text)], out=tmp_path / "data")
+
+
+def test_text_must_be_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no text was given"):
+        encode_text(SMALL, text=[], out=tmp_path / "data")

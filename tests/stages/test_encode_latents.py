@@ -1,0 +1,85 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diladiff_cli.data.latents import open_latents
+from diladiff_cli.data.tokens import open_tokens
+from diladiff_cli.errors import UserError
+from diladiff_cli.runtime.artifacts import load_artifact
+from diladiff_cli.stages import encode_latents as module
+from diladiff_cli.stages.encode_latents import encode_latents
+from diladiff_cli.stages.networks import build, text_encoder
+
+from ..chain import CHANNELS, LATENTS, Chain
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROWS_PER_SHARD", 40)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_latents_are_those_of_the_encoder_in_the_order_of_the_blocks(tiny_chain: Chain, tmp_path: Path) -> None:
+    config = encode_latents(ae=tiny_chain.ae, out=tmp_path / "latents", batch_size=7)
+    blocks = open_tokens(tiny_chain.data).split("train")
+    ae = load_artifact(tiny_chain.ae, "ae")
+    wanted = text_encoder(ae, build(ae), "cpu")(blocks.gather(np.arange(len(blocks))))
+    stored = open_latents(tmp_path / "latents").split("train")
+    assert len(config["splits"]["train"]["shards"]) > 1
+    assert wanted.shape == (len(blocks), LATENTS, CHANNELS)
+    found = torch.from_numpy(stored.gather(np.arange(len(stored)))).float()
+    torch.testing.assert_close(found, wanted, rtol=2e-3, atol=2e-3)  # float16 storage
+
+
+def test_stored_latents_are_standardised(tiny_chain: Chain, tmp_path: Path) -> None:
+    encode_latents(ae=tiny_chain.ae, out=tmp_path / "latents")
+    stored = open_latents(tmp_path / "latents").split("train")
+    z = torch.from_numpy(stored.gather(np.arange(len(stored)))).float()
+    assert float(z.mean(0).abs().max()) < 0.05
+    torch.testing.assert_close(z.std(0), torch.ones(LATENTS, CHANNELS), rtol=0.05, atol=0.05)
+
+
+def test_a_cut_off_run_goes_on_and_gives_the_same_files(tiny_chain: Chain, tmp_path: Path) -> None:
+    out = tmp_path / "latents"
+    encode_latents(ae=tiny_chain.ae, out=out)
+    whole = contents(out)
+    kept = out / "train-00000.safetensors"
+    before = kept.stat().st_mtime_ns
+    (out / "config.json").unlink()
+    (out / "train-00001.safetensors.json").unlink()  # killed between a shard and its record
+    (out / "valid-00000.safetensors").unlink()
+    encode_latents(ae=tiny_chain.ae, out=out)
+    assert contents(out) == whole
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_latents_of_another_auto_encoder_are_not_mixed_in(tiny_chain: Chain, tmp_path: Path) -> None:
+    out = tmp_path / "latents"
+    encode_latents(ae=tiny_chain.ae, out=out)
+    plan = json.loads((out / "plan.json").read_text())
+    (out / "plan.json").write_text(json.dumps(plan | {"ae_hash": "another"}))
+    with pytest.raises(UserError, match="another auto-encoder"):
+        encode_latents(ae=tiny_chain.ae, out=out)
+    encode_latents(ae=tiny_chain.ae, out=out, resume=False)
+    assert open_latents(out).config["ae_hash"] == load_artifact(tiny_chain.ae).hash
+
+
+def test_a_folder_with_other_files_is_left_alone(tiny_chain: Chain, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="something else"):
+        encode_latents(ae=tiny_chain.ae, out=tmp_path, resume=None)
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_missing_base_is_one_clear_line(tiny_chain: Chain, tmp_path: Path) -> None:
+    shutil.copytree(tiny_chain.root, tmp_path / "chain")
+    shutil.rmtree(tmp_path / "chain" / "ckpt" / "mdlm")
+    with pytest.raises(UserError, match="builds on .*mdlm, which is missing"):
+        encode_latents(ae=tmp_path / "chain" / "ckpt" / "ae", out=tmp_path / "latents")

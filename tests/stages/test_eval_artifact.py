@@ -1,0 +1,210 @@
+import io
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from diladiff_cli.config import SampleConfig
+from diladiff_cli.core.gaussian import velocity
+from diladiff_cli.errors import UserError
+from diladiff_cli.settings import ConfigError
+from diladiff_cli.stages.common import open_recorded_data
+from diladiff_cli.stages.eval_artifact import DEFINITIONS, artifact_table, evaluate_artifact
+from diladiff_cli.stages.eval_figures import NOISE_STDS, Evaluation, agreement, prior_velocity
+from diladiff_cli.stages.eval_samples import evaluate_samples
+from diladiff_cli.stages.sample import generate, load_sampler
+from tests.chain import LATENTS, LENGTH, Chain
+
+Report = dict[str, Any]
+SETTINGS: dict[str, Any] = {"batches": 2, "draws": 4, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def reports(tiny_chain: Chain) -> dict[str, Report]:
+    found = {stage: evaluate_artifact(getattr(tiny_chain, stage), **SETTINGS) for stage in ("mdlm", "ae", "student")}
+    return found | {"prior": evaluate_artifact(tiny_chain.prior, likelihood=2, **SETTINGS)}
+
+
+STAGES = pytest.mark.parametrize("stage", ["mdlm", "ae", "prior", "student"])
+
+
+@STAGES
+def test_a_report_is_plain_json_with_a_definition_of_every_figure(reports: dict[str, Report], stage: str) -> None:
+    report = reports[stage]
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert report["figures"]
+    assert report["definitions"] == {name: DEFINITIONS[name] for name in report["figures"]}
+    assert report["stage"] == stage
+    assert (report["data"]["split"], report["data"]["sequences"], report["data"]["length"]) == ("valid", 32, LENGTH)
+
+
+@STAGES
+def test_the_table_shows_every_figure(reports: dict[str, Report], stage: str) -> None:
+    console = Console(file=io.StringIO(), width=160)
+    console.print(artifact_table(reports[stage]))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    titles = {
+        "masked_text": "masked text",
+        "curves": "by masking ratio",
+        "robustness": "noise on the latent",
+        "prior_loss": "error of the clean estimate",
+        "whole_model": "whole model",
+        "teacher_distance": "teacher distance",
+        "latent_agreement": "latent agreement",
+    }
+    for name in reports[stage]["figures"]:
+        assert titles[name] in text
+    assert str(reports[stage]["path"]) in text.replace("\n", "")
+
+
+def test_a_base_has_a_bound_and_a_curve_and_no_latents(reports: dict[str, Report]) -> None:
+    figures = reports["mdlm"]["figures"]
+    assert set(figures) == {"masked_text", "curves"}
+    bound = figures["masked_text"]["base"]
+    assert bound["perplexity"] == pytest.approx(math.exp(bound["nats_per_token"]))
+    assert 1 < bound["nats_per_token"] < math.log(300) + 0.5
+    assert (bound["sequences"], bound["draws"]) == (32, 4)
+    assert 0 < bound["stderr"] < 1
+    assert [point["ratio"] for point in figures["curves"]["base"]] == [i / 10 for i in range(1, 11)]
+
+
+def test_an_auto_encoder_is_measured_beside_its_base_on_the_same_text(reports: dict[str, Report]) -> None:
+    ae, base = reports["ae"]["figures"], reports["mdlm"]["figures"]
+    assert set(ae) == {"masked_text", "curves", "robustness", "latent_agreement"}
+    assert ae["masked_text"]["base"] == base["masked_text"]["base"]
+    assert ae["curves"]["base"] == base["curves"]["base"]
+    assert set(ae["curves"]) == set(ae["masked_text"]) == {"autoencoder", "base", "noise_latent"}
+
+
+def test_robustness_runs_from_the_clean_latent_to_noise(reports: dict[str, Report]) -> None:
+    figures = reports["ae"]["figures"]
+    rows = {(row["std"], row["ratio"]): row for row in figures["robustness"]}
+    assert set(rows) == {(std, ratio) for std in NOISE_STDS for ratio in (0.5, 1.0)}
+    for std, name in ((0.0, "autoencoder"), (1.0, "noise_latent")):
+        for point in figures["curves"][name]:
+            if point["ratio"] in (0.5, 1.0):
+                assert rows[std, point["ratio"]] == {"std": std, **point}
+
+
+def test_the_whole_models_bound_is_the_decoders_less_the_latents_density(reports: dict[str, Report]) -> None:
+    found = reports["prior"]["figures"]["whole_model"]
+    assert found["nats_per_token"] == pytest.approx(found["decoder_nats_per_token"] + found["latent_nats_per_token"])
+    assert found["latent_nats_per_token"] * LENGTH == pytest.approx(found["latent_nats_per_entry"] * LATENTS * 8)
+    assert found["sequences"] == 2
+
+
+def test_the_whole_models_bound_is_left_out_unless_asked_for(tiny_chain: Chain) -> None:
+    report = evaluate_artifact(tiny_chain.prior, batches=1)
+    assert "whole_model" not in report["figures"]
+    assert "--likelihood" in report["left_out"]["whole_model"]
+
+
+def test_the_priors_velocity_is_that_of_its_self_conditioned_estimate_and_has_a_gradient(tiny_chain: Chain) -> None:
+    prior: Any = load_sampler(tiny_chain.prior, "cpu").latent
+    z = torch.randn(2, LATENTS, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    t = torch.tensor([0.2, 0.9])
+    first = prior(z, t, torch.zeros_like(z))
+    torch.testing.assert_close(prior_velocity(prior)(z, t), velocity(z, prior(z, t, first), prior.schedule(t)))
+    (slope,) = torch.autograd.grad(prior_velocity(prior)(z, t).sum(), z)
+    assert bool((slope != 0).any())
+
+
+def test_a_prior_has_its_loss_beside_that_of_white_latents(reports: dict[str, Report]) -> None:
+    loss = reports["prior"]["figures"]["prior_loss"]
+    assert all(level["white"] == pytest.approx(level["sigma"] ** 2) for level in loss["by_noise"])
+    assert loss["loss"] > 0
+
+
+def test_a_student_is_compared_with_its_prior_and_the_oracle(reports: dict[str, Report]) -> None:
+    figures = reports["student"]["figures"]
+    names = [*(f"student, {m} steps" for m in (1, 2, 5)), "prior, 50 steps", "oracle", "noise"]
+    assert list(figures["latent_agreement"]) == names
+    assert figures["latent_agreement"]["student, 5 steps"]["gamma"] == 0.8
+    assert all(v["decode_steps"] == LENGTH // 4 for v in figures["latent_agreement"].values())
+    prior = reports["prior"]["figures"]["latent_agreement"]
+    for name in names[3:]:
+        assert figures["latent_agreement"][name] == prior[name]
+    distance = figures["teacher_distance"]
+    assert {"student_1_steps", "student_2_steps", "student_5_steps", "teacher_5_steps"} <= set(distance)
+    assert all(value >= 0 for value in distance.values())
+
+
+def evaluation(chain: Chain, sharpness: float, heed: float) -> Evaluation:
+    """An auto-encoder with latents of unit variance that its decoder heeds more or less, and a sharper head."""
+    sampler = load_sampler(chain.ae, "cpu")
+    moments = sampler.require_autoencoder().latent_moments
+    with torch.no_grad():
+        moments.square.copy_(moments.mean.square() + 1)
+        for name, weights in sampler.decoder.named_parameters():
+            if ".cross.outer." in name:
+                weights.mul_(heed)
+            elif name.startswith("head."):
+                weights.mul_(sharpness)
+    tokens, _ = open_recorded_data(sampler.artifact, None)
+    return Evaluation(sampler, tokens, batches=3, draws=1, likelihood=0, seed=0, precision="fp32")
+
+
+def test_agreement_tells_a_decoder_that_heeds_its_latent_from_one_that_does_not(tiny_chain: Chain) -> None:
+    heeding, deaf = (evaluation(tiny_chain, 6.0, heed) for heed in (100.0, 0.0))
+    found, none = (agreement(work, work.oracle, white=True) for work in (heeding, deaf))
+    assert found["latent_agreement"] > found["chance_agreement"] + 0.1
+    assert none["latent_agreement"] == pytest.approx(none["chance_agreement"], abs=0.08)
+    assert (found["latents"], found["decodings"], found["decode_steps"], found["top_p"]) == (12, 2, LENGTH // 4, 0.9)
+
+
+@pytest.mark.parametrize(("stage", "name", "steps"), [("ae", "oracle", 0), ("student", "student, 2 steps", 2)])
+def test_agreement_is_that_of_samples_drawn_with_two_decodings(
+    tiny_chain: Chain, reports: dict[str, Report], stage: str, name: str, steps: int
+) -> None:
+    wanted = reports[stage]["figures"]["latent_agreement"][name]
+    config = SampleConfig(n=2 * wanted["latents"], steps=steps, decodings=2, seed=SETTINGS["seed"])
+    samples = list(generate(load_sampler(getattr(tiny_chain, stage), "cpu"), config))
+    found = evaluate_samples(samples, None, None)["samples"]
+    assert found["latent_agreement"] == pytest.approx(wanted["latent_agreement"], abs=1e-12)
+    assert found["chance_agreement"] == pytest.approx(wanted["chance_agreement"], abs=1e-12)
+
+
+def test_text_is_spread_over_the_split_and_never_more_than_there_is(tiny_chain: Chain) -> None:
+    work = evaluation(tiny_chain, 1.0, 1.0)
+    split = work.tokens.split("valid")
+    assert torch.equal(torch.cat(work.text(10**6)), split.gather(range(len(split))))
+    few = torch.cat(work.text(2))
+    assert torch.equal(few, split.gather([0, len(split) - 1]))
+    assert max(map(len, work.text(40))) == 16
+
+
+def test_equal_seeds_give_equal_reports_and_other_seeds_others(tiny_chain: Chain) -> None:
+    first, again, other = (evaluate_artifact(tiny_chain.mdlm, batches=1, draws=2, seed=s) for s in (0, 0, 1))
+    assert first == again
+    assert first["figures"]["masked_text"] != other["figures"]["masked_text"]
+
+
+def test_bf16_differs_by_rounding_only(tiny_chain: Chain, reports: dict[str, Report]) -> None:
+    found = evaluate_artifact(tiny_chain.mdlm, precision="bf16", **SETTINGS)["figures"]["masked_text"]["base"]
+    wanted = reports["mdlm"]["figures"]["masked_text"]["base"]
+    assert found["nats_per_token"] != wanted["nats_per_token"]
+    assert found["nats_per_token"] == pytest.approx(wanted["nats_per_token"], rel=1e-2)
+
+
+def test_bad_settings_are_named_together(tiny_chain: Chain) -> None:
+    with pytest.raises(ConfigError) as caught:
+        evaluate_artifact(tiny_chain.mdlm, batches=0, draws=0, likelihood=-1, precision="fp8")
+    assert [p.split()[0] for p in caught.value.problems] == ["--batches", "--draws", "--likelihood", "--precision"]
+
+
+def test_a_missing_data_set_is_named(tiny_chain: Chain, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no token data set"):
+        evaluate_artifact(tiny_chain.ae, data=tmp_path / "none")
+
+
+def test_the_oracle_of_a_prior_is_its_auto_encoder(tiny_chain: Chain) -> None:
+    work = evaluation(tiny_chain, 1.0, 1.0)
+    prior = replace(work, sampler=load_sampler(tiny_chain.prior, "cpu"))
+    assert prior.oracle.latent is None
+    plain = replace(work, sampler=load_sampler(tiny_chain.ae, "cpu"))
+    torch.testing.assert_close(prior.latents[0], plain.latents[0])

@@ -1,0 +1,233 @@
+"""The four training stages, on the tiny chain."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from diladiff_cli.config import AeConfig, ConfigError, DistillConfig
+from diladiff_cli.data.tokens import open_tokens
+from diladiff_cli.errors import UserError
+from diladiff_cli.networks.latent import LatentPrior, LatentStudent
+from diladiff_cli.runtime.artifacts import load_artifact
+from diladiff_cli.runtime.metrics_log import read_metrics
+from diladiff_cli.runtime.randomness import BatchNoise
+from diladiff_cli.stages.distill import MeanFlowLoss, distill, draw_times
+from diladiff_cli.stages.encode_latents import encode_latents
+from diladiff_cli.stages.networks import build
+from diladiff_cli.stages.train_ae import train_ae
+from diladiff_cli.stages.train_mdlm import masked_batch, mdlm_loss, train_mdlm
+from diladiff_cli.stages.train_prior import prior_figures, train_prior
+
+from ..chain import Chain, ae_config, distill_config, mdlm_config, prior_config
+
+CPU = torch.device("cpu")
+
+
+def training_losses(artifact: Path) -> list[float]:
+    return [line["loss"] for line in read_metrics(artifact / "metrics.jsonl") if line["split"] == "train"]
+
+
+def batch_noise(size: int, seed: int = 0, step: int = 0) -> BatchNoise:
+    return BatchNoise(seed, step, range(size), size, CPU)
+
+
+def test_the_base_learns(tiny_chain: Chain, tmp_path: Path) -> None:
+    figures = train_mdlm(mdlm_config(max_steps=60), data=tiny_chain.data, out=tmp_path / "mdlm")
+    uniform = torch.tensor(float(open_tokens(tiny_chain.data).vocab_size)).log()
+    assert figures["bound"] < 0.75 * float(uniform)
+
+
+@pytest.mark.parametrize("options", [{"optimizer": "muon"}, {"elbo_weight": "exact"}, {"positions": "rotary", "bias": True}])
+def test_the_base_trains_with_every_kind_of_option(options: dict[str, Any], tiny_chain: Chain, tmp_path: Path) -> None:
+    train_mdlm(mdlm_config(max_steps=20, **options), data=tiny_chain.data, out=tmp_path / "mdlm")
+    losses = training_losses(tmp_path / "mdlm")
+    assert sum(losses[-5:]) < sum(losses[:5])
+
+
+def test_exact_and_constant_weights_differ_by_one_over_t() -> None:
+    x = torch.randint(2, 9, (6, 8), generator=torch.Generator().manual_seed(0))
+    logits = torch.randn(9, generator=torch.Generator().manual_seed(1))
+
+    def model(x_t: Tensor, select: Tensor) -> Tensor:
+        return logits.expand(int(select.sum()), 9)
+
+    x_t, is_masked, t = masked_batch(x, batch_noise(6), mask_id=1)
+    assert torch.equal(x_t == 1, is_masked)
+    nll = logits.logsumexp(0) - logits[x]
+    for exact, weight in ((False, torch.ones(6)), (True, 1 / t)):
+        loss, _ = mdlm_loss(1, exact)(model, x, batch_noise(6))  # type: ignore[arg-type]
+        torch.testing.assert_close(loss, (nll * is_masked * weight[:, None]).sum() / x.numel())
+
+
+def test_the_auto_encoder_recovers_far_more_than_its_base(tiny_chain: Chain) -> None:
+    curves = load_artifact(tiny_chain.ae).config["progress"]["validation"]["curves"]
+    recovery = {name: curve[-1]["recovery"] for name, curve in curves.items()}  # everything masked
+    assert recovery["autoencoder"] > 1.5 * recovery["base"]
+    assert recovery["autoencoder"] > 1.5 * recovery["noise_latent"]
+
+
+def test_the_embedding_table_stays_that_of_the_base(tiny_chain: Chain) -> None:
+    base, ae = build(load_artifact(tiny_chain.mdlm)), build(load_artifact(tiny_chain.ae))
+    assert torch.equal(base.embedding.weight, ae.decoder.embedding.weight)
+    assert not torch.equal(base.blocks[0].mlp.up.weight, ae.decoder.blocks[0].mlp.up.weight)
+
+
+def test_the_decoder_warms_up_more_slowly(tiny_chain: Chain, tmp_path: Path) -> None:
+    config = ae_config(max_steps=1, decoder_warmup_steps=10**9)
+    train_ae(config, base=tiny_chain.mdlm, out=tmp_path / "ae")
+    base, ae = build(load_artifact(tiny_chain.mdlm)), build(load_artifact(tmp_path / "ae"))
+    moved = float((ae.decoder.blocks[0].mlp.up.weight - base.blocks[0].mlp.up.weight).abs().max())
+    assert moved < 1e-8
+    assert float(ae.decoder.blocks[0].cross.outer.weight.abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"augmentation": "mild"},
+        {"augmentation": "soft", "mask_unit": "element"},
+        {"augmentation": "dropout-50", "local_attention": False},
+        {"compression": 1, "cross_layers": "0,1"},
+        {"compression": 16, "encoder_layers": 2, "encoder_width": 32},
+    ],
+)
+def test_the_auto_encoder_trains_with_every_kind_of_option(
+    options: dict[str, Any], tiny_chain: Chain, tmp_path: Path
+) -> None:
+    config = AeConfig(**ae_config(max_steps=3).to_dict() | options)
+    figures = train_ae(config, base=tiny_chain.mdlm, out=tmp_path / "ae")
+    artifact = load_artifact(tmp_path / "ae", "ae")
+    assert artifact.network["encoder"]["latents"] * config.compression == 16
+    assert 0 < figures["nll"] < 10
+
+
+def test_settings_that_do_not_fit_the_base_are_named(tiny_chain: Chain, tmp_path: Path) -> None:
+    for options, message in (
+        ({"compression": 3}, "--compression 3 does not divide"),
+        ({"cross_layers": "first,7"}, "--cross-layers has '7'"),
+        ({"encoder_width": 6}, "--encoder-width 6"),
+    ):
+        config = AeConfig(**ae_config().to_dict() | options)
+        with pytest.raises(ConfigError, match=message):
+            train_ae(config, base=tiny_chain.mdlm, out=tmp_path / "ae")
+
+
+def test_the_prior_learns_from_stored_latents_as_from_text(tiny_chain: Chain, tmp_path: Path) -> None:
+    encode_latents(ae=tiny_chain.ae, out=tmp_path / "latents")
+    config = prior_config(max_steps=10)
+    train_prior(config, ae=tiny_chain.ae, latents=tmp_path / "latents", out=tmp_path / "stored")
+    train_prior(config, ae=tiny_chain.ae, out=tmp_path / "fly")
+    # Stored latents are rounded to float16.
+    assert training_losses(tmp_path / "stored") == pytest.approx(training_losses(tmp_path / "fly"), rel=1e-2)
+
+
+def test_latents_of_another_auto_encoder_are_refused(tiny_chain: Chain, tmp_path: Path) -> None:
+    encode_latents(ae=tiny_chain.ae, out=tmp_path / "latents")
+    for name in ("config.json", "plan.json"):
+        stored = json.loads((tmp_path / "latents" / name).read_text())
+        (tmp_path / "latents" / name).write_text(json.dumps(stored | {"ae_hash": "another"}))
+    with pytest.raises(UserError, match="latents of another auto-encoder"):
+        train_prior(prior_config(), ae=tiny_chain.ae, latents=tmp_path / "latents", out=tmp_path / "prior")
+
+
+def test_an_untrained_prior_has_the_error_of_white_latents() -> None:
+    prior = LatentPrior(schedule_d=10.0, latents=4, latent_width=3, width=16, layers=1, heads=2)
+    z_0 = torch.randn(4000, 4, 3, generator=torch.Generator().manual_seed(0))
+    for level in prior_figures(prior, prior.schedule, [z_0])["by_noise"]:
+        assert level["loss"] == pytest.approx(level["white"], rel=0.03)
+
+
+def test_the_trained_prior_beats_white_latents(tiny_chain: Chain, tmp_path: Path) -> None:
+    figures = train_prior(prior_config(max_steps=150, learning_rate=3e-3), ae=tiny_chain.ae, out=tmp_path / "prior")
+    assert figures["share_of_white"] < 0.95
+
+
+def test_times_of_distillation_follow_their_law() -> None:
+    config = DistillConfig(p_uniform=0.5, p_zero=0.15, p_equal=0.25)
+    t, r = draw_times(batch_noise(20_000), config)
+    assert bool((0 <= r).all() and (r <= t).all() and (t <= 1).all() and (t > 0).all())
+    assert float((t == r).float().mean()) == pytest.approx(0.25, abs=0.015)
+    assert float((r == 0).float().mean()) == pytest.approx(0.75 * 0.15, abs=0.01)
+    published = replace(config, p_uniform=0.0, p_zero=0.0)
+    t, r = draw_times(batch_noise(20_000), published)
+    logit = torch.cat([t[t > r], r[t > r]]).logit()
+    assert float(logit.mean()) == pytest.approx(-1.0, abs=0.03)
+    assert float(logit.std()) == pytest.approx(1.0, abs=0.03)
+
+
+def meanflow(config: DistillConfig) -> tuple[MeanFlowLoss, LatentStudent, Tensor]:
+    trunk = {"latents": 4, "latent_width": 3, "width": 16, "layers": 2, "heads": 2}
+    torch.manual_seed(0)
+    teacher, student = LatentPrior(schedule_d=10.0, **trunk), LatentStudent(schedule_d=10.0, **trunk)
+    torch.nn.init.normal_(teacher.trunk.out.weight, std=0.2)
+    student.load_state_dict(teacher.state_dict(), strict=False)
+    z_0 = torch.randn(64, 4, 3, generator=torch.Generator().manual_seed(1))
+    return MeanFlowLoss(lambda batch: batch, teacher, config), student, z_0
+
+
+def test_a_student_of_teacher_weights_has_no_loss_on_its_teachers_own_velocity() -> None:
+    # r = t everywhere and no self-conditioning in the student: u(z, t, t, 0) is the teacher's first estimate.
+    loss_fn, student, z_0 = meanflow(distill_config(p_equal=1.0, p_self_cond=0.0))
+    with torch.no_grad():  # a teacher that ignores its self-conditioning, so that both of its calls agree
+        loss_fn.teacher.trunk.inputs.weight[:, 3:] = 0
+        student.trunk.inputs.weight[:, 3:] = 0
+    loss, metrics = loss_fn(student, z_0, batch_noise(64))
+    assert float(metrics["squared_error"]) < 1e-8
+    loss_fn, student, z_0 = meanflow(distill_config(p_equal=0.0, p_self_cond=0.0))
+    assert float(loss_fn(student, z_0, batch_noise(64))[1]["squared_error"]) > 1e-4
+
+
+def test_the_tangent_factor_rises_over_the_warm_up() -> None:
+    def squared_error(step: int, warmup: int) -> float:
+        loss_fn, student, z_0 = meanflow(distill_config(p_equal=0.0, p_self_cond=0.0, tangent_warmup_steps=warmup))
+        noise = batch_noise(64)
+        noise.step = step
+        return float(loss_fn(student, z_0, noise)[1]["squared_error"])
+
+    assert squared_error(100, 100) == pytest.approx(squared_error(0, 0), rel=1e-6)
+    assert squared_error(50, 100) != pytest.approx(squared_error(100, 100), rel=1e-3)
+
+
+@pytest.mark.parametrize("velocity", ["ode", "sampled"])
+def test_the_student_trains_with_either_velocity(velocity: str, tiny_chain: Chain, tmp_path: Path) -> None:
+    distill(distill_config(velocity=velocity), prior=tiny_chain.prior, out=tmp_path / "student")
+    assert load_artifact(tmp_path / "student", "student").parent("prior").stage == "prior"
+
+
+@pytest.mark.slow
+def test_distillation_brings_the_student_nearer_to_its_teacher(tiny_chain: Chain, tmp_path: Path) -> None:
+    train_prior(prior_config(max_steps=300, learning_rate=3e-3), ae=tiny_chain.ae, out=tmp_path / "prior")
+    begin = distill(distill_config(max_steps=1, learning_rate=0.0), prior=tmp_path / "prior", out=tmp_path / "begin")
+    end = distill(distill_config(max_steps=300, learning_rate=1e-3), prior=tmp_path / "prior", out=tmp_path / "end")
+    for steps in (1, 2, 5):
+        assert end[f"student_{steps}_steps"] < 0.9 * begin[f"student_{steps}_steps"]
+
+
+def test_a_finished_run_is_not_trained_again_by_accident(tiny_chain: Chain, tmp_path: Path) -> None:
+    shutil.copytree(tiny_chain.root, tmp_path / "chain")
+    chain = Chain(tmp_path / "chain")
+    with pytest.raises(UserError, match="this run, finished"):
+        train_prior(prior_config(), ae=chain.ae, out=chain.prior)
+    with pytest.raises(UserError, match="other settings .*max_steps 5 -> 6"):
+        train_prior(prior_config(max_steps=6), ae=chain.ae, out=chain.prior)
+    before = load_artifact(chain.prior).hash
+    train_prior(prior_config(seed=1), ae=chain.ae, out=chain.prior, resume=False)
+    assert load_artifact(chain.prior).hash != before
+
+
+def test_a_dry_run_checks_and_writes_nothing(tiny_chain: Chain, tmp_path: Path) -> None:
+    plans = [
+        train_mdlm(mdlm_config(), data=tiny_chain.data, out=tmp_path / "x", dry_run=True),
+        train_ae(ae_config(), base=tiny_chain.mdlm, out=tmp_path / "x", dry_run=True),
+        train_prior(prior_config(), ae=tiny_chain.ae, out=tmp_path / "x", dry_run=True),
+        distill(distill_config(), prior=tiny_chain.prior, out=tmp_path / "x", dry_run=True),
+    ]
+    assert [plan["stage"] for plan in plans] == ["mdlm", "ae", "prior", "student"]
+    assert all(json.dumps(plan) for plan in plans)
+    assert not (tmp_path / "x").exists()

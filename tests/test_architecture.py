@@ -1,0 +1,118 @@
+"""Imports go downward only, and nothing heavy is imported at start-up."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import diladiff_cli
+
+PACKAGE = Path(diladiff_cli.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+TESTS = Path(__file__).parent
+LONGEST_FILE = 300
+HEAVY = {"torch", "transformers", "datasets", "accelerate", "safetensors", "tokenizers", "scipy", "numpy", "mauve"}
+
+# What each layer may import besides itself.
+LEAVES = {"errors", "settings", "presets", "config"}
+BELOW_STAGES = {"runtime", "data", "networks", "metrics"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "settings": set(),
+    "presets": set(),
+    "config": {"settings", "presets"},
+    "core": set(),
+    **{layer: {"core", "errors", "settings", "config"} for layer in BELOW_STAGES},
+    "stages": {"core", *BELOW_STAGES, *LEAVES},
+    "model": {"stages", "core", *BELOW_STAGES, *LEAVES},
+    "cli": {"model", "stages", "core", *BELOW_STAGES, *LEAVES},
+    "__main__": {"cli"},
+    "__init__": {"model"},
+}
+LAZY_NAMES = {"Model": "model", "load": "model"}  # attributes of the package that live in a module
+
+
+def layer_of(path: Path) -> str:
+    """The first folder inside the package, or the name of a module at its top."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imported(source: str, package: str) -> Iterator[str]:
+    """Full names of all that ``source`` imports, wherever in the file, relative to ``package``."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def layers_imported(source: str, package: str) -> set[str]:
+    """The layers that ``source`` imports; the package's own version is free for all."""
+    names = [name.split(".") for name in imported(source, package)]
+    found = {name[1] if len(name) > 1 else "__init__" for name in names if name[0] == "diladiff_cli"}
+    return {LAZY_NAMES.get(layer, layer) for layer in found} - {"__version__"}
+
+
+def package_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).parent.parts)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_downward_only(path: Path) -> None:
+    layer = layer_of(path)
+    found = layers_imported(path.read_text(), package_of(path))
+    assert found <= MAY_IMPORT[layer] | {layer}, f"{layer} may not import {found - MAY_IMPORT[layer] - {layer}}"
+
+
+@pytest.mark.parametrize(
+    ("source", "package", "layers"),
+    [
+        ("def f():\n    from diladiff_cli.stages.distill import distill", "diladiff_cli.core", {"stages"}),
+        ("if TYPE_CHECKING:\n    import diladiff_cli.networks.latent as latent", "diladiff_cli.core", {"networks"}),
+        ("from diladiff_cli import config, __version__", "diladiff_cli.cli", {"config"}),
+        ("from diladiff_cli import load", "diladiff_cli.runtime", {"model"}),
+        ("import diladiff_cli", "diladiff_cli.runtime", {"__init__"}),
+        ("from ..stages import common", "diladiff_cli.data", {"stages"}),
+        ("from .. import stages", "diladiff_cli.data", {"stages"}),
+        ("from . import shards", "diladiff_cli.data", {"data"}),
+        ("import torch\nfrom pathlib import Path", "diladiff_cli.core", set()),
+    ],
+)
+def test_every_form_of_import_is_seen(source: str, package: str, layers: set[str]) -> None:
+    assert layers_imported(source, package) == layers
+
+
+def test_every_module_belongs_to_a_layer() -> None:
+    assert {layer_of(path) for path in FILES} <= set(MAY_IMPORT)
+    assert {"core", "stages", "cli", *BELOW_STAGES, *LEAVES} <= {layer_of(path) for path in FILES}
+
+
+def test_core_needs_only_torch_and_the_standard_library() -> None:
+    allowed = {"torch", "diladiff_cli", *sys.stdlib_module_names}
+    for path in (PACKAGE / "core").glob("*.py"):
+        roots = {name.split(".")[0] for name in imported(path.read_text(), package_of(path))}
+        assert roots <= allowed, f"{path.name} imports {roots - allowed}"
+
+
+@pytest.mark.parametrize("leaf", sorted(LEAVES))
+def test_settings_need_only_the_standard_library(leaf: str) -> None:
+    roots = {name.split(".")[0] for name in imported((PACKAGE / f"{leaf}.py").read_text(), "diladiff_cli")}
+    assert roots <= {"diladiff_cli", *sys.stdlib_module_names}
+
+
+@pytest.mark.parametrize("module", ["diladiff_cli", "diladiff_cli.config", "diladiff_cli.cli.main"])
+def test_nothing_heavy_is_imported_at_start_up(module: str) -> None:
+    command = [sys.executable, "-c", f"import sys, {module}; print(*sys.modules)"]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    assert module in loaded.stdout.split()
+    assert not HEAVY & {name.split(".")[0] for name in loaded.stdout.split()}
+
+
+def test_no_file_is_too_long() -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in [*FILES, *TESTS.rglob("*.py")]}
+    assert {str(path): n for path, n in lengths.items() if n > LONGEST_FILE} == {}

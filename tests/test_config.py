@@ -1,0 +1,268 @@
+import json
+import math
+import tomllib
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diladiff_cli.config import AUGMENTATIONS, STAGES, AeConfig, MdlmConfig, StageConfig, read_config_file, resolve
+from diladiff_cli.presets import PRESETS
+from diladiff_cli.settings import ConfigError, Settings, flag
+
+STRENGTHS = ("sigma_feat", "p_feat_mask", "p_latent_mask", "p_latent_drop")
+KINDS = sorted(STAGES.values(), key=lambda kind: kind.__name__)
+FIELDS = [(kind, field) for kind in KINDS for field in fields(kind)]
+each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+each_field = pytest.mark.parametrize(("kind", "field"), FIELDS, ids=[f"{k.__name__}.{f.name}" for k, f in FIELDS])
+
+
+def values_of(kind: type, metadata: Any) -> st.SearchStrategy[Any]:
+    """Values that a field of this type and range takes."""
+    low, high = metadata["low"], metadata["high"]
+    if metadata["choices"]:
+        return st.sampled_from(metadata["choices"])
+    if kind is bool:
+        return st.booleans()
+    if kind is int:
+        return st.integers(0 if low is None else math.ceil(low), 10**6 if high is None else int(high))
+    if kind is float:
+        return st.floats(-1e6 if low is None else low, 1e6 if high is None else high)
+    return st.text(st.characters(exclude_categories=["Cc", "Cs"]))
+
+
+@st.composite
+def configurations(draw: st.DrawFn, kind: type[Settings]) -> Settings:
+    """Any valid configuration of a stage."""
+    types = get_type_hints(kind)
+    values = {f.name: draw(values_of(types[f.name], f.metadata)) for f in fields(kind)}
+    if "grad_accum" in values:
+        values["batch_size"] = values["grad_accum"] * draw(st.integers(1, 8))
+    if "heads" in values:
+        values["width"] = 2 * values["heads"] * draw(st.integers(1, 8))
+    for name in STRENGTHS:
+        if -1 < values.get(name, 0) < 0:  # -1 alone stands for the preset's
+            values[name] += 1
+    return kind(**values)
+
+
+def to_toml(values: dict[str, Any]) -> str:
+    """Plain values as TOML, whose numbers, booleans and basic strings are spelled as in JSON."""
+    return "\n".join(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items())
+
+
+@each_kind
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(data=st.data())
+def test_every_configuration_survives_dict_json_and_toml(kind: type[Settings], data: st.DataObject) -> None:
+    config = data.draw(configurations(kind))
+    values = config.to_dict()
+    assert type(config).from_dict(values) == config
+    assert type(config).from_dict(json.loads(json.dumps(values))) == config
+    assert type(config).from_dict(tomllib.loads(to_toml(values))) == config
+    assert set(values) == {f.name for f in fields(type(config))}
+
+
+def test_whole_numbers_become_floats_where_floats_are_meant() -> None:
+    config = AeConfig.from_dict({"learning_rate": 1, "sigma_feat": 0})
+    assert [type(v) for v in (config.learning_rate, config.sigma_feat)] == [float, float]
+
+
+@each_field
+def test_every_option_has_help_and_a_valid_default(kind: type[Settings], field: Any) -> None:
+    assert field.metadata["help"].endswith((".", ")"))
+    assert field.default is not MISSING
+    assert type(field.default) is get_type_hints(kind)[field.name]
+
+
+@each_kind
+def test_defaults_make_a_configuration(kind: type[Settings]) -> None:
+    assert kind().to_dict() == {f.name: f.default for f in fields(kind)}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_resolves_for_every_stage(preset: str, stage: str) -> None:
+    config = resolve(stage, preset)
+    assert type(config) is STAGES[stage]
+    assert PRESETS[preset].get(stage, {}).items() <= config.to_dict().items()
+    assert set(PRESETS[preset]) <= set(STAGES)
+
+
+def bad_values(kind: type, metadata: Any) -> list[Any]:
+    """One value for each way to be wrong: type, range, choice, not a number."""
+    low, high = metadata["low"], metadata["high"]
+    bad: dict[type, list[Any]] = {bool: ["yes", 1], int: [True, 1.5, "1"], float: [True, "x", math.nan, math.inf]}
+    found = [None, [], *bad.get(kind, [7])]
+    found += [kind(low - 1)] if low is not None else []
+    found += [kind(high + 1)] if high is not None else []
+    return [*found, "no such choice"] if metadata["choices"] else found
+
+
+@each_field
+def test_every_bad_value_is_told_with_option_value_and_remedy_in_one_line(kind: type[Settings], field: Any) -> None:
+    for value in bad_values(get_type_hints(kind)[field.name], field.metadata):
+        with pytest.raises(ConfigError) as error:
+            kind(**{field.name: value})
+        (problem,) = error.value.problems
+        what, _, remedy = problem.partition("; ")
+        assert what.startswith(flag(field.name) + " is ")
+        assert what.endswith((repr(value), str(value)))
+        assert remedy.startswith(("give ", "choose "))
+        assert "\n" not in problem
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as error:
+        MdlmConfig.from_dict({"lenght": 3, "seed": -1, "precision": "fp16", "learning_rate": "fast"})
+    assert error.value.problems == [
+        "unknown setting 'lenght'; see --help for the names",
+        "--seed is -1; give at least 0",
+        "--learning-rate is 'fast'; give a value of type float",
+        "--precision is 'fp16'; choose one of bf16, fp32",
+    ]
+    assert str(error.value).splitlines() == error.value.problems
+
+
+@pytest.mark.parametrize(
+    ("stage", "values", "names"),
+    [
+        ("mdlm", {"batch_size": 10, "grad_accum": 3}, ["--batch-size 10", "--grad-accum 3"]),
+        ("prior", {"width": 100, "heads": 12}, ["--width 100", "--heads 12"]),
+        ("ae", {"sigma_feat": -0.5}, ["--sigma-feat is -0.5", "--augmentation"]),
+    ],
+)
+def test_settings_that_contradict_each_other_are_named(stage: str, values: dict[str, Any], names: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        resolve(stage, options=values)
+    (problem,) = error.value.problems
+    assert all(name in problem for name in names)
+    assert problem.count(";") == 1
+
+
+def test_problems_of_preset_file_and_options_are_told_together(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        resolve("ae", "huge", tmp_path / "none.toml", {"seed": -1})
+    problems = error.value.problems
+    assert [problem.split(" is ")[0] for problem in problems[::2]] == ["--preset", "--seed"]
+    assert problems[0] == "--preset is 'huge'; choose one of demo, small, owt"
+    assert problems[1].startswith(f"--config {tmp_path / 'none.toml'} cannot be read")
+
+
+PUBLISHED = {
+    "strong": (0.5, 0.7, 0.7, 0.75),
+    "mild": (0.4, 0.5, 0.5, 0.75),
+    "soft": (0.3, 0.3, 0.4, 0.75),
+    "dropout-50": (0.5, 0.7, 0.7, 0.5),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_augmentation_presets_are_the_published_table(name: str) -> None:
+    assert set(AUGMENTATIONS) == set(PUBLISHED)
+    strengths = AeConfig(augmentation=name).augmentation_strengths()
+    assert strengths == dict(zip(STRENGTHS, PUBLISHED[name], strict=True))
+
+
+@pytest.mark.parametrize("name", STRENGTHS)
+@pytest.mark.parametrize("value", [0.0, 0.2])
+def test_an_option_overrides_one_strength_of_its_preset(name: str, value: float) -> None:
+    changed = AeConfig(augmentation="mild", **{name: value}).augmentation_strengths()
+    assert changed == AeConfig(augmentation="mild").augmentation_strengths() | {name: value}
+
+
+def test_owt_preset_is_the_published_configuration() -> None:
+    published = {
+        "mdlm": {"max_steps": 1_000_000, "batch_size": 512, "learning_rate": 3e-4, "warmup_steps": 1000, "width": 768}
+        | {"layers": 12, "heads": 12, "positions": "learned", "qk_norm": True, "lr_schedule": "cosine"},
+        "ae": {"max_steps": 200_000, "batch_size": 512, "learning_rate": 5e-5, "warmup_steps": 1000}
+        | {"decoder_warmup_steps": 10_000, "compression": 2, "latent_width": 768, "encoder_layers": 2}
+        | {"augmentation": "strong", "cross_layers": "first,last"},
+        "prior": {"max_steps": 150_000, "batch_size": 512, "learning_rate": 2e-4, "schedule_d": 10.0},
+        "student": {"max_steps": 25_000, "batch_size": 2048, "learning_rate": 5e-5, "tangent_warmup_steps": 10_000}
+        | {"p_equal": 0.25, "p_self_cond": 0.5, "time_mean": -1.0, "time_std": 1.0, "adaptive_constant": 5.0},
+        "data": {"length": 1024, "tokenizer": "bert-base-uncased"},
+        "sample": {"temperature": 1.0, "top_p": 0.9, "gamma": 0.8},
+    }
+    for stage, values in published.items():
+        assert values.items() <= resolve(stage, "owt").to_dict().items()
+
+
+def test_cross_layers_are_names_or_numbers_of_layers() -> None:
+    assert AeConfig().cross_layer_indices(12) == (0, 11)
+    assert AeConfig(cross_layers="last, 5,0").cross_layer_indices(8) == (0, 5, 7)
+    assert AeConfig().cross_layer_indices(1) == (0,)
+    for wrong in ("middle", "4", "-1", "²", "", "first;last"):
+        with pytest.raises(ConfigError, match=r"--cross-layers has .*; use first, last or 0 to 3"):
+            AeConfig(cross_layers=wrong).cross_layer_indices(4)
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_later_sources_win_over_earlier_ones(tmp_path: Path) -> None:
+    file = write(tmp_path / "c.toml", "ema_decay = 0.5\nwarmup_steps = 7\n[mdlm]\nwarmup_steps = 8\nlayers = 3\n")
+    config = resolve("mdlm", "demo", file, {"layers": 2})
+    found = (config.beta1, config.width, config.ema_decay, config.warmup_steps, config.layers)
+    assert found == (MdlmConfig().beta1, PRESETS["demo"]["mdlm"]["width"], 0.5, 8, 2)
+
+
+@pytest.mark.parametrize("suffix", [".toml", ".json"])
+def test_a_file_serves_every_stage_with_its_table_and_the_common_keys_it_knows(tmp_path: Path, suffix: str) -> None:
+    tables = {"mdlm": {"layers": 2}, "prior": {"layers": 3, "seed": 9}}
+    common = {"seed": 5, "compression": 4}
+    toml = "\n".join([to_toml(common), *(f"[{name}]\n{to_toml(values)}" for name, values in tables.items())])
+    file = write(tmp_path / f"c{suffix}", toml if suffix == ".toml" else json.dumps(common | tables))
+    found = {stage: read_config_file(file, stage) for stage in ("mdlm", "prior", "ae", "sample")}
+    assert found == {
+        "mdlm": {"layers": 2, "seed": 5},
+        "prior": {"layers": 3, "seed": 9},
+        "ae": {"seed": 5, "compression": 4},
+        "sample": {"seed": 5},
+    }
+
+
+def test_wrong_tables_and_keys_of_a_file_are_told_together(tmp_path: Path) -> None:
+    file = write(tmp_path / "c.toml", "lenght = 3\nwitdh = 2\n[mdml]\nlayers = 2\n")
+    with pytest.raises(ConfigError) as error:
+        read_config_file(file, "mdlm")
+    assert error.value.problems == [
+        f"--config {file} has the table [mdml]; use {', '.join(STAGES)}",
+        f"--config {file} has 'lenght', which no stage knows; see --help for the names",
+        f"--config {file} has 'witdh', which no stage knows; see --help for the names",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("c.toml", b"layers = "), ("c.json", b"{"), ("c.json", b"[1, 2]"), ("c.toml", b"\xff"), ("folder", None)],
+)
+def test_an_unreadable_file_is_named_with_the_remedy(tmp_path: Path, name: str, content: bytes | None) -> None:
+    file = tmp_path / name
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    with pytest.raises(ConfigError) as error:
+        read_config_file(file, "mdlm")
+    (problem,) = error.value.problems
+    assert problem.startswith(f"--config {file} cannot be read (")
+    assert problem.endswith("); give a TOML or JSON file")
+    assert "\n" not in problem
+
+
+def test_values_of_a_file_are_checked_like_options(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--layers is 0; give at least 1"):
+        resolve("mdlm", file=write(tmp_path / "c.toml", "[mdlm]\nlayers = 0"))
+    with pytest.raises(ConfigError, match="unknown setting 'layer'"):
+        resolve("mdlm", file=write(tmp_path / "d.toml", "[mdlm]\nlayer = 2"))
+
+
+def test_training_stages_share_the_options_of_training() -> None:
+    for stage in ("mdlm", "ae", "prior", "student"):
+        assert issubclass(STAGES[stage], StageConfig)

@@ -1,0 +1,139 @@
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import diladiff_cli
+from diladiff_cli import model as facade
+from diladiff_cli.config import SampleConfig
+from diladiff_cli.data.tokenizer import separator_id
+from diladiff_cli.data.tokens import open_tokens
+from diladiff_cli.errors import UserError
+from diladiff_cli.model import Model, default_model, load
+from diladiff_cli.networks.denoiser import TokenDenoiser
+from diladiff_cli.networks.encoder import LatentEncoder
+from diladiff_cli.networks.latent import LatentPrior, LatentStudent
+from diladiff_cli.settings import ConfigError
+from tests.chain import CHANNELS, LATENTS, LENGTH, Chain
+
+
+@pytest.fixture(scope="module")
+def student(tiny_chain: Chain) -> Model:
+    return load(tiny_chain.student, "cpu")
+
+
+@pytest.mark.parametrize("stage", ["mdlm", "ae", "prior", "student"])
+def test_a_model_has_the_parts_of_its_stage(tiny_chain: Chain, stage: str) -> None:
+    model = diladiff_cli.load(str(getattr(tiny_chain, stage)))
+    assert isinstance(model, diladiff_cli.Model)
+    assert (model.stage, model.length) == (stage, LENGTH)
+    assert isinstance(model.decoder, TokenDenoiser)
+    assert isinstance(model.encoder, type(None) if stage == "mdlm" else LatentEncoder)
+    priors = {"prior": LatentPrior, "student": LatentStudent}
+    assert isinstance(model.prior, priors.get(stage, type(None)))
+    assert model.tokenizer.mask_token_id == model.decoder.mask_id
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    code = "import sys, diladiff_cli; diladiff_cli.__version__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
+
+
+def test_samples_and_streams_are_the_same(student: Model) -> None:
+    found = student.sample(n=5, steps=2, decode_steps=3, seed=4, top_p=1.0, gamma=0)
+    assert found == list(student.stream(SampleConfig(n=5, steps=2, decode_steps=3, seed=4, top_p=1.0, gamma=0.0)))
+    assert [s["id"] for s in found] == [0, 1, 2, 3, 4]
+    assert (found[0]["steps"], found[0]["decode_steps"], found[0]["seed"], found[0]["gamma"]) == (2, 3, 4, 0.0)
+
+
+def test_unknown_options_are_refused(student: Model) -> None:
+    with pytest.raises(ConfigError, match="unknown setting 'top_k'"):
+        student.sample(n=1, top_k=5)
+
+
+def test_texts_are_cut_and_filled_up_before_encoding(student: Model, tiny_chain: Chain) -> None:
+    block = open_tokens(tiny_chain.data).split("valid").gather([0])
+    end = separator_id(student.tokenizer)
+    short = student.tokenizer("the cat", add_special_tokens=False)["input_ids"]
+    padded = torch.tensor([[*short, *[end] * (LENGTH - len(short))]])
+    long = "the cat sat and " * 20
+    cut = torch.tensor([student.tokenizer(long, add_special_tokens=False)["input_ids"][:LENGTH]])
+    found = student.encode(["the cat", long])
+    assert found.shape == (2, LATENTS, CHANNELS)
+    torch.testing.assert_close(found, student.sampler.encoder(torch.cat([padded, cut])), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(student.encode("the cat"), found[:1], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(student.sampler.encoder(block), found[:1])
+
+
+def test_encoding_does_not_depend_on_the_batch(student: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["the cat", "a dog ran home", "old sun", "by the sea", "red bird"]
+    whole = student.encode(texts)
+    monkeypatch.setattr(facade, "TEXTS_AT_ONCE", 2)
+    torch.testing.assert_close(student.encode(texts), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_encodes_and_decodes_to_nothing(student: Model) -> None:
+    assert student.encode([]).shape == (0, LATENTS, CHANNELS)
+    assert student.decode(student.encode([])) == []
+
+
+def test_decoding_gives_samples_of_the_latents(student: Model) -> None:
+    z_0 = student.encode(["the cat", "a dog ran home", "old sun"])
+    found = student.decode(z_0, decode_steps=2, seed=3, decodings=2)
+    assert [s["id"] for s in found] == list(range(6))
+    assert [s["latent"] for s in found] == [0, 0, 1, 1, 2, 2]
+    assert {(s["seed"], s["decode_steps"], s["steps"], s["gamma"]) for s in found} == {(3, 2, None, None)}
+    assert all(len(s["token_ids"]) == LENGTH and isinstance(s["text"], str) for s in found)
+    assert found == student.decode(z_0, decode_steps=2, seed=3, decodings=2, batch_size=4)
+    assert student.decode(z_0)[0]["decode_steps"] == LENGTH // 4
+
+
+def test_oracle_samples_decode_encoded_blocks(tiny_chain: Chain) -> None:
+    model = load(tiny_chain.ae, "cpu")
+    z_0 = model.sampler.encoder(open_tokens(tiny_chain.data).split("valid").gather(range(4)))
+    decoded, sampled = model.decode(z_0), model.sample(n=4)
+    assert [s["token_ids"] for s in decoded] == [s["token_ids"] for s in sampled]
+
+
+def test_latents_of_another_shape_are_refused(student: Model) -> None:
+    with pytest.raises(UserError, match=r"of shape \(2, 3, 4\), wanted \(B, 8, 8\)"):
+        student.decode(torch.zeros(2, 3, 4))
+    with pytest.raises(ConfigError, match="steps is 5, but the latents are given"):
+        student.decode(torch.zeros(2, LATENTS, CHANNELS), steps=5)
+
+
+def test_a_base_has_no_latents(tiny_chain: Chain) -> None:
+    model = load(tiny_chain.mdlm, "cpu")
+    with pytest.raises(UserError, match="is of stage mdlm, which has no latents"):
+        model.encode("the cat")
+    with pytest.raises(UserError, match="is of stage mdlm, which has no latents"):
+        model.decode(torch.zeros(1, LATENTS, CHANNELS))
+
+
+def test_the_student_here_is_the_default(tiny_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(tiny_chain.root / "ckpt", tmp_path / "ckpt")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(facade, "SHIPPED_MODEL", tiny_chain.prior)
+    assert default_model() == (Path("ckpt/student"), "model: ./ckpt/student")
+    assert load().stage == "student"
+
+
+def test_the_shipped_model_is_the_default_elsewhere(
+    tiny_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(facade, "SHIPPED_MODEL", tiny_chain.prior)
+    path, line = default_model()
+    assert path == tiny_chain.prior
+    assert "ships with diladiff" in line
+    assert load().stage == "prior"
+
+
+def test_without_any_model_the_error_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(facade, "SHIPPED_MODEL", tmp_path / "none")
+    with pytest.raises(UserError, match=r"no \./ckpt/student, and this installation ships no model; name one"):
+        load()
