@@ -9,17 +9,17 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "demo": {
         "data": {"length": 64, "tokenizer": "train:4096"},
         "mdlm": _DEMO
-        | {"width": 256, "layers": 4, "heads": 4, "tie_embeddings": True, "max_steps": 3000, "warmup_steps": 100}
-        | {"learning_rate": 4e-3, "ema_decay": 0.998, "eval_every": 500, "save_every": 500},
+        | {"width": 256, "layers": 4, "heads": 4, "tie_embeddings": True, "max_steps": 1000, "warmup_steps": 100}
+        | {"learning_rate": 4e-3, "ema_decay": 0.998, "eval_every": 500, "save_every": 250},
         "ae": _DEMO
-        | {"latent_width": 64, "max_steps": 1500, "warmup_steps": 50, "decoder_warmup_steps": 300}
-        | {"learning_rate": 3e-3, "ema_decay": 0.998, "eval_every": 500, "save_every": 250},
+        | {"latent_width": 64, "encoder_width": 128, "max_steps": 400, "warmup_steps": 50, "decoder_warmup_steps": 100}
+        | {"learning_rate": 6e-3, "ema_decay": 0.995, "eval_every": 200, "save_every": 100},
         "prior": _DEMO
-        | {"width": 256, "layers": 4, "heads": 4, "max_steps": 3000, "warmup_steps": 100}
+        | {"width": 192, "layers": 4, "heads": 4, "max_steps": 1500, "warmup_steps": 100}
         | {"learning_rate": 3e-3, "ema_decay": 0.998, "eval_every": 500, "save_every": 500},
         "student": _DEMO
-        | {"max_steps": 1000, "warmup_steps": 50, "tangent_warmup_steps": 200, "learning_rate": 5e-4}
-        | {"ema_decay": 0.995, "eval_every": 500, "save_every": 250},
+        | {"max_steps": 400, "warmup_steps": 50, "tangent_warmup_steps": 100, "learning_rate": 1e-3}
+        | {"ema_decay": 0.99, "eval_every": 200, "save_every": 200},
     },
     "small": {
         "data": {"length": 256, "tokenizer": "train:8192"},

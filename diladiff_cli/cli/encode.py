@@ -59,6 +59,10 @@ def encode(
             "--batch-size", metavar="INTEGER", min=1, help=rf"With --ae: blocks at once. \[default: {LATENT_BATCH}]"
         ),
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option("--precision", metavar="TEXT", help=r"With --ae: bf16 or fp32 matrix products. \[default: bf16]"),
+    ] = None,
     resume: Resume = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", metavar="", help="Check text and settings, print the plan as JSON.")
@@ -66,15 +70,19 @@ def encode(
 ) -> Result:
     """Turn text into tokens, or tokens into latents (--ae)."""
     if ae is None:
-        _reject({"data": data, "batch_size": batch_size, "resume": resume}, "needs --ae", "name the auto-encoder")
+        only_latents = {"data": data, "batch_size": batch_size, "precision": precision, "resume": resume}
+        _reject(only_latents, "needs --ae", "name the auto-encoder")
         return _encode_text(config, text or [], valid or [], out or Path("data"), dry_run)
     _reject(
         {"text": text, "valid": valid, "dry_run": dry_run or None} | given, "has no meaning with --ae", "leave it out"
     )
     from diladiff_cli.stages.encode_latents import encode_latents
 
+    if precision not in (None, "bf16", "fp32"):
+        raise ConfigError([f"--precision is {precision!r}; choose one of bf16, fp32"])
     out = out or Path("latents")
-    record = encode_latents(ae=ae, data=data, out=out, batch_size=batch_size or LATENT_BATCH, resume=resume)
+    settings = {"batch_size": batch_size or LATENT_BATCH, "precision": precision or "bf16"}
+    record = encode_latents(ae=ae, data=data, out=out, resume=resume, **settings)
     rows = {name: split["rows"] for name, split in record["splits"].items()}
     say(f"{out}: latents of {rows['train']:,} training and {rows['valid']:,} validation blocks")
     return None

@@ -15,6 +15,7 @@ from diladiff_cli.core.times import sampling_grid
 
 Body = Callable[[Tensor, Tensor], Tensor]  # (x_t (B', L), rows (B',)) -> hidden (B', L, D)
 Head = Callable[[Tensor], Tensor]  # hidden (M, D) -> logits (M, K)
+DRAWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,13 @@ def unmask(
     return x
 
 
+def _draw(head: Head, hidden: Tensor, uniform: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor]:
+    """:func:`draw_tokens` at hidden states (M, D), some at a time: their float64 logits fill memory."""
+    parts = zip(hidden.split(DRAWS_AT_ONCE), uniform.split(DRAWS_AT_ONCE), strict=True)
+    drawn = [draw_tokens(head(h), u, decoding.temperature, decoding.top_p) for h, u in parts]
+    return torch.cat([tokens for tokens, _ in drawn]), torch.cat([sureness for _, sureness in drawn])
+
+
 def _reveal_at_random(
     body: Body,
     head: Head,
@@ -127,7 +135,7 @@ def _reveal_at_random(
     if len(rows) == 0:
         return
     hidden = body(x[rows], rows)[reveal[rows]]  # (M, D)
-    x[reveal] = draw_tokens(head(hidden), uniform[reveal], decoding.temperature, decoding.top_p)[0]
+    x[reveal] = _draw(head, hidden, uniform[reveal], decoding)[0]
 
 
 def _reveal_by_confidence(
@@ -148,7 +156,7 @@ def _reveal_by_confidence(
     if len(rows) == 0:
         return
     hidden = body(x[rows], rows)[masked[rows]]  # (M, D)
-    tokens, sureness = draw_tokens(head(hidden), uniform[masked], decoding.temperature, decoding.top_p)
+    tokens, sureness = _draw(head, hidden, uniform[masked], decoding)
     confidence = torch.full(x.shape, -1.0, dtype=sureness.dtype, device=x.device)
     confidence[masked] = sureness
     if decoding.order == "threshold":

@@ -9,6 +9,7 @@ from diladiff_cli.data.shards import Shards
 from diladiff_cli.errors import UserError
 
 FORMAT_VERSION = 1
+STAGE = "latents"
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,19 @@ def open_latents(path: Path) -> LatentData:
     """Open a folder written by ``encode --ae``.
 
     Raises:
-        UserError: No latents there, or not complete.
+        UserError: No latents there, not complete, or of a newer format.
     """
     remedy = f"make it with encode --ae ckpt/ae --out {path}"
     try:
         config = json.loads((path / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} holds no complete latents ({error})", remedy) from error
-    if config.get("stage") != "latents" or config.get("format_version") != FORMAT_VERSION:
-        raise UserError(f"{path} is of stage {config.get('stage')}, wanted latents", remedy)
+    stage = config.get("stage") if isinstance(config, dict) else None
+    if stage != STAGE:
+        raise UserError(f"{path} is of stage {stage}, wanted {STAGE}", remedy)
+    version = config.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise UserError(f"{path} has format {version}, newer than {FORMAT_VERSION}", "upgrade diladiff")
+    if version != FORMAT_VERSION or not isinstance(config.get("splits"), dict):
+        raise UserError(f"{path} holds no complete latents (its config.json is damaged)", remedy)
     return LatentData(path, config)

@@ -99,9 +99,15 @@ class Shards:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def gather(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The rows of those numbers, in their order: (B, ...)."""
+        """The rows of those numbers, in their order: (B, ...).
+
+        Raises:
+            IndexError: There is no such row.
+        """
         found = []
         for row in np.asarray(rows, dtype=np.int64):
+            if not 0 <= row < len(self):
+                raise IndexError(f"no row {row} among {len(self)}")
             shard = int(np.searchsorted(self._ends, row, side="right"))
             place = int(row - (self._ends[shard - 1] if shard else 0))
             found.append(self._slices[shard][place : place + 1])

@@ -1,24 +1,29 @@
 """Documents from files, folders, globs, standard input and Hub data sets, streamed through ``datasets``."""
 
+import codecs
 import glob
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from diladiff_cli.errors import UserError
 
-# Ending of a file -> the reader of ``datasets``, and its options.
+# Ending of a file -> the reader of ``datasets``, and its options. Text and JSON lines both come line by line: a schema
+# that is inferred from the first rows would refuse later ones with other fields.
+LINES: dict[str, Any] = {"sample_by": "line"}
 READERS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".txt": ("text", {"sample_by": "paragraph"}),
-    ".txt.zst": ("text", {"sample_by": "paragraph"}),
-    ".jsonl": ("json", {}),
-    ".jsonl.zst": ("json", {}),
+    ".txt": ("text", LINES),
+    ".txt.zst": ("text", LINES),
+    ".jsonl": ("text", LINES),
+    ".jsonl.zst": ("text", LINES),
     ".json": ("json", {}),
     ".parquet": ("parquet", {}),
 }
 FORMATS = ", ".join(READERS)
+LINES_AT_ONCE = 1000
 
 
 def ending(path: Path | str) -> str | None:
@@ -70,61 +75,92 @@ def iter_documents(sources: Sequence[str], text_field: str = "text") -> Iterator
         UserError: A source is missing, cannot be read, or has no such field; names it.
     """
     for source in sources:
-        rows = _stdin_rows() if source == "-" else _rows(source)
-        for text in _texts(rows, source, text_field):
-            if text.strip():
-                yield text.strip()
+        for name, rows in _parts(source, text_field):
+            for text in _texts(rows, name, text_field):
+                if text.strip():
+                    yield text.strip()
 
 
-def _rows(source: str) -> Iterator[dict[str, Any]]:
+def _parts(source: str, field: str) -> Iterator[tuple[str, Iterator[Any]]]:
+    """The name and the rows of each file of a source, text being in ``field``."""
+    files = None if source == "-" else find_files(source)
+    if source == "-":
+        yield "standard input", _stdin_rows(field)
+    elif files is None:
+        yield source, _hub_rows(source)
+    else:
+        for file in files:
+            if file.stat().st_size:
+                yield str(file), _file_rows(file, field)
+
+
+def _load(reader: str, **options: Any) -> Any:
+    """A streamed data set, without noise on the terminal."""
     from datasets import load_dataset
     from datasets.utils.logging import disable_progress_bar, set_verbosity_error
 
     disable_progress_bar()
     set_verbosity_error()
-    files = find_files(source)
-    if files is None:
-        name, _, config = source.partition(":")
-        yield from load_dataset(name, config or None, split="train", streaming=True)
+    return load_dataset(reader, split="train", streaming=True, **options)
+
+
+def _hub_rows(source: str) -> Iterator[Any]:
+    name, _, config = source.partition(":")
+    yield from _load(name, name=config or None)
+
+
+def _file_rows(file: Path, field: str) -> Iterator[Any]:
+    kind = ending(file) or ".txt"
+    reader, options = READERS[kind]
+    rows = _load(reader, data_files=glob.escape(str(file)), **options)
+    if reader != "text":
+        yield from rows
         return
-    for file in files:
-        reader, options = READERS[ending(file) or ".txt"]
-        if file.stat().st_size:
-            yield from load_dataset(reader, data_files=str(file), split="train", streaming=True, **options)
+    batches = rows.with_format("arrow").iter(LINES_AT_ONCE)
+    lines = _unmarked(line for batch in batches for line in batch["text"].to_pylist())
+    yield from _json_rows(lines) if kind.startswith(".jsonl") else _paragraphs(lines, field)
 
 
-def _stdin_rows() -> Iterator[dict[str, Any]]:
-    lines = (line.decode("utf-8") for line in sys.stdin.buffer)
+def _stdin_rows(field: str) -> Iterator[Any]:
+    lines = _unmarked(codecs.iterdecode(sys.stdin.buffer, "utf-8"))
     first = next((line for line in lines if line.strip()), "")
-    if first.lstrip().startswith("{"):
-        yield from map(json.loads, (line for line in _chain(first, lines) if line.strip()))
-        return
-    paragraph = ""
-    for line in _chain(first, lines):
+    whole = chain([first], lines)
+    yield from _json_rows(whole) if first.lstrip().startswith("{") else _paragraphs(whole, field)
+
+
+def _unmarked(lines: Iterable[str]) -> Iterator[str]:
+    """Lines without the byte order mark that some editors put before the first."""
+    for number, line in enumerate(lines):
+        yield line if number else line.removeprefix("\ufeff")
+
+
+def _json_rows(lines: Iterable[str]) -> Iterator[Any]:
+    for number, line in enumerate(lines, 1):
         if line.strip():
-            paragraph += line
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"line {number} is no JSON: {error}") from error
+
+
+def _paragraphs(lines: Iterable[str], field: str) -> Iterator[dict[str, str]]:
+    """Runs of lines that are not blank, as rows."""
+    paragraph: list[str] = []
+    for line in chain(lines, [""]):
+        if line.strip():
+            paragraph.append(line.rstrip("\r\n"))
         elif paragraph:
-            yield {"text": paragraph}
-            paragraph = ""
-    yield {"text": paragraph}
+            yield {field: "\n".join(paragraph)}
+            paragraph = []
 
 
-def _chain(first: str, rest: Iterable[str]) -> Iterator[str]:
-    yield first
-    yield from rest
-
-
-def _texts(rows: Iterator[dict[str, Any]], source: str, field: str) -> Iterator[str]:
+def _texts(rows: Iterator[Any], name: str, field: str) -> Iterator[str]:
     """The text of each row; every fault of reading becomes one line that names the source."""
-    name = "standard input" if source == "-" else source
-    field = "text" if source.lower().endswith((".txt", ".txt.zst")) else field
     while True:
         try:
             row = next(rows)
         except StopIteration:
             return
-        except UserError:
-            raise
         except Exception as error:  # datasets raises many kinds, for missing data sets and torn files alike
             reason = (str(error) or type(error).__name__).splitlines()[0]
             remedy = "give UTF-8 text, JSON lines, parquet, or the id of a Hub data set that can be reached"
@@ -134,4 +170,5 @@ def _texts(rows: Iterator[dict[str, Any]], source: str, field: str) -> Iterator[
             raise UserError(
                 f"{name} has a row without a string {field!r} (it has {fields})", "name one with --text-field"
             )
-        yield row[field]
+        # JSON may hold halves of surrogate pairs, which no text may
+        yield row[field].encode(errors="replace").decode()

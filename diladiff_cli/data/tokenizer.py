@@ -22,7 +22,7 @@ def train_size(spec: str) -> int | None:
     if not spec.startswith("train:"):
         return None
     size = spec.removeprefix("train:")
-    if not size.isdigit() or int(size) < BYTES + SPECIALS:
+    if not size.isdecimal() or int(size) < BYTES + SPECIALS:
         raise UserError(f"--tokenizer {spec} has no usable size", f"give at least train:{BYTES + SPECIALS}")
     return int(size)
 

@@ -15,6 +15,7 @@ from diladiff_cli.errors import UserError
 
 FORMAT_VERSION = 1
 STAGE = "data"
+NEEDED = {"format_version", "fingerprint", "length", "vocab_size", "mask_id", "separator_id", "splits"}
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,10 @@ def open_tokens(path: Path) -> TokenData:
         raise UserError(f"{path / 'config.json'} cannot be read ({error})", remedy) from error
     if found != STAGE:
         raise UserError(f"{path} is of stage {found}, wanted {STAGE}", remedy)
-    if config["format_version"] > FORMAT_VERSION:
-        raise UserError(
-            f"{path} has format {config['format_version']}, newer than {FORMAT_VERSION}", "upgrade diladiff"
-        )
+    version = config.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise UserError(f"{path} has format {version}, newer than {FORMAT_VERSION}", "upgrade diladiff")
+    missing = NEEDED - config.keys()
+    if missing:
+        raise UserError(f"{path / 'config.json'} is damaged: it has no {min(missing)}", remedy)
     return TokenData(path, config)

@@ -155,7 +155,9 @@ def load_artifact(path: Path | str, stage: str | tuple[str, ...] | None = None) 
         found = config.get("stage") if isinstance(config, dict) else None
         what = "a token data set or latents" if found in ("data", "latents") else "not an artifact"
         raise UserError(f"{path} is {what}, wanted stage {'/'.join(wanted)}", remedy)
-    if not isinstance(version, int) or not all(isinstance(config[key], dict) for key in ("network", "training", "parents", "data", "files")):
+    if not isinstance(version, int) or not all(
+        isinstance(config[key], dict) for key in ("network", "training", "parents", "data", "files")
+    ):
         raise UserError(f"{path / 'config.json'} is damaged", remedy)
     if config["stage"] not in wanted:
         raise UserError(f"{path} is of stage {config['stage']}, wanted {'/'.join(wanted)}", remedy)

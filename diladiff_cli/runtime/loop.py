@@ -179,6 +179,7 @@ class _Loop:
         rows = self.run.row_order(self.step)
         totals: dict[str, Tensor] = {}
         self.model.train()
+        self.session.settle_buckets(self.model)
         for places in self.session.micro_batches():
             noise = BatchNoise(self.config.seed, self.step, places, self.config.batch_size, self.session.device)
             batch = self.run.fetch(rows[places.start : places.stop]).to(self.session.device, non_blocking=True)

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
+from torch.nn.parallel import DistributedDataParallel
 
 from diladiff_cli.config import StageConfig
 from diladiff_cli.settings import ConfigError
@@ -91,6 +92,14 @@ class Session:
             range((start + i) * self.micro_batch, (start + i + 1) * self.micro_batch)
             for i in range(self.config.grad_accum)
         ]
+
+    def settle_buckets(self, model: torch.nn.Module) -> None:
+        """Let DDP sort its buckets anew now, after its first backward, and not inside the second forward.
+
+        There it may run under a jvp, in which it cannot look into the tensors that it makes.
+        """
+        if isinstance(model, DistributedDataParallel):
+            model.reducer._rebuild_buckets()
 
     def mean_over_processes(self, values: dict[str, torch.Tensor]) -> dict[str, float]:
         """Averages over the processes of scalar tensors."""

@@ -23,7 +23,13 @@ ROWS_PER_SHARD = 8192
 
 
 def encode_latents(
-    *, ae: Path, data: Path | None = None, out: Path, batch_size: int = 256, resume: bool | None = None
+    *,
+    ae: Path,
+    data: Path | None = None,
+    out: Path,
+    batch_size: int = 256,
+    precision: str = "bf16",
+    resume: bool | None = None,
 ) -> dict[str, Any]:
     """Write the standardised latents of a data set's blocks, in their order.
 
@@ -34,6 +40,7 @@ def encode_latents(
         data: Token data set; None for the one that the auto-encoder was trained on.
         out: Folder of the latents.
         batch_size: Blocks encoded at once.
+        precision: "bf16" for autocast of matrix products, or "fp32"; latents are stored in float16 either way.
         resume: False starts over; otherwise finished shards of the same auto-encoder and data are kept.
 
     Returns:
@@ -53,6 +60,7 @@ def encode_latents(
         "ae_hash": artifact.hash,
         "fingerprint": tokens.fingerprint,
         "shape": list(encoder.autoencoder.latent_shape),
+        "precision": precision,
         "parents": parent_links(out, {"ae": artifact}),
         "data": relative(data_path, out),
     }
@@ -61,7 +69,8 @@ def encode_latents(
         out.mkdir(parents=True, exist_ok=True)
         _write_json(out / "plan.json", plan)
     state.wait_for_everyone()
-    splits = {name: _encode_split(name, tokens, encoder, out, batch_size, done, state) for name in ("train", "valid")}
+    with torch.autocast(state.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        splits = {name: _encode_split(name, tokens, encoder, out, batch_size, done, state) for name in ("train", "valid")}
     state.wait_for_everyone()
     config = plan | {"splits": splits}
     if state.is_main_process:
@@ -90,10 +99,10 @@ def _finished_shards(out: Path, plan: dict[str, Any], resume: bool | None) -> se
         return set()
     except ValueError:
         stored = {}
-    same = all(stored.get(key) == plan[key] for key in ("format_version", "ae_hash", "fingerprint", "shape"))
+    same = all(stored.get(key) == plan[key] for key in ("format_version", "ae_hash", "fingerprint", "precision"))
     if not same:
         raise UserError(
-            f"{out} holds latents of another auto-encoder or data set", "use --fresh to replace them, or another --out"
+            f"{out} holds latents of another auto-encoder, data set or precision", "use --fresh to replace them, or another --out"
         )
     return {p.name for p in out.glob("*.safetensors") if p.with_name(f"{p.name}.json").exists()}
 

@@ -48,7 +48,8 @@ def cli(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.M
 
 def environment() -> dict[str, str]:
     """For subprocesses: one thread, this checkout, and nothing of a surrounding distributed run."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "DILADIFF_DEBUG")}
+    left_out = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "DILADIFF_DEBUG", "PYTHONUNBUFFERED")
+    kept = {k: v for k, v in os.environ.items() if k not in left_out}
     return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
 
 

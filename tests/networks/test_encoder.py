@@ -64,9 +64,7 @@ def attention_of_first_block(model: LatentEncoder, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("latents", [32, 16, 8])
-def test_attention_starts_local_with_the_nearest_features_on_top(
-    latents: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_attention_starts_local_with_the_nearest_features_on_top(latents: int, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = attention_of_first_block(build(latents, width=128), monkeypatch)
     places = (torch.arange(latents) + 0.5) * LENGTH / latents - 0.5
     distance = (torch.arange(LENGTH) - places[:, None]).abs()

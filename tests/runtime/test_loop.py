@@ -102,7 +102,9 @@ def test_accumulated_micro_batches_give_the_losses_of_one_batch(toy: ModuleType,
         toy.toy_train(toy.settings(grad_accum=parts), tmp_path / str(parts))
     for parts in ("2", "8"):
         for ours, whole in zip(lines(tmp_path / parts, "train"), lines(tmp_path / "1", "train"), strict=True):
-            assert {k: pytest.approx(v, rel=1e-4) for k, v in whole.items() if k != "split"} | {"split": "train"} == ours
+            assert {k: pytest.approx(v, rel=1e-4) for k, v in whole.items() if k != "split"} | {
+                "split": "train"
+            } == ours
         moments = [load_file(tmp_path / name / "model.safetensors")["moments.mean"] for name in (parts, "1")]
         torch.testing.assert_close(*moments, rtol=1e-5, atol=1e-6)
 

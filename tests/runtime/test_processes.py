@@ -59,9 +59,7 @@ def two_processes(out: Path, environment: dict[str, str], settings: dict[str, An
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-def test_two_processes_train_as_one(
-    toy: ModuleType, tmp_path: Path, environment: dict[str, str], parts: int
-) -> None:
+def test_two_processes_train_as_one(toy: ModuleType, tmp_path: Path, environment: dict[str, str], parts: int) -> None:
     toy.toy_train(toy.settings(), tmp_path / "one")
     two_processes(tmp_path / "two", environment, {"grad_accum": parts})
     for ours, theirs in zip(lines(tmp_path / "two"), lines(tmp_path / "one"), strict=True):

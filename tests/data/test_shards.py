@@ -1,0 +1,179 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diladiff_cli.data import shards as shards_module
+from diladiff_cli.data.latents import open_latents
+from diladiff_cli.data.order import batch_rows
+from diladiff_cli.data.shards import Shards, ShardWriter
+from diladiff_cli.data.tokens import open_tokens
+from diladiff_cli.errors import UserError
+
+ROWS = np.arange(23 * 4, dtype=np.uint16).reshape(23, 4)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A token data set of 23 blocks in five shards, and of 3 blocks in one."""
+    monkeypatch.setattr(shards_module, "SHARD_BYTES", 5 * ROWS[0].nbytes)
+    splits = {}
+    for name, rows in (("train", ROWS), ("valid", ROWS[:3])):
+        writer = ShardWriter(tmp_path, name, "tokens", ROWS[0].nbytes)
+        for row in rows:
+            writer.add(row)
+        splits[name] = {"rows": len(rows), "shards": writer.close()}
+    config = {
+        "stage": "data",
+        "format_version": 1,
+        "length": 4,
+        "vocab_size": 200,
+        "mask_id": 199,
+        "separator_id": 0,
+        "fingerprint": "abc",
+        "splits": splits,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def test_rows_are_gathered_across_shards_in_the_order_asked_for(folder: Path) -> None:
+    split = open_tokens(folder).split("train")
+    assert len(list(folder.glob("train-*.safetensors"))) == 5
+    assert len(split) == 23
+    for rows in ([0, 22], [4, 5], [9, 3, 20, 3], list(range(23)), np.array([14, 15])):
+        found = split.gather(rows)
+        assert found.dtype == torch.int64
+        assert found.tolist() == ROWS[rows].tolist()
+
+
+def test_a_data_set_says_what_it_is(folder: Path) -> None:
+    data = open_tokens(folder)
+    assert (data.length, data.vocab_size, data.mask_id, data.separator_id) == (4, 200, 199, 0)
+    assert (data.fingerprint, data.tokenizer_path) == ("abc", folder / "tokenizer")
+    assert len(data.split("valid")) == 3
+
+
+def test_rows_beyond_the_end_are_refused(folder: Path) -> None:
+    split = open_tokens(folder).split("train")
+    for row in (23, -1):
+        with pytest.raises(IndexError):
+            split.gather([0, row])
+
+
+@pytest.mark.parametrize("fault", ["missing", "truncated", "empty", "text", "other tensor", "fewer rows"])
+def test_a_damaged_shard_gives_one_line_that_names_it(folder: Path, fault: str) -> None:
+    path = folder / "train-00002.safetensors"
+    if fault == "missing":
+        path.unlink()
+    elif fault == "truncated":
+        path.write_bytes(path.read_bytes()[:-3])
+    elif fault in ("empty", "text"):
+        path.write_bytes(b"" if fault == "empty" else b"no shard at all")
+    else:
+        shards_module.write_shard(
+            path, ROWS[:5] if fault == "other tensor" else ROWS[:4], "latents" if fault == "other tensor" else "tokens"
+        )
+    with pytest.raises(UserError, match=r"train-00002\.safetensors .*; run encode again") as caught:
+        open_tokens(folder).split("train")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_record_cannot_name_a_file_elsewhere(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outside = tmp_path_factory.mktemp("outside") / "secret.safetensors"
+    shards_module.write_shard(outside, ROWS, "tokens")
+    with pytest.raises(UserError, match=r"secret\.safetensors is missing"):
+        Shards(folder, {"shards": [{"file": str(outside), "rows": 23}]}, "tokens")
+
+
+def test_a_split_without_shards_is_empty(folder: Path) -> None:
+    assert len(Shards(folder, {"shards": []}, "tokens")) == 0
+
+
+def change(folder: Path, **values: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | values))
+
+
+FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "missing": (lambda p: (p / "config.json").unlink(), "is no token data set: no config.json; make it with encode"),
+    "torn": (lambda p: (p / "config.json").write_text('{"stage": "da'), "config.json cannot be read"),
+    "a list": (lambda p: (p / "config.json").write_text("[]"), "config.json cannot be read"),
+    "an artifact": (lambda p: change(p, stage="mdlm"), "is of stage mdlm, wanted data; make it with encode"),
+    "newer": (lambda p: change(p, format_version=9), "has format 9, newer than 1; upgrade diladiff"),
+    "incomplete": (
+        lambda p: (p / "config.json").write_text('{"stage": "data", "format_version": 1}'),
+        "config.json is damaged: it has no fingerprint; make it with encode",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_folder_that_is_no_token_data_set_gives_one_line(folder: Path, fault: str) -> None:
+    damage, message = FAULTS[fault]
+    damage(folder)
+    with pytest.raises(UserError) as caught:
+        open_tokens(folder)
+    assert str(folder) in str(caught.value)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def latents(folder: Path, **changes: Any) -> Path:
+    record = shards_module.write_shard(folder / "train-00000.safetensors", np.zeros((2, 3, 4), np.float16), "latents")
+    config = {"stage": "latents", "format_version": 1, "shape": [3, 4], "splits": {"train": {"shards": [record]}}}
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    return folder
+
+
+def test_latents_are_read_back(tmp_path: Path) -> None:
+    split = open_latents(latents(tmp_path)).split("train")
+    assert split.gather([1, 0]).shape == (2, 3, 4)
+    assert split.gather([0]).dtype == np.float16
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "holds no complete latents"),
+        ("{", "holds no complete latents"),
+        ("[]", "is of stage None, wanted latents"),
+        ('{"stage": "data", "format_version": 1}', "is of stage data, wanted latents"),
+        ('{"stage": "latents", "format_version": 5}', "has format 5, newer than 1; upgrade diladiff"),
+        ('{"stage": "latents", "format_version": 1}', "holds no complete latents"),
+    ],
+)
+def test_a_folder_that_holds_no_latents_gives_one_line(tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError) as caught:
+        open_latents(tmp_path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@given(rows=st.integers(1, 40), batch=st.integers(1, 50), seed=st.integers(0, 5))
+def test_each_epoch_is_a_permutation_whatever_the_batch(rows: int, batch: int, seed: int) -> None:
+    steps = -(-3 * rows // batch)
+    batches = [batch_rows(seed, step, batch, rows) for step in range(steps)]
+    assert {len(found) for found in batches} == {batch}
+    visited = np.concatenate(batches)[: 3 * rows].reshape(3, rows)
+    for epoch in visited:
+        assert sorted(epoch) == list(range(rows))
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    first, second = batch_rows(0, 0, 100, 50).reshape(2, 50)
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first, batch_rows(1, 0, 50, 50))
+
+
+def test_the_order_does_not_depend_on_the_size_of_the_batch() -> None:
+    small = np.concatenate([batch_rows(3, step, 4, 10) for step in range(10)])
+    assert np.array_equal(small, np.concatenate([batch_rows(3, step, 20, 10) for step in range(2)]))

@@ -1,0 +1,172 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diladiff_cli.data import tokenizer as tokenizer_module
+from diladiff_cli.data.tokenizer import (
+    MASK_TOKEN,
+    SEPARATOR_TOKEN,
+    decode_text,
+    encode_documents,
+    find_separator,
+    load_tokenizer,
+    separator_id,
+    train_size,
+    train_tokenizer,
+)
+from diladiff_cli.errors import UserError
+
+CORPUS = [
+    "the cat sat on the mat and the dog sat on the log",
+    "été — ‘quoted’ naïve café",
+    "def f(x):\n\treturn x",
+] * 20
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture(scope="module")
+def trained() -> Any:
+    return train_tokenizer(CORPUS, 300)
+
+
+@given(text=st.text())
+@settings(max_examples=150, deadline=None)
+def test_a_trained_tokenizer_gives_any_text_back(text: str) -> None:
+    tokenizer = _shared()
+    (ids,) = encode_documents(tokenizer, [text])
+    assert ids[-1] == tokenizer.eos_token_id
+    assert tokenizer.mask_token_id not in ids
+    assert decode_text(tokenizer, ids[:-1]) == text
+
+
+_cache: list[Any] = []
+
+
+def _shared() -> Any:
+    if not _cache:
+        _cache.append(train_tokenizer(CORPUS, 300))
+    return _cache[0]
+
+
+@pytest.mark.parametrize("size", [258, 270, 300])
+def test_the_vocabulary_has_at_most_the_size_asked_for(size: int) -> None:
+    tokenizer = train_tokenizer(CORPUS, size)
+    assert len(tokenizer) == size
+    assert tokenizer.mask_token == MASK_TOKEN
+    assert tokenizer.eos_token == SEPARATOR_TOKEN
+
+
+def test_merges_shorten_the_text_they_were_trained_on(trained: Any) -> None:
+    assert len(encode_documents(trained, [CORPUS[0]])[0]) < 0.6 * len(CORPUS[0])
+
+
+def test_training_stops_reading_when_it_has_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer_module, "TRAINING_CHARACTERS", 1000)
+    read = []
+
+    def documents() -> Any:
+        for i in range(1000):
+            read.append(i)
+            yield "word " * 20
+
+    train_tokenizer(documents(), 270)
+    assert len(read) <= 11
+
+
+@pytest.mark.parametrize("special", [MASK_TOKEN, SEPARATOR_TOKEN])
+def test_special_tokens_written_out_in_a_text_are_only_text(trained: Any, special: str) -> None:
+    text = f"before {special} after"
+    (ids,) = encode_documents(trained, [text])
+    assert {trained.mask_token_id, trained.eos_token_id} & set(ids[:-1]) == set()
+    assert decode_text(trained, ids[:-1]) == text
+
+
+def test_separators_become_blank_lines_and_the_mask_vanishes(trained: Any) -> None:
+    first, second = encode_documents(trained, ["one", "two"])
+    assert decode_text(trained, [*first, *second[:-1]]) == "one\n\ntwo"
+    assert decode_text(trained, [trained.mask_token_id, *first, trained.mask_token_id]) == "one\n\n"
+    assert decode_text(trained, []) == ""
+
+
+def test_a_trained_tokenizer_survives_saving(trained: Any, tmp_path: Path) -> None:
+    trained.save_pretrained(tmp_path / "tokenizer")
+    loaded = load_tokenizer(tmp_path / "tokenizer")
+    assert loaded.get_vocab() == trained.get_vocab()
+    assert (loaded.mask_token_id, separator_id(loaded)) == (trained.mask_token_id, separator_id(trained))
+    assert encode_documents(loaded, CORPUS[:3]) == encode_documents(trained, CORPUS[:3])
+    assert decode_text(loaded, encode_documents(loaded, [" a  b "])[0][:-1]) == " a  b "
+
+
+def saved(folder: Path, **specials: str) -> Path:
+    """A tokenizer of a few words with the special tokens given."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["?", "a", "b", *specials.values()]
+    core = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="?"))
+    core.pre_tokenizer = Whitespace()
+    build: Any = PreTrainedTokenizerFast
+    build(tokenizer_object=core, unk_token="?", **specials).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("specials", "size", "mask", "separator"),
+    [
+        ({"mask_token": "[MASK]", "sep_token": "[SEP]"}, 5, "[MASK]", "[SEP]"),
+        ({"mask_token": "[MASK]", "sep_token": "[SEP]", "eos_token": "</s>"}, 6, "[MASK]", "[SEP]"),
+        ({"eos_token": "</s>"}, 5, MASK_TOKEN, "</s>"),
+        ({"mask_token": "[MASK]"}, 5, "[MASK]", SEPARATOR_TOKEN),
+        ({}, 5, MASK_TOKEN, SEPARATOR_TOKEN),
+    ],
+)
+def test_what_a_loaded_tokenizer_lacks_is_added(
+    tmp_path: Path, specials: dict[str, str], size: int, mask: str, separator: str
+) -> None:
+    tokenizer = load_tokenizer(saved(tmp_path, **specials))
+    assert len(tokenizer) == size
+    assert tokenizer.convert_ids_to_tokens([tokenizer.mask_token_id, separator_id(tokenizer)]) == [mask, separator]
+    (ids,) = encode_documents(tokenizer, ["a b"])
+    assert ids == [1, 2, separator_id(tokenizer)]
+    tokenizer.save_pretrained(tmp_path / "again")
+    again = load_tokenizer(tmp_path / "again")
+    assert again.get_vocab() == tokenizer.get_vocab()
+    assert (again.mask_token_id, separator_id(again)) == (tokenizer.mask_token_id, separator_id(tokenizer))
+
+
+def test_a_required_separator_that_is_missing_is_an_error() -> None:
+    class Bare:
+        sep_token_id = eos_token_id = None
+
+    assert find_separator(Bare()) is None
+    with pytest.raises(ValueError, match="no separator"):
+        separator_id(Bare())
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"a": 1}'])
+def test_a_tokenizer_that_cannot_be_had_gives_one_line(tmp_path: Path, content: str | None) -> None:
+    folder = tmp_path / "tokenizer"
+    if content is not None:
+        folder.mkdir()
+        (folder / "tokenizer.json").write_text(content)
+    with pytest.raises(UserError, match=r"the tokenizer .*tokenizer cannot be loaded \(.+\); give a Hub id") as caught:
+        load_tokenizer(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_size_of_a_tokenizer_to_train_is_read_from_its_name() -> None:
+    assert train_size("train:8192") == 8192
+    assert train_size("train:258") == 258
+    assert train_size("bert-base-uncased") is None
+    for spec in ("train:", "train:257", "train:8k", "train:-300", "train:²⁵⁸"):
+        with pytest.raises(UserError, match="no usable size; give at least train:258"):
+            train_size(spec)
