@@ -2,7 +2,14 @@
 
 from typing import Any
 
-_DEMO = {"optimizer": "muon", "batch_size": 64, "compile": False, "lr_schedule": "linear", "log_every": 20}
+_DEMO = {
+    "optimizer": "muon",
+    "batch_size": 64,
+    "compile": False,
+    "lr_schedule": "linear",
+    "log_every": 20,
+    "eval_batches": 4,
+}
 _SMALL = {"batch_size": 256, "compile": True, "max_steps": 50_000}
 _OWT = {"batch_size": 512, "compile": True}
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
@@ -13,7 +20,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         | {"learning_rate": 4e-3, "ema_decay": 0.998, "eval_every": 500, "save_every": 250},
         "ae": _DEMO
         | {"latent_width": 64, "encoder_width": 128, "max_steps": 400, "warmup_steps": 50, "decoder_warmup_steps": 100}
-        | {"learning_rate": 6e-3, "ema_decay": 0.995, "eval_every": 200, "save_every": 100},
+        | {"learning_rate": 6e-3, "ema_decay": 0.995, "eval_every": 400, "save_every": 200},
         "prior": _DEMO
         | {"width": 192, "layers": 4, "heads": 4, "max_steps": 1500, "warmup_steps": 100}
         | {"learning_rate": 3e-3, "ema_decay": 0.998, "eval_every": 500, "save_every": 500},

@@ -70,7 +70,9 @@ def encode_latents(
         _write_json(out / "plan.json", plan)
     state.wait_for_everyone()
     with torch.autocast(state.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        splits = {name: _encode_split(name, tokens, encoder, out, batch_size, done, state) for name in ("train", "valid")}
+        splits = {
+            name: _encode_split(name, tokens, encoder, out, batch_size, done, state) for name in ("train", "valid")
+        }
     state.wait_for_everyone()
     config = plan | {"splits": splits}
     if state.is_main_process:
@@ -102,7 +104,8 @@ def _finished_shards(out: Path, plan: dict[str, Any], resume: bool | None) -> se
     same = all(stored.get(key) == plan[key] for key in ("format_version", "ae_hash", "fingerprint", "precision"))
     if not same:
         raise UserError(
-            f"{out} holds latents of another auto-encoder, data set or precision", "use --fresh to replace them, or another --out"
+            f"{out} holds latents of another auto-encoder, data set or precision",
+            "use --fresh to replace them, or another --out",
         )
     return {p.name for p in out.glob("*.safetensors") if p.with_name(f"{p.name}.json").exists()}
 

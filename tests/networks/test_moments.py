@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -56,7 +58,7 @@ def test_momentum_weighs_commits_by_their_age_without_a_pull_to_the_start() -> N
 def test_a_commit_does_not_depend_on_its_micro_batches(cuts: list[int], momentum: float | None) -> None:
     x, moments = data(60), RunningMoments(SHAPE, momentum)
     edges = [0, *sorted(cuts), 60]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         moments.collect(x[start:end])
     moments.commit()
     whole = fitted(x, momentum)

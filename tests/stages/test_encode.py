@@ -12,7 +12,9 @@ from diladiff_cli.data.tokens import TokenData, open_tokens
 from diladiff_cli.errors import UserError
 from diladiff_cli.stages.encode import encode_text, is_held_out
 
-DOCUMENTS = [f"Story number {i}: the {animal} went to town, and came home again." for i in range(40) for animal in ("cat", "dog")]
+DOCUMENTS = [
+    f"Story number {i}: the {animal} went to town, and came home again." for i in range(40) for animal in ("cat", "dog")
+]
 SMALL = EncodeConfig(tokenizer="train:300", length=16, valid_share=0.2)
 
 
@@ -91,7 +93,11 @@ def test_a_dry_run_writes_nothing(text: Path, tmp_path: Path) -> None:
         (EncodeConfig(tokenizer="train:100"), "x", "at least train:258"),
         (EncodeConfig(tokenizer="train:many"), "x", "no usable size"),
         (EncodeConfig(tokenizer="./no-such-tokenizer"), "x", "the tokenizer ./no-such-tokenizer cannot be loaded"),
-        (EncodeConfig(tokenizer="train:300", length=16, valid_share=0.0), "a b c d e f g h i j k l m n o p " * 9, "valid split"),
+        (
+            EncodeConfig(tokenizer="train:300", length=16, valid_share=0.0),
+            "a b c d e f g h i j k l m n o p " * 9,
+            "valid split",
+        ),
     ],
 )
 def test_faults_are_one_line_and_leave_what_was_there(
