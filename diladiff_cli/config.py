@@ -212,6 +212,22 @@ class SampleConfig(Settings):
     precision: str = option("fp32", "bf16: autocast of matrix products.", choices=("bf16", "fp32"))
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig(Settings):
+    """How samples and artifacts are measured (method section 7)."""
+
+    scorer: str = option(
+        "auto", "auto (gpt2-large, else smollm2, else none), none, smollm2, a GGUF file, an id or folder."
+    )
+    context: int = option(0, "Of samples: most scorer tokens of a text that count (0: all the scorer takes).", low=0)
+    batch_size: int = option(8, "Texts at once.", low=1)
+    precision: str = option("fp32", "bf16: autocast of matrix products.", choices=("bf16", "fp32"))
+    draws: int = option(16, "Of artifacts: masks for each text; the published figures have 128.", low=1)
+    batches: int = option(8, "Of artifacts: amount of work, 16 held-out blocks and 4 latents each.", low=1)
+    likelihood: int = option(0, "Of a prior: sequences for the bound of the whole model, minutes (0: none).", low=0)
+    seed: int = option(0, "Of artifacts: seed of masks, noise and samples.", low=0)
+
+
 STAGES: dict[str, type[Settings]] = {
     "data": EncodeConfig,
     "mdlm": MdlmConfig,
@@ -219,6 +235,7 @@ STAGES: dict[str, type[Settings]] = {
     "prior": PriorConfig,
     "student": DistillConfig,
     "sample": SampleConfig,
+    "eval": EvalConfig,
 }
 
 

@@ -38,7 +38,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "owt": {
         "data": {"length": 1024, "tokenizer": "bert-base-uncased"},
         "mdlm": _OWT | {"max_steps": 1_000_000},
-        "ae": _OWT | {"max_steps": 200_000},
+        "ae": _OWT | {"max_steps": 200_000, "features": "google-bert/bert-base-uncased"},
         "prior": _OWT | {"max_steps": 150_000},
         "student": {"batch_size": 2048},
     },

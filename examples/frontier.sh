@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # The three models of one chain over decoding steps and temperatures, compared at equal entropy.
 #
-#   bash examples/frontier.sh                          # the chain of examples/quickstart.sh
-#   CHAIN=bundle OUT=figures bash examples/frontier.sh # MODELS name the folders below CHAIN
+#   bash examples/frontier.sh                   # the chain of examples/quickstart.sh
+#   CHAIN=ckpt OUT=figures bash examples/frontier.sh
 #
+# CHAIN holds the folders mdlm, ae, prior and student; SAMPLES, TEMPERATURES and DECODE_STEPS say what is drawn.
 # Every file of samples and figures is kept: cut off, the same command goes on, and more settings cost only themselves.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)

@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> None:
     files = [Path(a) for a in arguments if not a.startswith("--")]
     reports = [json.loads(line) for line in files[0].read_text().splitlines()]
     lines = [line.split("\t") for line in files[1].read_text().splitlines()] if len(files) > 1 else []
-    seconds = {(model, steps): f"{float(time):.1f}" for model, steps, time in lines}
+    seconds = {(model, steps): time for model, steps, time in lines}
     table = at_entropy(reports) if "--at-entropy" in arguments else as_found(reports, seconds)
     if "--markdown" in arguments:
         for row in [table[0], ["---"] * len(table[0]), *table[1:]]:

@@ -81,8 +81,8 @@ def encode(
     if precision not in (None, "bf16", "fp32"):
         raise ConfigError([f"--precision is {precision!r}; choose one of bf16, fp32"])
     out = out or Path("latents")
-    settings = {"batch_size": batch_size or LATENT_BATCH, "precision": precision or "bf16"}
-    record = encode_latents(ae=ae, data=data, out=out, resume=resume, **settings)
+    size, kind = batch_size or LATENT_BATCH, precision or "bf16"
+    record = encode_latents(ae=ae, data=data, out=out, batch_size=size, precision=kind, resume=resume)
     rows = {name: split["rows"] for name, split in record["splits"].items()}
     say(f"{out}: latents of {rows['train']:,} training and {rows['valid']:,} validation blocks")
     return None

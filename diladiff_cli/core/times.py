@@ -1,11 +1,15 @@
 """Laws and grids of times in [0, 1]."""
 
+import math
+
 import torch
 from torch import Tensor
 
 
 def low_discrepancy(offset: float | Tensor, positions: Tensor, batch_size: int) -> Tensor:
     """Stratified uniform times: one in each of ``batch_size`` equal strata, all shifted together.
+
+    Neighbouring examples get distant strata, so that every part of a batch has easy and hard times alike.
 
     Args:
         offset: One draw from U(0, 1), shared by the batch.
@@ -15,7 +19,19 @@ def low_discrepancy(offset: float | Tensor, positions: Tensor, batch_size: int) 
     Returns:
         (B,) times in (0, 1]; each is uniform on its own.
     """
-    return 1.0 - torch.remainder(offset + positions / batch_size, 1.0)
+    strata = torch.remainder(positions.long() * scattering_stride(batch_size), batch_size)
+    return 1.0 - torch.remainder(offset + strata / batch_size, 1.0)
+
+
+def scattering_stride(size: int) -> int:
+    """The number nearest to the golden section of ``size`` that has no divisor in common with it."""
+    golden = round(0.6180339887498949 * size)
+    return next(
+        stride
+        for distance in range(size + 1)
+        for stride in (golden + distance, golden - distance)
+        if stride > 0 and math.gcd(stride, size) == 1
+    )
 
 
 def ordered_pair(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

@@ -115,7 +115,7 @@ def unmask(
 
 def _draw(head: Head, hidden: Tensor, uniform: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor]:
     """:func:`draw_tokens` at hidden states (M, D), some at a time: their float64 logits fill memory."""
-    parts = zip(hidden.split(DRAWS_AT_ONCE), uniform.split(DRAWS_AT_ONCE), strict=True)
+    parts = zip(torch.split(hidden, DRAWS_AT_ONCE), torch.split(uniform, DRAWS_AT_ONCE), strict=True)
     drawn = [draw_tokens(head(h), u, decoding.temperature, decoding.top_p) for h, u in parts]
     return torch.cat([tokens for tokens, _ in drawn]), torch.cat([sureness for _, sureness in drawn])
 

@@ -64,7 +64,7 @@ def iter_documents(sources: Sequence[str], text_field: str = "text") -> Iterator
     """The documents of all sources, in order, without those that are blank.
 
     A ``.txt`` file holds documents separated by blank lines. ``-`` is standard input: JSON lines where the first line
-    is a JSON object, else text. A name that is no path is a Hub data set, ``owner/name`` or ``owner/name:config``,
+    is a JSON object, else text. A name that is no path is a Hub data set, ``owner/name[@revision][:config]``,
     of which the train split is streamed. Memory does not grow with the size of a source.
 
     Args:
@@ -106,7 +106,8 @@ def _load(reader: str, **options: Any) -> Any:
 
 def _hub_rows(source: str) -> Iterator[Any]:
     name, _, config = source.partition(":")
-    yield from _load(name, name=config or None)
+    name, _, revision = name.partition("@")
+    yield from _load(name, name=config or None, revision=revision or None)
 
 
 def _file_rows(file: Path, field: str) -> Iterator[Any]:
@@ -126,6 +127,12 @@ def _stdin_rows(field: str) -> Iterator[Any]:
     first = next((line for line in lines if line.strip()), "")
     whole = chain([first], lines)
     yield from _json_rows(whole) if first.lstrip().startswith("{") else _paragraphs(whole, field)
+
+
+def stdin_ending() -> str:
+    """The ending that a file with the content of standard input would have; nothing of it is consumed."""
+    begin = sys.stdin.buffer.peek(4096)  # type: ignore[attr-defined]
+    return ".jsonl" if begin.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{") else ".txt"
 
 
 def _unmarked(lines: Iterable[str]) -> Iterator[str]:

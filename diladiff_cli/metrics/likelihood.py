@@ -101,7 +101,7 @@ def bound_nats(
         rank = torch.rand(batch, length, generator=generator).argsort(1).argsort(1)
         is_masked = (rank < k[:, None]).to(x.device)  # (B, L), k of them
         nll = masked_nll(apply_mask(x, is_masked, mask_id), is_masked)
-        total += nll.detach().double().cpu() * length / k
+        total += nll.detach().cpu().double() * length / k
     return total / draws
 
 

@@ -2,7 +2,7 @@
 
 import importlib.util
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +64,13 @@ class Scorer:
         return [list(map(int, row)) for row in ids]
 
     @torch.inference_mode()
-    def score(self, texts: Sequence[str], max_length: int | None = None, batch_size: int = 8) -> Scores:
+    def score(
+        self,
+        texts: Sequence[str],
+        max_length: int | None = None,
+        batch_size: int = 8,
+        progress: Callable[[int], None] | None = None,
+    ) -> Scores:
         """Likelihoods and features of ``texts`` in one pass.
 
         Args:
@@ -72,6 +78,7 @@ class Scorer:
             max_length: The most tokens of a text that count (default: the scorer's context).
             batch_size: The most texts per call of the model; there are fewer where their logits would fill the memory.
                 Changes the result by rounding only.
+            progress: Called after each batch with the number of its texts.
         """
         ids = self.encode(texts, max_length)
         filler = _filler_id(self.tokenizer)
@@ -84,6 +91,8 @@ class Scorer:
         for chosen in _batches(order, [len(row) for row in rows], batch_size, most):
             for i, nll, feature in zip(chosen, *self._score_batch([rows[i] for i in chosen], filler), strict=True):
                 nlls[i], features[i] = nll, feature
+            if progress is not None:
+                progress(len(chosen))
         return Scores(ids, nlls, torch.stack(features) if features else torch.empty(0, 0))
 
     def _score_batch(self, rows: list[list[int]], filler: int) -> tuple[list[Tensor], list[Tensor]]:

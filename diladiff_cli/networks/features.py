@@ -48,7 +48,7 @@ class EncoderFeatures(nn.Module):
     Args:
         name: Hub id or folder.
         vocab_size: Of the token data set, the encoder's must be as large.
-        length: Of the token data set, the encoder must take texts as long.
+        length: Of the token data set; an encoder that reads less gets a text in windows.
 
     Raises:
         UserError: The encoder cannot be loaded, or does not fit the tokens.
@@ -63,18 +63,17 @@ class EncoderFeatures(nn.Module):
                 f"--features {name} has {config.vocab_size} tokens, the data {vocab_size}",
                 "encode the text with that model's tokenizer, or use --features self",
             )
-        if getattr(config, "max_position_embeddings", length) < length:
-            raise UserError(
-                f"--features {name} reads at most {config.max_position_embeddings} tokens, the data has {length}",
-                "encode the text with a smaller --length, or use --features self",
-            )
+        # The RoBERTa kinds count positions from behind the padding token.
+        offset = config.pad_token_id + 1 if "roberta" in config.model_type else 0
+        self.window = min(length, getattr(config, "max_position_embeddings", length + offset) - offset)
         self.width = int(config.hidden_size)
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """(B, L) clean tokens -> (B, L, D)."""
-        hidden: Tensor = self.model(input_ids=x, attention_mask=torch.ones_like(x)).last_hidden_state
-        return hidden
+        """(B, L) clean tokens -> (B, L, D), in windows where the encoder reads less than a text."""
+        windows = torch.split(x, self.window, dim=1)
+        hidden = [self.model(input_ids=w, attention_mask=torch.ones_like(w)).last_hidden_state for w in windows]
+        return torch.cat(hidden, dim=1)
 
 
 FeatureSource = SelfFeatures | EncoderFeatures

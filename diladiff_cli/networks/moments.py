@@ -9,7 +9,7 @@ MIN_STD = 1e-5
 
 
 def _merge(a: Tensor, b: Tensor) -> Tensor:
-    """Count, mean and summed squared deviations (3, *shape) of two sets together, without cancellation (Chan et al.)."""
+    """Count, mean and summed squared deviations (3, *shape) of two sets together (Chan et al.)."""
     count = a[0] + b[0]
     difference = b[1] - a[1]
     mean = a[1] + difference * (b[0] / count)

@@ -13,7 +13,8 @@ from diladiff_cli.errors import UserError
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
-BEGUN = {"metrics.jsonl", ".metrics.jsonl.partial"}  # what a run writes before its first checkpoint
+METRICS_FILE = "metrics.jsonl"
+BEGUN = {METRICS_FILE, f".{METRICS_FILE}.partial"}  # what a run writes before its first checkpoint
 
 
 def _exchange(a: Path, b: Path) -> bool:
@@ -31,6 +32,12 @@ def _real(folder: Path) -> Path:
 
 def _old_name(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.old")
+
+
+def partial_name(folder: Path) -> Path:
+    """A new name beside a folder for what is being written; :func:`recover` removes what a kill leaves there."""
+    folder = _real(folder)
+    return folder.with_name(f".{folder.name}.partial-{uuid.uuid4().hex[:8]}")
 
 
 def sync(path: Path) -> None:
@@ -56,7 +63,10 @@ def recover(folder: Path) -> None:
     restore(folder)
     folder = _real(folder)
     for leftover in [_old_name(folder), *folder.parent.glob(f".{folder.name}.partial-*")]:
-        shutil.rmtree(leftover, ignore_errors=True)
+        if leftover.is_file():
+            leftover.unlink(missing_ok=True)
+        else:
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def check_replaceable(folder: Path, stage: str | None = None) -> str | None:
@@ -105,7 +115,7 @@ def replacing(folder: Path, stage: str | None = None) -> Iterator[Path]:
     """
     check_replaceable(folder, stage)
     folder = _real(folder)
-    partial = folder.with_name(f".{folder.name}.partial-{uuid.uuid4().hex[:8]}")
+    partial = partial_name(folder)
     try:
         partial.mkdir(parents=True)
         yield partial

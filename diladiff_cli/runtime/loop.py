@@ -11,16 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diladiff_cli.config import STAGES, StageConfig
+from diladiff_cli.config import StageConfig
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.artifacts import save_artifact
-from diladiff_cli.runtime.folders import check_replaceable, recover
+from diladiff_cli.runtime.folders import METRICS_FILE, recover
 from diladiff_cli.runtime.metrics_log import MetricsLog
 from diladiff_cli.runtime.optim import AveragedModel, LearningRate, build_optimizers, set_learning_rates
 from diladiff_cli.runtime.progress import Bar, say
 from diladiff_cli.runtime.randomness import BatchNoise
+from diladiff_cli.runtime.resume import check_resume, made_from
 from diladiff_cli.runtime.session import Clock, Interrupted, Session, StopRequest
-from diladiff_cli.runtime.state import changed_settings, load_state, read_progress, save_state
+from diladiff_cli.runtime.state import load_state, save_state
 
 LossFn = Callable[[nn.Module, Tensor, BatchNoise], tuple[Tensor, dict[str, Tensor]]]
 BAD_STEPS = 5  # non-finite gradients in a row before a run gives up
@@ -36,12 +37,13 @@ class Run:
         fetch: Row numbers -> batch on the CPU.
         rows: Rows of the data set.
         tokens_per_row: Tokens of a row, for the rate.
+        flops_per_row: Floating-point operations of a training step per row, for the model FLOP utilisation.
         validate: ``(averaged model) -> metrics``.
         artifact: The artifact's fields apart from weights and progress.
         row_order: Step -> row numbers of its global batch.
         learning_rate: Law of a parameter's learning rate, by name.
         after_step: Called on the network after each optimiser step.
-        before_save: Called on the averaged network before it is written.
+        before_use: Called on the averaged network before it is validated or written.
         compile_body: Compiles the network's expensive part, in place.
     """
 
@@ -50,46 +52,14 @@ class Run:
     fetch: Callable[[np.ndarray], Tensor]
     rows: int
     tokens_per_row: int
+    flops_per_row: float
     validate: Callable[[Any], dict[str, Any]]
     artifact: Mapping[str, Any]
     row_order: Callable[[int], np.ndarray]
     learning_rate: Callable[[str], LearningRate] = lambda _: LearningRate()
     after_step: Callable[[Any], None] = lambda _: None
-    before_save: Callable[[Any], None] = lambda _: None
+    before_use: Callable[[Any], None] = lambda _: None
     compile_body: Callable[[Any], None] = lambda _: None
-
-
-def check_resume(out: Path, config: StageConfig, resume: bool | None) -> dict[str, Any] | None:
-    """The stored progress to go on from, or None to start.
-
-    Args:
-        out: Folder of the artifact.
-        config: The run asked for.
-        resume: True continues, False starts over, None continues an unfinished run of the same configuration.
-
-    Raises:
-        UserError: The choice does not fit what is in the folder, or another stage or foreign files are there.
-    """
-    recover(out)
-    found = check_replaceable(out)
-    if found is not None and STAGES.get(found) is not type(config):
-        raise UserError(f"{out} is of stage {found}, which this run would replace", "choose another --out")
-    if resume is False:
-        return None
-    stored = read_progress(out / "state")
-    if stored is None:
-        if resume or (out / "config.json").exists():
-            raise UserError(f"{out} holds no training state to resume", "use --fresh to start over, or another --out")
-        return None
-    changed = changed_settings(stored["training"], config.to_dict())
-    if changed:
-        raise UserError(
-            f"{out} holds a run with other settings ({', '.join(changed)})",
-            "repeat its settings to continue, use --fresh to start over, or another --out",
-        )
-    if stored["step"] >= config.max_steps and not resume:
-        raise UserError(f"{out} holds this run, finished", "use --fresh to train it again, or another --out")
-    return stored
 
 
 def train(run: Run, session: Session, config: StageConfig, out: Path, resume: bool | None) -> dict[str, Any]:
@@ -102,7 +72,14 @@ def train(run: Run, session: Session, config: StageConfig, out: Path, resume: bo
         Interrupted: After saving, when SIGINT or SIGTERM came.
         UserError: A resume that does not fit, or numbers gone bad.
     """
-    stored = check_resume(out, config, resume)
+    stored = check_resume(out, config, run.artifact, resume)
+    if stored is not None and stored["step"] >= config.max_steps:
+        if session.is_main:
+            say(f"{out} is finished; --fresh trains it again")
+        return {"step": stored["step"], "seconds": stored["seconds"]} | stored["validation"]
+    session.accelerator.wait_for_everyone()  # all have read the folder before it changes
+    if session.is_main:
+        recover(out)
     loop = _Loop(run, session, config, out, stored)
     with StopRequest() as stop:
         return loop.run_all(stop)
@@ -127,7 +104,7 @@ class _Loop:
         prepared = session.accelerator.prepare(self.bare, *self.optimizers)
         self.model: nn.Module = prepared[0]
         self.wrapped_optimizers = list(prepared[1:])
-        self.metrics = MetricsLog(out / "metrics.jsonl", self.step) if session.is_main else None
+        self.metrics = MetricsLog(out, self.step) if session.is_main else None
         if config.log_with != "none":
             session.accelerator.init_trackers("diladiff", config=config.to_dict())
 
@@ -222,8 +199,8 @@ class _Loop:
         line |= {"tokens_per_second": rate, "seconds": self.clock.seconds()}
         peak = self.session.peak_flops()
         if peak is not None:
-            parameters = sum(p.numel() for p in self.bare.parameters() if p.requires_grad)
-            line["mfu"] = 6 * parameters * rate / (peak * self.session.processes)
+            rows_per_second = rate / self.run.tokens_per_row
+            line["mfu"] = self.run.flops_per_row * rows_per_second / (peak * self.session.processes)
         self._write(line)
         mfu = f", MFU {line['mfu']:.1%}" if "mfu" in line else ""
         return f"loss {line['loss']:.4f}, lr {line['learning_rate']:.2g}, {rate:,.0f} tokens/s{mfu}"
@@ -231,6 +208,7 @@ class _Loop:
     def _validate(self) -> None:
         self.average.copy_buffers(self.bare)
         with torch.no_grad(), self.session.accelerator.autocast():
+            self.run.before_use(self.average.model)
             self.validation = self.run.validate(self.average.model)
         self._write({"step": self.step, "split": "valid"} | self.validation)
         if self.session.is_main:
@@ -247,7 +225,7 @@ class _Loop:
     def _save(self) -> None:
         self.average.copy_buffers(self.bare)
         with torch.no_grad(), self.session.accelerator.autocast():
-            self.run.before_save(self.average.model)
+            self.run.before_use(self.average.model)
         if self.session.is_main:
             progress = {"step": self.step, "seconds": self.clock.seconds(), "validation": self.validation}
             save_artifact(
@@ -258,15 +236,19 @@ class _Loop:
                 training=self.config.to_dict(),
                 **self.run.artifact,
             )
+            if self.metrics is not None:
+                self.metrics.saved()
         self.session.accelerator.wait_for_everyone()
 
     def _extra_files(self, folder: Path) -> None:
-        shutil.copyfile(self.out / "metrics.jsonl", folder / "metrics.jsonl")
+        if self.metrics is not None:
+            shutil.copyfile(self.metrics.path, folder / METRICS_FILE)
         progress = {
             "step": self.step,
             "seconds": self.clock.seconds(),
             "bad_steps": self.bad_steps,
             "validation": self.validation,
             "training": self.config.to_dict(),
+            "made_from": made_from(self.run.artifact),
         }
         save_state(folder / "state", self.bare, self.average.model, self.optimizers, progress)

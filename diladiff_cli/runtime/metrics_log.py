@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diladiff_cli.runtime.folders import METRICS_FILE, partial_name
+
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All complete lines of a metrics file; an empty list where there is none."""
@@ -34,15 +36,30 @@ def _finite(value: Any) -> Any:
 
 
 class MetricsLog:
-    """Appends to ``metrics.jsonl``, after dropping what lies beyond the step resumed from."""
+    """Appends to the log of a run, after dropping what lies beyond the step resumed from.
 
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        kept = [line for line in read_metrics(path) if line["step"] <= step]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
+    A run that starts over writes beside the old artifact until its first checkpoint replaces that.
+
+    Args:
+        out: Folder of the artifact.
+        step: The step resumed from; 0 for a new run.
+    """
+
+    def __init__(self, out: Path, step: int) -> None:
+        self._final = out / METRICS_FILE
+        starts_over = step == 0 and (out / "config.json").exists()
+        self.path = partial_name(out) if starts_over else self._final
+        kept = [] if starts_over else [line for line in read_metrics(self.path) if line["step"] <= step]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(f".{self.path.name}.partial")
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        partial.replace(path)
+        partial.replace(self.path)
+
+    def saved(self) -> None:
+        """A checkpoint with a copy of the log is in place: go on there."""
+        if self.path != self._final:
+            self.path.unlink(missing_ok=True)
+            self.path = self._final
 
     def write(self, values: Mapping[str, Any]) -> None:
         """Append one line; numbers that are not finite, which JSON does not have, become null."""

@@ -6,7 +6,16 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 SILENT_SECONDS = 30.0
 
@@ -16,8 +25,17 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+class RateColumn(ProgressColumn):
+    """Units of work per second; nothing until that is known."""
+
+    def render(self, task: Task) -> Text:
+        """The rate over the last units, or over all where the work is done."""
+        speed = task.finished_speed or task.speed
+        return Text("" if not speed else f"{speed:,.0f}/s" if speed >= 100 else f"{speed:.3g}/s")
+
+
 class Bar:
-    """A progress bar for ``total`` units of work; ``update`` may carry a short text.
+    """A progress bar with rate and time left for ``total`` units of work; ``update`` may carry a short text.
 
     Args:
         title: What is being done.
@@ -34,6 +52,7 @@ class Bar:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
+            RateColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[text]}"),
         )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
+from accelerate.utils import AutocastKwargs, DistributedDataParallelKwargs, GradientAccumulationPlugin
 from torch.nn.parallel import DistributedDataParallel
 
 from diladiff_cli.config import StageConfig
@@ -17,6 +17,9 @@ from diladiff_cli.settings import ConfigError
 
 # Dense bf16 peak of common GPUs in FLOP/s, for the model FLOP utilisation.
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
+
+# They shard the weights, and averaging and saving need whole ones.
+UNSUPPORTED = {"FSDP", "DEEPSPEED", "MEGATRON_LM", "TP"}
 
 
 class Interrupted(Exception):  # noqa: N818 (no error: everything was saved)
@@ -66,8 +69,12 @@ class Session:
             gradient_accumulation_plugin=GradientAccumulationPlugin(
                 num_steps=config.grad_accum, adjust_scheduler=False, sync_with_dataloader=False
             ),
-            # Buffers broadcast in place would break the jvp through the wrapper.
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+            kwargs_handlers=[
+                # Buffers broadcast in place would break the jvp through the wrapper.
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+                # Some versions of torch reuse weights cast without gradient in the pass that needs one.
+                AutocastKwargs(cache_enabled=False),
+            ],
             log_with=None if config.log_with == "none" else config.log_with,
             project_dir=str(place.parent / "logs" / place.name),
         )
@@ -75,6 +82,9 @@ class Session:
         self.processes = self.accelerator.num_processes
         self.is_main = self.accelerator.is_main_process
         self.config = config
+        kind = self.accelerator.distributed_type.value
+        if kind in UNSUPPORTED:
+            raise ConfigError([f"training under {kind} is not supported yet; use data parallelism (--multi_gpu)"])
         parts = self.processes * config.grad_accum
         if config.batch_size % parts:
             raise ConfigError(

@@ -12,9 +12,6 @@ from torch import Tensor, nn
 
 from diladiff_cli.errors import UserError
 
-# Settings that may differ when a run goes on: they do not change its numbers.
-FREE = {"max_minutes", "grad_accum", "compile", "eval_every", "eval_batches", "save_every", "log_every", "log_with"}
-
 
 def save_state(
     folder: Path,
@@ -84,9 +81,3 @@ def _nested(tensors: Mapping[str, Tensor], prefix: str) -> dict[int, dict[str, T
             index, key = name.removeprefix(prefix).split("/")
             nested.setdefault(int(index), {})[key] = value
     return nested
-
-
-def changed_settings(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Settings that differ between a stored run and the one asked for, and would change its numbers."""
-    names = sorted((stored.keys() | wanted.keys()) - FREE)
-    return [f"{n} {stored.get(n)} -> {wanted.get(n)}" for n in names if stored.get(n) != wanted.get(n)]

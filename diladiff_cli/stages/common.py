@@ -1,6 +1,7 @@
 """What the training stages share: data, order, provenance."""
 
 import os
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ from torch import nn
 
 from diladiff_cli.config import StageConfig
 from diladiff_cli.data.order import batch_rows
-from diladiff_cli.data.tokens import TokenData, TokenSplit, open_tokens
+from diladiff_cli.data.tokens import TokenData, open_tokens
 from diladiff_cli.errors import UserError
-from diladiff_cli.runtime.artifacts import Artifact, linked
+from diladiff_cli.runtime.artifacts import Artifact, linked, parent_links
+from diladiff_cli.runtime.resume import check_resume
+
+MOST_LOGITS = 1 << 27  # of one call: 512 MB in float32
 
 
 def relative(path: Path, out: Path) -> str:
@@ -31,6 +35,40 @@ def data_record(data: TokenData, path: Path, out: Path) -> dict[str, Any]:
         "mask_id": data.mask_id,
         "separator_id": data.separator_id,
     }
+
+
+def child_fields(
+    stage: str,
+    network: Mapping[str, Any],
+    out: Path,
+    parents: Mapping[str, Artifact],
+    tokens: TokenData,
+    data_path: Path,
+    latents: Path | None = None,
+) -> dict[str, Any]:
+    """The fields of an artifact that builds on others, the nearest of ``parents`` first, apart from its weights."""
+    nearest = next(iter(parents.values()))
+    data = {"path": relative(data_path, out), "fingerprint": tokens.fingerprint}
+    return {
+        "stage": stage,
+        "network": network,
+        "parents": parent_links(out, parents),
+        "data": nearest.data | data | {"latents": relative(latents, out) if latents else None},
+        "tokenizer_path": nearest.tokenizer_path,
+    }
+
+
+def plan(artifact: Mapping[str, Any], config: StageConfig, out: Path, resume: bool | None) -> dict[str, Any]:
+    """What a dry run prints, after a check that the run could go on in its folder."""
+    check_resume(out, config, artifact, resume)
+    described = {k: artifact[k] for k in ("stage", "network", "parents", "data")}
+    return described | {"training": config.to_dict(), "out": str(out)}
+
+
+def linear_flops(module: nn.Module, positions: int) -> float:
+    """Floating-point operations of a forward pass through a module's linear layers at some positions."""
+    weights = sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear))
+    return 2.0 * weights * positions
 
 
 def open_recorded_data(artifact: Artifact, given: Path | None) -> tuple[TokenData, Path]:
@@ -62,10 +100,16 @@ def _rows(config: StageConfig, rows: int, step: int) -> np.ndarray:
     return batch_rows(config.seed, step, config.batch_size, rows)
 
 
-def validation_batches(split: TokenSplit, config: StageConfig, device: torch.device) -> list[torch.Tensor]:
-    """The first ``eval_batches`` batches of the validation split, the last one perhaps smaller."""
-    size = min(config.batch_size, 64)
-    count = min(len(split), config.eval_batches * size)
+def logits_batch(tokens: TokenData) -> int:
+    """How many texts may have logits everywhere at once, 64 at most."""
+    return min(64, max(1, MOST_LOGITS // (tokens.length * tokens.vocab_size)))
+
+
+def validation_batches(tokens: TokenData, config: StageConfig, device: torch.device) -> list[torch.Tensor]:
+    """The first ``eval_batches`` times the batch size (64 at most) blocks of the validation split, in small batches."""
+    split = tokens.split("valid")
+    count = min(len(split), config.eval_batches * min(config.batch_size, 64))
+    size = logits_batch(tokens)
     return [split.gather(np.arange(i, min(i + size, count))).to(device) for i in range(0, count, size)]
 
 

@@ -15,11 +15,11 @@ from diladiff_cli.core.objectives import adaptive_loss, meanflow_target
 from diladiff_cli.core.ode import average_velocity_steps, euler
 from diladiff_cli.core.times import logit_normal, ordered_pair
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
-from diladiff_cli.runtime.artifacts import Artifact, load_artifact, parent_links
-from diladiff_cli.runtime.loop import Run, check_resume, train
+from diladiff_cli.runtime.artifacts import Artifact, load_artifact
+from diladiff_cli.runtime.loop import Run, train
 from diladiff_cli.runtime.randomness import BatchNoise, generator
 from diladiff_cli.runtime.session import Session
-from diladiff_cli.stages.common import open_recorded_data, relative, row_order, seeded
+from diladiff_cli.stages.common import child_fields, linear_flops, open_recorded_data, plan, row_order, seeded
 from diladiff_cli.stages.latent_data import latent_source
 from diladiff_cli.stages.networks import build, text_encoder
 
@@ -144,10 +144,9 @@ def distill(
     tokens, data_path = open_recorded_data(parent, data)
     encoder = text_encoder(ae, build(ae), "cpu")
     source = latent_source(ae, encoder, tokens, latents)
+    artifact = child_fields("student", parent.network, out, {"prior": parent, "ae": ae}, tokens, data_path, latents)
     if dry_run:
-        check_resume(out, config, resume)
-        plan = {"stage": "student", "network": parent.network, "training": config.to_dict()}
-        return plan | {"data": str(data_path), "latents": str(latents) if latents else None, "out": str(out)}
+        return plan(artifact, config, out, resume)
     session = Session(config, str(out))
     encoder.features.to(session.device)
     encoder.autoencoder.to(session.device)
@@ -162,14 +161,10 @@ def distill(
         fetch=source.fetch,
         rows=source.rows,
         tokens_per_row=tokens.length,
+        # two teacher calls, one for self-conditioning, the jvp, backward
+        flops_per_row=7 * linear_flops(model, parent.network["latents"]),
         validate=lambda average: student_figures(average, teacher, model.schedule, shape, session.device),
-        artifact={
-            "stage": "student",
-            "network": parent.network,
-            "parents": parent_links(out, {"prior": parent, "ae": ae}),
-            "data": parent.data | {"path": relative(data_path, out), "fingerprint": tokens.fingerprint},
-            "tokenizer_path": parent.tokenizer_path,
-        },
+        artifact=artifact,
         row_order=row_order(config, source.rows),
         compile_body=lambda bare: None,  # compiling under jvp does not pay
     )

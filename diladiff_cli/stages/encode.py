@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from diladiff_cli import __version__
 from diladiff_cli.config import EncodeConfig
 from diladiff_cli.data.shards import ShardWriter
-from diladiff_cli.data.text import find_files, iter_documents
+from diladiff_cli.data.text import find_files, iter_documents, stdin_ending
 from diladiff_cli.data.tokenizer import encode_documents, load_tokenizer, separator_id, train_size, train_tokenizer
 from diladiff_cli.data.tokens import FORMAT_VERSION, STAGE
 from diladiff_cli.errors import UserError
@@ -68,13 +68,12 @@ def batched(documents: Iterable[str], size: int) -> Iterator[list[str]]:
 
 @contextmanager
 def rereadable(sources: Sequence[str]) -> Iterator[list[str]]:
-    """The sources with standard input copied to a temporary file, since a tokenizer's training reads them twice."""
+    """The sources with standard input copied to a temporary file, since a tokenizer's training reads them first."""
     if "-" not in sources:
         yield list(sources)
         return
     with tempfile.TemporaryDirectory() as folder:
-        first = sys.stdin.buffer.peek(1)[:1] if hasattr(sys.stdin.buffer, "peek") else b""
-        copy = Path(folder) / ("stdin.jsonl" if first == b"{" else "stdin.txt")
+        copy = Path(folder) / f"stdin{stdin_ending()}"
         with copy.open("wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file)
         yield [str(copy) if source == "-" else source for source in sources]
@@ -106,7 +105,7 @@ def encode_text(
     if dry_run:
         found = {source: "Hub data set" if paths is None else len(paths) for source, paths in files.items()}
         return {"stage": STAGE, "settings": config.to_dict(), "files": found, "out": str(out)}
-    with rereadable(text) as sources:
+    with nullcontext(list(text)) if size is None else rereadable(text) as sources:
         if size is None:
             tokenizer = load_tokenizer(config.tokenizer)
         else:

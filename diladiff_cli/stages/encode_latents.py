@@ -1,6 +1,7 @@
 """``encode --ae``: the blocks of a token data set -> standardised latents, sharded and resumable."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.stages.common import open_recorded_data, relative
 from diladiff_cli.stages.networks import TextEncoder, build, text_encoder
 
-ROWS_PER_SHARD = 8192
+SHARD_BYTES = 1 << 26
+SAME = ("format_version", "ae_hash", "fingerprint", "precision", "rows_per_shard")  # of a plan that may go on
 
 
 def encode_latents(
@@ -53,26 +55,31 @@ def encode_latents(
     tokens, data_path = open_recorded_data(artifact, data)
     state = process_state()
     encoder = text_encoder(artifact, build(artifact, state.device), state.device)
-    plan = {
+    latents, channels = encoder.autoencoder.latent_shape
+    rows_per_shard = max(1, SHARD_BYTES // (2 * latents * channels))
+    plan: dict[str, Any] = {
         "stage": "latents",
         "format_version": FORMAT_VERSION,
         "package_version": __version__,
         "ae_hash": artifact.hash,
         "fingerprint": tokens.fingerprint,
-        "shape": list(encoder.autoencoder.latent_shape),
+        "shape": [latents, channels],
         "precision": precision,
+        "rows_per_shard": rows_per_shard,
         "parents": parent_links(out, {"ae": artifact}),
         "data": relative(data_path, out),
     }
     done = _finished_shards(out, plan, resume)
+    state.wait_for_everyone()  # all have read the folder before it changes
     if state.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
+        if resume is False:
+            _clear(out)
         _write_json(out / "plan.json", plan)
     state.wait_for_everyone()
+    work = _Work(tokens, encoder, out, batch_size, rows_per_shard, done, state)
     with torch.autocast(state.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        splits = {
-            name: _encode_split(name, tokens, encoder, out, batch_size, done, state) for name in ("train", "valid")
-        }
+        splits = {name: work.encode_split(name) for name in ("train", "valid")}
     state.wait_for_everyone()
     config = plan | {"splits": splits}
     if state.is_main_process:
@@ -91,18 +98,17 @@ def _write_json(path: Path, values: dict[str, Any]) -> None:
 
 def _finished_shards(out: Path, plan: dict[str, Any], resume: bool | None) -> set[str]:
     """Names of the shards under ``out`` that belong to this plan."""
-    if not out.exists() or resume is False:
+    if not out.exists() or not any(out.iterdir()):
         return set()
     try:
         stored = json.loads((out / "plan.json").read_text())
     except FileNotFoundError as error:
-        if any(out.iterdir()):
-            raise UserError(f"{out} holds something else than latents", "choose another --out") from error
-        return set()
+        raise UserError(f"{out} holds something else than latents", "choose another --out") from error
     except ValueError:
         stored = {}
-    same = all(stored.get(key) == plan[key] for key in ("format_version", "ae_hash", "fingerprint", "precision"))
-    if not same:
+    if resume is False:
+        return set()
+    if any(stored.get(key) != plan[key] for key in SAME):
         raise UserError(
             f"{out} holds latents of another auto-encoder, data set or precision",
             "use --fresh to replace them, or another --out",
@@ -110,27 +116,43 @@ def _finished_shards(out: Path, plan: dict[str, Any], resume: bool | None) -> se
     return {p.name for p in out.glob("*.safetensors") if p.with_name(f"{p.name}.json").exists()}
 
 
-def _encode_split(
-    name: str, tokens: TokenData, encoder: TextEncoder, out: Path, batch_size: int, done: set[str], state: PartialState
-) -> dict[str, Any]:
-    split = tokens.split(name)
-    starts = range(0, len(split), ROWS_PER_SHARD)
-    names = [shard_name(name, i) for i in range(len(starts))]
-    mine = [i for i in range(len(starts)) if i % state.num_processes == state.process_index and names[i] not in done]
-    with Bar(f"latents {name}", len(mine), 0, state.is_main_process) as bar:
-        for i in mine:
-            rows = np.arange(starts[i], min(starts[i] + ROWS_PER_SHARD, len(split)))
-            record = write_shard(out / names[i], _latents(split, rows, encoder, batch_size, state.device), "latents")
-            _write_json(out / f"{names[i]}.json", record)
-            bar.update(1, f"{len(rows):,} blocks")
-    return {"rows": len(split), "shards": names}
+def _clear(out: Path) -> None:
+    """Remove what an earlier run left, first the file that says it is complete."""
+    (out / "config.json").unlink(missing_ok=True)
+    for path in [*out.glob("*.safetensors.json"), *out.glob("*.safetensors")]:
+        path.unlink()
 
 
-def _latents(
-    split: TokenSplit, rows: np.ndarray, encoder: TextEncoder, batch_size: int, device: torch.device
-) -> np.ndarray:
-    found = [
-        encoder(split.gather(rows[i : i + batch_size]).to(device)).half().cpu().numpy()
-        for i in range(0, len(rows), batch_size)
-    ]
-    return np.concatenate(found)
+@dataclass(frozen=True)
+class _Work:
+    """What one process needs to encode its share of the shards."""
+
+    tokens: TokenData
+    encoder: TextEncoder
+    out: Path
+    batch_size: int
+    rows_per_shard: int
+    done: set[str]
+    state: PartialState
+
+    def encode_split(self, name: str) -> dict[str, Any]:
+        """Write this process's shards of a split; returns the names of all of them."""
+        split, size = self.tokens.split(name), self.rows_per_shard
+        starts = range(0, len(split), size)
+        names = [shard_name(name, i) for i in range(len(starts))]
+        turn, turns = self.state.process_index, self.state.num_processes
+        mine = [i for i in range(len(starts)) if i % turns == turn and names[i] not in self.done]
+        rows = [np.arange(starts[i], min(starts[i] + size, len(split))) for i in mine]
+        with Bar(f"latents {name}", sum(map(len, rows)), 0, self.state.is_main_process) as bar:
+            for i, part in zip(mine, rows, strict=True):
+                record = write_shard(self.out / names[i], self._latents(split, part, bar), "latents")
+                _write_json(self.out / f"{names[i]}.json", record)
+        return {"rows": len(split), "shards": names}
+
+    def _latents(self, split: TokenSplit, rows: np.ndarray, bar: Bar) -> np.ndarray:
+        found = []
+        for start in range(0, len(rows), self.batch_size):
+            part = rows[start : start + self.batch_size]
+            found.append(self.encoder(split.gather(part).to(self.state.device)).half().cpu().numpy())
+            bar.update(len(part), "")
+        return np.concatenate(found)

@@ -19,6 +19,7 @@ from diladiff_cli.metrics.recovery import LogitsFor, recovery_curve
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.artifacts import Artifact
 from diladiff_cli.runtime.randomness import SampleNoise, generator
+from diladiff_cli.stages.common import logits_batch
 from diladiff_cli.stages.distill import TEACHER_STEPS, student_figures
 from diladiff_cli.stages.networks import build
 from diladiff_cli.stages.sample import Sampler, autoencoder_of, complete, decode, draw_latents
@@ -26,7 +27,6 @@ from diladiff_cli.stages.train_prior import prior_figures
 from diladiff_cli.stages.validation import autoencoder_logits, base_logits
 
 SEQUENCES, LATENTS = 16, 4  # per unit of ``batches``: blocks of text, and latents that are decoded twice
-MOST_LOGITS = 1 << 27  # of one call: 512 MB in float32
 NOISE_STDS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0)
 NOISE_RATIOS = (0.5, 1.0)
 PRIOR_STEPS, STUDENT_STEPS = 50, (1, 2, 5)
@@ -76,7 +76,7 @@ class Evaluation:
         """That many validation blocks, or all, spread evenly over the split, in batches whose logits fit."""
         split = self.tokens.split("valid")
         rows = np.unique(np.linspace(0, len(split) - 1, min(sequences, len(split))).round().astype(np.int64))
-        size = min(SEQUENCES, max(1, MOST_LOGITS // (self.tokens.length * self.tokens.vocab_size)))
+        size = min(SEQUENCES, logits_batch(self.tokens))
         return [split.gather(rows[i : i + size]).to(self.sampler.device) for i in range(0, len(rows), size)]
 
     @cached_property

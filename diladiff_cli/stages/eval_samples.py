@@ -1,6 +1,6 @@
 """Measures generated text, with the same figures for a reference text beside them."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -31,9 +31,11 @@ __all__ = [
     "read_samples",
     "reference_samples",
     "report_table",
+    "score_texts",
 ]
 
 MAUVE_SEEDS = (25, 26, 27)
+GIVEN = "texts that were given"
 NEEDS_DECODINGS = "needs samples drawn with --decodings 2"
 AGREEMENT = {"latent_agreement": agreement.DEFINITION, "chance_agreement": agreement.CHANCE_DEFINITION}
 DIVERSITY = {
@@ -45,21 +47,43 @@ DIVERSITY = {
 }
 
 
+def score_texts(
+    texts: list[Sample] | None,
+    scorer: Scorer | None,
+    context: int | None = None,
+    batch_size: int = 8,
+    progress: Callable[[int], None] | None = None,
+) -> Scores | None:
+    """What a scorer says of texts, see :meth:`Scorer.score`; None where there are no texts or no scorer."""
+    return scorer.score([s["text"] for s in texts], context, batch_size, progress) if scorer and texts else None
+
+
 def evaluate_groups(
     samples: list[Sample],
     reference: list[Sample] | None,
     scorer: Scorer | None,
     *,
+    source: str = GIVEN,
+    reference_scores: Scores | None = None,
     scorer_note: str = "",
     context: int | None = None,
     batch_size: int = 8,
+    progress: Callable[[int], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """One report, as of :func:`evaluate_samples`, for each way of sampling found among ``samples``."""
-    scored = _score(reference, scorer, context, batch_size)
-    return [
-        _report(group, reference, scorer, _score(group, scorer, context, batch_size), scored, scorer_note, context)
-        for group in group_samples(samples)
-    ]
+    """One report for each way of sampling found among ``samples``.
+
+    The arguments are those of :func:`evaluate_samples`, and:
+
+    Args:
+        reference_scores: Of the reference by this scorer and context, where :func:`score_texts` has found them before.
+        progress: Called with numbers of texts as they have been scored.
+    """
+    scored = reference_scores or score_texts(reference, scorer, context, batch_size, progress)
+    reports = []
+    for group in group_samples(samples):
+        scores = score_texts(group, scorer, context, batch_size, progress)
+        reports.append(_report(group, reference, scorer, scores, scored, source, scorer_note, context))
+    return reports
 
 
 def evaluate_samples(
@@ -67,6 +91,7 @@ def evaluate_samples(
     reference: list[Sample] | None,
     scorer: Scorer | None,
     *,
+    source: str = GIVEN,
     scorer_note: str = "",
     context: int | None = None,
     batch_size: int = 8,
@@ -81,6 +106,7 @@ def evaluate_samples(
         samples: With ``text`` and preferably ``token_ids``, all drawn in one way.
         reference: Of the same form and length, or None.
         scorer: Or None; then GenPPL and MAUVE are left out.
+        source: What the reference is; goes into the report.
         scorer_note: Why this scorer, or why none; goes into the report.
         context: The most scorer tokens of a text that count.
         batch_size: Texts per call of the scorer.
@@ -89,13 +115,9 @@ def evaluate_samples(
         ``settings``, ``samples`` and ``reference`` (the figures), ``definitions`` (of each figure), ``left_out``
         (figure to reason) and ``scorer``; plain JSON values.
     """
-    scores = _score(samples, scorer, context, batch_size)
-    scored = _score(reference, scorer, context, batch_size)
-    return _report(samples, reference, scorer, scores, scored, scorer_note, context)
-
-
-def _score(texts: list[Sample] | None, scorer: Scorer | None, context: int | None, batch_size: int) -> Scores | None:
-    return scorer.score([s["text"] for s in texts], context, batch_size) if scorer and texts else None
+    scores = score_texts(samples, scorer, context, batch_size)
+    scored = score_texts(reference, scorer, context, batch_size)
+    return _report(samples, reference, scorer, scores, scored, source, scorer_note, context)
 
 
 def _report(
@@ -104,6 +126,7 @@ def _report(
     scorer: Scorer | None,
     scores: Scores | None,
     reference_scores: Scores | None,
+    source: str,
     note: str,
     context: int | None,
 ) -> dict[str, Any]:
@@ -112,7 +135,7 @@ def _report(
     n = len(samples)
     sides: dict[str, dict[str, Any]] = {"samples": {"n": n}}
     if reference:
-        sides["reference"] = {"n": min(n, len(reference))}
+        sides["reference"] = {"n": min(n, len(reference)), "source": source}
     else:
         left_out["reference"] = "no reference text was given"
 
@@ -249,9 +272,10 @@ def report_table(report: dict[str, Any]) -> "Table":
     from rich.table import Table
 
     settings = ", ".join(f"{key} {value}" for key, value in report["settings"].items() if value is not None)
-    left_out = [f"{name} left out: {reason}" for name, reason in report["left_out"].items()]
-    scorer = f"scorer: {report['scorer']['note'] or report['scorer']['name']}"
-    table = Table(title=settings or "samples", caption="\n".join([scorer, *left_out]), min_width=72)
+    lines = [f"reference: {report['reference']['source']}"] if "reference" in report else []
+    lines.append(f"scorer: {report['scorer']['note'] or report['scorer']['name']}")
+    lines += [f"{name} left out: {reason}" for name, reason in report["left_out"].items()]
+    table = Table(title=settings or "samples", caption="\n".join(lines), min_width=72)
     table.add_column("figure")
     sides = [side for side in ("samples", "reference") if side in report]
     for side in sides:
@@ -259,5 +283,10 @@ def report_table(report: dict[str, Any]) -> "Table":
     for name in ("genppl", "mauve", *DIVERSITY, *AGREEMENT, "mean_length", "n"):
         values = [report[side].get(name) for side in sides]
         if any(value is not None for value in values):
-            table.add_row(name, *("-" if v is None else f"{v:.4g}" for v in values))
+            table.add_row(name, *map(cell, values))
     return table
+
+
+def cell(value: Any) -> str:
+    """A value in a table, a dash for None."""
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

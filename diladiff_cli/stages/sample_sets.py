@@ -77,7 +77,7 @@ def decodings_by_latent(samples: Iterable[Sample]) -> Tensor | None:
 
 
 def reference_samples(tokenizer: Any, length: int, n: int, sources: Sequence[str] = ()) -> list[Sample]:
-    """Pieces of real text of the samples' length, spread evenly over the text.
+    """Pieces of real text of the samples' length, spread evenly over the text in the order of :func:`spread`.
 
     Args:
         tokenizer: The generator's; None to cut by characters.
@@ -97,8 +97,14 @@ def reference_samples(tokenizer: Any, length: int, n: int, sources: Sequence[str
     found = [piece for piece, _ in zip(pieces, range(wanted), strict=False)]
     if not found:
         raise UserError(f"the reference text is shorter than one sample of {length}", "give --reference a longer text")
-    count = min(n, len(found))
-    return [found[i * len(found) // count] for i in range(count)]
+    return [found[i] for i in spread(len(found), n)]
+
+
+def spread(total: int, n: int) -> list[int]:
+    """At most ``n`` numbers below ``total``, evenly spaced; so are the first half of them and the second."""
+    count = min(n, total)
+    rows = [i * total // count for i in range(count)]
+    return rows[::2] + rows[1::2]
 
 
 def _character_pieces(documents: Iterable[str], length: int) -> Iterator[Sample]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,26 +17,28 @@ from diladiff_cli.networks.autoencoder import AutoEncoder, Corruption, load_base
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.features import FeatureSource, check_same_vocabulary
 from diladiff_cli.networks.moments import RunningMoments
-from diladiff_cli.runtime.artifacts import Artifact, load_artifact, parent_links
-from diladiff_cli.runtime.loop import Run, check_resume, train
+from diladiff_cli.runtime.artifacts import Artifact, load_artifact
+from diladiff_cli.runtime.loop import Run, train
 from diladiff_cli.runtime.optim import LearningRate
 from diladiff_cli.runtime.progress import say
 from diladiff_cli.runtime.randomness import BatchNoise
 from diladiff_cli.runtime.session import Session
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import (
+    child_fields,
     compile_method,
+    linear_flops,
     open_recorded_data,
-    relative,
+    plan,
     row_order,
     seeded,
     validation_batches,
 )
 from diladiff_cli.stages.networks import build, feature_source
-from diladiff_cli.stages.train_mdlm import masked_batch
+from diladiff_cli.stages.train_mdlm import denoiser_flops, masked_batch
 from diladiff_cli.stages.validation import autoencoder_logits, base_logits
 
-MOMENT_BATCHES = 64  # of 64 blocks, for the statistics of features and final latents
+MOMENT_ROWS = 4096  # blocks for the statistics of features and final latents
 
 
 def network_arguments(config: AeConfig, base: Artifact, feature_width: int) -> dict[str, Any]:
@@ -200,15 +203,9 @@ def train_ae(
         check_same_vocabulary(config.features, tokens.tokenizer_path)
     source = feature_source(config.features, parent, "cpu")
     network = network_arguments(config, parent, source.width)
+    artifact = child_fields("ae", network, out, {"mdlm": parent}, tokens, data_path)
     if dry_run:
-        check_resume(out, config, resume)
-        return {
-            "stage": "ae",
-            "network": network,
-            "training": config.to_dict(),
-            "data": str(data_path),
-            "out": str(out),
-        }
+        return plan(artifact, config, out, resume)
     session = Session(config, str(out))
     device = session.device
     source = source.to(device)
@@ -218,29 +215,26 @@ def train_ae(
     load_base_weights(model.decoder, base_network.state_dict())
     split = tokens.split("train")
     order = row_order(config, len(split))
-    samples = [split.gather(order(step)) for step in range(max(1, MOMENT_BATCHES * 64 // config.batch_size))]
+    rows = np.concatenate([order(step) for step in range(-(-MOMENT_ROWS // config.batch_size))])[:MOMENT_ROWS]
+    samples = [split.gather(part) for part in np.array_split(rows, -(-len(rows) // 64))]
     if session.is_main:
         say("measuring the features")
     fit_feature_moments(source, model.feature_moments, samples, device)
-    batches = validation_batches(tokens.split("valid"), config, device)
+    batches = validation_batches(tokens, config, device)
     run = Run(
         model=model,
         loss_fn=ae_loss(source, model, config, tokens.mask_id),
         fetch=split.gather,
         rows=len(split),
         tokens_per_row=tokens.length,
+        flops_per_row=3 * (denoiser_flops(model.decoder) + linear_flops(model.encoder, model.latent_shape[0]))
+        + linear_flops(source, tokens.length),
         validate=lambda average: ae_figures(average, source, base_network, batches, tokens.mask_id),
-        artifact={
-            "stage": "ae",
-            "network": network,
-            "parents": parent_links(out, {"mdlm": parent}),
-            "data": parent.data | {"path": relative(data_path, out), "fingerprint": tokens.fingerprint},
-            "tokenizer_path": parent.tokenizer_path,
-        },
+        artifact=artifact,
         row_order=order,
         learning_rate=learning_rate_law(config),
         after_step=lambda bare: bare.latent_moments.commit(),
-        before_save=lambda average: fit_latent_moments(source, average, samples, device),
+        before_use=lambda average: fit_latent_moments(source, average, samples, device),
         compile_body=lambda bare: compile_method("body", bare.decoder),
     )
     return train(run, session, config, out, resume)

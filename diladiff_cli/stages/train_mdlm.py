@@ -14,10 +14,18 @@ from diladiff_cli.core.times import low_discrepancy
 from diladiff_cli.data.tokens import TokenData, open_tokens
 from diladiff_cli.metrics.likelihood import masked_figures
 from diladiff_cli.networks.denoiser import TokenDenoiser
-from diladiff_cli.runtime.loop import Run, check_resume, train
+from diladiff_cli.runtime.loop import Run, train
 from diladiff_cli.runtime.randomness import BatchNoise
 from diladiff_cli.runtime.session import Session
-from diladiff_cli.stages.common import compile_method, data_record, row_order, seeded, validation_batches
+from diladiff_cli.stages.common import (
+    compile_method,
+    data_record,
+    linear_flops,
+    plan,
+    row_order,
+    seeded,
+    validation_batches,
+)
 from diladiff_cli.stages.validation import base_logits
 
 
@@ -26,6 +34,11 @@ def network_arguments(config: MdlmConfig, data: TokenData) -> dict[str, Any]:
     names = ("width", "layers", "heads", "mlp_width", "activation", "norm", "bias", "qk_norm", "positions")
     shape = {name: getattr(config, name) for name in (*names, "tie_embeddings")}
     return shape | {"vocab_size": data.vocab_size, "mask_id": data.mask_id, "length": data.length}
+
+
+def denoiser_flops(model: TokenDenoiser) -> float:
+    """Operations of a training forward pass per text: all blocks, and the vocabulary head at half of the places."""
+    return linear_flops(model.blocks, model.length) + 2.0 * model.vocab_size * model.width * model.length / 2
 
 
 def masked_batch(x: Tensor, noise: BatchNoise, mask_id: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -68,28 +81,29 @@ def train_mdlm(
     """
     tokens = open_tokens(data)
     network = network_arguments(config, tokens)
+    artifact = {
+        "stage": "mdlm",
+        "network": network,
+        "parents": {},
+        "data": data_record(tokens, data, out),
+        "tokenizer_path": tokens.tokenizer_path,
+    }
     if dry_run:
-        check_resume(out, config, resume)
-        return {"stage": "mdlm", "network": network, "training": config.to_dict(), "data": str(data), "out": str(out)}
+        return plan(artifact, config, out, resume)
     session = Session(config, str(out))
     seeded(config.seed)
     model = TokenDenoiser(**network)
     split = tokens.split("train")
-    batches = validation_batches(tokens.split("valid"), config, session.device)
+    batches = validation_batches(tokens, config, session.device)
     run = Run(
         model=model,
         loss_fn=mdlm_loss(tokens.mask_id, config.elbo_weight == "exact"),
         fetch=split.gather,
         rows=len(split),
         tokens_per_row=tokens.length,
+        flops_per_row=3 * denoiser_flops(model),
         validate=lambda average: masked_figures(base_logits(average), batches, tokens.mask_id),
-        artifact={
-            "stage": "mdlm",
-            "network": network,
-            "parents": {},
-            "data": data_record(tokens, data, out),
-            "tokenizer_path": tokens.tokenizer_path,
-        },
+        artifact=artifact,
         row_order=row_order(config, len(split)),
         compile_body=partial(compile_method, "body"),
     )

@@ -12,14 +12,16 @@ from diladiff_cli.core.gaussian import TanSchedule, diffuse
 from diladiff_cli.core.objectives import per_example_mse
 from diladiff_cli.core.times import low_discrepancy
 from diladiff_cli.networks.latent import LatentPrior
-from diladiff_cli.runtime.artifacts import Artifact, load_artifact, parent_links
-from diladiff_cli.runtime.loop import Run, check_resume, train
+from diladiff_cli.runtime.artifacts import Artifact, load_artifact
+from diladiff_cli.runtime.loop import Run, train
 from diladiff_cli.runtime.randomness import BatchNoise, generator
 from diladiff_cli.runtime.session import Session
 from diladiff_cli.stages.common import (
+    child_fields,
     compile_method,
+    linear_flops,
     open_recorded_data,
-    relative,
+    plan,
     row_order,
     seeded,
     validation_batches,
@@ -130,30 +132,25 @@ def train_prior(
     network = network_arguments(config, parent)
     encoder = text_encoder(parent, build(parent), "cpu")
     source = latent_source(parent, encoder, tokens, latents)
+    artifact = child_fields("prior", network, out, {"ae": parent}, tokens, data_path, latents)
     if dry_run:
-        check_resume(out, config, resume)
-        plan = {"stage": "prior", "network": network, "training": config.to_dict()}
-        return plan | {"data": str(data_path), "latents": str(latents) if latents else None, "out": str(out)}
+        return plan(artifact, config, out, resume)
     session = Session(config, str(out))
     encoder.features.to(session.device)
     encoder.autoencoder.to(session.device)
     seeded(config.seed)
     model = LatentPrior(**network)
-    valid = validation_latents(encoder, validation_batches(tokens.split("valid"), config, session.device))
+    valid = validation_latents(encoder, validation_batches(tokens, config, session.device))
     run = Run(
         model=model,
         loss_fn=prior_loss(source.to_latents, model.schedule, config.p_self_cond),
         fetch=source.fetch,
         rows=source.rows,
         tokens_per_row=tokens.length,
+        # forward and backward, and a forward for self-conditioning
+        flops_per_row=4 * linear_flops(model, network["latents"]),
         validate=lambda average: prior_figures(average, model.schedule, valid),
-        artifact={
-            "stage": "prior",
-            "network": network,
-            "parents": parent_links(out, {"ae": parent}),
-            "data": parent.data | {"path": relative(data_path, out), "fingerprint": tokens.fingerprint},
-            "tokenizer_path": parent.tokenizer_path,
-        },
+        artifact=artifact,
         row_order=row_order(config, source.rows),
         compile_body=lambda bare: compile_method("forward", bare.trunk),
     )

@@ -65,7 +65,7 @@ def shell(tmp_path: Path) -> Cli:
             text=True,
             cwd=folder,
             env=environment(),
-            timeout=120,
+            timeout=900,
         )
         return Outcome(done.returncode, done.stdout, done.stderr)
 

@@ -37,5 +37,5 @@ def start(body: str, arguments: tuple[str, ...] = ("try",), **more: str) -> "sub
 
 def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     """Exit status, stdout and stderr."""
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     return process.returncode, out, err

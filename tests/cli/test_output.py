@@ -27,7 +27,7 @@ return [{"n": 1}]
 def test_lines_are_flushed_one_by_one() -> None:
     process = start("yield {'n': 1}\ntime.sleep(600)")
     assert process.stdout is not None
-    ready, _, _ = select.select([process.stdout], [], [], 30)
+    ready, _, _ = select.select([process.stdout], [], [], 300)
     line = process.stdout.readline() if ready else ""
     process.kill()
     finish(process)
@@ -40,7 +40,7 @@ def test_a_closed_pipe_ends_quietly() -> None:
     assert process.stderr is not None
     assert process.stdout.readline() == '{"n": 0}\n'
     process.stdout.close()
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=600) == 0
     assert process.stderr.read() == ""
     process.stderr.close()
 

@@ -105,7 +105,7 @@ def test_sample_into_a_pipe_that_closes_ends_quietly(shell: Cli, prepared: Path)
         text=True,
         cwd=prepared,
         env=environment(),
-        timeout=60,
+        timeout=600,
     )
     first, status = process.stdout.splitlines()
     assert json.loads(first)["id"] == 0
@@ -126,11 +126,11 @@ def test_sigterm_during_training_saves_and_the_same_command_continues(shell: Cli
         env=environment(),
     )
     log = prepared / "ckpt" / "mdlm" / "metrics.jsonl"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not (log.exists() and log.read_text().count("\n") >= 5) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert (process.returncode, out) == (143, "")
     assert err.splitlines()[-1] == "interrupted by signal 15 after saving; the same command continues"
     saved = json.loads((prepared / "ckpt" / "mdlm" / "config.json").read_text())["progress"]["step"]
@@ -140,5 +140,5 @@ def test_sigterm_during_training_saves_and_the_same_command_continues(shell: Cli
     logged = [line["step"] for line in records(log.read_text()) if line["split"] == "train"]
     assert logged == list(range(1, steps + 1))
     finished = shell(*arguments)
-    assert finished.status == 1
-    assert "finished; use --fresh to train it again" in finished.err
+    assert finished.status == 0
+    assert "is finished; --fresh trains it again" in finished.err

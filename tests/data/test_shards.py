@@ -77,9 +77,8 @@ def test_a_damaged_shard_gives_one_line_that_names_it(folder: Path, fault: str) 
     elif fault in ("empty", "text"):
         path.write_bytes(b"" if fault == "empty" else b"no shard at all")
     else:
-        shards_module.write_shard(
-            path, ROWS[:5] if fault == "other tensor" else ROWS[:4], "latents" if fault == "other tensor" else "tokens"
-        )
+        other = fault == "other tensor"
+        shards_module.write_shard(path, ROWS[: 5 if other else 4], "latents" if other else "tokens")
     with pytest.raises(UserError, match=r"train-00002\.safetensors .*; run encode again") as caught:
         open_tokens(folder).split("train")
     assert "\n" not in str(caught.value)

@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diladiff_cli.networks import encoder as encoder_module
 from diladiff_cli.networks.autoencoder import AutoEncoder
 from diladiff_cli.networks.encoder import LatentEncoder
 
@@ -58,7 +57,7 @@ def attention_of_first_block(model: LatentEncoder, monkeypatch: pytest.MonkeyPat
         seen.append((q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1))
         return plain(q, k, v, **options)
 
-    monkeypatch.setattr(encoder_module.F, "scaled_dot_product_attention", spy)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
     model(features(16))
     return seen[0][..., :LENGTH].mean((0, 1))
 

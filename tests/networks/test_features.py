@@ -117,12 +117,19 @@ def test_an_encoder_with_weights_alone_passes_the_check_of_names(tiny_encoder: P
     check_same_vocabulary(str(tiny_encoder), ours)
 
 
-def test_an_encoder_with_fewer_tokens_or_places_than_the_data_is_refused(tiny_encoder: Path) -> None:
+def test_an_encoder_with_fewer_tokens_than_the_data_is_refused(tiny_encoder: Path) -> None:
     assert EncoderFeatures(str(tiny_encoder), 30, 16).width == 8
-    with pytest.raises(UserError, match="has 30 tokens, the data 31; .*--features self"):
+    with pytest.raises(UserError, match=r"has 30 tokens, the data 31; .*--features self"):
         EncoderFeatures(str(tiny_encoder), 31, 16)
-    with pytest.raises(UserError, match="reads at most 16 tokens, the data has 17; .*--length"):
-        EncoderFeatures(str(tiny_encoder), 30, 17)
+
+
+def test_an_encoder_that_reads_less_than_a_text_gets_it_in_windows(tiny_encoder: Path) -> None:
+    source = EncoderFeatures(str(tiny_encoder), 30, 20)  # it reads 16
+    x = torch.randint(0, 30, (2, 20), generator=torch.Generator().manual_seed(0))
+    whole = source(x)
+    assert whole.shape == (2, 20, 8)
+    torch.testing.assert_close(whole[:, :16], source(x[:, :16]))
+    torch.testing.assert_close(whole[:, 16:], source(x[:, 16:]))
 
 
 def damage(folder: Path, fault: str) -> None:

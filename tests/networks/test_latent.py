@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import TypeVar
 
 import pytest
 import torch
@@ -11,18 +12,19 @@ from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # by torch's own first jvp
 SHAPE = {"latents": 5, "latent_width": 4, "width": 16, "layers": 2, "heads": 2}
 D = 10.0
+Model = TypeVar("Model", bound=torch.nn.Module)
 
 
 def z(batch: int = 3, seed: int = 0) -> Tensor:
     return torch.randn(batch, 5, 4, generator=torch.Generator().manual_seed(seed))
 
 
-def stirred(model: torch.nn.Module, std: float = 0.1) -> torch.nn.Module:
+def stirred(model: Model, std: float = 0.1) -> Model:
     """Move every parameter off its starting value."""
     source = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += std * torch.randn(parameter.shape, generator=source)
+            parameter.add_(std * torch.randn(parameter.shape, generator=source))
     return model
 
 

@@ -81,15 +81,13 @@ def test_large_weights_are_sharded_and_every_shard_is_checked(
 
 
 def test_content_and_not_place_or_training_makes_the_hash(save: Callable[..., Path]) -> None:
-    hashes = {
-        name: load_artifact(save(name, **changes)).hash
-        for name, changes in {
-            "first": {},
-            "same": {"training": {"max_steps": 8}, "progress": {}},
-            "weights": {"state_dict": STATE | {"b": torch.tensor(2.6, dtype=torch.float64)}},
-            "network": {"network": {"width": 5}},
-        }.items()
+    variants: dict[str, dict[str, Any]] = {
+        "first": {},
+        "same": {"training": {"max_steps": 8}, "progress": {}},
+        "weights": {"state_dict": STATE | {"b": torch.tensor(2.6, dtype=torch.float64)}},
+        "network": {"network": {"width": 5}},
     }
+    hashes = {name: load_artifact(save(name, **changes)).hash for name, changes in variants.items()}
     assert hashes["first"] == hashes["same"]
     assert len(set(hashes.values())) == 3
 

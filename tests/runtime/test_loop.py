@@ -14,11 +14,13 @@ from torch import Tensor
 from diladiff_cli.config import AeConfig
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.artifacts import load_artifact
-from diladiff_cli.runtime.loop import check_resume
 from diladiff_cli.runtime.metrics_log import read_metrics
+from diladiff_cli.runtime.resume import check_resume, differences
 from diladiff_cli.runtime.session import Interrupted
 
 TIMINGS = {"seconds", "tokens_per_second"}
+
+MADE_FROM = {"parents": {}, "data": {"fingerprint": "toy"}}  # of the toy
 
 
 def lines(out: Path, split: str | None = None) -> list[dict[str, Any]]:
@@ -29,7 +31,7 @@ def lines(out: Path, split: str | None = None) -> list[dict[str, Any]]:
 
 def tensors(out: Path) -> dict[str, Tensor]:
     """Averaged weights, weights and state of the optimisers."""
-    return load_file(out / "model.safetensors") | load_file(out / "state" / "state.safetensors")
+    return dict(load_file(out / "model.safetensors") | load_file(out / "state" / "state.safetensors"))
 
 
 def assert_same_run(first: Path, second: Path) -> None:
@@ -98,8 +100,8 @@ def test_training_lowers_the_loss_and_logs_every_step_once(toy: ModuleType, tmp_
 
 
 def test_accumulated_micro_batches_give_the_losses_of_one_batch(toy: ModuleType, tmp_path: Path) -> None:
-    for parts in (1, 2, 8):
-        toy.toy_train(toy.settings(grad_accum=parts), tmp_path / str(parts))
+    for parts in ("1", "2", "8"):
+        toy.toy_train(toy.settings(grad_accum=int(parts)), tmp_path / parts)
     for parts in ("2", "8"):
         for ours, whole in zip(lines(tmp_path / parts, "train"), lines(tmp_path / "1", "train"), strict=True):
             assert {k: pytest.approx(v, rel=1e-4) for k, v in whole.items() if k != "split"} | {
@@ -141,9 +143,9 @@ def test_a_step_whose_gradients_are_not_finite_is_skipped(toy: ModuleType, tmp_p
 
 def test_skipped_steps_leave_weights_and_optimiser_alone_and_are_counted(toy: ModuleType, tmp_path: Path) -> None:
     config = toy.settings(ema_decay=0.0, save_every=3)
-    for name, steps in (("good", set()), ("bad", {3, 4})):
+    for name, steps, last in (("good", set(), 3), ("bad", {3, 4}, 5)):
+        fetch = StopAt(toy, last, signal.SIGTERM)
         with pytest.raises(Interrupted):
-            fetch = StopAt(toy, 3 if name == "good" else 5, signal.SIGTERM)
             toy.toy_train(config, tmp_path / name, loss_fn=Poison(toy, steps), fetch=fetch)
     ours, theirs = tensors(tmp_path / "bad"), tensors(tmp_path / "good")
     kept = [name for name in ours if name.startswith(("model/", "optimizer/")) and "moments" not in name]
@@ -182,12 +184,16 @@ def test_a_run_stopped_at_its_very_last_step_is_finished(
     assert [line["step"] for line in lines(tmp_path / "run", "valid")] == [1]
 
 
-def test_a_finished_run_is_not_trained_again_unasked(toy: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.parametrize("resume", [None, True])
+def test_a_finished_run_is_left_as_it_is(
+    toy: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], resume: bool | None
+) -> None:
     config = toy.settings(max_steps=2)
-    toy.toy_train(config, tmp_path / "run")
-    with pytest.raises(UserError, match="finished; use --fresh"):
-        check_resume(tmp_path / "run", config, None)
-    assert check_resume(tmp_path / "run", config, False) is None
+    first = toy.toy_train(config, tmp_path / "run")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+    assert toy.toy_train(config, tmp_path / "run", resume) | {"seconds": 0} == first | {"seconds": 0}
+    assert "is finished; --fresh trains it again" in capsys.readouterr().err
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")} == before
     toy.toy_train(config, tmp_path / "run", resume=False)
     assert [line["step"] for line in lines(tmp_path / "run", "train")] == [1, 2]
 
@@ -195,16 +201,32 @@ def test_a_finished_run_is_not_trained_again_unasked(toy: ModuleType, tmp_path: 
 def test_other_settings_are_named_and_refused_unless_they_change_no_numbers(toy: ModuleType, tmp_path: Path) -> None:
     toy.toy_train(toy.settings(max_minutes=1e-6), tmp_path / "run")
     with pytest.raises(UserError, match=r"other settings \(learning_rate 0\.02 -> 0\.03, seed 0 -> 1\)"):
-        check_resume(tmp_path / "run", toy.settings(seed=1, learning_rate=0.03), None)
-    stored = check_resume(tmp_path / "run", toy.settings(log_every=3, grad_accum=2, eval_every=0, save_every=0), None)
+        check_resume(tmp_path / "run", toy.settings(seed=1, learning_rate=0.03), MADE_FROM, None)
+    free = toy.settings(log_every=3, grad_accum=2, eval_every=0, save_every=0)
+    stored = check_resume(tmp_path / "run", free, MADE_FROM, None)
     assert stored is not None
     assert stored["step"] == 1
 
 
+def test_another_parent_or_data_set_is_named_and_refused(toy: ModuleType, tmp_path: Path) -> None:
+    toy.toy_train(toy.settings(max_minutes=1e-6), tmp_path / "run")
+    other = {"parents": {"ae": {"hash": "b" * 64}}, "data": {"fingerprint": "other", "latents": "../latents"}}
+    with pytest.raises(UserError, match="made from something else") as caught:
+        check_resume(tmp_path / "run", toy.settings(), other, None)
+    for part in ("ae artifact None -> bbbbbbbbbbbb", "data set toy -> other", "stored latents False -> True"):
+        assert part in str(caught.value)
+
+
+def test_settings_that_change_no_numbers_may_differ() -> None:
+    stored = {"seed": 0, "grad_accum": 1, "learning_rate": 0.1, "gone": 1}
+    wanted = {"seed": 0, "grad_accum": 4, "learning_rate": 0.2, "max_minutes": 3, "new": 2}
+    assert differences(stored, wanted) == ["gone 1 -> None", "learning_rate 0.1 -> 0.2", "new None -> 2"]
+
+
 def test_resuming_where_nothing_was_trained_is_refused(toy: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no training state to resume; use --fresh"):
-        check_resume(tmp_path / "run", toy.settings(), True)
-    assert check_resume(tmp_path / "run", toy.settings(), None) is None
+        check_resume(tmp_path / "run", toy.settings(), MADE_FROM, True)
+    assert check_resume(tmp_path / "run", toy.settings(), MADE_FROM, None) is None
 
 
 @pytest.mark.parametrize("resume", [None, False])
@@ -215,7 +237,7 @@ def test_a_folder_of_something_else_is_never_replaced(toy: ModuleType, tmp_path:
         toy.toy_train(toy.settings(), tmp_path / "mine", resume)
     toy.toy_train(toy.settings(max_steps=1), tmp_path / "mdlm")
     with pytest.raises(UserError, match="is of stage mdlm, which this run would replace"):
-        check_resume(tmp_path / "mdlm", AeConfig(), resume)
+        check_resume(tmp_path / "mdlm", AeConfig(), MADE_FROM, resume)
     assert (tmp_path / "mine" / "novel.txt").read_text() == "years of work"
 
 

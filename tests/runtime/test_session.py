@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from diladiff_cli.config import ConfigError, MdlmConfig
+from diladiff_cli.config import MdlmConfig
 from diladiff_cli.runtime.session import Clock, Session, StopRequest
+from diladiff_cli.settings import ConfigError
 
 
 def session(tmp_path: Path, **changes: Any) -> Session:
-    return Session(MdlmConfig(**{"precision": "fp32", "batch_size": 12} | changes), str(tmp_path / "out"))
+    values: dict[str, Any] = {"precision": "fp32", "batch_size": 12}
+    return Session(MdlmConfig(**values | changes), str(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 12])

@@ -46,7 +46,8 @@ class Toy(nn.Module):
             self.moments.collect(x)
         h = self.inputs(x) + t[:, None, None]
         h = h + torch.tanh(self.blocks[0](h))
-        return self.out(h)
+        found: Tensor = self.out(h)
+        return found
 
 
 def toy_loss(model: nn.Module, x: Tensor, noise: BatchNoise) -> tuple[Tensor, dict[str, Tensor]]:
@@ -102,6 +103,7 @@ def make_run(config: StageConfig, tokenizer: Path, **changes: Any) -> Run:
         "fetch": fetch,
         "rows": ROWS,
         "tokens_per_row": 3,
+        "flops_per_row": 1.0,
         "validate": validate,
         "after_step": (lambda model: None) if meanflow else (lambda model: model.moments.commit()),
         "row_order": partial(order, config),

@@ -1,6 +1,8 @@
 import io
 import json
 import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,11 +75,29 @@ def test_no_block_holds_the_mask_token_and_ids_are_below_the_vocabulary(text: Pa
     assert not (blocks == data.mask_id).any()
 
 
-def test_standard_input_serves_the_tokenizer_and_the_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    raw = "\n\n".join(DOCUMENTS).encode()
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(raw))))
+def stdin_of(raw: bytes) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BufferedReader(io.BytesIO(raw)))
+
+
+@pytest.mark.parametrize("begin", ["", "\ufeff", "\n \n"])
+@pytest.mark.parametrize("as_json", [True, False])
+def test_standard_input_serves_the_tokenizer_and_the_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begin: str, as_json: bool
+) -> None:
+    text = "\n".join(json.dumps({"text": d}) for d in DOCUMENTS) if as_json else "\n\n".join(DOCUMENTS)
+    monkeypatch.setattr(sys, "stdin", stdin_of((begin + text).encode()))
     record = encode_text(SMALL, text=["-"], out=tmp_path / "data")
     assert sum(split["documents"] for split in record["splits"].values()) == len(DOCUMENTS)
+    assert "text" not in all_text(open_tokens(tmp_path / "data"), "train")
+
+
+def test_standard_input_read_once_is_not_copied(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode_text(SMALL, text=[str(text)], out=tmp_path / "first")
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", None)
+    monkeypatch.setattr(sys, "stdin", stdin_of("\n\n".join(DOCUMENTS).encode()))
+    config = replace(SMALL, tokenizer=str(tmp_path / "first" / "tokenizer"))
+    record = encode_text(config, text=["-"], out=tmp_path / "data")
+    assert record["splits"]["train"] == encode_text(config, text=[str(text)], out=tmp_path / "again")["splits"]["train"]
 
 
 def test_a_dry_run_writes_nothing(text: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from ..chain import CHANNELS, LATENTS, Chain
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ROWS_PER_SHARD", 40)
+    monkeypatch.setattr(module, "SHARD_BYTES", 40 * 2 * LATENTS * CHANNELS)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -83,10 +83,28 @@ def test_latents_of_another_auto_encoder_are_not_mixed_in(tiny_chain: Chain, tmp
     assert open_latents(out).config["ae_hash"] == load_artifact(tiny_chain.ae).hash
 
 
-def test_a_folder_with_other_files_is_left_alone(tiny_chain: Chain, tmp_path: Path) -> None:
+def test_starting_over_leaves_no_shard_of_before_behind_when_it_is_cut_off(
+    tiny_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "latents"
+    encode_latents(ae=tiny_chain.ae, out=out)
+
+    def cut_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "write_shard", cut_off)
+        encode_latents(ae=tiny_chain.ae, out=out, resume=False)
+    assert [p.name for p in out.iterdir()] == ["plan.json"]
+    with pytest.raises(UserError, match="no complete latents"):
+        open_latents(out)
+
+
+@pytest.mark.parametrize("resume", [None, False])
+def test_a_folder_with_other_files_is_left_alone(tiny_chain: Chain, tmp_path: Path, resume: bool | None) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="something else"):
-        encode_latents(ae=tiny_chain.ae, out=tmp_path, resume=None)
+        encode_latents(ae=tiny_chain.ae, out=tmp_path, resume=resume)
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
 

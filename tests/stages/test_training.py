@@ -1,7 +1,6 @@
 """The four training stages, on the tiny chain."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -216,15 +215,20 @@ def test_distillation_brings_the_student_nearer_to_its_teacher(tiny_chain: Chain
         assert end[f"student_{steps}_steps"] < 0.9 * begin[f"student_{steps}_steps"]
 
 
-def test_a_finished_run_is_not_trained_again_by_accident(tiny_chain: Chain, tmp_path: Path) -> None:
-    shutil.copytree(tiny_chain.root, tmp_path / "chain")
-    chain = Chain(tmp_path / "chain")
-    with pytest.raises(UserError, match="this run, finished"):
-        train_prior(prior_config(), ae=chain.ae, out=chain.prior)
+def test_a_run_goes_on_only_from_the_same_settings_parent_and_data(chain_copy: Chain) -> None:
+    chain = chain_copy
+    before = load_artifact(chain.prior).hash
+    train_prior(prior_config(), ae=chain.ae, out=chain.prior)  # finished
+    assert load_artifact(chain.prior).hash == before
     with pytest.raises(UserError, match="other settings .*max_steps 5 -> 6"):
         train_prior(prior_config(max_steps=6), ae=chain.ae, out=chain.prior)
-    before = load_artifact(chain.prior).hash
-    train_prior(prior_config(seed=1), ae=chain.ae, out=chain.prior, resume=False)
+    encode_latents(ae=chain.ae, out=chain.root / "latents")
+    with pytest.raises(UserError, match="made from something else .*stored latents False -> True"):
+        train_prior(prior_config(), ae=chain.ae, latents=chain.root / "latents", out=chain.prior)
+    train_ae(ae_config(seed=1), base=chain.mdlm, out=chain.ae, resume=False)
+    with pytest.raises(UserError, match="made from something else .*ae artifact"):
+        train_prior(prior_config(), ae=chain.ae, out=chain.prior, dry_run=True)
+    train_prior(prior_config(), ae=chain.ae, out=chain.prior, resume=False)
     assert load_artifact(chain.prior).hash != before
 
 

@@ -1,0 +1,70 @@
+"""Whether a run may go on from what its folder holds."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diladiff_cli.config import STAGES, StageConfig
+from diladiff_cli.errors import UserError
+from diladiff_cli.runtime.folders import check_replaceable, restore
+from diladiff_cli.runtime.state import read_progress
+
+# Settings that may differ when a run goes on: they do not change its numbers.
+FREE = {"max_minutes", "grad_accum", "compile", "eval_every", "eval_batches", "save_every", "log_every", "log_with"}
+
+
+def made_from(artifact: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's numbers depend on besides its settings: parents, data set, and whether its latents are stored ones.
+
+    Args:
+        artifact: The fields of the artifact to be, as :class:`diladiff_cli.runtime.loop.Run` has them.
+    """
+    found = {f"{stage} artifact": link["hash"][:12] for stage, link in artifact["parents"].items()}
+    data = artifact["data"]
+    return found | {"data set": data["fingerprint"][:12], "stored latents": bool(data.get("latents"))}
+
+
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Values that differ between a stored run and the one asked for, and would change its numbers."""
+    names = sorted((stored.keys() | wanted.keys()) - FREE)
+    return [f"{n} {stored.get(n)} -> {wanted.get(n)}" for n in names if stored.get(n) != wanted.get(n)]
+
+
+def check_resume(
+    out: Path, config: StageConfig, artifact: Mapping[str, Any], resume: bool | None
+) -> dict[str, Any] | None:
+    """The stored progress to go on from, finished or not, or None to start. Changes nothing in the folder.
+
+    Args:
+        out: Folder of the artifact.
+        config: The run asked for.
+        artifact: The fields of the artifact to be.
+        resume: True continues, False starts over, None continues a run of the same settings, parents and data.
+
+    Raises:
+        UserError: The choice does not fit what is in the folder, or another stage or foreign files are there.
+    """
+    restore(out)
+    found = check_replaceable(out)
+    if found is not None and STAGES.get(found) is not type(config):
+        raise UserError(f"{out} is of stage {found}, which this run would replace", "choose another --out")
+    if resume is False:
+        return None
+    stored = read_progress(out / "state")
+    if stored is None:
+        if resume or (out / "config.json").exists():
+            raise UserError(f"{out} holds no training state to resume", "use --fresh to start over, or another --out")
+        return None
+    changed = differences(stored["training"], config.to_dict())
+    if changed:
+        raise UserError(
+            f"{out} holds a run with other settings ({', '.join(changed)})",
+            "repeat its settings to continue, use --fresh to start over, or another --out",
+        )
+    changed = differences(stored["made_from"], made_from(artifact))
+    if changed:
+        raise UserError(
+            f"{out} holds a run made from something else ({', '.join(changed)})",
+            "restore that to continue, use --fresh to start over, or another --out",
+        )
+    return stored

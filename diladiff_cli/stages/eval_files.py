@@ -1,0 +1,179 @@
+"""``eval``: files of samples and artifacts -> one report for each way of sampling and for each artifact."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diladiff_cli.config import EvalConfig
+from diladiff_cli.metrics.scorers import Scorer, Scores, load_scorer
+from diladiff_cli.runtime.progress import Bar, say
+from diladiff_cli.settings import ConfigError
+from diladiff_cli.stages.eval_artifact import artifact_table, evaluate_artifact
+from diladiff_cli.stages.eval_samples import cell, evaluate_groups, report_table, score_texts
+from diladiff_cli.stages.reference_text import ReferenceText, reference_text
+from diladiff_cli.stages.sample import sampling_device
+from diladiff_cli.stages.sample_sets import SETTINGS, Sample, group_samples, read_samples
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+Report = dict[str, Any]
+COLUMNS = ("model", "steps", "decode_steps", "temperature")
+FIGURES = ("n", "genppl", "entropy", "mauve", "latent_agreement")
+
+
+def evaluate_files(
+    config: EvalConfig, targets: Sequence[str | Path], reference: Sequence[str] = (), data: Path | None = None
+) -> Iterator[Report]:
+    """Measure files of samples and artifacts.
+
+    Args:
+        config: Scorer, amounts of work and so on.
+        targets: Files that ``sample`` wrote, ``-`` for standard input, and artifacts.
+        reference: Of samples: text sources to compare with; see :func:`reference_text` for what is taken without.
+        data: Of artifacts: token data set; None for the one that each was trained on.
+
+    Returns:
+        Reports of :func:`evaluate_samples` and :func:`evaluate_artifact`, in the order of the targets, as they come.
+
+    Raises:
+        ConfigError: An option that nothing would heed.
+        UserError: A file of samples cannot be read.
+    """
+    names = [str(target) for target in targets]
+    artifacts = [name for name in names if name != "-" and Path(name).is_dir()]
+    problems = []
+    if reference and len(artifacts) == len(names):
+        problems.append("--reference has no meaning without samples to measure; leave it out")
+    if data is not None and not artifacts:
+        problems.append("--data has no meaning without an artifact to measure; leave it out")
+    if problems:
+        raise ConfigError(problems)
+    # All are read first, so that a bad one is told before the work.
+    found = [(name, None if name in artifacts else read_samples(name)) for name in names]
+    return _reports(config, found, SampleMeasure(config, tuple(reference)), data)
+
+
+def _reports(
+    config: EvalConfig, targets: list[tuple[str, list[Sample] | None]], measure: "SampleMeasure", data: Path | None
+) -> Iterator[Report]:
+    for name, samples in targets:
+        if samples is not None:
+            yield from measure.reports(samples)
+            continue
+        yield evaluate_artifact(
+            Path(name),
+            data=data,
+            batches=config.batches,
+            draws=config.draws,
+            likelihood=config.likelihood,
+            seed=config.seed,
+            precision=config.precision,
+        )
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """Pieces of real text, and what the scorer says of them."""
+
+    source: str
+    pieces: list[Sample]
+    scores: Scores | None
+
+
+@dataclass(frozen=True)
+class SampleMeasure:
+    """Measures sets of samples, with one scorer for all of them, and each reference scored once.
+
+    Attributes:
+        config: Scorer and batches.
+        files: Reference text; none for what :func:`reference_text` finds.
+    """
+
+    config: EvalConfig
+    files: tuple[str, ...] = ()
+    _texts: dict[str | None, ReferenceText] = field(default_factory=dict, init=False, repr=False)
+    _references: dict[Any, _Reference] = field(default_factory=dict, init=False, repr=False)
+
+    @cached_property
+    def scorer(self) -> tuple[Scorer | None, str]:
+        """The scorer and why this one."""
+        return load_scorer(self.config.scorer, sampling_device(), self.config.precision)
+
+    def reports(self, samples: list[Sample]) -> Iterator[Report]:
+        """One report for each way of sampling."""
+        together: dict[Any, tuple[ReferenceText, int, list[Sample]]] = {}
+        for group in group_samples(samples):  # those of one text and length share a reference
+            text = self._text(group[0].get("model"))
+            length = text.length_of(group)
+            together.setdefault((text.key, length), (text, length, []))[2].extend(group)
+        for text, length, found in together.values():
+            yield from self._measure(found, text, length)
+
+    def _text(self, model: Any) -> ReferenceText:
+        name = model if isinstance(model, str) and model else None
+        if name not in self._texts:
+            self._texts[name] = text = reference_text(name, self.files)
+            if text.key not in [other.key for key, other in self._texts.items() if key != name]:
+                say(f"reference: {text.source}" + (f" ({text.reason})" if text.reason else ""))
+        return self._texts[name]
+
+    def _measure(self, samples: list[Sample], text: ReferenceText, length: int) -> list[Report]:
+        # Twice as many, so that one half of the real text can be measured against the other.
+        n = 2 * max(map(len, group_samples(samples)))
+        key = (text.key, length, n)
+        known = self._references.get(key)
+        pieces = text.pieces(length, n) if known is None else known.pieces
+        scorer, note = self.scorer
+        options: dict[str, Any] = {"context": self.config.context or None, "batch_size": self.config.batch_size}
+        total = len(samples) + (len(pieces) if known is None else 0)
+        with Bar("scoring", total, enabled=scorer is not None) as bar:
+            options["progress"] = lambda texts: bar.update(texts, "texts")
+            if known is None:
+                known = _Reference(text.source, pieces, score_texts(pieces, scorer, **options))
+                self._references[key] = known
+            return evaluate_groups(
+                samples,
+                pieces,
+                scorer,
+                source=text.source,
+                reference_scores=known.scores,
+                scorer_note=note,
+                **options,
+            )
+
+
+def table_of(report: Report) -> "RenderableType":
+    """A report of either kind, for the terminal."""
+    return report_table(report) if "samples" in report else artifact_table(report)
+
+
+def overview_table(reports: Sequence[Report]) -> "Table | None":
+    """Several ways of sampling below one another, and their references; None where there are fewer than two.
+
+    Args:
+        reports: Of :func:`evaluate_files`; those of artifacts have no place here.
+    """
+    from rich.table import Table
+
+    found = [report for report in reports if "samples" in report]
+    if len(found) < 2:
+        return None
+    # What else tells the rows apart.
+    others = [k for k in SETTINGS if k not in COLUMNS and len({r["settings"].get(k) for r in found}) > 1]
+    names = [*COLUMNS, *others]
+    table = Table(title="all ways of sampling")
+    for name in (*names, *FIGURES):
+        table.add_column(name.replace("_", " "), justify="left" if name == "model" else "right")
+    for report in found:
+        settings, side = report["settings"], report["samples"]
+        table.add_row(*(cell(settings.get(name)) for name in names), *(cell(side.get(name)) for name in FIGURES))
+    references = {json.dumps(r["reference"]): r["reference"] for r in found if "reference" in r}
+    for side in references.values():
+        empty = ["-"] * (len(names) - 1)
+        table.add_row(f"reference: {side['source']}", *empty, *(cell(side.get(name)) for name in FIGURES))
+    return table

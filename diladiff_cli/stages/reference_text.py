@@ -1,0 +1,122 @@
+"""Chooses the real text that samples are compared with, as ``sample`` chooses its model: the nearest at hand."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median_low
+from typing import Any
+
+from diladiff_cli.data.tokenizer import encode_documents, load_tokenizer
+from diladiff_cli.data.tokens import TokenSplit
+from diladiff_cli.errors import UserError
+from diladiff_cli.runtime.artifacts import Artifact, load_artifact
+from diladiff_cli.stages.common import open_recorded_data
+from diladiff_cli.stages.sample_sets import Sample, blocks_as_samples, reference_samples, spread
+
+SHIPPED = "the text that ships with diladiff"
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceText:
+    """Real text to compare a model's samples with; :func:`reference_text` chooses it.
+
+    Attributes:
+        source: What it is, as reports name it.
+        reason: Why it is not what the model learned from; empty where there is nothing to explain.
+        cutter: Names the tokenizer that cuts it; None where that is done by characters.
+        tokenizer: The tokenizer itself.
+        files: Text sources; none for the text that ships with the package.
+        blocks: Token blocks to take instead of files.
+    """
+
+    source: str
+    reason: str
+    cutter: str | None
+    tokenizer: Any
+    files: tuple[str, ...] = ()
+    blocks: TokenSplit | None = None
+
+    @property
+    def key(self) -> tuple[str, str | None]:
+        """Equal where text and tokenizer are."""
+        return self.source, self.cutter
+
+    def length_of(self, samples: Sequence[Sample]) -> int:
+        """The samples' median length: in tokens, or in characters where there is no tokenizer."""
+        if self.tokenizer is None:
+            return max(1, median_low([len(sample["text"]) for sample in samples]))
+        return max(1, median_low([len(self._ids(sample)) for sample in samples]))
+
+    def _ids(self, sample: Sample) -> list[int]:
+        return sample.get("token_ids") or encode_documents(self.tokenizer, [sample["text"]])[0][:-1]
+
+    def pieces(self, length: int, n: int) -> list[Sample]:
+        """At most ``n`` pieces of ``length`` (at most that of a block), in the order of :func:`spread`.
+
+        Raises:
+            UserError: A file cannot be read, or the text is shorter than one piece.
+        """
+        if self.blocks is None:
+            return reference_samples(self.tokenizer, length, n, self.files)
+        return blocks_as_samples(self.tokenizer, self.blocks.gather(spread(len(self.blocks), n))[:, :length])
+
+
+def reference_text(model: str | None, files: Sequence[str] = ()) -> ReferenceText:
+    """The text to compare samples of ``model`` with.
+
+    It is ``files`` where there are any; else the validation split of the data set that the model was trained on, where
+    that is still there unchanged; else the text that ships with the package. Files are cut by the model's tokenizer, or
+    by characters where that cannot be had.
+
+    Args:
+        model: Path of an artifact, as samples name it; None where they name none.
+        files: Text sources.
+    """
+    artifact, tokenizer = (None, None) if model is None else (_artifact(model), _tokenizer(model))
+    # A data set's fingerprint covers its tokenizer, which all models of that data set share.
+    cutter = None if tokenizer is None else str((artifact.data.get("fingerprint") if artifact else None) or model)
+    if files:
+        return ReferenceText(", ".join(files), "", cutter, tokenizer, tuple(files))
+    reason = ""
+    if artifact is not None and tokenizer is not None:
+        try:
+            path, blocks = held_out(artifact)
+        except UserError as error:
+            reason = error.what
+        else:
+            return ReferenceText(f"the validation split of {path}", "", cutter, tokenizer, blocks=blocks)
+    return ReferenceText(SHIPPED, reason, cutter, tokenizer)
+
+
+def held_out(artifact: Artifact) -> tuple[Path, TokenSplit]:
+    """The data set that an artifact was trained on, and the blocks that it held out.
+
+    Raises:
+        UserError: The data set is missing or damaged, was changed since, or held nothing out.
+    """
+    if "path" not in artifact.data:
+        raise UserError(f"{artifact.path} names no data set", "name a text with --reference")
+    data, path = open_recorded_data(artifact, None)
+    if data.fingerprint != artifact.data.get("fingerprint"):
+        raise UserError(f"{path} is not what {artifact.path} was trained on", "name a text with --reference")
+    blocks = data.split("valid")
+    if not len(blocks):
+        raise UserError(f"{path} holds no text out for validation", "name a text with --reference")
+    return path, blocks
+
+
+def _artifact(model: str) -> Artifact | None:
+    try:
+        return load_artifact(model)
+    except UserError:
+        return None
+
+
+def _tokenizer(model: str) -> Any:
+    folder = Path(model) / "tokenizer"
+    if not folder.is_dir():  # what is no folder would be looked up on the Hub
+        return None
+    try:
+        return load_tokenizer(folder)
+    except UserError:
+        return None
