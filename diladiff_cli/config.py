@@ -51,6 +51,9 @@ class StageConfig(Settings):
         return []
 
 
+SMALLEST_VOCABULARY = 258  # all bytes, the separator and the mask token
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncodeConfig(Settings):
     """Text into packed blocks of tokens."""
@@ -60,6 +63,12 @@ class EncodeConfig(Settings):
     valid_share: float = option(0.02, "Share of documents held out for validation.", low=0, high=1)
     text_field: str = option("text", "Field of a JSON or parquet row that holds the text.")
     seed: int = option(0, "Seed of the split into training and validation.", low=0)
+
+    def _problems(self) -> list[str]:
+        size = self.tokenizer.removeprefix("train:")
+        if size == self.tokenizer or (size.isdecimal() and int(size) >= SMALLEST_VOCABULARY):
+            return []
+        return [f"--tokenizer {self.tokenizer} has no usable size; give at least train:{SMALLEST_VOCABULARY}"]
 
 
 def _check_heads(width: int, heads: int) -> list[str]:

@@ -180,7 +180,7 @@ def test_owt_preset_is_the_published_configuration() -> None:
         | {"layers": 12, "heads": 12, "positions": "learned", "qk_norm": True, "lr_schedule": "cosine"},
         "ae": {"max_steps": 200_000, "batch_size": 512, "learning_rate": 5e-5, "warmup_steps": 1000}
         | {"decoder_warmup_steps": 10_000, "compression": 2, "latent_width": 768, "encoder_layers": 2}
-        | {"augmentation": "strong", "cross_layers": "first,last"},
+        | {"augmentation": "strong", "cross_layers": "first,last", "features": "google-bert/bert-base-uncased"},
         "prior": {"max_steps": 150_000, "batch_size": 512, "learning_rate": 2e-4, "schedule_d": 10.0},
         "student": {"max_steps": 25_000, "batch_size": 2048, "learning_rate": 5e-5, "tangent_warmup_steps": 10_000}
         | {"p_equal": 0.25, "p_self_cond": 0.5, "time_mean": -1.0, "time_std": 1.0, "adaptive_constant": 5.0},

@@ -31,6 +31,7 @@ Lines = Iterable[Mapping[str, Any] | str]
 )
 def sample(
     config: SampleConfig,
+    given: dict[str, Any],
     on_terminal: bool,
     model: Annotated[
         Path | None,
@@ -67,13 +68,28 @@ def sample(
     if model is None:
         model, note = default_model()
         say(note)
-    samples = _with_bar(load(model, data=data), config, out is not None or not on_terminal)
+    loaded = load(model, data=data)
+    _reject_idle(loaded.stage, config, given, data)
+    samples = _with_bar(loaded, config, out is not None or not on_terminal)
     lines: Lines = _texts(samples) if format == "text" else samples
     if out is None:
         return lines
     _write_file(lines, out)
     say(f"{out}: {config.n} samples")
     return None
+
+
+def _reject_idle(stage: str, config: SampleConfig, given: Mapping[str, Any], data: Path | None) -> None:
+    """Refuse options that were given and would do nothing."""
+    problems = []
+    if "gamma" in given and stage != "student":
+        problems.append(f"--gamma is for a student, and the model is of stage {stage}; leave it out")
+    if "threshold" in given and config.order != "threshold":
+        problems.append(f"--threshold is for --order threshold, and the order is {config.order}; leave it out")
+    if data is not None and stage != "ae":
+        problems.append(f"--data is for an auto-encoder, and the model is of stage {stage}; leave it out")
+    if problems:
+        raise ConfigError(problems)
 
 
 def _with_bar(model: Any, config: SampleConfig, enabled: bool) -> Iterator[dict[str, Any]]:

@@ -8,23 +8,12 @@ from diladiff_cli.errors import UserError
 
 MASK_TOKEN = "<|mask|>"
 SEPARATOR_TOKEN = "<|endoftext|>"
-BYTES = 256
-SPECIALS = 2
 TRAINING_CHARACTERS = 200_000_000  # enough for merges; keeps memory bounded on large corpora
 
 
 def train_size(spec: str) -> int | None:
-    """The vocabulary size of ``train:SIZE``, or None for the name of an existing tokenizer.
-
-    Raises:
-        UserError: The size is no number, or too small for all bytes and the special tokens.
-    """
-    if not spec.startswith("train:"):
-        return None
-    size = spec.removeprefix("train:")
-    if not size.isdecimal() or int(size) < BYTES + SPECIALS:
-        raise UserError(f"--tokenizer {spec} has no usable size", f"give at least train:{BYTES + SPECIALS}")
-    return int(size)
+    """The vocabulary size of ``train:SIZE``, or None for the name of an existing tokenizer."""
+    return int(spec.removeprefix("train:")) if spec.startswith("train:") else None
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int) -> Any:

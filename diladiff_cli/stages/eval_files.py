@@ -117,9 +117,10 @@ class SampleMeasure:
     def _text(self, model: Any) -> ReferenceText:
         name = model if isinstance(model, str) and model else None
         if name not in self._texts:
-            self._texts[name] = text = reference_text(name, self.files)
-            if text.key not in [other.key for key, other in self._texts.items() if key != name]:
+            text = reference_text(name, self.files)
+            if text.key not in [other.key for other in self._texts.values()]:
                 say(f"reference: {text.source}" + (f" ({text.reason})" if text.reason else ""))
+            self._texts[name] = text
         return self._texts[name]
 
     def _measure(self, samples: list[Sample], text: ReferenceText, length: int) -> list[Report]:

@@ -100,16 +100,16 @@ def test_eval_of_samples_cuts_the_reference_in_the_tokens_of_their_model(
 def test_eval_of_samples_of_an_unknown_model_cuts_the_reference_by_characters(
     cli: Cli, tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from diladiff_cli.stages import eval_samples
+    from diladiff_cli.stages import reference_text
 
     asked: list[tuple[Any, int, int]] = []
-    original = eval_samples.reference_samples
+    original = reference_text.reference_samples
 
-    def noted(tokenizer: Any, length: int, n: int, sources: list[str]) -> Any:
+    def noted(tokenizer: Any, length: int, n: int, sources: tuple[str, ...]) -> Any:
         asked.append((tokenizer, length, n))
         return original(tokenizer, length, n, sources)
 
-    monkeypatch.setattr(eval_samples, "reference_samples", noted)
+    monkeypatch.setattr(reference_text, "reference_samples", noted)
     Path("s.jsonl").write_text("".join(json.dumps({"text": "x" * k, "model": "gone"}) + "\n" for k in (20, 30, 90)))
     found = cli("eval", "s.jsonl", "--scorer", "none", "--reference", tiny_chain.text)
     assert found.status == 0, found.err
@@ -123,6 +123,36 @@ def test_eval_gives_one_report_for_each_way_of_sampling(cli: Cli, tiny_chain: Ch
     Path("one.jsonl").write_text(parts[0])
     found = cli("eval", "both.jsonl", "one.jsonl", "--scorer", "none", "--reference", tiny_chain.text)
     assert [report["settings"]["steps"] for report in samples(found.out)] == [1, 2, 1]
+    title = next(i for i, line in enumerate(found.errors) if "all ways of sampling" in line)
+    rows = [[part.strip() for part in line.split("│")[1:-1]] for line in found.errors[title:] if line.startswith("│")]
+    assert [row[1] for row in rows] == ["1", "2", "1", "-"]
+    assert rows[-1][0] == f"reference: {tiny_chain.text}"
+    single = cli("eval", "one.jsonl", "--scorer", "none", "--reference", tiny_chain.text)
+    assert "all ways of sampling" not in single.err
+
+
+def test_eval_without_a_reference_takes_what_the_models_data_set_held_out_and_says_so(
+    cli: Cli, tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(monkeypatch, cli("sample", "--model", tiny_chain.student, "--n", "4").out)
+    Path("c.toml").write_text('[eval]\nscorer = "none"\n')
+    found = cli("eval", "-", "--config", "c.toml")
+    assert found.status == 0, found.err
+    source = f"the validation split of {tiny_chain.data}"
+    assert found.errors[0] == f"reference: {source}"
+    assert " ".join(found.err.split()).count(source) == 2  # once more below the table
+    (report,) = samples(found.out)
+    assert report["reference"]["source"] == source
+    assert report["scorer"] == {"name": None, "note": "no scorer was asked for"}
+
+
+def test_eval_refuses_what_nothing_would_heed(cli: Cli, tiny_chain: Chain) -> None:
+    found = cli("eval", tiny_chain.mdlm, tiny_chain.ae, "--reference", tiny_chain.text)
+    assert (found.status, found.out) == (2, "")
+    assert found.errors == ["error: --reference has no meaning without samples to measure; leave it out"]
+    found = cli("eval", "s.jsonl", "-", "--data", tiny_chain.data)
+    assert (found.status, found.out) == (2, "")
+    assert found.errors == ["error: --data has no meaning without an artifact to measure; leave it out"]
 
 
 def test_eval_of_an_artifact_gives_its_figures(cli: Cli, tiny_chain: Chain) -> None:

@@ -167,6 +167,3 @@ def test_the_size_of_a_tokenizer_to_train_is_read_from_its_name() -> None:
     assert train_size("train:8192") == 8192
     assert train_size("train:258") == 258
     assert train_size("bert-base-uncased") is None
-    for spec in ("train:", "train:257", "train:8k", "train:-300", "train:²⁵⁸"):
-        with pytest.raises(UserError, match="no usable size; give at least train:258"):
-            train_size(spec)

@@ -18,8 +18,9 @@ from diladiff_cli.stages.eval_samples import (
     read_samples,
     reference_samples,
     report_table,
+    score_texts,
 )
-from diladiff_cli.stages.sample_sets import decodings_by_latent
+from diladiff_cli.stages.sample_sets import decodings_by_latent, spread
 
 
 def sample(text: str, **others: Any) -> dict[str, Any]:
@@ -153,17 +154,33 @@ def test_text_alone_is_measured_in_scorer_tokens(tiny_scorer: Scorer) -> None:
 def test_each_way_of_sampling_gets_its_report(tiny_scorer: Scorer) -> None:
     mixed = [sample("a b", steps=s, seed=i) for i, s in enumerate([1, 2, 1, 2, 1])]
     assert [len(group) for group in group_samples(mixed)] == [3, 2]
-    reports = evaluate_groups(mixed, REFERENCE, tiny_scorer)
+    counts: list[int] = []
+    reports = evaluate_groups(mixed, REFERENCE, tiny_scorer, progress=counts.append)
     assert [r["settings"]["steps"] for r in reports] == [1, 2]
+    assert sum(counts) == len(mixed) + len(REFERENCE)
     assert "seed" not in SETTINGS
 
 
+def test_known_scores_of_the_reference_are_taken_as_they_are(tiny_scorer: Scorer) -> None:
+    known = score_texts(REFERENCE, tiny_scorer)
+    counts: list[int] = []
+    reports = evaluate_groups(SAMPLES, REFERENCE, tiny_scorer, reference_scores=known, progress=counts.append)
+    assert sum(counts) == len(SAMPLES)
+    assert reports == evaluate_groups(SAMPLES, REFERENCE, tiny_scorer)
+
+
+def test_the_report_names_the_reference() -> None:
+    assert evaluate_samples(SAMPLES, REFERENCE, None, source="a book")["reference"]["source"] == "a book"
+    assert evaluate_samples(SAMPLES, REFERENCE, None)["reference"]["source"] == "texts that were given"
+    assert "reference" not in evaluate_samples(SAMPLES, None, None, source="a book")
+
+
 def test_the_table_shows_both_sides_and_what_is_left_out() -> None:
-    report = evaluate_samples(SAMPLES, REFERENCE, None, scorer_note="none installed")
+    report = evaluate_samples(SAMPLES, REFERENCE, None, source="an old book", scorer_note="none installed")
     console = Console(file=io.StringIO(), width=100)
     console.print(report_table(report))
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    for part in ("entropy", "reference", "genppl left out: none installed"):
+    for part in ("entropy", "reference: an old book", "genppl left out: none installed"):
         assert part in text
 
 
@@ -189,3 +206,11 @@ def test_reference_pieces_are_cut_by_characters_without_a_tokenizer(three_docume
     assert [piece["text"] for piece in pieces] == ["abc\n", "gh\n\n"]
     with pytest.raises(UserError, match="shorter than one sample"):
         reference_samples(None, 100, 2, [three_documents])
+
+
+def test_pieces_and_each_half_of_them_spread_evenly_over_the_text() -> None:
+    assert spread(3, 8) == [0, 2, 1]
+    assert spread(0, 8) == []
+    rows = spread(1000, 10)
+    assert rows[:5] == [0, 200, 400, 600, 800]
+    assert rows[5:] == [100, 300, 500, 700, 900]

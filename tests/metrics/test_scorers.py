@@ -78,6 +78,14 @@ def test_a_saved_folder_scores_as_before(tiny_scorer: Scorer, tmp_path: Path) ->
     assert math.isclose(generative_perplexity(texts, loaded)["value"], want, rel_tol=1e-5)
 
 
+def test_progress_counts_every_text_once_a_batch(tiny_scorer: Scorer) -> None:
+    counts: list[int] = []
+    tiny_scorer.score(["a b", "", "c", "d e f", "a"], batch_size=2, progress=counts.append)
+    assert counts == [2, 2, 1]
+    tiny_scorer.score([], progress=counts.append)
+    assert sum(counts) == 5
+
+
 @pytest.mark.slow
 def test_smollm2_prefers_english_to_shuffled_words(capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("gguf")

@@ -1,8 +1,9 @@
 import time
 
 import pytest
+from rich.progress import Progress
 
-from diladiff_cli.runtime.progress import Bar, Spinner, say
+from diladiff_cli.runtime.progress import Bar, RateColumn, Spinner, say
 
 
 def test_off_a_terminal_a_bar_speaks_now_and_then_and_at_its_end(
@@ -44,3 +45,33 @@ def test_a_spinner_ends_with_its_last_words_unless_something_failed(capsys: pyte
 def test_words_for_the_user_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     say("hello")
     assert capsys.readouterr() == ("", "hello\n")
+
+
+def test_on_a_terminal_a_bar_shows_its_rate_and_the_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    for name, value in (("TTY_COMPATIBLE", "1"), ("TTY_INTERACTIVE", "0"), ("COLUMNS", "120")):
+        monkeypatch.setenv(name, value)
+    with Bar("work", 100) as bar:
+        for _ in range(5):
+            now[0] += 0.5
+            bar.update(2, "loss 3")
+    found = " ".join(capsys.readouterr().err.split())
+    assert "10/100 4/s 0:00:23 loss 3" in found  # 90 left at 4/s, rounded up
+
+
+def test_a_slow_rate_keeps_its_digits_and_an_unknown_one_is_left_out() -> None:
+    now = [0.0]
+    progress = Progress(get_time=lambda: now[0])
+    task = progress.add_task("work", total=10)
+    texts = [RateColumn().render(progress.tasks[0]).plain]
+    for seconds, units in ((0, 0.1), (40, 1), (40, 1)):
+        now[0] += seconds
+        progress.update(task, advance=units)
+    texts.append(RateColumn().render(progress.tasks[0]).plain)
+    now[0] += 0.001
+    progress.update(task, advance=7000)
+    texts.append(RateColumn().render(progress.tasks[0]).plain)
+    assert texts == ["", "0.025/s", "87.5/s"]

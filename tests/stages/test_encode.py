@@ -12,6 +12,7 @@ from diladiff_cli.config import EncodeConfig
 from diladiff_cli.data.tokenizer import decode_text, load_tokenizer
 from diladiff_cli.data.tokens import TokenData, open_tokens
 from diladiff_cli.errors import UserError
+from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.encode import encode_text, is_held_out
 
 DOCUMENTS = [
@@ -110,8 +111,6 @@ def test_a_dry_run_writes_nothing(text: Path, tmp_path: Path) -> None:
     ("config", "content", "message"),
     [
         (SMALL, "one short line", "less than one block"),
-        (EncodeConfig(tokenizer="train:100"), "x", "at least train:258"),
-        (EncodeConfig(tokenizer="train:many"), "x", "no usable size"),
         (EncodeConfig(tokenizer="./no-such-tokenizer"), "x", "the tokenizer ./no-such-tokenizer cannot be loaded"),
         (
             EncodeConfig(tokenizer="train:300", length=16, valid_share=0.0),
@@ -143,3 +142,10 @@ def test_a_folder_of_another_kind_is_not_replaced(text: Path, tmp_path: Path) ->
 def test_text_must_be_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no text was given"):
         encode_text(SMALL, text=[], out=tmp_path / "data")
+
+
+@pytest.mark.parametrize("size", ["100", "many", "", "-300", "\u00b2"])
+def test_a_size_that_cannot_hold_all_bytes_is_refused(size: str) -> None:
+    with pytest.raises(ConfigError, match=f"--tokenizer train:{size} has no usable size; give at least train:258"):
+        EncodeConfig(tokenizer=f"train:{size}")
+    assert EncodeConfig(tokenizer="train:258").tokenizer == "train:258"
