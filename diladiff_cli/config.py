@@ -20,9 +20,7 @@ class StageConfig(Settings):
 
     seed: int = option(0, "Seed of all randomness: initialisation, data order, noise.", low=0)
     max_steps: int = option(1000, "Optimiser steps of the whole run.", low=1)
-    max_minutes: float = option(
-        0.0, "Stop cleanly after this many minutes, to be continued with --resume (0: no limit).", low=0
-    )
+    max_minutes: float = option(0.0, "Stop cleanly after so many minutes; --resume goes on (0: no limit).", low=0)
     batch_size: int = option(64, "Sequences per optimiser step, over all processes.", low=1)
     grad_accum: int = option(1, "Micro-batches that a process splits its share of a batch into.", low=1)
     learning_rate: float = option(3e-4, "Peak learning rate.", low=0)
@@ -225,9 +223,7 @@ class SampleConfig(Settings):
 class EvalConfig(Settings):
     """How samples and artifacts are measured (method section 7)."""
 
-    scorer: str = option(
-        "auto", "auto (gpt2-large, else smollm2, else none), none, smollm2, a GGUF file, an id or folder."
-    )
+    scorer: str = option("auto", "auto (gpt2-large or smollm2 or none), none, smollm2, a GGUF file, Hub id or folder.")
     context: int = option(0, "Of samples: most scorer tokens of a text that count (0: all the scorer takes).", low=0)
     batch_size: int = option(8, "Texts at once.", low=1)
     precision: str = option("fp32", "bf16: autocast of matrix products.", choices=("bf16", "fp32"))

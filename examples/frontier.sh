@@ -5,7 +5,7 @@
 #   CHAIN=ckpt OUT=figures bash examples/frontier.sh
 #
 # CHAIN holds the folders mdlm, ae, prior and student; SAMPLES, TEMPERATURES and DECODE_STEPS say what is drawn.
-# Every file of samples and figures is kept: cut off, the same command goes on, and more settings cost only themselves.
+# Files of samples are kept: cut off, the same command goes on.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 chain=${CHAIN:-quickstart/ckpt}
@@ -13,23 +13,22 @@ out=${OUT:-frontier}
 n=${SAMPLES:-512}
 mkdir -p "$out"
 
-measure() { # NAME OPTIONS...
+draw() { # NAME OPTIONS...
   local name=$1; shift
-  local file="$out/${name}_$(echo "$*" | tr -d - | tr ' ' '_')"
-  [ -f "$file.jsonl" ] || diladiff sample --model "$chain/$name" --n "$n" --precision bf16 --out "$file.jsonl" "$@"
-  [ -s "$file.json" ] || diladiff eval "$file.jsonl" --precision bf16 --batch-size 32 >"$file.json"
+  local file="$out/${name}_$(echo "$*" | tr -d - | tr ' ' '_').jsonl"
+  [ -f "$file" ] || diladiff sample --model "$chain/$name" --n "$n" --precision bf16 --out "$file" "$@"
 }
 
 for temperature in ${TEMPERATURES:-1.0 0.9 0.8}; do
   for decode_steps in ${DECODE_STEPS:-4 8 16 32}; do
     options="--decode-steps $decode_steps --temperature $temperature"
-    measure mdlm $options
-    measure student $options --steps 2 --decodings 2
-    measure student $options --steps 5 --decodings 2
-    measure prior $options --steps 200 --decodings 2
-    measure ae $options --decodings 2
+    draw mdlm $options
+    draw student $options --steps 2 --decodings 2
+    draw student $options --steps 5 --decodings 2
+    draw prior $options --steps 200 --decodings 2
+    draw ae $options --decodings 2
   done
 done
-cat "$out"/*.json >"$out/figures.jsonl"
+diladiff eval "$out"/*_*.jsonl --precision bf16 --batch-size 32 >"$out/figures.jsonl"
 python "$here/summary.py" "$out/figures.jsonl" "$@"
 python "$here/summary.py" "$out/figures.jsonl" --at-entropy "$@"

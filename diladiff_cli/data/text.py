@@ -131,7 +131,8 @@ def _stdin_rows(field: str) -> Iterator[Any]:
 
 def stdin_ending() -> str:
     """The ending that a file with the content of standard input would have; nothing of it is consumed."""
-    begin = sys.stdin.buffer.peek(4096)  # type: ignore[attr-defined]
+    buffer: Any = sys.stdin.buffer  # a BufferedReader, which the declared type does not promise
+    begin = buffer.peek(4096)
     return ".jsonl" if begin.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{") else ".txt"
 
 

@@ -129,6 +129,7 @@ def test_sigterm_during_training_saves_and_the_same_command_continues(shell: Cli
     deadline = time.monotonic() + 600
     while not (log.exists() and log.read_text().count("\n") >= 5) and time.monotonic() < deadline:
         time.sleep(0.02)
+    assert log.read_text().count("\n") >= 5
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=600)
     assert (process.returncode, out) == (143, "")

@@ -35,11 +35,11 @@ def test_a_signal_saves_and_the_same_command_continues(
     for _ in range(4):
         assert process.stdout.readline() == "step\n"
     process.send_signal(number)
-    process.communicate(timeout=120)
+    process.communicate(timeout=300)
     assert process.returncode == 128 + number
     step = json.loads((tmp_path / "parts/state/state.json").read_text())["step"]
     assert 3 <= step < 12
-    subprocess.run(command, check=True, timeout=120, stdout=subprocess.DEVNULL, env=environment)
+    subprocess.run(command, check=True, timeout=300, stdout=subprocess.DEVNULL, env=environment)
     toy.toy_train(toy.settings(), tmp_path / "whole")
     assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("parts", "whole"))
@@ -51,7 +51,7 @@ def two_processes(out: Path, environment: dict[str, str], settings: dict[str, An
     command = [*launch, SCRIPT, str(out), json.dumps(settings), *options]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        _, errors = process.communicate(timeout=240)
+        _, errors = process.communicate(timeout=500)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -1,8 +1,11 @@
+import re
 import time
+from functools import partial
 
 import pytest
 from rich.progress import Progress
 
+from diladiff_cli.runtime import progress
 from diladiff_cli.runtime.progress import Bar, RateColumn, Spinner, say
 
 
@@ -51,27 +54,26 @@ def test_on_a_terminal_a_bar_shows_its_rate_and_the_time_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress, "Progress", partial(Progress, get_time=lambda: now[0]))
     for name, value in (("TTY_COMPATIBLE", "1"), ("TTY_INTERACTIVE", "0"), ("COLUMNS", "120")):
         monkeypatch.setenv(name, value)
     with Bar("work", 100) as bar:
         for _ in range(5):
             now[0] += 0.5
             bar.update(2, "loss 3")
-    found = " ".join(capsys.readouterr().err.split())
+    found = " ".join(re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err).split())
     assert "10/100 4/s 0:00:23 loss 3" in found  # 90 left at 4/s, rounded up
 
 
 def test_a_slow_rate_keeps_its_digits_and_an_unknown_one_is_left_out() -> None:
     now = [0.0]
-    progress = Progress(get_time=lambda: now[0])
-    task = progress.add_task("work", total=10)
-    texts = [RateColumn().render(progress.tasks[0]).plain]
-    for seconds, units in ((0, 0.1), (40, 1), (40, 1)):
+    bars = Progress(get_time=lambda: now[0])
+    task = bars.add_task("work", total=100_000)
+    texts = [RateColumn().render(bars.tasks[0]).plain]
+    for seconds, units in ((0, 1), (10, 0.25), (10, 0.25)):
         now[0] += seconds
-        progress.update(task, advance=units)
-    texts.append(RateColumn().render(progress.tasks[0]).plain)
-    now[0] += 0.001
-    progress.update(task, advance=7000)
-    texts.append(RateColumn().render(progress.tasks[0]).plain)
-    assert texts == ["", "0.025/s", "87.5/s"]
+        bars.update(task, advance=units)
+    texts.append(RateColumn().render(bars.tasks[0]).plain)
+    bars.update(task, advance=70_000)
+    texts.append(RateColumn().render(bars.tasks[0]).plain)
+    assert texts == ["", "0.025/s", "3,500/s"]
