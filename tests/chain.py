@@ -113,7 +113,7 @@ def build_chain(root: Path) -> Chain:
     build_data(chain)
     # Fewer steps would leave latents that hardly differ from one another.
     gentle = {"sigma_feat": 0.1, "p_feat_mask": 0.1, "p_latent_mask": 0.0, "p_latent_drop": 0.0}
-    informative = ae_config(max_steps=30, learning_rate=2e-2, **gentle)
+    informative = ae_config(max_steps=80, learning_rate=2e-2, optimizer="muon", **gentle)
     train_mdlm(mdlm_config(), data=chain.data, out=chain.mdlm)
     train_ae(informative, base=chain.mdlm, out=chain.ae)
     train_prior(prior_config(), ae=chain.ae, out=chain.prior)

@@ -49,6 +49,13 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def share(path: Path) -> None:
+    """Give a file the rights that a new one has; safetensors are written for their owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
 def restore(folder: Path) -> None:
     """Put the old folder back where a two-step swap was cut off. For readers: a writer may be at work."""
     folder = _real(folder)
@@ -120,6 +127,8 @@ def replacing(folder: Path, stage: str | None = None) -> Iterator[Path]:
         partial.mkdir(parents=True)
         yield partial
         for path in [*partial.rglob("*"), partial]:
+            if path.is_file():
+                share(path)
             sync(path)
         if not folder.exists():
             partial.rename(folder)

@@ -15,6 +15,7 @@ from diladiff_cli.data.shards import shard_name, write_shard
 from diladiff_cli.data.tokens import TokenData, TokenSplit
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.artifacts import load_artifact, parent_links
+from diladiff_cli.runtime.folders import share
 from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.stages.common import open_recorded_data, relative
@@ -146,6 +147,7 @@ class _Work:
         with Bar(f"latents {name}", sum(map(len, rows)), 0, self.state.is_main_process) as bar:
             for i, part in zip(mine, rows, strict=True):
                 record = write_shard(self.out / names[i], self._latents(split, part, bar), "latents")
+                share(self.out / names[i])
                 _write_json(self.out / f"{names[i]}.json", record)
         return {"rows": len(split), "shards": names}
 

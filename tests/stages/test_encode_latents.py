@@ -50,6 +50,15 @@ def test_half_precision_moves_latents_little(tiny_chain: Chain, tmp_path: Path) 
         encode_latents(ae=tiny_chain.ae, out=tmp_path / "fp32", precision="bf16")
 
 
+def test_all_files_can_be_read_by_those_who_can_read_new_ones(tiny_chain: Chain, tmp_path: Path) -> None:
+    encode_latents(ae=tiny_chain.ae, out=tmp_path / "latents")
+    (tmp_path / "new").touch()
+    wanted = (tmp_path / "new").stat().st_mode
+    files = [p for folder in (tmp_path, tiny_chain.data, tiny_chain.ae) for p in folder.rglob("*") if p.is_file()]
+    assert any(p.suffix == ".safetensors" for p in files)
+    assert {p.stat().st_mode for p in files} == {wanted}
+
+
 def test_stored_latents_are_standardised(tiny_chain: Chain, tmp_path: Path) -> None:
     encode_latents(ae=tiny_chain.ae, out=tmp_path / "latents", precision="fp32")
     stored = open_latents(tmp_path / "latents").split("train")

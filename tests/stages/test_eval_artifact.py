@@ -139,7 +139,7 @@ def evaluation(chain: Chain, sharpness: float, heed: float) -> Evaluation:
     sampler = load_sampler(chain.ae, "cpu")
     moments = sampler.require_autoencoder().latent_moments
     with torch.no_grad():
-        moments.square.copy_(moments.mean.square() + 1)
+        moments.variance.fill_(1.0)
         for name, weights in sampler.decoder.named_parameters():
             if ".cross.outer." in name:
                 weights.mul_(heed)

@@ -27,7 +27,7 @@ def encoder(sampler: Sampler) -> TextEncoder:
             if ".cross.outer." in name:
                 weights.mul_(30)
         moments = sampler.require_autoencoder().latent_moments
-        moments.square.copy_(moments.mean.square() + 1)
+        moments.variance.fill_(1.0)
     return sampler.encoder
 
 
