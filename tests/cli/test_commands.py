@@ -83,6 +83,22 @@ def test_options_that_do_not_fit_the_model_are_wrong_usage(cli: Cli, tiny_chain:
     assert all(line.startswith("error: --") for line in found.errors)
 
 
+@pytest.mark.parametrize(
+    ("stage", "options", "message"),
+    [
+        ("prior", ("--gamma", "0.5"), "error: --gamma is for a student, and the model is of stage prior; leave it out"),
+        ("mdlm", ("--threshold", "0.5"), "error: --threshold is for --order threshold, and the order is random"),
+        ("student", ("--data", "data"), "error: --data is for an auto-encoder, and the model is of stage student"),
+    ],
+)
+def test_sample_refuses_options_that_would_do_nothing(
+    cli: Cli, tiny_chain: Chain, stage: str, options: tuple[str, ...], message: str
+) -> None:
+    found = cli("sample", "--model", getattr(tiny_chain, stage), "--n", "2", *options)
+    assert (found.status, found.out) == (2, "")
+    assert message in found.err
+
+
 def test_eval_of_samples_cuts_the_reference_in_the_tokens_of_their_model(
     cli: Cli, tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:

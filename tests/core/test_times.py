@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from diladiff_cli.core.times import logit_normal, low_discrepancy, ordered_pair, sampling_grid
+from diladiff_cli.core.times import logit_normal, low_discrepancy, ordered_pair, sampling_grid, scattering_stride
 
 
 def uniform(n: int, seed: int) -> torch.Tensor:
@@ -75,3 +75,16 @@ def test_sampling_grid_falls_evenly_from_one_to_exactly_zero(steps: int) -> None
     assert grid.dtype == torch.float64
     assert (len(grid), float(grid[0]), float(grid[-1])) == (steps + 1, 1.0, 0.0)
     torch.testing.assert_close(grid.diff(), torch.full((steps,), -1 / steps, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("parts", [2, 4, 8])
+def test_every_part_of_a_batch_gets_times_from_all_over_the_interval(parts: int) -> None:
+    positions = torch.arange(512)
+    for part in positions.chunk(parts):
+        t = low_discrepancy(0.3, part, 512)
+        assert float(t.mean()) == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("size", range(1, 65))
+def test_scattering_reaches_every_stratum_once(size: int) -> None:
+    assert len({i * scattering_stride(size) % size for i in range(size)}) == size

@@ -184,6 +184,22 @@ def test_a_run_stopped_at_its_very_last_step_is_finished(
     assert [line["step"] for line in lines(tmp_path / "run", "valid")] == [1]
 
 
+def test_what_is_validated_is_prepared_as_what_is_saved(toy: ModuleType, tmp_path: Path) -> None:
+    prepared: list[int] = []
+
+    def validate(_: Any) -> dict[str, Any]:
+        return {"prepared": len(prepared)}
+
+    toy.toy_train(
+        toy.settings(max_steps=4, eval_every=2, save_every=0),
+        tmp_path / "run",
+        before_use=prepared.append,
+        validate=validate,
+    )
+    assert [line["prepared"] for line in lines(tmp_path / "run", "valid")] == [1, 2]
+    assert len(prepared) == 3  # and once for the checkpoint
+
+
 @pytest.mark.parametrize("resume", [None, True])
 def test_a_finished_run_is_left_as_it_is(
     toy: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], resume: bool | None

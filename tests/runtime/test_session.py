@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 
 from diladiff_cli.config import MdlmConfig
 from diladiff_cli.runtime.session import Clock, Session, StopRequest
@@ -29,6 +30,13 @@ def test_each_process_has_its_share_of_the_batch(tmp_path: Path, index: int, mon
     monkeypatch.setattr("accelerate.Accelerator.process_index", index)
     found = session(tmp_path, grad_accum=2).micro_batches()
     assert found == [[range(3), range(3, 6)], [range(6, 9), range(9, 12)]][index]
+
+
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
+def test_sharded_training_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr("accelerate.Accelerator.distributed_type", DistributedType(kind))
+    with pytest.raises(ConfigError, match=f"training under {kind} is not supported yet; use data parallelism"):
+        session(tmp_path)
 
 
 def test_a_batch_that_processes_cannot_share_names_both_numbers(
