@@ -11,28 +11,12 @@ from diladiff_cli.metrics.scorers import Scorer, Scores
 from diladiff_cli.stages.sample_sets import (
     SETTINGS,
     Sample,
-    blocks_as_samples,
     decodings_by_latent,
     group_samples,
-    read_samples,
-    reference_samples,
 )
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-__all__ = [
-    "SETTINGS",
-    "Sample",
-    "blocks_as_samples",
-    "evaluate_groups",
-    "evaluate_samples",
-    "group_samples",
-    "read_samples",
-    "reference_samples",
-    "report_table",
-    "score_texts",
-]
 
 MAUVE_SEEDS = (25, 26, 27)
 GIVEN = "texts that were given"

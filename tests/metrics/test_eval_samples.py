@@ -11,16 +11,19 @@ from diladiff_cli.data.tokenizer import SEPARATOR_TOKEN, train_tokenizer
 from diladiff_cli.errors import UserError
 from diladiff_cli.metrics.scorers import Scorer
 from diladiff_cli.stages.eval_samples import (
-    SETTINGS,
     evaluate_groups,
     evaluate_samples,
-    group_samples,
-    read_samples,
-    reference_samples,
     report_table,
     score_texts,
 )
-from diladiff_cli.stages.sample_sets import decodings_by_latent, spread
+from diladiff_cli.stages.sample_sets import (
+    SETTINGS,
+    decodings_by_latent,
+    group_samples,
+    read_samples,
+    reference_samples,
+    spread,
+)
 
 
 def sample(text: str, **others: Any) -> dict[str, Any]:
