@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All stages on the text that ships with the package, then a table of what they reach: perhaps half an hour on two CPU cores.
+# All stages on the text that ships with the package, then a table of what they reach: about 20 minutes on two CPU cores.
 #
 #   bash examples/quickstart.sh    # into ./quickstart
 #   MDLM_STEPS=4000 AE_STEPS=1200 PRIOR_STEPS=3600 STUDENT_STEPS=1000 bash examples/quickstart.sh    # the model that ships
@@ -8,17 +8,19 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 out=${OUT:-quickstart}
-samples=${SAMPLES:-256}
+samples=${SAMPLES:-128}
 mkdir -p "$out" && cd "$out"
 
 [ -f data/config.json ] || diladiff encode --preset demo --out data
 
+steps() { [ -z "${!1:-}" ] || echo --max-steps "${!1}"; } # of the preset unless the variable says otherwise
+
 # Finished stages are left as they are, unfinished ones go on.
-diladiff train-mdlm --preset demo --max-steps "${MDLM_STEPS:-1000}" --data data
-diladiff train-ae --preset demo --max-steps "${AE_STEPS:-400}" --base ckpt/mdlm
+diladiff train-mdlm --preset demo $(steps MDLM_STEPS) --data data
+diladiff train-ae --preset demo $(steps AE_STEPS) --base ckpt/mdlm
 diladiff encode --ae ckpt/ae --out latents
-diladiff train-prior --preset demo --max-steps "${PRIOR_STEPS:-1500}" --ae ckpt/ae --latents latents
-diladiff distill --preset demo --max-steps "${STUDENT_STEPS:-400}" --prior ckpt/prior --latents latents
+diladiff train-prior --preset demo $(steps PRIOR_STEPS) --ae ckpt/ae --latents latents
+diladiff distill --preset demo $(steps STUDENT_STEPS) --prior ckpt/prior --latents latents
 
 # Two texts from each latent, so that the report can say whether the latent steers the text.
 rm -f samples.jsonl seconds.tsv

@@ -99,9 +99,12 @@ def test_core_needs_only_torch_and_the_standard_library() -> None:
         assert roots <= allowed, f"{path.name} imports {roots - allowed}"
 
 
-@pytest.mark.parametrize("leaf", sorted(LEAVES))
-def test_settings_need_only_the_standard_library(leaf: str) -> None:
-    roots = {name.split(".")[0] for name in imported((PACKAGE / f"{leaf}.py").read_text(), "diladiff_cli")}
+LEAF_FILES = [path for path in FILES if layer_of(path) in LEAVES]
+
+
+@pytest.mark.parametrize("path", LEAF_FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_settings_need_only_the_standard_library(path: Path) -> None:
+    roots = {name.split(".")[0] for name in imported(path.read_text(), package_of(path))}
     assert roots <= {"diladiff_cli", *sys.stdlib_module_names}
 
 

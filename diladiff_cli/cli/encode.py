@@ -14,7 +14,7 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.settings import ConfigError, flag
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "text"
-LATENT_BATCH = 256
+LATENT_BATCH = 64  # a CPU is a third faster than with 256
 
 
 @command(

@@ -95,6 +95,7 @@ class _Loop:
         self.optimizers = build_optimizers(self.bare, config, run.learning_rate)
         self.step = int(stored["step"]) if stored else 0
         self.bad_steps = int(stored["bad_steps"]) if stored else 0
+        self.prepared_step = -1  # of the averaged network as it is validated and written
         self.clock = Clock(float(stored["seconds"]) if stored else 0.0)
         self.validation: dict[str, Any] = dict(stored["validation"]) if stored else {}
         if stored:
@@ -206,9 +207,8 @@ class _Loop:
         return f"loss {line['loss']:.4f}, lr {line['learning_rate']:.2g}, {rate:,.0f} tokens/s{mfu}"
 
     def _validate(self) -> None:
-        self.average.copy_buffers(self.bare)
+        self._prepare_average()
         with torch.no_grad(), self.session.accelerator.autocast():
-            self.run.before_use(self.average.model)
             self.validation = self.run.validate(self.average.model)
         self._write({"step": self.step, "split": "valid"} | self.validation)
         if self.session.is_main:
@@ -222,10 +222,16 @@ class _Loop:
             numbers = {f"{line['split']}/{k}": v for k, v in line.items() if isinstance(v, float)}
             self.session.accelerator.log(numbers, step=self.step)
 
-    def _save(self) -> None:
+    def _prepare_average(self) -> None:
+        if self.prepared_step == self.step:
+            return
         self.average.copy_buffers(self.bare)
         with torch.no_grad(), self.session.accelerator.autocast():
             self.run.before_use(self.average.model)
+        self.prepared_step = self.step
+
+    def _save(self) -> None:
+        self._prepare_average()
         if self.session.is_main:
             progress = {"step": self.step, "seconds": self.clock.seconds(), "validation": self.validation}
             save_artifact(

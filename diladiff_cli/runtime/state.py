@@ -39,7 +39,7 @@ def read_progress(folder: Path) -> dict[str, Any] | None:
     """
     try:
         progress: dict[str, Any] = json.loads((folder / "state.json").read_text())
-        missing = {"step", "seconds", "bad_steps", "validation", "training"} - set(progress)
+        missing = {"step", "seconds", "bad_steps", "validation", "training", "made_from"} - set(progress)
         if missing:
             raise ValueError(f"no {min(missing)}")
     except FileNotFoundError:

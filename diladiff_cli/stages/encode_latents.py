@@ -30,7 +30,7 @@ def encode_latents(
     ae: Path,
     data: Path | None = None,
     out: Path,
-    batch_size: int = 256,
+    batch_size: int = 64,
     precision: str = "bf16",
     resume: bool | None = None,
 ) -> dict[str, Any]:

@@ -7,7 +7,14 @@ from torch import nn
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.state import load_state, read_progress, save_state
 
-PROGRESS = {"step": 2, "seconds": 0.3, "bad_steps": 0, "validation": {"loss": 0.1 + 0.2}, "training": {"seed": 0}}
+PROGRESS = {
+    "step": 2,
+    "seconds": 0.3,
+    "bad_steps": 0,
+    "validation": {"loss": 0.1 + 0.2},
+    "training": {"seed": 0},
+    "made_from": {"data set": "abc"},
+}
 
 
 def trained(width: int = 3, steps: int = 2) -> tuple[nn.Linear, nn.Linear, list[torch.optim.Optimizer]]:

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from diladiff_cli.config import AeConfig, ConfigError, DistillConfig
+from diladiff_cli.config import AeConfig, DistillConfig
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.metrics_log import read_metrics
 from diladiff_cli.runtime.randomness import BatchNoise
+from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.distill import MeanFlowLoss, distill, draw_times
 from diladiff_cli.stages.encode_latents import encode_latents
 from diladiff_cli.stages.networks import build

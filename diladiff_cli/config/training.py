@@ -1,16 +1,7 @@
-"""The configuration of every stage: one frozen dataclass each, validated, with presets.
+"""The configuration of the training stages."""
 
-Resolution order, weakest first: field default, preset, ``--config`` file, single options.
-"""
+from dataclasses import dataclass
 
-import json
-import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
-
-from diladiff_cli.presets import PRESETS
 from diladiff_cli.settings import ConfigError, Settings, flag, option
 
 
@@ -47,26 +38,6 @@ class StageConfig(Settings):
         if self.batch_size % self.grad_accum:
             return [f"--batch-size {self.batch_size} is no multiple of --grad-accum {self.grad_accum}; change one"]
         return []
-
-
-SMALLEST_VOCABULARY = 258  # all bytes, the separator and the mask token
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodeConfig(Settings):
-    """Text into packed blocks of tokens."""
-
-    tokenizer: str = option("train:8192", "A Hub id, a folder, or train:SIZE to train a byte-level BPE on the text.")
-    length: int = option(256, "Tokens of a block.", low=2)
-    valid_share: float = option(0.02, "Share of documents held out for validation.", low=0, high=1)
-    text_field: str = option("text", "Field of a JSON or parquet row that holds the text.")
-    seed: int = option(0, "Seed of the split into training and validation.", low=0)
-
-    def _problems(self) -> list[str]:
-        size = self.tokenizer.removeprefix("train:")
-        if size == self.tokenizer or (size.isdecimal() and int(size) >= SMALLEST_VOCABULARY):
-            return []
-        return [f"--tokenizer {self.tokenizer} has no usable size; give at least train:{SMALLEST_VOCABULARY}"]
 
 
 def _check_heads(width: int, heads: int) -> list[str]:
@@ -195,106 +166,3 @@ class DistillConfig(StageConfig):
     velocity: str = option(
         "ode", "Teacher velocity: of the ODE at z_t, or with the sampled noise.", choices=("ode", "sampled")
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleConfig(Settings):
-    """How texts are drawn (method sections 4 to 6)."""
-
-    n: int = option(64, "Samples to draw.", low=1)
-    steps: int = option(0, "Latent steps N_cont (0: 5 for a student, 200 for a prior).", low=0)
-    decode_steps: int = option(0, "Token steps N_disc (0: a quarter of the length).", low=0)
-    temperature: float = option(1.0, "Divides the logits; 0 takes the likeliest token.", low=0)
-    top_p: float = option(0.9, "Nucleus: draw among the likeliest tokens that together reach this.", low=1e-6, high=1)
-    gamma: float = option(0.8, "Noise of a student's steps: 0 deterministic, 1 consistency-style.", low=0, high=1)
-    decodings: int = option(1, "Texts decoded from each latent; two or more give the latent agreement.", low=1)
-    order: str = option(
-        "random",
-        "Positions to reveal: random is exact, the others approximate.",
-        choices=("random", "confidence", "threshold"),
-    )
-    threshold: float = option(0.9, "Probability above which --order threshold reveals a token.", low=0, high=1)
-    seed: int = option(0, "Seed; sample i depends on the seed and i alone.", low=0)
-    batch_size: int = option(32, "Samples drawn at once; the samples do not depend on it.", low=1)
-    precision: str = option("fp32", "bf16: autocast of matrix products.", choices=("bf16", "fp32"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalConfig(Settings):
-    """How samples and artifacts are measured (method section 7)."""
-
-    scorer: str = option("auto", "auto (gpt2-large or smollm2 or none), none, smollm2, a GGUF file, Hub id or folder.")
-    context: int = option(0, "Of samples: most scorer tokens of a text that count (0: all the scorer takes).", low=0)
-    batch_size: int = option(8, "Texts at once.", low=1)
-    precision: str = option("fp32", "bf16: autocast of matrix products.", choices=("bf16", "fp32"))
-    draws: int = option(16, "Of artifacts: masks for each text; the published figures have 128.", low=1)
-    batches: int = option(8, "Of artifacts: amount of work, 16 held-out blocks and 4 latents each.", low=1)
-    likelihood: int = option(0, "Of a prior: sequences for the bound of the whole model, minutes (0: none).", low=0)
-    seed: int = option(0, "Of artifacts: seed of masks, noise and samples.", low=0)
-
-
-STAGES: dict[str, type[Settings]] = {
-    "data": EncodeConfig,
-    "mdlm": MdlmConfig,
-    "ae": AeConfig,
-    "prior": PriorConfig,
-    "student": DistillConfig,
-    "sample": SampleConfig,
-    "eval": EvalConfig,
-}
-
-
-def read_config_file(path: Path, stage: str) -> dict[str, Any]:
-    """Settings of one stage from a TOML or JSON file that may serve a whole pipeline.
-
-    A table named after the stage holds its own settings; keys outside of tables hold for every stage that knows them.
-
-    Raises:
-        ConfigError: The file cannot be read, or has a name that no stage knows.
-    """
-    try:
-        raw = path.read_bytes()
-        values = json.loads(raw) if path.suffix == ".json" else tomllib.loads(raw.decode())
-        if not isinstance(values, dict):
-            raise ValueError(f"a {type(values).__name__} instead of names and values")
-    except (OSError, ValueError) as error:
-        raise ConfigError([f"--config {path} cannot be read ({error}); give a TOML or JSON file"]) from error
-    names = {key: {f.name for f in fields(kind)} for key, kind in STAGES.items()}
-    tables = {k: v for k, v in values.items() if isinstance(v, dict)}
-    common = {k: v for k, v in values.items() if k not in tables}
-    problems = [f"--config {path} has the table [{k}]; use {', '.join(STAGES)}" for k in tables if k not in STAGES]
-    problems += [
-        f"--config {path} has {k!r}, which no stage knows; see --help for the names"
-        for k in common
-        if not any(k in known for known in names.values())
-    ]
-    if problems:
-        raise ConfigError(problems)
-    return {k: v for k, v in common.items() if k in names[stage]} | tables.get(stage, {})
-
-
-def resolve(
-    stage: str, preset: str | None = None, file: Path | None = None, options: Mapping[str, Any] | None = None
-) -> Any:
-    """The configuration of a stage (of class ``STAGES[stage]``) from preset, file and options, the later ones winning.
-
-    Raises:
-        ConfigError: With all problems found.
-    """
-    problems: list[str] = []
-    values: dict[str, Any] = {}
-    if preset in PRESETS:
-        values |= PRESETS[preset].get(stage, {})
-    elif preset is not None:
-        problems.append(f"--preset is {preset!r}; choose one of {', '.join(PRESETS)}")
-    try:
-        values |= read_config_file(file, stage) if file else {}
-    except ConfigError as error:
-        problems += error.problems
-    try:
-        config = STAGES[stage].from_dict(values | dict(options or {}))
-    except ConfigError as error:
-        problems += error.problems
-    if problems:
-        raise ConfigError(problems)
-    return config

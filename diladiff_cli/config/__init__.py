@@ -1,0 +1,31 @@
+"""The configuration of every stage: one frozen dataclass each, validated, with presets.
+
+Resolution order, weakest first: field default, preset, ``--config`` file, single options.
+"""
+
+from diladiff_cli.config.resolve import STAGES, read_config_file, resolve
+from diladiff_cli.config.training import (
+    AUGMENTATIONS,
+    AeConfig,
+    DistillConfig,
+    MdlmConfig,
+    PriorConfig,
+    StageConfig,
+)
+from diladiff_cli.config.use import SMALLEST_VOCABULARY, EncodeConfig, EvalConfig, SampleConfig
+
+__all__ = [
+    "AUGMENTATIONS",
+    "SMALLEST_VOCABULARY",
+    "STAGES",
+    "AeConfig",
+    "DistillConfig",
+    "EncodeConfig",
+    "EvalConfig",
+    "MdlmConfig",
+    "PriorConfig",
+    "SampleConfig",
+    "StageConfig",
+    "read_config_file",
+    "resolve",
+]

@@ -1,0 +1,79 @@
+"""From defaults, presets, files and options to one configuration."""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from diladiff_cli.config.training import AeConfig, DistillConfig, MdlmConfig, PriorConfig
+from diladiff_cli.config.use import EncodeConfig, EvalConfig, SampleConfig
+from diladiff_cli.presets import PRESETS
+from diladiff_cli.settings import ConfigError, Settings
+
+STAGES: dict[str, type[Settings]] = {
+    "data": EncodeConfig,
+    "mdlm": MdlmConfig,
+    "ae": AeConfig,
+    "prior": PriorConfig,
+    "student": DistillConfig,
+    "sample": SampleConfig,
+    "eval": EvalConfig,
+}
+
+
+def read_config_file(path: Path, stage: str) -> dict[str, Any]:
+    """Settings of one stage from a TOML or JSON file that may serve a whole pipeline.
+
+    A table named after the stage holds its own settings; keys outside of tables hold for every stage that knows them.
+
+    Raises:
+        ConfigError: The file cannot be read, or has a name that no stage knows.
+    """
+    try:
+        raw = path.read_bytes()
+        values = json.loads(raw) if path.suffix == ".json" else tomllib.loads(raw.decode())
+        if not isinstance(values, dict):
+            raise ValueError(f"a {type(values).__name__} instead of names and values")
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"--config {path} cannot be read ({error}); give a TOML or JSON file"]) from error
+    names = {key: {f.name for f in fields(kind)} for key, kind in STAGES.items()}
+    tables = {k: v for k, v in values.items() if isinstance(v, dict)}
+    common = {k: v for k, v in values.items() if k not in tables}
+    problems = [f"--config {path} has the table [{k}]; use {', '.join(STAGES)}" for k in tables if k not in STAGES]
+    problems += [
+        f"--config {path} has {k!r}, which no stage knows; see --help for the names"
+        for k in common
+        if not any(k in known for known in names.values())
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return {k: v for k, v in common.items() if k in names[stage]} | tables.get(stage, {})
+
+
+def resolve(
+    stage: str, preset: str | None = None, file: Path | None = None, options: Mapping[str, Any] | None = None
+) -> Any:
+    """The configuration of a stage (of class ``STAGES[stage]``) from preset, file and options, the later ones winning.
+
+    Raises:
+        ConfigError: With all problems found.
+    """
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    if preset in PRESETS:
+        values |= PRESETS[preset].get(stage, {})
+    elif preset is not None:
+        problems.append(f"--preset is {preset!r}; choose one of {', '.join(PRESETS)}")
+    try:
+        values |= read_config_file(file, stage) if file else {}
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        config = STAGES[stage].from_dict(values | dict(options or {}))
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return config
