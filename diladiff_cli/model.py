@@ -15,16 +15,8 @@ from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.encoder import LatentEncoder
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.settings import ConfigError
-from diladiff_cli.stages.sample import (
-    Progress,
-    Sample,
-    Sampler,
-    decode,
-    default_decode_steps,
-    describe,
-    generate,
-    load_sampler,
-)
+from diladiff_cli.stages.sample import Progress, Sample, decode, describe, generate
+from diladiff_cli.stages.sampler import Sampler, default_decode_steps, load_sampler
 
 LOCAL_MODEL = Path("ckpt/student")
 SHIPPED_MODEL = Path(__file__).parent / "assets" / "model"

@@ -16,16 +16,16 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "demo": {
         "data": {"length": 64, "tokenizer": "train:4096"},
         "mdlm": _DEMO
-        | {"width": 256, "layers": 4, "heads": 4, "tie_embeddings": True, "max_steps": 600, "warmup_steps": 60}
-        | {"learning_rate": 4e-3, "ema_decay": 0.995, "activation": "gelu", "eval_every": 300, "save_every": 300},
+        | {"width": 256, "layers": 4, "heads": 4, "tie_embeddings": True, "max_steps": 500, "warmup_steps": 50}
+        | {"learning_rate": 4e-3, "ema_decay": 0.995, "activation": "gelu", "eval_every": 250, "save_every": 250},
         "ae": _DEMO
         | {"latent_width": 64, "encoder_width": 128, "max_steps": 240, "warmup_steps": 40, "decoder_warmup_steps": 80}
         | {"learning_rate": 6e-3, "ema_decay": 0.99, "eval_every": 0, "save_every": 120},
         "prior": _DEMO
-        | {"width": 192, "layers": 4, "heads": 4, "max_steps": 900, "warmup_steps": 60}
-        | {"learning_rate": 3e-3, "ema_decay": 0.995, "eval_every": 450, "save_every": 450},
+        | {"width": 192, "layers": 4, "heads": 4, "max_steps": 750, "warmup_steps": 60}
+        | {"learning_rate": 3e-3, "ema_decay": 0.995, "eval_every": 375, "save_every": 375},
         "student": _DEMO
-        | {"max_steps": 240, "warmup_steps": 40, "tangent_warmup_steps": 80, "learning_rate": 1e-3}
+        | {"max_steps": 200, "warmup_steps": 40, "tangent_warmup_steps": 80, "learning_rate": 1e-3}
         | {"ema_decay": 0.99, "eval_every": 200, "save_every": 200},
     },
     "small": {

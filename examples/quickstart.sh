@@ -34,5 +34,5 @@ for decode_steps in 4 8 16 32; do
   draw prior   $decode_steps --steps 50 --decodings 2
   draw student $decode_steps --steps 2 --decodings 2
 done
-diladiff eval samples.jsonl >figures.jsonl
+diladiff eval samples.jsonl --precision bf16 --batch-size 32 >figures.jsonl
 python "$here/summary.py" figures.jsonl seconds.tsv

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diladiff_cli.config import AUGMENTATIONS, STAGES, AeConfig, MdlmConfig, StageConfig, read_config_file, resolve
+from diladiff_cli.config import (
+    AUGMENTATIONS,
+    STAGES,
+    AeConfig,
+    BenchConfig,
+    MdlmConfig,
+    StageConfig,
+    read_config_file,
+    resolve,
+)
 from diladiff_cli.presets import PRESETS
 from diladiff_cli.settings import ConfigError, Settings, flag
 
@@ -34,6 +43,9 @@ def values_of(kind: type, metadata: Any) -> st.SearchStrategy[Any]:
     return st.text(st.characters(exclude_categories=["Cc", "Cs"]))
 
 
+LISTS = ("decode_steps", "steps", "prior_steps", "seeds", "temperatures", "vocab_sizes", "lengths", "batch_sizes")
+
+
 @st.composite
 def configurations(draw: st.DrawFn, kind: type[Settings]) -> Settings:
     """Any valid configuration of a stage."""
@@ -43,6 +55,11 @@ def configurations(draw: st.DrawFn, kind: type[Settings]) -> Settings:
         values["batch_size"] = values["grad_accum"] * draw(st.integers(1, 8))
     if "heads" in values:
         values["width"] = 2 * values["heads"] * draw(st.integers(1, 8))
+    if kind is BenchConfig:
+        values |= {"width": 8 * draw(st.integers(1, 8)), "n": values["decodings"] * draw(st.integers(2, 8))}
+        for name in LISTS:
+            found = draw(st.lists(st.integers(2, 10**6), min_size=1))
+            values[name] = ",".join(map(str, found))
     for name in STRENGTHS:
         if -1 < values.get(name, 0) < 0:  # -1 alone stands for the preset's
             values[name] += 1

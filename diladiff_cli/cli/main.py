@@ -10,6 +10,7 @@ import typer
 
 from diladiff_cli import __version__
 from diladiff_cli.cli.artifacts import export, info
+from diladiff_cli.cli.bench import bench
 from diladiff_cli.cli.encode import encode
 from diladiff_cli.cli.evaluate import evaluate
 from diladiff_cli.cli.failures import DONE, SIGNALLED, report, wants_debug
@@ -18,7 +19,7 @@ from diladiff_cli.cli.sample import sample
 from diladiff_cli.cli.train import distill, train_ae, train_mdlm, train_prior
 
 # In the order of the pipeline, which is that of the help.
-COMMANDS = (encode, train_mdlm, train_ae, train_prior, distill, sample, evaluate, info, export)
+COMMANDS = (encode, train_mdlm, train_ae, train_prior, distill, sample, evaluate, bench, info, export)
 
 app = typer.Typer(
     name="diladiff",

@@ -12,13 +12,14 @@ from diladiff_cli.config.training import (
     PriorConfig,
     StageConfig,
 )
-from diladiff_cli.config.use import SMALLEST_VOCABULARY, EncodeConfig, EvalConfig, SampleConfig
+from diladiff_cli.config.use import SMALLEST_VOCABULARY, BenchConfig, EncodeConfig, EvalConfig, SampleConfig
 
 __all__ = [
     "AUGMENTATIONS",
     "SMALLEST_VOCABULARY",
     "STAGES",
     "AeConfig",
+    "BenchConfig",
     "DistillConfig",
     "EncodeConfig",
     "EvalConfig",

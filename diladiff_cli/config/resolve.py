@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diladiff_cli.config.training import AeConfig, DistillConfig, MdlmConfig, PriorConfig
-from diladiff_cli.config.use import EncodeConfig, EvalConfig, SampleConfig
+from diladiff_cli.config.use import BenchConfig, EncodeConfig, EvalConfig, SampleConfig
 from diladiff_cli.presets import PRESETS
 from diladiff_cli.settings import ConfigError, Settings
 
@@ -20,6 +20,7 @@ STAGES: dict[str, type[Settings]] = {
     "student": DistillConfig,
     "sample": SampleConfig,
     "eval": EvalConfig,
+    "bench": BenchConfig,
 }
 
 

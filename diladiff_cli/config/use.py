@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from diladiff_cli.settings import Settings, option
+from diladiff_cli.settings import Settings, flag, option
 
 SMALLEST_VOCABULARY = 258  # all bytes, the separator and the mask token
 
@@ -58,3 +58,65 @@ class EvalConfig(Settings):
     batches: int = option(8, "Of artifacts: amount of work, 16 held-out blocks and 4 latents each.", low=1)
     likelihood: int = option(0, "Of a prior: sequences for the bound of the whole model, minutes (0: none).", low=0)
     seed: int = option(0, "Of artifacts: seed of masks, noise and samples.", low=0)
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """The numbers of a list with commas; none of an empty text.
+
+    Raises:
+        ValueError: Something else than numbers.
+    """
+    return tuple(float(part) for part in text.split(",")) if text else ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig(Settings):
+    """What the frontier of quality and speed is drawn from, and what speed alone is measured on."""
+
+    decode_steps: str = option("", "Token steps, a list (empty: 4, 8, 16 to the length; with --speed 16, 64, length).")
+    steps: str = option("1,2,5", "Latent steps N_cont of students, a list.")
+    prior_steps: str = option("200", "Latent steps N_cont of priors, a list.")
+    temperatures: str = option("1.0", "Temperatures, a list; two or more allow comparisons at equal entropy.")
+    seeds: str = option("0,1,2", "Seeds, a list; the spread of the figures is that over seeds.")
+    n: int = option(256, "Samples of a point and seed.", low=2)
+    decodings: int = option(2, "Texts decoded from each latent; two or more give the latent agreement.", low=1)
+    top_p: float = option(0.9, "Nucleus: draw among the likeliest tokens that together reach this.", low=1e-6, high=1)
+    gamma: float = option(0.8, "Noise of a student's steps: 0 deterministic, 1 consistency-style.", low=0, high=1)
+    batch_size: int = option(32, "Samples drawn at once, and texts scored at once.", low=1)
+    precision: str = option("bf16", "bf16: autocast of matrix products.", choices=("bf16", "fp32"))
+    scorer: str = option("auto", "auto (gpt2-large or smollm2 or none), none, smollm2, a GGUF file, Hub id or folder.")
+    vocab_sizes: str = option("4096,30522", "With --speed: vocabularies, a list.")
+    lengths: str = option("128,1024", "With --speed: lengths of texts, a list.")
+    batch_sizes: str = option("1,32", "With --speed: batch sizes, a list.")
+    width: int = option(256, "With --speed: width of the network.", low=8)
+    layers: int = option(6, "With --speed: layers of the network.", low=1)
+    seconds: float = option(10.0, "With --speed: about how long a measurement may take.", low=0.01)
+
+    def _problems(self) -> list[str]:
+        lows = {"decode_steps": 1, "steps": 1, "prior_steps": 1, "seeds": 0, "temperatures": 0}
+        lows |= {"vocab_sizes": 2, "lengths": 2, "batch_sizes": 1}
+        problems = [p for name, low in lows.items() if (p := self._list_problem(name, low))]
+        if self.n % self.decodings:
+            problems.append(f"--n {self.n} is no multiple of --decodings {self.decodings}; change one")
+        if self.width % 8:
+            problems.append(f"--width {self.width} is no multiple of 8, twice the heads; change it")
+        return problems
+
+    def _list_problem(self, name: str, low: int) -> str | None:
+        text, whole = getattr(self, name), name != "temperatures"
+        try:
+            found = numbers(text)
+        except ValueError:
+            found = (low - 1.0,)
+        if (found or name == "decode_steps") and all(x >= low and (not whole or x == int(x)) for x in found):
+            return None
+        kind = "whole numbers" if whole else "numbers"
+        return f"{flag(name)} is {text!r}; give {kind} of at least {low}, separated by commas"
+
+    def integers(self, name: str) -> tuple[int, ...]:
+        """One of the lists, without repetitions, in the order given."""
+        return tuple(dict.fromkeys(int(x) for x in numbers(getattr(self, name))))
+
+    def temperature_list(self) -> tuple[float, ...]:
+        """The temperatures, without repetitions, in the order given."""
+        return tuple(dict.fromkeys(numbers(self.temperatures)))

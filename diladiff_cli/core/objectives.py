@@ -5,20 +5,40 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from diladiff_cli.core.gaussian import expand
 
 
-def masked_nll(logits: Tensor, targets: Tensor, weights: Tensor, tokens: int) -> Tensor:
+def token_nll(head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, chunk: int) -> Tensor:
+    """(M,) negative log-likelihoods of tokens, with the logits of at most ``chunk`` positions in memory at a time.
+
+    Several chunks compute their logits again in the backward pass instead of keeping them.
+
+    Args:
+        head: Hidden states (m, D) -> logits (m, K).
+        hidden: (M, D) states at the positions.
+        targets: (M,) the clean tokens there.
+        chunk: Positions at once.
+    """
+
+    def nll(some: Tensor, wanted: Tensor) -> Tensor:
+        return F.cross_entropy(head(some).float(), wanted, reduction="none")
+
+    if len(hidden) <= chunk:
+        return nll(hidden, targets)
+    parts = zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True)
+    return torch.cat([checkpoint(nll, some, wanted, use_reentrant=False) for some, wanted in parts])
+
+
+def masked_nll(nll: Tensor, weights: Tensor, tokens: int) -> Tensor:
     """Weighted cross-entropy of the masked tokens, per token of the batch (method section 2).
 
     Args:
-        logits: (M, K), one row per masked position.
-        targets: (M,) the clean tokens there.
+        nll: (M,) negative log-likelihoods, one per masked position.
         weights: (M,) weight of each position.
         tokens: B * L, so that micro-batches of equal size average to the whole batch.
     """
-    nll = F.cross_entropy(logits.float(), targets, reduction="none")
     return (nll * weights).sum() / tokens
 
 

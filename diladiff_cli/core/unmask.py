@@ -11,11 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diladiff_cli.core.draw import draw_tokens
 from diladiff_cli.core.times import sampling_grid
 
 Body = Callable[[Tensor, Tensor], Tensor]  # (x_t (B', L), rows (B',)) -> hidden (B', L, D)
 Head = Callable[[Tensor], Tensor]  # hidden (M, D) -> logits (M, K)
-DRAWS_AT_ONCE = 1024
+HEADS_AT_ONCE = 1024  # positions whose logits exist at the same time
+# Of them, vocabulary entries drawn from at once: float64 that fits a CPU's caches, or fills a GPU.
+ENTRIES_AT_ONCE, ENTRIES_AT_ONCE_GPU = 1 << 18, 1 << 25
 
 
 @dataclass(frozen=True)
@@ -36,43 +39,6 @@ class Decoding:
     top_p: float = 1.0
     order: str = "random"
     threshold: float = 0.9
-
-
-def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
-    """Zero all but the likeliest tokens up to and including the one that crosses ``top_p``; (M, K), unnormalised."""
-    ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-    before = ordered.cumsum(-1) - ordered
-    kept = torch.where(before < top_p, ordered, 0.0)
-    return torch.zeros_like(probabilities).scatter(-1, order, kept)
-
-
-def draw_tokens(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> tuple[Tensor, Tensor]:
-    """One categorical draw a row by inverse CDF, in float64.
-
-    Args:
-        logits: (M, K), -inf for tokens that must not be drawn.
-        uniform: (M,) float64 draws from U(0, 1).
-        temperature: As in :class:`Decoding`.
-        top_p: As in :class:`Decoding`.
-
-    Returns:
-        (M,) tokens, and (M,) their probabilities under the tempered distribution before the nucleus.
-    """
-    if temperature == 0.0:
-        return logits.argmax(-1), logits.double().softmax(-1).amax(-1)
-    probabilities = (logits.double() / temperature).softmax(-1)
-    kept = nucleus(probabilities, top_p) if top_p < 1.0 else probabilities
-    cumulative = kept.cumsum(-1)
-    point = uniform.double()[:, None] * cumulative[:, -1:]
-    # right=True passes over tokens of probability zero; the clamp guards the last ulp of u * total.
-    tokens = torch.searchsorted(cumulative, point, right=True).squeeze(-1)
-    tokens = torch.minimum(tokens, last_positive(kept))
-    return tokens, probabilities.gather(-1, tokens[:, None]).squeeze(-1)
-
-
-def last_positive(weights: Tensor) -> Tensor:
-    """(M,) index of the last positive entry of each row of (M, K)."""
-    return weights.shape[-1] - 1 - (weights.flip(-1) > 0).to(torch.uint8).argmax(-1)
 
 
 def unmask(
@@ -114,9 +80,13 @@ def unmask(
 
 
 def _draw(head: Head, hidden: Tensor, uniform: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor]:
-    """:func:`draw_tokens` at hidden states (M, D), some at a time: their float64 logits fill memory."""
-    parts = zip(torch.split(hidden, DRAWS_AT_ONCE), torch.split(uniform, DRAWS_AT_ONCE), strict=True)
-    drawn = [draw_tokens(head(h), u, decoding.temperature, decoding.top_p) for h, u in parts]
+    """:func:`draw_tokens` at hidden states (M, D), some at a time: logits fill memory."""
+    drawn = []
+    for some, points in zip(torch.split(hidden, HEADS_AT_ONCE), torch.split(uniform, HEADS_AT_ONCE), strict=True):
+        logits = head(some)
+        size = max(1, (ENTRIES_AT_ONCE if logits.device.type == "cpu" else ENTRIES_AT_ONCE_GPU) // logits.shape[-1])
+        for part, u in zip(torch.split(logits, size), torch.split(points, size), strict=True):
+            drawn.append(draw_tokens(part, u, decoding.temperature, decoding.top_p))
     return torch.cat([tokens for tokens, _ in drawn]), torch.cat([sureness for _, sureness in drawn])
 
 

@@ -50,8 +50,9 @@ class AutoEncoder(nn.Module):
         x_t: Tensor,
         select: Tensor,
         corrupt: Corruption | None = None,
+        targets: Tensor | None = None,
     ) -> Tensor:
-        """Logits (M, K) of the selected positions, through encoder and decoder in one call.
+        """Logits (M, K) of the selected positions, or the targets' NLL (M,), through encoder and decoder in one call.
 
         Args:
             features: (B, L, D) standardised, perhaps augmented features.
@@ -59,12 +60,13 @@ class AutoEncoder(nn.Module):
             x_t: (B, L) masked tokens.
             select: (B, L) bool, where logits are wanted.
             corrupt: Augmentation of the latents.
+            targets: (M,) clean tokens at the selected positions.
         """
         z = self.encoder(features, feature_mask)
         if self.training:
             self.latent_moments.collect(z)
         z, mask = (z, None) if corrupt is None else corrupt(z)
-        return self.decoder(x_t, select, z, mask)
+        return self.decoder(x_t, select, z, mask, targets)
 
 
 def load_base_weights(decoder: TokenDenoiser, base: Mapping[str, Tensor]) -> None:

@@ -1,5 +1,6 @@
 """Token denoiser: the masked diffusion base, and with latents the decoder (method sections 2 and 3)."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,7 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diladiff_cli.core.objectives import token_nll
 from diladiff_cli.networks.layers import Block, LatentCache, init_weights, make_norm, rotary_angles
+
+LOGITS_AT_ONCE = 1 << 25  # of a training step: 128 MB in float32
 
 
 def latent_positions(latents: int, length: int) -> Tensor:
@@ -103,26 +107,45 @@ class TokenDenoiser(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (..., K) of hidden states (..., D), with -inf at the mask token."""
         logits = F.linear(hidden, self.embedding.weight) if self.head is None else self.head(hidden)
-        is_mask_token = torch.arange(self.vocab_size, device=logits.device) == self.mask_id
-        return logits.masked_fill(is_mask_token, -torch.inf)
+        logits[..., self.mask_id] = -torch.inf
+        return logits
 
     def forward(
-        self, x_t: Tensor, select: Tensor | None = None, z: Tensor | None = None, z_mask: Tensor | None = None
+        self,
+        x_t: Tensor,
+        select: Tensor | None = None,
+        z: Tensor | None = None,
+        z_mask: Tensor | None = None,
+        targets: Tensor | None = None,
     ) -> Tensor:
-        """Logits where ``select`` is True.
+        """Logits where ``select`` is True, or how unlikely the ``targets`` are there.
 
         Args:
             x_t: (B, L) tokens, some of them the mask token.
             select: (B, L) bool; None for everywhere.
             z: (B, N, C) latents, for a decoder.
             z_mask: (B, N) bool, the latents that attention may see.
+            targets: (M,) clean tokens at the M selected positions in row-major order.
 
         Returns:
-            (M, K) for the M selected positions in row-major order, or (B, L, K).
+            (M, K) for the M selected positions in row-major order, or (B, L, K) without ``select``; with ``targets``,
+            their (M,) negative log-likelihoods, for which not all logits exist at once.
         """
         caches = None if z is None else self.latent_caches(z, z_mask)
         hidden = self.body(x_t, caches)
-        return self.logits(hidden if select is None else hidden[select])
+        hidden = hidden if select is None else hidden[select]
+        if targets is None:
+            return self.logits(hidden)
+        return token_nll(self.logits, hidden, targets, max(1, LOGITS_AT_ONCE // self.vocab_size))
 
     def _typed_blocks(self) -> list[Block]:
         return [b for b in self.blocks if isinstance(b, Block)]
+
+
+def with_bf16_blocks(decoder: TokenDenoiser) -> TokenDenoiser:
+    """A copy whose blocks hold bf16 matrices, which autocast then need not cast in every call; its head stays."""
+    decoder = copy.deepcopy(decoder)
+    for part in decoder.blocks.modules():
+        if isinstance(part, nn.Linear):
+            part.bfloat16()
+    return decoder

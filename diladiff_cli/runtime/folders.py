@@ -56,6 +56,16 @@ def share(path: Path) -> None:
     path.chmod(0o666 & ~mask)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file that is there whole or not at all."""
+    partial = partial_name(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def restore(folder: Path) -> None:
     """Put the old folder back where a two-step swap was cut off. For readers: a writer may be at work."""
     folder = _real(folder)

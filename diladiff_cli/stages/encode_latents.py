@@ -15,7 +15,7 @@ from diladiff_cli.data.shards import shard_name, write_shard
 from diladiff_cli.data.tokens import TokenData, TokenSplit
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.artifacts import load_artifact, parent_links
-from diladiff_cli.runtime.folders import share
+from diladiff_cli.runtime.folders import share, write_text
 from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.stages.common import open_recorded_data, relative
@@ -92,9 +92,7 @@ def encode_latents(
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n")
-    partial.replace(path)
+    write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def _finished_shards(out: Path, plan: dict[str, Any], resume: bool | None) -> set[str]:

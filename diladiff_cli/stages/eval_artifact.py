@@ -8,7 +8,7 @@ from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import open_recorded_data
 from diladiff_cli.stages.eval_figures import PARTS, Evaluation, Figures
-from diladiff_cli.stages.sample import load_sampler
+from diladiff_cli.stages.sampler import load_sampler
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -22,7 +22,8 @@ from diladiff_cli.runtime.randomness import SampleNoise, generator
 from diladiff_cli.stages.common import logits_batch
 from diladiff_cli.stages.distill import TEACHER_STEPS, student_figures
 from diladiff_cli.stages.networks import build
-from diladiff_cli.stages.sample import Sampler, autoencoder_of, complete, decode, draw_latents
+from diladiff_cli.stages.sample import complete, decode, draw_latents
+from diladiff_cli.stages.sampler import Sampler, autoencoder_of
 from diladiff_cli.stages.train_prior import prior_figures
 from diladiff_cli.stages.validation import autoencoder_logits, base_logits
 

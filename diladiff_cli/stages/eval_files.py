@@ -14,8 +14,8 @@ from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.eval_artifact import artifact_table, evaluate_artifact
 from diladiff_cli.stages.eval_samples import cell, evaluate_groups, report_table, score_texts
 from diladiff_cli.stages.reference_text import ReferenceText, reference_text
-from diladiff_cli.stages.sample import sampling_device
 from diladiff_cli.stages.sample_sets import SETTINGS, Sample, group_samples, read_samples
+from diladiff_cli.stages.sampler import sampling_device
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

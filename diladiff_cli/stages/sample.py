@@ -5,9 +5,8 @@ number of processes, nor on how many are drawn.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,114 +15,18 @@ from torch import Tensor
 
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.core.ode import average_velocity_steps, euler
-from diladiff_cli.core.unmask import Decoding, unmask
-from diladiff_cli.data.tokenizer import decode_text, load_tokenizer
-from diladiff_cli.data.tokens import TokenSplit
-from diladiff_cli.errors import UserError
-from diladiff_cli.networks.autoencoder import AutoEncoder
+from diladiff_cli.core.unmask import Body, Decoding, Head, unmask
+from diladiff_cli.data.tokenizer import decode_text
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
-from diladiff_cli.runtime.artifacts import Artifact, load_artifact
 from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.runtime.randomness import SampleNoise
 from diladiff_cli.settings import ConfigError
-from diladiff_cli.stages.common import open_recorded_data
-from diladiff_cli.stages.networks import TextEncoder, build, text_encoder
+from diladiff_cli.stages.sampler import LATENT_STEPS, Sampler, default_decode_steps
 
 Sample = dict[str, Any]
 Progress = Callable[[int, int], None]  # samples finished, decoding step of the batch under way
 OnStep = Callable[[int, Tensor], None]  # decoding step, tokens (B, L) after it
-
-LATENT_STEPS = {"prior": 200, "student": 5}  # the default N_cont
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """The loaded networks of an artifact.
-
-    Attributes:
-        name: The artifact's path as the user gave it.
-        artifact: The artifact itself.
-        decoder: The auto-encoder's, or an ``mdlm`` itself.
-        autoencoder: Encoder, decoder and latent statistics; None for an ``mdlm``.
-        latent: The network that draws latents; None for ``mdlm`` and ``ae``.
-        tokenizer: Of the artifact.
-        device: Where all of it lives.
-        data: Data set whose held-out blocks an ``ae`` encodes; None for the recorded one.
-    """
-
-    name: str
-    artifact: Artifact
-    decoder: TokenDenoiser
-    autoencoder: AutoEncoder | None
-    latent: LatentPrior | LatentStudent | None
-    tokenizer: Any
-    device: torch.device
-    data: Path | None = None
-
-    @property
-    def stage(self) -> str:
-        """One of "mdlm", "ae", "prior", "student"."""
-        return self.artifact.stage
-
-    @cached_property
-    def encoder(self) -> TextEncoder:
-        """Clean tokens -> standardised latents, loaded on first use: drawing from a prior does without."""
-        return text_encoder(autoencoder_of(self.artifact), self.require_autoencoder(), self.device)
-
-    @cached_property
-    def held_out(self) -> TokenSplit:
-        """The validation blocks of the data set; a UserError where it is missing."""
-        return open_recorded_data(self.artifact, self.data)[0].split("valid")
-
-    def require_autoencoder(self) -> AutoEncoder:
-        """The auto-encoder; a UserError where there is none."""
-        if self.autoencoder is None:
-            raise UserError(f"{self.name} is of stage mdlm, which has no latents", "use an ae, prior or student")
-        return self.autoencoder
-
-
-def load_sampler(path: Path | str, device: torch.device | str | None = None, data: Path | None = None) -> Sampler:
-    """Load what sampling from an artifact needs; of its ancestors only the auto-encoder.
-
-    Args:
-        path: Artifact of any stage.
-        device: None for this process's GPU where there is one, else the CPU.
-        data: As in :class:`Sampler`.
-
-    Raises:
-        UserError: The artifact or its auto-encoder is missing, changed or damaged.
-    """
-    artifact = load_artifact(path)
-    device = sampling_device() if device is None else torch.device(device)
-    latent = build(artifact, device) if artifact.stage in LATENT_STEPS else None
-    autoencoder = None if artifact.stage == "mdlm" else build(autoencoder_of(artifact), device)
-    return Sampler(
-        name=str(path),
-        artifact=artifact,
-        decoder=build(artifact, device) if autoencoder is None else autoencoder.decoder,
-        autoencoder=autoencoder,
-        latent=latent,
-        tokenizer=load_tokenizer(artifact.tokenizer_path),
-        device=device,
-        data=data,
-    )
-
-
-def autoencoder_of(artifact: Artifact) -> Artifact:
-    """The auto-encoder itself, or that of a prior or student."""
-    return artifact if artifact.stage == "ae" else artifact.parent("ae")
-
-
-def sampling_device() -> torch.device:
-    """This process's device; the CPU where that has no float64, in which tokens are drawn."""
-    device: torch.device = process_state().device
-    return torch.device("cpu") if device.type == "mps" else device
-
-
-def default_decode_steps(sampler: Sampler) -> int:
-    """N_disc where none is given: a quarter of the length."""
-    return max(1, sampler.decoder.length // 4)
 
 
 def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
@@ -202,31 +105,45 @@ def decode(
 def _decode_batch(
     sampler: Sampler, ids: range, config: SampleConfig, z_0: Tensor | None, on_step: OnStep | None
 ) -> Tensor:
-    decoder, device = sampler.decoder, sampler.device
-    caches = None
+    decoder, device = sampler.decoder_in(config.precision), sampler.device
+    z = None
     if z_0 is not None:
         z = sampler.require_autoencoder().latents_for_decoder(z_0.to(device, torch.float32))
-        with _autocast(sampler, config):
-            caches = decoder.latent_caches(z)
+    noise = SampleNoise(config.seed, ids)
+    with _autocast(sampler, config):
+        body, head = decoding_functions(decoder, z)
+        return unmask(
+            body,
+            head,
+            torch.full((len(ids), decoder.length), decoder.mask_id, device=device),
+            decoder.mask_id,
+            noise.uniform(noise.REVEAL, decoder.length).to(device),
+            noise.uniform(noise.TOKEN, decoder.length).to(device),
+            Decoding(config.decode_steps, config.temperature, config.top_p, config.order, config.threshold),
+            on_step,
+        ).cpu()
+
+
+def decoding_functions(decoder: TokenDenoiser, z: Tensor | None = None) -> tuple[Body, Head]:
+    """Body and float32 head of a decoder as :func:`unmask` wants them, with the cross-attention to z cached.
+
+    Args:
+        decoder: A base, or with latents z (B, N, C) an auto-encoder's decoder.
+        z: Latents of the whole batch.
+    """
+    caches = None if z is None else decoder.latent_caches(z)
 
     def body(x_t: Tensor, rows: Tensor) -> Tensor:
         chosen = caches
-        if caches is not None and len(rows) < len(ids):
+        if caches is not None and z is not None and len(rows) < len(z):
             chosen = [None if cache is None else cache.select(rows) for cache in caches]
-        with _autocast(sampler, config):
-            return decoder.body(x_t, chosen)
+        return decoder.body(x_t, chosen)
 
-    noise = SampleNoise(config.seed, ids)
-    return unmask(
-        body,
-        lambda hidden: decoder.logits(hidden.float()),
-        torch.full((len(ids), decoder.length), decoder.mask_id, device=device),
-        decoder.mask_id,
-        noise.uniform(noise.REVEAL, decoder.length).to(device),
-        noise.uniform(noise.TOKEN, decoder.length).to(device),
-        Decoding(config.decode_steps, config.temperature, config.top_p, config.order, config.threshold),
-        on_step,
-    ).cpu()
+    def head(hidden: Tensor) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return decoder.logits(hidden.float())
+
+    return body, head
 
 
 def _autocast(sampler: Sampler, config: SampleConfig) -> torch.autocast:

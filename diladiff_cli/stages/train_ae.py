@@ -110,9 +110,8 @@ def ae_loss(
         )
         x_t, is_masked, _ = masked_batch(x, noise, mask_id)
         corrupt = corruption(noise, autoencoder.latent_moments, strengths, unit)
-        logits = model(features, visible, x_t, is_masked, corrupt)
-        weights = torch.ones(len(logits), device=x.device)
-        return masked_nll(logits, x[is_masked], weights, x.numel()), {}
+        nll = model(features, visible, x_t, is_masked, corrupt, x[is_masked])
+        return masked_nll(nll, torch.ones_like(nll), x.numel()), {}
 
     return loss_fn
 

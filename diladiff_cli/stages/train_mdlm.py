@@ -53,10 +53,10 @@ def mdlm_loss(mask_id: int, exact: bool) -> Callable[[nn.Module, Tensor, BatchNo
 
     def loss_fn(model: nn.Module, x: Tensor, noise: BatchNoise) -> tuple[Tensor, dict[str, Tensor]]:
         x_t, is_masked, t = masked_batch(x, noise, mask_id)
-        logits = model(x_t, select=is_masked)  # (M, K)
+        nll = model(x_t, select=is_masked, targets=x[is_masked])  # (M,)
         weight = elbo_weight(t) if exact else t.new_ones(len(t))
         weights = weight[:, None].expand(x.shape)[is_masked]
-        return masked_nll(logits, x[is_masked], weights, x.numel()), {}
+        return masked_nll(nll, weights, x.numel()), {}
 
     return loss_fn
 

@@ -20,7 +20,7 @@ from .scripts import finish, start
 WRONG_USAGE: list[tuple[str, list[str]]] = [
     ("", ["error: missing command; see diladiff --help"]),
     ("trian-ae", ["error: no such command 'trian-ae'; did you mean 'train-ae'?"]),
-    ("bench", ["error: no such command 'bench'; see diladiff --help"]),
+    ("train", ["error: no such command 'train'; see diladiff --help"]),
     ("sample --temprature 2", ["error: no such option: --temprature; did you mean --temperature?"]),
     ("sample extra", ["error: got unexpected extra argument(s) (extra); see diladiff sample --help"]),
     ("eval", ["error: missing argument 'TARGET'; see diladiff eval --help"]),
@@ -55,6 +55,24 @@ WRONG_USAGE: list[tuple[str, list[str]]] = [
             "error: --data needs --ae; name the auto-encoder",
             "error: --batch-size needs --ae; name the auto-encoder",
             "error: --resume/--fresh needs --ae; name the auto-encoder",
+        ],
+    ),
+    (
+        "bench --speed --steps 1 --n 8 --model nowhere",
+        [
+            "error: --n has no meaning with --speed; leave it out",
+            "error: --steps has no meaning with --speed; leave it out",
+            "error: --model and --against have no meaning with --speed, which makes its own networks; leave them out",
+        ],
+    ),
+    ("bench --lengths 8", ["error: --lengths is for --speed; leave it out"]),
+    ("bench ckpt/prior", ["error: ckpt/prior is no option; give models with --model and --against"]),
+    (
+        "bench --steps 0 --temperatures a,b --n 5",
+        [
+            "error: --steps is '0'; give whole numbers of at least 1, separated by commas",
+            "error: --temperatures is 'a,b'; give numbers of at least 0, separated by commas",
+            "error: --n 5 is no multiple of --decodings 2; change one",
         ],
     ),
     (

@@ -13,7 +13,7 @@ from diladiff_cli.settings import flag
 
 from .conftest import ROOT, Cli, environment
 
-PIPELINE = ["encode", "train-mdlm", "train-ae", "train-prior", "distill", "sample", "eval", "info", "export"]
+PIPELINE = ["encode", "train-mdlm", "train-ae", "train-prior", "distill", "sample", "eval", "bench", "info", "export"]
 HEAVY = ("torch", "transformers", "datasets", "accelerate", "numpy", "safetensors", "huggingface_hub")
 
 

@@ -3,7 +3,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from diladiff_cli.core.unmask import draw_tokens, last_positive, nucleus
+from diladiff_cli.core.draw import draw_tokens, inverse_cdf, next_uniform
+from diladiff_cli.core.textbook import gumbel_draw, keep_nucleus
 
 NEVER = -torch.inf
 LARGEST = 1 - 2.0**-53  # the largest double below 1
@@ -83,6 +84,9 @@ def test_temperature_zero_takes_the_likeliest_token() -> None:
     torch.testing.assert_close(sureness, logits.double().softmax(-1).max(-1).values)
 
 
+PROBABILITIES = torch.tensor([[0.125, 0.25, 0.5, 0.125]], dtype=torch.float64)
+
+
 @pytest.mark.parametrize(
     ("top_p", "kept"),
     [
@@ -90,15 +94,64 @@ def test_temperature_zero_takes_the_likeliest_token() -> None:
         (0.5, [0, 0, 0.5, 0]),  # the first reaches it
         (0.51, [0, 0.25, 0.5, 0]),  # the second crosses it
         (0.75, [0, 0.25, 0.5, 0]),
-        (0.76, [0.125, 0.25, 0.5, 0]),
-        (0.9, [0.125, 0.25, 0.5, 0.125]),
+        (0.76, [0.125, 0.25, 0.5, 0.125]),  # two that tie cross it together
     ],
 )
-def test_nucleus_keeps_the_token_that_crosses(top_p: float, kept: list[float]) -> None:
-    probabilities = torch.tensor([[0.125, 0.25, 0.5, 0.125]], dtype=torch.float64)
-    assert nucleus(probabilities, top_p).tolist() == [kept]
+def test_nucleus_keeps_the_tokens_that_cross(top_p: float, kept: list[float]) -> None:
+    assert keep_nucleus(PROBABILITIES, top_p).tolist() == [kept]
+    tokens, _ = draw_tokens(PROBABILITIES.log().expand(500, 4), uniform(500, seed=9), top_p=top_p)
+    assert set(tokens.tolist()) == {token for token in range(4) if kept[token]}
 
 
-def test_last_positive_is_found_in_each_row() -> None:
-    weights = torch.tensor([[0.1, 0.0, 0.0], [0.0, 0.2, 0.0], [0.3, 0.0, 0.1]])
-    assert last_positive(weights).tolist() == [0, 1, 2]
+@pytest.mark.parametrize("top_p", [0.3, 0.9])
+def test_rows_have_their_own_nucleus_in_a_large_vocabulary(top_p: float) -> None:
+    logits = 2 * torch.randn(400, 300, generator=torch.Generator().manual_seed(10))
+    kept = keep_nucleus(logits.double().softmax(-1), top_p)
+    found = {int(token) for seed in range(20) for token in draw_tokens(logits, uniform(400, seed), top_p=top_p)[0]}
+    for seed in range(20):
+        tokens, _ = draw_tokens(logits, uniform(400, seed), top_p=top_p)
+        assert (kept.gather(1, tokens[:, None]) > 0).all()
+    assert len(found) > 50
+
+
+def test_a_draw_within_the_nucleus_is_the_same_with_and_without_it() -> None:
+    rows = LOGITS.expand(2000, 12)
+    free, _ = draw_tokens(rows, uniform(2000, seed=11))
+    held, _ = draw_tokens(rows, uniform(2000, seed=11), top_p=0.6)
+    inside = (keep_nucleus(LOGITS.double().softmax(-1)[None], 0.6)[0] > 0)[free]
+    assert torch.equal(free[inside], held[inside])
+    assert not inside.all()
+
+
+def test_the_sequence_of_uniform_numbers_is_uniform_and_does_not_follow_the_first() -> None:
+    first = torch.linspace(0.9, 1 - 2.0**-53, 50_000, dtype=torch.float64)  # as those that fall outside a nucleus
+    second = next_uniform(first)
+    third = next_uniform(second)
+    for numbers in (second, third):
+        assert stats.kstest(numbers.numpy(), "uniform").pvalue > 1e-3
+        assert 0 <= float(numbers.min()) <= float(numbers.max()) < 1
+    for pair in ((first, second), (second, third), (first, third)):
+        assert abs(stats.spearmanr(*(x.numpy() for x in pair)).statistic) < 0.02
+
+
+def test_hash_of_uniform_numbers_is_splitmix64() -> None:
+    mask, wanted = (1 << 64) - 1, []
+    numbers = [0.0, 0.5, 0.1, LARGEST]
+    for number in numbers:
+        x = (int(torch.tensor(number, dtype=torch.float64).view(torch.int64)) + 0x9E3779B97F4A7C15) & mask
+        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
+        wanted.append(((x ^ (x >> 31)) >> 11) * 2.0**-53)
+    assert next_uniform(torch.tensor(numbers, dtype=torch.float64)).tolist() == wanted
+
+
+def test_points_at_the_ends_find_tokens_of_positive_weight() -> None:
+    cumulative = torch.tensor([[0.0, 0.1, 0.1, 0.4, 0.4]], dtype=torch.float64).repeat(3, 1)
+    points = torch.tensor([0.0, LARGEST, 1.0], dtype=torch.float64)
+    assert inverse_cdf(cumulative, points).tolist() == [1, 3, 3]
+
+
+def test_gumbel_draws_follow_the_distribution() -> None:
+    probabilities = LOGITS.double().softmax(-1)
+    tokens = gumbel_draw(probabilities.expand(50_000, 12), torch.Generator().manual_seed(12))
+    assert p_value(tokens, probabilities) > 1e-3

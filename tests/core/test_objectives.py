@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from diladiff_cli.core.gaussian import TanSchedule, expand
 from diladiff_cli.core.masking import elbo_weight
-from diladiff_cli.core.objectives import adaptive_loss, masked_nll, meanflow_target, per_example_mse
+from diladiff_cli.core.objectives import adaptive_loss, masked_nll, meanflow_target, per_example_mse, token_nll
 
 SCHEDULE = TanSchedule(5.0)
 MEAN, STD = 1.5, 0.4
@@ -55,19 +55,39 @@ def test_masked_nll_is_the_plain_formula() -> None:
     wanted = 0.0
     for row, target, weight in zip(logits.tolist(), targets.tolist(), weights.tolist(), strict=True):
         wanted -= weight * (row[target] - math.log(sum(math.exp(value) for value in row)))
-    assert float(masked_nll(logits, targets, weights, 20)) == pytest.approx(wanted / 20, rel=1e-6)
+    nll = token_nll(lambda hidden: hidden, logits, targets, 5)
+    assert float(masked_nll(nll, weights, 20)) == pytest.approx(wanted / 20, rel=1e-6)
 
 
 def test_masked_nll_of_micro_batches_averages_to_that_of_the_batch() -> None:
-    logits, targets, weights = randn(12, 7, seed=1), torch.arange(12) % 7, torch.ones(12)
-    whole = masked_nll(logits, targets, weights, 40)
-    parts = [masked_nll(logits[i], targets[i], weights[i], 20) for i in (slice(0, 3), slice(3, 12))]
-    torch.testing.assert_close(sum(parts) / 2, whole)
+    nll, weights = randn(12, seed=1), torch.ones(12)
+    parts = [masked_nll(nll[i], weights[i], 20) for i in (slice(0, 3), slice(3, 12))]
+    torch.testing.assert_close(sum(parts) / 2, masked_nll(nll, weights, 40))
 
 
-def test_masked_nll_without_masked_tokens_is_zero() -> None:
+def test_loss_without_masked_tokens_is_zero() -> None:
     nothing = torch.zeros(0, dtype=torch.long)
-    assert masked_nll(torch.zeros(0, 7), nothing, torch.zeros(0), 20) == 0
+    nll = token_nll(lambda hidden: hidden, torch.zeros(0, 7), nothing, 4)
+    assert masked_nll(nll, torch.zeros(0), 20) == 0
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 4, 11])
+def test_chunks_have_the_losses_and_gradients_of_the_whole(chunk: int) -> None:
+    head = nn.Linear(5, 7)
+    hidden, targets, largest = randn(11, 5, seed=5).float().requires_grad_(), torch.arange(11) % 7, []
+
+    def watched(some: Tensor) -> Tensor:
+        largest.append(len(some))
+        return head(some)
+
+    found = []
+    for size in (chunk, 11):
+        nll = token_nll(watched, hidden, targets, size)
+        gradients = torch.autograd.grad(nll.square().sum(), [hidden, head.weight, head.bias])
+        found.append([nll, *gradients])
+    torch.testing.assert_close(found[0], found[1])
+    assert max(largest[:-1]) == chunk
+    assert len(largest) == 1 + (1 if chunk == 11 else 2 * -(-11 // chunk))  # again in the backward pass
 
 
 def test_exact_weight_makes_the_loss_of_a_uniform_model_the_log_of_its_vocabulary() -> None:
@@ -75,8 +95,8 @@ def test_exact_weight_makes_the_loss_of_a_uniform_model_the_log_of_its_vocabular
     t = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
     masked = torch.rand(20_000, length, generator=torch.Generator().manual_seed(2), dtype=torch.float64) < t[:, None]
     weights = elbo_weight(t)[:, None].expand_as(masked)[masked]
-    logits = torch.zeros(len(weights), kinds)
-    loss = masked_nll(logits, torch.zeros(len(weights), dtype=torch.long), weights, masked.numel())
+    nll = torch.full((len(weights),), math.log(kinds))
+    loss = masked_nll(nll, weights, masked.numel())
     assert float(loss) == pytest.approx(math.log(kinds), rel=0.02)
 
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float32, Float64, Int64, jaxtyped
 from torch import Tensor
 
-from diladiff_cli.core import augment, gaussian, masking, objectives, ode, times, unmask
+from diladiff_cli.core import augment, draw, gaussian, masking, objectives, ode, times, unmask
 
 B, L, N, C, K = 3, 5, 4, 6, 7
 T = torch.full((B,), 0.5)
@@ -71,10 +71,12 @@ def test_augmentations_give_values_and_visible_vectors() -> None:
 
 
 def test_objectives_give_one_loss_an_example_in_single_precision() -> None:
-    nll = objectives.masked_nll(torch.zeros(L, K), torch.zeros(L, dtype=torch.long), torch.ones(L), 10)
+    rows = objectives.token_nll(lambda hidden: hidden, torch.zeros(L, K), torch.zeros(L, dtype=torch.long), 2)
+    nll = objectives.masked_nll(rows, torch.ones(L), 10)
     low = Z.bfloat16()
     pair = objectives.meanflow_target(lambda z, t, r: gaussian.expand(t - r, z) * z, Z, T, T / 2, Z)
     with jaxtyped("context"):
+        assert fit(Float32[Tensor, "m"], rows)
         assert fit(Float32[Tensor, ""], nll)
         assert fit(Float32[Tensor, "b n c"], Z, *pair)
         assert fit(Float32[Tensor, "b"], *objectives.adaptive_loss(low, low, 5.0), objectives.per_example_mse(low, low))
@@ -90,12 +92,11 @@ def test_samplers_keep_the_shape_of_their_noise() -> None:
 
 def test_decoding_hands_over_rows_of_the_stated_shapes() -> None:
     logits, points = torch.zeros(L, K), torch.rand(L, dtype=torch.float64)
-    tokens, sureness = unmask.draw_tokens(logits, points, top_p=0.9)
-    kept = unmask.nucleus(logits.double().softmax(-1), 0.9)
+    tokens, sureness = draw.draw_tokens(logits, points, top_p=0.9)
     with jaxtyped("context"):
-        assert fit(Int64[Tensor, "m"], tokens, unmask.last_positive(kept))
-        assert fit(Float64[Tensor, "m"], points, sureness)
-        assert fit(Float64[Tensor, "m k"], kept)
+        assert fit(Int64[Tensor, "m"], tokens)
+        assert fit(Float64[Tensor, "m"], points, sureness, draw.next_uniform(points))
+        assert fit(Float64[Tensor, "m k"], draw.tempered_weights(logits, 1.0))
 
     def body(x_t: Tensor, rows: Tensor) -> Tensor:
         with jaxtyped("context"):

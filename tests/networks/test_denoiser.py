@@ -74,6 +74,16 @@ def test_the_sparse_head_gives_the_selected_rows_of_the_full_one(tied: bool) -> 
     torch.testing.assert_close(sparse, full[select], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("at_once", [1, 64, 1 << 20])
+def test_losses_of_targets_are_those_of_the_logits(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr("diladiff_cli.networks.denoiser.LOGITS_AT_ONCE", at_once)
+    model, select = decoder(), torch.rand(3, LENGTH) < 0.4
+    wanted = torch.randint(2, VOCAB, (int(select.sum()),))
+    found = model(tokens(), select, latents(), targets=wanted)
+    logits = model(tokens(), select, latents())
+    torch.testing.assert_close(found, torch.nn.functional.cross_entropy(logits, wanted, reduction="none"))
+
+
 @pytest.mark.parametrize("local", [True, False])
 def test_cached_keys_and_values_give_the_uncached_forward(local: bool) -> None:
     model, z = decoder(local_attention=local), latents()

@@ -17,7 +17,8 @@ from diladiff_cli.stages.common import open_recorded_data
 from diladiff_cli.stages.eval_artifact import DEFINITIONS, artifact_table, evaluate_artifact
 from diladiff_cli.stages.eval_figures import NOISE_STDS, Evaluation, agreement, prior_velocity
 from diladiff_cli.stages.eval_samples import evaluate_samples
-from diladiff_cli.stages.sample import generate, load_sampler
+from diladiff_cli.stages.sample import generate
+from diladiff_cli.stages.sampler import load_sampler
 from tests.chain import LATENTS, LENGTH, Chain
 
 Report = dict[str, Any]

@@ -22,7 +22,8 @@ from diladiff_cli.stages import eval_files
 from diladiff_cli.stages.eval_artifact import evaluate_artifact
 from diladiff_cli.stages.eval_files import evaluate_files, overview_table, table_of
 from diladiff_cli.stages.reference_text import SHIPPED, held_out, reference_text
-from diladiff_cli.stages.sample import generate, load_sampler
+from diladiff_cli.stages.sample import generate
+from diladiff_cli.stages.sampler import load_sampler
 from tests.chain import LENGTH, Chain
 
 NO_SCORER = EvalConfig(scorer="none")

@@ -12,7 +12,8 @@ from tests.chain import Chain
 SCRIPT = """
 import json, sys
 from diladiff_cli.config import SampleConfig
-from diladiff_cli.stages.sample import generate, load_sampler
+from diladiff_cli.stages.sample import generate
+from diladiff_cli.stages.sampler import load_sampler
 for sample in generate(load_sampler(sys.argv[1]), SampleConfig(n=10, decodings=2, batch_size=4)):
     print(json.dumps(sample["token_ids"]))
 """

@@ -1,0 +1,110 @@
+"""The command ``bench``: quality over speed, or speed alone."""
+
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from diladiff_cli.cli.command import command
+from diladiff_cli.cli.output import Result, is_main_process, say, show
+from diladiff_cli.config import BenchConfig
+from diladiff_cli.settings import ConfigError, flag
+
+SPEED = {"vocab_sizes", "lengths", "batch_sizes", "width", "layers", "seconds"}
+BOTH = {"decode_steps", "top_p", "precision"}
+
+
+@command(
+    "bench",
+    stage="bench",
+    panel="Measurement",
+    examples=(
+        "diladiff bench --model ckpt/student --decode-steps 4,8,16,32 --steps 1,2,5 --against ckpt/mdlm ckpt/prior",
+        "diladiff bench --temperatures 1.0,0.85,0.7 --n 1000 --out frontier > frontier.jsonl",
+        "diladiff bench --speed",
+    ),
+)
+def bench(
+    config: BenchConfig,
+    given: dict[str, Any],
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            metavar="FOLDER",
+            help=r"An artifact of any stage. \[default: ckpt/student, else the small model that ships with diladiff]",
+        ),
+    ] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option("--against", metavar="FOLDER…", help="Further models for the same picture, one or several."),
+    ] = None,
+    more: Annotated[list[Path] | None, typer.Argument(metavar="", hidden=True)] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where points are kept and pictures go.")] = Path(
+        "bench"
+    ),
+    speed: Annotated[
+        bool,
+        typer.Option("--speed", metavar="", help="Measure speed alone, of random networks, beside a textbook sampler."),
+    ] = False,
+) -> Result:
+    """Draw the frontier of quality and speed: a table, JSON lines and a picture.
+
+    Points that were measured before are taken from the folder --out.
+    """
+    models = [*(against or ()), *(more or ())]
+    _reject_idle(given, model, models, speed)
+    if more and not against:
+        raise ConfigError([f"{more[0]} is no option; give models with --model and --against"])
+    if not is_main_process():
+        from accelerate import PartialState
+
+        PartialState()  # where the main process, which works alone, waits for the others to be there
+        return None
+    return _speed(config) if speed else _frontier(config, model, models, out)
+
+
+def _reject_idle(given: Mapping[str, Any], model: Path | None, models: list[Path], speed: bool) -> None:
+    """Refuse options that were given and would do nothing."""
+    names = sorted(name for name in given if name not in BOTH and (name in SPEED) is not speed)
+    why = "has no meaning with --speed" if speed else "is for --speed"
+    problems = [f"{flag(name)} {why}; leave it out" for name in names]
+    if speed and (model is not None or models):
+        problems.append(
+            "--model and --against have no meaning with --speed, which makes its own networks; leave them out"
+        )
+    if problems:
+        raise ConfigError(problems)
+
+
+def _speed(config: BenchConfig) -> Iterator[Mapping[str, Any]]:
+    from diladiff_cli.stages.bench_speed import bench_speed
+    from diladiff_cli.stages.bench_tables import speed_table
+
+    reports = yield from _kept(bench_speed(config))
+    show(speed_table(reports))
+
+
+def _frontier(config: BenchConfig, model: Path | None, models: list[Path], out: Path) -> Iterator[Mapping[str, Any]]:
+    from diladiff_cli.model import default_model
+    from diladiff_cli.stages.bench_frontier import bench_frontier
+    from diladiff_cli.stages.bench_picture import frontier_picture
+    from diladiff_cli.stages.bench_tables import frontier_table
+
+    if model is None:
+        model, note = default_model()
+        say(note)
+    reports = yield from _kept(bench_frontier(config, list(dict.fromkeys([model, *models])), out))
+    show(frontier_table(reports))
+    for file in frontier_picture(reports, out):
+        say(str(file))
+
+
+def _kept(reports: Iterable[dict[str, Any]]) -> Generator[dict[str, Any], None, list[dict[str, Any]]]:
+    """Hand all reports on; returns them in the end."""
+    found = []
+    for report in reports:
+        yield report
+        found.append(report)
+    return found

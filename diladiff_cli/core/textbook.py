@@ -1,0 +1,70 @@
+"""The ancestral sampler as it is usually written: all logits at all positions in every step, in float64.
+
+It is what :func:`diladiff_cli.core.unmask.unmask` equals in law, and what benchmarks compare it with.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+TINY = 1e-10  # keeps the logarithm finite
+
+
+def gumbel_draw(probabilities: Tensor, generator: torch.Generator) -> Tensor:
+    """Gumbel-max over the last dimension, as the largest p / -log(u) with u from U(0, 1): a categorical draw."""
+    uniform = torch.rand(
+        probabilities.shape, generator=generator, dtype=probabilities.dtype, device=probabilities.device
+    )
+    return (probabilities / -(uniform + TINY).log()).argmax(-1)
+
+
+def keep_nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    """Zero all tokens (..., K) but those whose strictly likelier ones total less than ``top_p``; unnormalised."""
+    ordered, order = probabilities.sort(dim=-1, descending=True)
+    ahead = ordered.cumsum(-1) - ordered
+    # Tokens that tie share the mass ahead of the first of them.
+    first = torch.cat([torch.ones_like(ordered[..., :1], dtype=torch.bool), ordered.diff(dim=-1) != 0], dim=-1)
+    ahead = torch.where(first, ahead, -torch.inf).cummax(-1).values
+    return torch.zeros_like(probabilities).scatter(-1, order, torch.where(ahead < top_p, ordered, 0.0))
+
+
+def textbook_step(
+    logits: Tensor, x_t: Tensor, mask_id: int, t: float, s: float, top_p: float, generator: torch.Generator
+) -> Tensor:
+    """One reverse step t -> s < t (method section 2) from logits (B, L, K) at all positions of x_t (B, L).
+
+    The distribution of a masked position is (t - s) / t times the prediction, and s / t at the mask token.
+    """
+    probabilities = logits.double().log_softmax(-1).exp()
+    if top_p < 1.0:
+        probabilities = keep_nucleus(probabilities, top_p)
+        probabilities /= probabilities.sum(-1, keepdim=True)
+    probabilities *= (t - s) / t
+    probabilities[..., mask_id] = s / t
+    drawn = gumbel_draw(probabilities, generator)
+    return torch.where(x_t == mask_id, drawn, x_t)
+
+
+def textbook_unmask(
+    logits_of: Callable[[Tensor], Tensor],
+    x: Tensor,
+    mask_id: int,
+    times: list[float],
+    generator: torch.Generator,
+    top_p: float = 1.0,
+) -> Tensor:
+    """Reverse steps along falling ``times``, which for a whole generation go from 1 to 0.
+
+    Args:
+        logits_of: x_t (B, L) -> logits (B, L, K), -inf at the mask token.
+        x: (B, L) tokens at the first of the times.
+        mask_id: The mask token.
+        times: Ends of the steps.
+        generator: Of the draws.
+        top_p: Nucleus.
+    """
+    for t, s in pairwise(times):
+        x = textbook_step(logits_of(x), x, mask_id, t, s, top_p, generator)
+    return x

@@ -1,0 +1,60 @@
+"""Peak memory of a piece of work, where the system can tell."""
+
+import ctypes
+import re
+from pathlib import Path
+
+import torch
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Memory that new tensors could take; None where the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
+
+
+class PeakMemory:
+    """Memory that a block of work takes at most, over what was taken before it.
+
+    On a GPU that of tensors; on Linux that of the process (resident), else None.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.bytes: int | None = None
+        self._before: int | None = None
+
+    def __enter__(self) -> "PeakMemory":
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self._before = torch.cuda.memory_allocated(self.device)
+            return self
+        try:
+            ctypes.CDLL("libc.so.6").malloc_trim(0)  # what is free but still held would hide what is taken
+            CLEAR.write_text("5")  # sets the peak back to what is resident now
+        except (OSError, AttributeError):
+            return self
+        self._before = _resident("VmRSS")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is None:
+            return
+        cuda = self.device.type == "cuda"
+        peak = torch.cuda.max_memory_allocated(self.device) if cuda else _resident("VmHWM")
+        self.bytes = None if peak is None else max(0, peak - self._before)
+
+
+def _resident(name: str) -> int | None:
+    try:
+        found = re.search(rf"{name}:\s+(\d+) kB", STATUS.read_text())
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None

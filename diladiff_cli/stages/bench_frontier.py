@@ -1,0 +1,221 @@
+"""``bench``: quality over speed of several models, point by point, each kept under the hash of what it depends on."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from diladiff_cli import __version__
+from diladiff_cli.config import BenchConfig, EvalConfig, SampleConfig
+from diladiff_cli.metrics.frontier import interpolated, spread
+from diladiff_cli.runtime.folders import write_text
+from diladiff_cli.runtime.progress import Bar, say
+from diladiff_cli.stages.bench_speed import machine, seconds
+from diladiff_cli.stages.eval_files import SampleMeasure
+from diladiff_cli.stages.sample import complete, decode, describe, draw_latents
+from diladiff_cli.stages.sample_sets import Sample
+from diladiff_cli.stages.sampler import Sampler, load_sampler
+
+Report = dict[str, Any]
+FIGURES = ("genppl", "entropy", "mauve", "latent_agreement", "distinct_2", "repetition_4")
+COMPARED = ("genppl", "mauve", "latent_agreement", "repetition_4")  # at equal entropy
+FORMAT_VERSION = 1  # of the kept points; raised when samples or figures of the same settings change
+
+
+@dataclass(frozen=True)
+class Point:
+    """One model, sampled in one way with several seeds.
+
+    Attributes:
+        model: Path as the user gave it.
+        stage: Of the model.
+        hash: Of the model.
+        settings: How texts are drawn; its seed is that of the first set.
+    """
+
+    model: str
+    stage: str
+    hash: str
+    settings: SampleConfig
+
+    @property
+    def line(self) -> tuple[str, int, float]:
+        """Points of equal model, latent steps and temperature make a line of the picture."""
+        return self.model, self.settings.steps, self.settings.temperature
+
+    def key(self, seed: int, *more: Any) -> str:
+        """Name of what is kept of one seed: a hash of all that it depends on."""
+        settings = replace(self.settings, seed=seed, batch_size=1).to_dict()
+        content = [FORMAT_VERSION, __version__, self.hash, settings, *more]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def bench_frontier(config: BenchConfig, models: Sequence[Path], out: Path) -> Iterator[Report]:
+    """Measure every model at every number of steps and temperature.
+
+    What was measured before with the same models and settings is taken from ``out``, so that a further point costs
+    only that point, and a run that was cut off goes on.
+
+    Args:
+        config: The points.
+        models: Artifacts of any stage; the first gives the reference text.
+        out: Folder of samples and figures.
+
+    Yields:
+        A report a point: settings, ``figures`` (mean, spread over seeds, and each seed's), ``tokens_per_second``,
+        ``latent_share`` (of the time), ``at_equal_entropy`` (for each base among the models, its figures interpolated
+        to this entropy at the same decoding steps), ``reference`` and ``definitions``.
+
+    Raises:
+        UserError: An unusable model or folder.
+        ConfigError: Settings that do not fit a model.
+    """
+    samplers = {str(model): load_sampler(model) for model in models}
+    points = [point for sampler in samplers.values() for point in _points(sampler, config)]
+    measure = SampleMeasure(EvalConfig(scorer=config.scorer, batch_size=config.batch_size, precision=config.precision))
+    (out / "points").mkdir(parents=True, exist_ok=True)
+    seeds = config.integers("seeds")
+    found = []
+    for number, point in enumerate(points, 1):
+        say(f"point {number} of {len(points)}: {_title(point)}")
+        runs = [_measured(point, seed, samplers[point.model], measure, config, out) for seed in seeds]
+        found.append(_report(point, runs, seeds))
+    for report in found:
+        yield report | {"at_equal_entropy": _against_bases(report, found)}
+
+
+def _points(sampler: Sampler, config: BenchConfig) -> Iterator[Point]:
+    steps = {"student": config.integers("steps"), "prior": config.integers("prior_steps")}.get(sampler.stage, (0,))
+    length = sampler.decoder.length
+    powers = tuple(2**k for k in range(2, length.bit_length()) if 2**k <= length)
+    for latent_steps in steps:
+        for temperature in config.temperature_list():
+            for decode_steps in config.integers("decode_steps") or powers or (length,):
+                settings = SampleConfig(
+                    n=config.n,
+                    steps=latent_steps,
+                    decode_steps=decode_steps,
+                    temperature=temperature,
+                    top_p=config.top_p,
+                    gamma=config.gamma if sampler.stage == "student" else SampleConfig().gamma,
+                    decodings=1 if sampler.autoencoder is None else config.decodings,
+                    batch_size=config.batch_size,
+                    precision=config.precision,
+                )
+                yield Point(sampler.name, sampler.stage, sampler.artifact.hash, complete(sampler, settings))
+
+
+def _title(point: Point) -> str:
+    latent = f", {point.settings.steps} latent steps" if point.settings.steps else ""
+    return f"{point.model}{latent}, {point.settings.decode_steps} decoding steps, T {point.settings.temperature:g}"
+
+
+def _measured(
+    point: Point, seed: int, sampler: Sampler, measure: SampleMeasure, config: BenchConfig, out: Path
+) -> Report:
+    """Speed and figures of one seed, kept or new."""
+    name = point.key(seed)
+    samples_file, speed_file = out / "points" / f"{name}.jsonl", out / "points" / f"{name}.speed.json"
+    figures_file = out / "points" / f"{point.key(seed, config.scorer)}.figures.json"
+    if not speed_file.exists():
+        samples, speed = _draw(sampler, replace(point.settings, seed=seed))
+        write_text(samples_file, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples))
+        write_text(speed_file, json.dumps(speed) + "\n")
+    if figures_file.exists():
+        figures = json.loads(figures_file.read_text())
+    else:
+        (figures,) = measure.reports([json.loads(line) for line in samples_file.read_text().splitlines()])
+        if figures["scorer"]["name"] is not None:  # without one, a later call may have it
+            write_text(figures_file, json.dumps(figures) + "\n")
+    kept = ("samples", "reference", "definitions", "left_out", "scorer")
+    return {"speed": json.loads(speed_file.read_text()), **{name: figures.get(name) for name in kept}}
+
+
+def _draw(sampler: Sampler, settings: SampleConfig) -> tuple[list[Sample], Report]:
+    """The samples, and the time they took without loading."""
+    latents = settings.n // settings.decodings
+    size = max(1, settings.batch_size // settings.decodings)
+    batches = [range(i, min(i + size, latents)) for i in range(0, latents, size)]
+    _draw_batch(sampler, batches[0], replace(settings, decode_steps=1, steps=min(1, settings.steps)))  # warm
+    samples: list[Sample] = []
+    latent_seconds = decode_seconds = 0.0
+    with Bar("samples", settings.n) as bar:
+        for batch in batches:
+            found, took_latent, took_decode = _draw_batch(sampler, batch, settings)
+            samples += found
+            latent_seconds, decode_seconds = latent_seconds + took_latent, decode_seconds + took_decode
+            bar.update(len(found))
+    total = latent_seconds + decode_seconds
+    return samples, {
+        "seconds": total,
+        "tokens_per_second": settings.n * sampler.decoder.length / total,
+        "latent_share": latent_seconds / total,
+        "batch_size": settings.batch_size,
+        "machine": machine(sampler.device),
+    }
+
+
+def _draw_batch(sampler: Sampler, batch: range, settings: SampleConfig) -> tuple[list[Sample], float, float]:
+    """Samples of some latents, seconds for these and seconds for the texts."""
+    ids = range(batch.start * settings.decodings, batch.stop * settings.decodings)
+    kept: dict[str, Any] = {"z_0": None}
+
+    def latents() -> None:
+        if sampler.autoencoder is not None:
+            kept["z_0"] = draw_latents(sampler, batch, settings).repeat_interleave(settings.decodings, 0)
+
+    def texts() -> None:
+        kept["tokens"] = decode(sampler, ids, settings, kept["z_0"])
+
+    times = seconds(latents, sampler.device), seconds(texts, sampler.device)
+    return describe(sampler, ids, settings, kept["tokens"]), *times
+
+
+def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int]) -> Report:
+    figures = {}
+    for name in FIGURES:
+        values = [run["samples"].get(name) for run in runs]
+        if all(value is not None for value in values):
+            mean, std = spread(values)
+            figures[name] = {"mean": mean, "std": std, "by_seed": values}
+    speeds = [run["speed"] for run in runs]
+    rate, rate_std = spread([speed["tokens_per_second"] for speed in speeds])
+    names = ("steps", "decode_steps", "temperature", "top_p", "gamma", "n", "decodings", "precision")
+    settings = {name: getattr(point.settings, name) for name in names}
+    return {
+        "model": point.model,
+        "stage": point.stage,
+        "model_hash": point.hash,
+        **settings,
+        "steps": point.settings.steps or None,
+        "gamma": point.settings.gamma if point.stage == "student" else None,
+        "seeds": list(seeds),
+        "figures": figures,
+        "tokens_per_second": {"mean": rate, "std": rate_std, "by_seed": [s["tokens_per_second"] for s in speeds]},
+        "latent_share": spread([speed["latent_share"] for speed in speeds])[0],
+        "batch_size": speeds[0]["batch_size"],
+        "machine": speeds[0]["machine"],
+        "reference": runs[0]["reference"],
+        "definitions": runs[0]["definitions"],
+        "left_out": runs[0]["left_out"],
+        "scorer": runs[0]["scorer"],
+    }
+
+
+def _means(report: Mapping[str, Any]) -> dict[str, float | None]:
+    return {name: figure["mean"] for name, figure in report["figures"].items()}
+
+
+def _against_bases(report: Report, reports: Sequence[Report]) -> dict[str, Report]:
+    """Of each other base: its figures at this report's entropy, at the same number of decoding steps."""
+    entropy = _means(report).get("entropy")
+    bases = {r["model"] for r in reports if r["stage"] == "mdlm"} - {report["model"]}
+    found: dict[str, Report] = {}
+    if entropy is None:
+        return found
+    for base in sorted(bases):
+        same = [_means(r) for r in reports if r["model"] == base and r["decode_steps"] == report["decode_steps"]]
+        found[base] = {name: interpolated(same, name, entropy) for name in COMPARED}
+    return found

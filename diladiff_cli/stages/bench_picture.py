@@ -1,0 +1,78 @@
+"""The picture of ``bench``: quality over throughput, a line for each model, latent steps and temperature."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diladiff_cli.stages.pictures import COLOURS, new_figure, save_picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Report = dict[str, Any]
+Line = tuple[str, int | None, float]
+PANELS = {"genppl": "generative perplexity (lower is better)", "mauve": "MAUVE (higher is better)"}
+STYLES = ("-", "--", ":", "-.")  # of temperatures
+MARKERS = ("o", "s", "^", "D", "v", "P")  # of latent steps
+
+
+def lines_of(reports: Sequence[Report]) -> dict[Line, list[Report]]:
+    """The points of each (model, latent steps, temperature), by falling throughput."""
+    found: dict[Line, list[Report]] = defaultdict(list)
+    for report in reports:
+        found[report["model"], report["steps"], report["temperature"]].append(report)
+    return {line: sorted(points, key=lambda r: -_speed(r)) for line, points in found.items()}
+
+
+def frontier_figure(reports: Sequence[Report]) -> "Figure":
+    """GenPPL and MAUVE over tokens per second, each point labelled with its decoding steps."""
+    measured = [name for name in PANELS if any(name in r["figures"] for r in reports)] or ["genppl"]
+    figure, axes = new_figure(len(measured), "quality over throughput")
+    for panel, name in zip(axes, measured, strict=True):
+        _draw_panel(panel, name, reports)
+    axes[0].legend(loc="best", frameon=False)
+    return figure
+
+
+def frontier_picture(reports: Sequence[Report], folder: Path) -> list[Path]:
+    """Write ``frontier.png`` and ``frontier.svg``; returns their paths."""
+    return save_picture(frontier_figure(reports), folder, "frontier")
+
+
+def _speed(report: Report) -> float:
+    return float(report["tokens_per_second"]["mean"])
+
+
+def _draw_panel(panel: "Axes", name: str, reports: Sequence[Report]) -> None:
+    models = list(dict.fromkeys(r["model"] for r in reports))
+    temperatures = sorted({r["temperature"] for r in reports}, reverse=True)
+    latent_steps = sorted({r["steps"] or 0 for r in reports})
+    for (model, steps, temperature), points in lines_of(reports).items():
+        shown = [r for r in points if name in r["figures"]]
+        panel.errorbar(
+            [_speed(r) for r in shown],
+            [r["figures"][name]["mean"] for r in shown],
+            yerr=[r["figures"][name]["std"] or 0.0 for r in shown],
+            color=COLOURS[models.index(model) % len(COLOURS)],
+            linestyle=STYLES[temperatures.index(temperature) % len(STYLES)],
+            marker=MARKERS[latent_steps.index(steps or 0) % len(MARKERS)],
+            label=_label(model, steps, temperature, len(temperatures) > 1),
+        )
+        for r in shown:
+            place = (_speed(r), r["figures"][name]["mean"])
+            panel.annotate(str(r["decode_steps"]), place, xytext=(4, 4), textcoords="offset points", fontsize=7)
+    reference = (reports[0]["reference"] or {}).get(name)
+    if reference is not None:
+        panel.axhline(reference, color="0.5", linewidth=1, linestyle=(0, (1, 3)), label="reference text")
+    panel.set_xscale("log")
+    panel.set_xlabel("tokens per second (labels: decoding steps)")
+    panel.set_ylabel(PANELS[name])
+    if name == "genppl":
+        panel.set_yscale("log")
+
+
+def _label(model: str, steps: int | None, temperature: float, several: bool) -> str:
+    latent = f", {steps} latent step{'s' * (steps > 1)}" if steps else ""
+    return model + latent + (f", T {temperature:g}" if several else "")

@@ -1,0 +1,190 @@
+"""``bench --speed``: how fast texts are drawn, beside the bare network and beside the textbook sampler.
+
+The networks are random: speed does not depend on what was learned. The floor of exact decoding in N steps is N runs of
+the network's body without its vocabulary head.
+"""
+
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import product
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diladiff_cli.config import BenchConfig
+from diladiff_cli.core.textbook import textbook_unmask
+from diladiff_cli.core.times import sampling_grid
+from diladiff_cli.core.unmask import Decoding, unmask
+from diladiff_cli.networks.denoiser import TokenDenoiser, with_bf16_blocks
+from diladiff_cli.runtime.memory import PeakMemory, available_bytes
+from diladiff_cli.runtime.randomness import generator
+from diladiff_cli.stages.common import seeded
+from diladiff_cli.stages.sample import decoding_functions
+from diladiff_cli.stages.sampler import sampling_device
+
+Report = dict[str, Any]
+ROUNDS = 3  # pairs of measurements, of which the median counts
+TEXTBOOK_COPIES = 5  # float64 tensors of all logits that the textbook sampler has at the same time
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured.
+
+    Attributes:
+        vocab_size: K.
+        length: L.
+        batch_size: B, texts drawn at once.
+        decode_steps: N_disc.
+        top_p: Nucleus; 1 for none.
+    """
+
+    vocab_size: int
+    length: int
+    batch_size: int
+    decode_steps: int
+    top_p: float
+
+
+@dataclass(frozen=True)
+class Window:
+    """Successive steps of a generation: all of them, or those in its middle, where the state is as it would be.
+
+    Attributes:
+        x: (B, L) tokens before the first of the steps.
+        reveal_times: (B, L); what later steps would reveal has -1, which is never.
+        times: Ends of the steps, one more than there are steps.
+    """
+
+    x: Tensor
+    reveal_times: Tensor
+    times: list[float]
+
+    @classmethod
+    def of(cls, setting: Setting, steps: int, mask_id: int, device: torch.device) -> "Window":
+        """The ``steps`` in the middle of a generation."""
+        shape, chance = (setting.batch_size, setting.length), generator(device, 17)
+        first = (setting.decode_steps - steps) // 2
+        times = sampling_grid(setting.decode_steps).tolist()[first : first + steps + 1]
+        reveal_times = torch.rand(shape, generator=chance, device=device, dtype=torch.float64)
+        tokens = torch.randint(mask_id + 1, setting.vocab_size, shape, generator=chance, device=device)
+        x = torch.where(reveal_times >= times[0], tokens, mask_id)
+        return cls(x, torch.where(reveal_times < times[-1], -1.0, reveal_times), times)
+
+
+def bench_speed(config: BenchConfig) -> Iterator[Report]:
+    """Measure every combination of vocabulary, length, batch size, steps and nucleus.
+
+    Yields:
+        The setting, seconds of a step (``floor``, ``ours``, ``textbook``), tokens per second of whole generations,
+        ratios (medians over paired measurements), peak memory, and on what it was measured.
+    """
+    device = sampling_device()
+    for vocab_size, length in product(config.integers("vocab_sizes"), config.integers("lengths")):
+        decoder = _random_decoder(config, vocab_size, length, device)
+        steps = config.integers("decode_steps") or (16, 64, length)
+        chosen = dict.fromkeys(n for n in steps if n <= length)
+        for batch_size, decode_steps in product(config.integers("batch_sizes"), chosen):
+            for top_p in dict.fromkeys((1.0, config.top_p)):
+                yield measure(decoder, Setting(vocab_size, length, batch_size, decode_steps, top_p), config)
+
+
+def _random_decoder(config: BenchConfig, vocab_size: int, length: int, device: torch.device) -> TokenDenoiser:
+    seeded(0)
+    shape: dict[str, Any] = {
+        "width": config.width,
+        "layers": config.layers,
+        "heads": 4,
+        "activation": "gelu",
+        "tie_embeddings": True,
+    }
+    decoder = TokenDenoiser(vocab_size=vocab_size, mask_id=0, length=length, **shape)
+    decoder = decoder.requires_grad_(False).eval().to(device)
+    return with_bf16_blocks(decoder) if config.precision == "bf16" else decoder
+
+
+@torch.no_grad()
+def measure(decoder: TokenDenoiser, setting: Setting, config: BenchConfig) -> Report:
+    """The figures of one setting."""
+    device, autocast = decoder.embedding.weight.device, torch.autocast
+    with autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        body, head = decoding_functions(decoder)
+        rows = torch.arange(setting.batch_size, device=device)
+        whole = Window.of(setting, setting.decode_steps, decoder.mask_id, device)
+        body(whole.x, rows)
+        once = seconds(lambda: body(whole.x, rows), device)
+        steps = min(setting.decode_steps, max(1, int(config.seconds / once)))
+        window = Window.of(setting, steps, decoder.mask_id, device)
+        uniform = torch.rand(window.x.shape, generator=generator(device, 18), device=device, dtype=torch.float64)
+        decoding = Decoding(setting.decode_steps, top_p=setting.top_p)
+
+        def floor() -> None:
+            for _ in range(steps):
+                body(window.x, rows)
+
+        def ours() -> None:
+            unmask(body, head, window.x, decoder.mask_id, window.reveal_times, uniform, decoding)
+
+        with PeakMemory(device) as memory:
+            ours()
+        pairs = [(seconds(floor, device), seconds(ours, device)) for _ in range(ROUNDS)]
+        textbook = _textbook(decoder, setting, config.seconds)
+    ours_step = median(pair[1] for pair in pairs) / steps
+    return {
+        **asdict(setting),
+        "steps_measured": steps,
+        "seconds": {"floor": median(p[0] for p in pairs) / steps, "ours": ours_step, "textbook": textbook["seconds"]},
+        "tokens_per_second": setting.batch_size * setting.length / (ours_step * setting.decode_steps),
+        "ratio_to_floor": median(b / a for a, b in pairs),
+        "speedup_over_textbook": None if textbook["seconds"] is None else textbook["seconds"] / ours_step,
+        "peak_megabytes": {"ours": _megabytes(memory.bytes), "textbook": _megabytes(textbook["bytes"])},
+        "width": config.width,
+        "layers": config.layers,
+        "precision": config.precision,
+        "machine": machine(device),
+    }
+
+
+def _textbook(decoder: TokenDenoiser, setting: Setting, budget: float) -> dict[str, Any]:
+    """Seconds of a step and peak memory of the textbook sampler; None where it does not fit into memory."""
+    device = decoder.embedding.weight.device
+    needed = TEXTBOOK_COPIES * 8 * setting.batch_size * setting.length * setting.vocab_size
+    free = available_bytes(device)
+    if free is not None and needed > 0.8 * free:
+        return {"seconds": None, "bytes": None}
+    window = Window.of(setting, 1, decoder.mask_id, device)
+    chance = generator(device, 19)
+
+    def step() -> None:
+        textbook_unmask(decoder, window.x, decoder.mask_id, window.times, chance, setting.top_p)
+
+    with PeakMemory(device) as memory:
+        first = seconds(step, device)
+    repeated = [seconds(step, device) for _ in range(min(ROUNDS, int(budget / first)))]
+    return {"seconds": median(repeated) if repeated else first, "bytes": memory.bytes}
+
+
+def seconds(work: Callable[[], Any], device: torch.device) -> float:
+    """How long ``work`` takes, until the device has done it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    begin = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begin
+
+
+def machine(device: torch.device) -> str:
+    """The device, as a figure should name it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
+
+
+def _megabytes(count: int | None) -> float | None:
+    return None if count is None else count / 1e6

@@ -1,0 +1,69 @@
+"""What ``bench`` shows on the terminal."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from diladiff_cli.stages.eval_samples import cell
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Report = dict[str, Any]
+
+
+def _with_spread(figure: dict[str, Any] | None) -> str:
+    if figure is None:
+        return "-"
+    return cell(figure["mean"]) + (f" ± {figure['std']:.2g}" if figure["std"] is not None else "")
+
+
+def frontier_table(reports: Sequence[Report]) -> "Table":
+    """A row for each point of :func:`diladiff_cli.stages.bench_frontier.bench_frontier`, and the reference."""
+    from rich.table import Table
+
+    bases = sorted({base for r in reports for base in r["at_equal_entropy"]})
+    columns = ["model", "latent", "decode", "T", "tokens/s", "genppl", "entropy", "mauve", "agreement"]
+    table = Table(*columns, *(f"genppl of {base} at this entropy" for base in bases), title="quality and speed")
+    for r in reports:
+        figures = [_with_spread(r["figures"].get(n)) for n in ("genppl", "entropy", "mauve", "latent_agreement")]
+        settings = [r["model"], cell(r["steps"]), str(r["decode_steps"]), f"{r['temperature']:g}"]
+        others = [cell(r["at_equal_entropy"].get(base, {}).get("genppl")) for base in bases]
+        table.add_row(*settings, f"{r['tokens_per_second']['mean']:,.0f}", *figures, *others)
+    reference = reports[0]["reference"]
+    if reference:
+        figures = [cell(reference.get(n)) for n in ("genppl", "entropy", "mauve")]
+        table.add_row("reference text", "-", "-", "-", "-", *figures, "-", *("-" for _ in bases))
+    return table
+
+
+def speed_table(reports: Sequence[Report]) -> "Table":
+    """A row for each setting of :func:`diladiff_cli.stages.bench_speed.bench_speed`."""
+    from rich.table import Table
+
+    columns = [
+        "vocabulary",
+        "length",
+        "batch",
+        "steps",
+        "nucleus",
+        "tokens/s",
+        "of the floor",
+        "over textbook",
+        "MB",
+        "textbook MB",
+    ]
+    table = Table(*columns, title=f"drawing texts: {reports[0]['machine']}, {reports[0]['precision']}")
+    for r in reports:
+        setting = [f"{r[name]:,}" for name in ("vocab_size", "length", "batch_size", "decode_steps")]
+        speed = [f"{r['tokens_per_second']:,.0f}", f"{r['ratio_to_floor']:.2f}", _times(r["speedup_over_textbook"])]
+        memory = [_rounded(r["peak_megabytes"][name]) for name in ("ours", "textbook")]
+        table.add_row(*setting, f"{r['top_p']:g}", *speed, *memory)
+    return table
+
+
+def _times(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _rounded(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"

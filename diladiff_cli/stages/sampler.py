@@ -1,0 +1,118 @@
+"""What sampling needs of an artifact: its networks, loaded with those of its ancestors that take part."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diladiff_cli.data.tokenizer import load_tokenizer
+from diladiff_cli.data.tokens import TokenSplit
+from diladiff_cli.errors import UserError
+from diladiff_cli.networks.autoencoder import AutoEncoder
+from diladiff_cli.networks.denoiser import TokenDenoiser, with_bf16_blocks
+from diladiff_cli.networks.latent import LatentPrior, LatentStudent
+from diladiff_cli.runtime.artifacts import Artifact, load_artifact
+from diladiff_cli.runtime.processes import process_state
+from diladiff_cli.stages.common import open_recorded_data
+from diladiff_cli.stages.networks import TextEncoder, build, text_encoder
+
+LATENT_STEPS = {"prior": 200, "student": 5}  # the default N_cont
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """The loaded networks of an artifact.
+
+    Attributes:
+        name: The artifact's path as the user gave it.
+        artifact: The artifact itself.
+        decoder: The auto-encoder's, or an ``mdlm`` itself.
+        autoencoder: Encoder, decoder and latent statistics; None for an ``mdlm``.
+        latent: The network that draws latents; None for ``mdlm`` and ``ae``.
+        tokenizer: Of the artifact.
+        device: Where all of it lives.
+        data: Data set whose held-out blocks an ``ae`` encodes; None for the recorded one.
+    """
+
+    name: str
+    artifact: Artifact
+    decoder: TokenDenoiser
+    autoencoder: AutoEncoder | None
+    latent: LatentPrior | LatentStudent | None
+    tokenizer: Any
+    device: torch.device
+    data: Path | None = None
+
+    @property
+    def stage(self) -> str:
+        """One of "mdlm", "ae", "prior", "student"."""
+        return self.artifact.stage
+
+    def decoder_in(self, precision: str) -> TokenDenoiser:
+        """The decoder as ``precision`` runs it: for "bf16" a copy whose blocks hold bf16 matrices, cast once."""
+        return self._bf16_decoder if precision == "bf16" else self.decoder
+
+    @cached_property
+    def _bf16_decoder(self) -> TokenDenoiser:
+        return with_bf16_blocks(self.decoder)
+
+    @cached_property
+    def encoder(self) -> TextEncoder:
+        """Clean tokens -> standardised latents, loaded on first use: drawing from a prior does without."""
+        return text_encoder(autoencoder_of(self.artifact), self.require_autoencoder(), self.device)
+
+    @cached_property
+    def held_out(self) -> TokenSplit:
+        """The validation blocks of the data set; a UserError where it is missing."""
+        return open_recorded_data(self.artifact, self.data)[0].split("valid")
+
+    def require_autoencoder(self) -> AutoEncoder:
+        """The auto-encoder; a UserError where there is none."""
+        if self.autoencoder is None:
+            raise UserError(f"{self.name} is of stage mdlm, which has no latents", "use an ae, prior or student")
+        return self.autoencoder
+
+
+def load_sampler(path: Path | str, device: torch.device | str | None = None, data: Path | None = None) -> Sampler:
+    """Load what sampling from an artifact needs; of its ancestors only the auto-encoder.
+
+    Args:
+        path: Artifact of any stage.
+        device: None for this process's GPU where there is one, else the CPU.
+        data: As in :class:`Sampler`.
+
+    Raises:
+        UserError: The artifact or its auto-encoder is missing, changed or damaged.
+    """
+    artifact = load_artifact(path)
+    device = sampling_device() if device is None else torch.device(device)
+    latent = build(artifact, device) if artifact.stage in LATENT_STEPS else None
+    autoencoder = None if artifact.stage == "mdlm" else build(autoencoder_of(artifact), device)
+    return Sampler(
+        name=str(path),
+        artifact=artifact,
+        decoder=build(artifact, device) if autoencoder is None else autoencoder.decoder,
+        autoencoder=autoencoder,
+        latent=latent,
+        tokenizer=load_tokenizer(artifact.tokenizer_path),
+        device=device,
+        data=data,
+    )
+
+
+def autoencoder_of(artifact: Artifact) -> Artifact:
+    """The auto-encoder itself, or that of a prior or student."""
+    return artifact if artifact.stage == "ae" else artifact.parent("ae")
+
+
+def sampling_device() -> torch.device:
+    """This process's device; the CPU where that has no float64, in which tokens are drawn."""
+    device: torch.device = process_state().device
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def default_decode_steps(sampler: Sampler) -> int:
+    """N_disc where none is given: a quarter of the length."""
+    return max(1, sampler.decoder.length // 4)

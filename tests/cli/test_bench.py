@@ -1,0 +1,54 @@
+"""The command ``bench`` as a user runs it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chain import Chain
+
+from .conftest import Cli
+
+POINTS = ("--decode-steps", "2,4", "--steps", "1", "--seeds", "0", "--n", "4", "--scorer", "none")
+
+
+def reports(out: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+@pytest.mark.parametrize("form", [["--against", "{mdlm}", "{prior}"], ["--against", "{mdlm}", "--against", "{prior}"]])
+def test_bench_writes_lines_a_table_and_pictures(cli: Cli, tiny_chain: Chain, tmp_path: Path, form: list[str]) -> None:
+    against = [part.format(mdlm=tiny_chain.mdlm, prior=tiny_chain.prior) for part in form]
+    found = cli("bench", "--model", tiny_chain.student, *against, *POINTS, "--prior-steps", "2")
+    assert found.status == 0, found.err
+    lines = reports(found.out)
+    models = [str(p) for p in (tiny_chain.student, tiny_chain.mdlm, tiny_chain.prior)]
+    assert [(r["model"], r["decode_steps"]) for r in lines] == [(m, n) for m in models for n in (2, 4)]
+    assert "quality and speed" in found.err
+    assert (tmp_path / "bench" / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    picture = (tmp_path / "bench" / "frontier.svg").read_text()
+    assert "tokens per second" in picture
+    assert tiny_chain.mdlm.name in picture
+
+
+@pytest.mark.slow
+def test_bench_takes_up_what_a_killed_one_left(shell: Cli, tiny_chain: Chain, tmp_path: Path) -> None:
+    arguments = ("bench", "--model", str(tiny_chain.student), *POINTS)
+    first = shell(*arguments)
+    points = sorted((tmp_path / "bench" / "points").iterdir())
+    for path in points[1:]:
+        path.unlink()
+    second = shell(*arguments)
+    assert (first.status, second.status) == (0, 0), first.err + second.err
+    assert sorted((tmp_path / "bench" / "points").iterdir()) == points
+    figures = [[r["figures"] for r in reports(run.out)] for run in (first, second)]
+    assert figures[0] == figures[1]
+
+
+def test_speed_is_told_for_each_setting(cli: Cli) -> None:
+    small = ("--vocab-sizes", "40", "--lengths", "8", "--batch-sizes", "2", "--width", "8", "--layers", "1")
+    found = cli("bench", "--speed", *small, "--seconds", "0.05", "--decode-steps", "4", "--precision", "fp32")
+    assert found.status == 0, found.err
+    assert [(r["decode_steps"], r["top_p"]) for r in reports(found.out)] == [(4, 1.0), (4, 0.9)]
+    assert "over textbook" in found.err

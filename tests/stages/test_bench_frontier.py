@@ -1,0 +1,126 @@
+"""``bench`` from Python: points, what is kept of them, and the comparison at equal entropy."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diladiff_cli.config import BenchConfig, SampleConfig
+from diladiff_cli.settings import ConfigError
+from diladiff_cli.stages import bench_frontier as module
+from diladiff_cli.stages.bench_frontier import bench_frontier
+from diladiff_cli.stages.bench_tables import frontier_table
+from diladiff_cli.stages.sample import generate
+from diladiff_cli.stages.sampler import load_sampler
+from tests.chain import LENGTH, Chain
+
+Report = dict[str, Any]
+SETTINGS: dict[str, Any] = {
+    "decode_steps": "2,4",
+    "steps": "1,2",
+    "prior_steps": "3",
+    "seeds": "0,5",
+    "n": 4,
+    "scorer": "none",
+    "precision": "fp32",
+}
+
+
+def bench(chain: Chain, out: Path, *stages: str, **settings: Any) -> list[Report]:
+    models = [getattr(chain, stage) for stage in stages or ("student",)]
+    return list(bench_frontier(BenchConfig(**SETTINGS | settings), models, out))
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, float, int]]:
+    """What is drawn anew: latent steps, decoding steps, temperature and seed."""
+    asked: list[tuple[int, int, float, int]] = []
+    draw = module._draw
+
+    def watched(sampler: Any, settings: SampleConfig) -> Any:
+        asked.append((settings.steps, settings.decode_steps, settings.temperature, settings.seed))
+        return draw(sampler, settings)
+
+    monkeypatch.setattr(module, "_draw", watched)
+    return asked
+
+
+def test_a_point_for_every_model_number_of_steps_and_temperature(tiny_chain: Chain, tmp_path: Path) -> None:
+    reports = bench(tiny_chain, tmp_path, "student", "mdlm", "prior", temperatures="1.0,0.5")
+    found = {(r["stage"], r["steps"], r["decode_steps"], r["temperature"]) for r in reports}
+    lines = [("student", 1), ("student", 2), ("mdlm", None), ("prior", 3)]
+    assert found == {(stage, m, n, t) for stage, m in lines for n in (2, 4) for t in (1.0, 0.5)}
+    assert len(reports) == len(found)
+    assert frontier_table(reports).row_count == len(reports) + 1  # and the reference
+
+
+def test_figures_are_those_of_the_samples_that_sample_draws(tiny_chain: Chain, tmp_path: Path) -> None:
+    report = bench(tiny_chain, tmp_path, decode_steps="4", steps="2", seeds="5")[0]
+    config = SampleConfig(n=4, steps=2, decode_steps=4, seed=5, decodings=2)
+    wanted = list(generate(load_sampler(tiny_chain.student, "cpu"), config))
+    (file,) = (tmp_path / "points").glob("*[!d].jsonl")
+    assert [module.json.loads(line) for line in file.read_text().splitlines()] == wanted
+    assert report["figures"]["entropy"]["std"] is None
+    assert set(report["left_out"]) >= {"genppl", "mauve"}
+
+
+def test_spread_is_over_seeds_and_speed_is_tokens_per_second(tiny_chain: Chain, tmp_path: Path) -> None:
+    for r in bench(tiny_chain, tmp_path, "student", "mdlm"):
+        entropy = r["figures"]["entropy"]
+        assert len(entropy["by_seed"]) == len(r["seeds"]) == 2
+        assert entropy["mean"] == pytest.approx(sum(entropy["by_seed"]) / 2)
+        assert entropy["std"] > 0
+        assert min(r["tokens_per_second"]["by_seed"]) > 0
+        assert (r["latent_share"] > 0.01) == (r["stage"] == "student")
+
+
+def test_only_what_is_new_is_drawn(tiny_chain: Chain, tmp_path: Path, drawn: list[Any]) -> None:
+    first = bench(tiny_chain, tmp_path)
+    assert len(drawn) == 8
+    drawn.clear()
+    assert bench(tiny_chain, tmp_path) == first
+    assert drawn == []
+    bench(tiny_chain, tmp_path, decode_steps="2,4,8", steps="2")
+    assert drawn == [(2, 8, 1.0, 0), (2, 8, 1.0, 5)]
+    drawn.clear()
+    bench(tiny_chain, tmp_path, n=6, steps="1", decode_steps="2", seeds="0")
+    assert drawn == [(1, 2, 1.0, 0)]
+
+
+def test_another_model_in_the_same_place_is_measured_anew(chain_copy: Chain, tmp_path: Path, drawn: list[Any]) -> None:
+    from tests.chain import distill_config
+
+    settings = {"steps": "1", "decode_steps": "2", "seeds": "0"}
+    bench(chain_copy, tmp_path, **settings)
+    from diladiff_cli.stages.distill import distill
+
+    distill(distill_config(max_steps=2), prior=chain_copy.prior, out=chain_copy.student, resume=False)
+    bench(chain_copy, tmp_path, **settings)
+    assert len(drawn) == 2
+
+
+def test_the_default_steps_are_powers_of_two_up_to_the_length(tiny_chain: Chain, tmp_path: Path) -> None:
+    reports = bench(tiny_chain, tmp_path, "mdlm", decode_steps="", n=2, seeds="0")
+    assert [r["decode_steps"] for r in reports] == [4, 8, 16]
+    assert LENGTH == 16
+
+
+def test_bases_are_compared_at_equal_entropy_and_equal_decoding_steps(
+    tiny_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports = bench(tiny_chain, tmp_path, "student", "mdlm", temperatures="1.0,0.2", n=64, steps="1", seeds="0")
+    for r in reports:
+        if r["stage"] == "mdlm":
+            assert r["at_equal_entropy"] == {}
+            continue
+        line = [b for b in reports if b["stage"] == "mdlm" and b["decode_steps"] == r["decode_steps"]]
+        ends = sorted(b["figures"]["entropy"]["mean"] for b in line)
+        found = r["at_equal_entropy"][str(tiny_chain.mdlm)]["repetition_4"]
+        assert (found is not None) == (ends[0] <= r["figures"]["entropy"]["mean"] <= ends[1])
+
+
+def test_settings_that_do_not_fit_a_model_are_refused(tiny_chain: Chain, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="too few held-out blocks"):
+        bench(tiny_chain, tmp_path, "ae", n=100_000)
+    with pytest.raises(ConfigError, match="--steps is '1,x'; give whole numbers"):
+        BenchConfig(steps="1,x")

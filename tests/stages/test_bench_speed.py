@@ -1,0 +1,55 @@
+"""``bench --speed`` from Python: what is measured is what it says; how fast it is, is no test."""
+
+import pytest
+import torch
+
+from diladiff_cli.config import BenchConfig
+from diladiff_cli.core.times import sampling_grid
+from diladiff_cli.core.unmask import Decoding, unmask
+from diladiff_cli.stages import bench_speed as module
+from diladiff_cli.stages.bench_speed import Setting, Window, bench_speed
+from diladiff_cli.stages.bench_tables import speed_table
+
+CPU = torch.device("cpu")
+SMALL = BenchConfig(
+    vocab_sizes="50,70", lengths="8", batch_sizes="1,3", width=16, layers=1, seconds=0.05, precision="fp32"
+)
+SETTING = Setting(vocab_size=50, length=64, batch_size=40, decode_steps=16, top_p=1.0)
+
+
+def test_every_combination_is_measured_once_and_steps_beyond_the_length_are_not() -> None:
+    reports = list(bench_speed(SMALL))
+    names = ("vocab_size", "length", "batch_size", "decode_steps", "top_p")
+    found = [tuple(r[name] for name in names) for r in reports]
+    assert sorted(found) == sorted((k, 8, b, 8, p) for k in (50, 70) for b in (1, 3) for p in (1.0, 0.9))
+    for r in reports:
+        assert r["seconds"]["ours"] > 0
+        assert r["tokens_per_second"] == pytest.approx(r["batch_size"] * 8 / (r["seconds"]["ours"] * 8))
+        assert r["speedup_over_textbook"] == pytest.approx(r["seconds"]["textbook"] / r["seconds"]["ours"])
+    assert speed_table(reports).row_count == len(reports)
+
+
+def test_a_textbook_sampler_that_would_not_fit_into_memory_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "available_bytes", lambda _: 8 * 3 * 8 * 50)
+    for r in bench_speed(SMALL):
+        assert r["seconds"]["textbook"] is None
+        assert r["speedup_over_textbook"] is None
+        assert r["ratio_to_floor"] > 0
+
+
+@pytest.mark.parametrize("steps", [1, 5, 16])
+def test_a_window_holds_the_steps_in_the_middle_of_a_generation(steps: int) -> None:
+    window, asked = Window.of(SETTING, steps, 0, CPU), []
+    assert window.times == sampling_grid(16).tolist()[(16 - steps) // 2 :][: steps + 1]
+    masked = (window.x == 0).float().mean()
+    assert float(masked) == pytest.approx(window.times[0], abs=0.05)
+
+    def body(x_t: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        asked.append(len(rows))
+        return torch.zeros(*x_t.shape, 50).index_fill(-1, torch.tensor([0]), -torch.inf)
+
+    uniform = torch.rand(window.x.shape, dtype=torch.float64)
+    done = unmask(body, lambda hidden: hidden, window.x, 0, window.reveal_times, uniform, Decoding(16))
+    assert len(asked) == steps
+    assert min(asked) > 30
+    assert float((done == 0).float().mean()) == pytest.approx(window.times[-1], abs=0.05)
