@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diladiff_cli.stages.bench_tables import short_names
 from diladiff_cli.stages.pictures import COLOURS, new_figure, save_picture
 
 if TYPE_CHECKING:
@@ -13,7 +14,11 @@ if TYPE_CHECKING:
 
 Report = dict[str, Any]
 Line = tuple[str, int | None, float]
-PANELS = {"genppl": "generative perplexity (lower is better)", "mauve": "MAUVE (higher is better)"}
+PANELS = {
+    "genppl": "generative perplexity (lower is better)",
+    "mauve": "MAUVE (higher is better)",
+    "entropy": "token entropy (nats)",
+}
 STYLES = ("-", "--", ":", "-.")  # of temperatures
 MARKERS = ("o", "s", "^", "D", "v", "P")  # of latent steps
 
@@ -27,8 +32,8 @@ def lines_of(reports: Sequence[Report]) -> dict[Line, list[Report]]:
 
 
 def frontier_figure(reports: Sequence[Report]) -> "Figure":
-    """GenPPL and MAUVE over tokens per second, each point labelled with its decoding steps."""
-    measured = [name for name in PANELS if any(name in r["figures"] for r in reports)] or ["genppl"]
+    """GenPPL, MAUVE and, to judge them by, entropy over tokens per second, each point labelled with its decoding steps."""
+    measured = [name for name in PANELS if any(name in r["figures"] for r in reports)]
     figure, axes = new_figure(len(measured), "quality over throughput")
     for panel, name in zip(axes, measured, strict=True):
         _draw_panel(panel, name, reports)
@@ -46,7 +51,7 @@ def _speed(report: Report) -> float:
 
 
 def _draw_panel(panel: "Axes", name: str, reports: Sequence[Report]) -> None:
-    models = list(dict.fromkeys(r["model"] for r in reports))
+    names = short_names(reports)
     temperatures = sorted({r["temperature"] for r in reports}, reverse=True)
     latent_steps = sorted({r["steps"] or 0 for r in reports})
     for (model, steps, temperature), points in lines_of(reports).items():
@@ -55,10 +60,10 @@ def _draw_panel(panel: "Axes", name: str, reports: Sequence[Report]) -> None:
             [_speed(r) for r in shown],
             [r["figures"][name]["mean"] for r in shown],
             yerr=[r["figures"][name]["std"] or 0.0 for r in shown],
-            color=COLOURS[models.index(model) % len(COLOURS)],
+            color=COLOURS[list(names).index(model) % len(COLOURS)],
             linestyle=STYLES[temperatures.index(temperature) % len(STYLES)],
             marker=MARKERS[latent_steps.index(steps or 0) % len(MARKERS)],
-            label=_label(model, steps, temperature, len(temperatures) > 1),
+            label=_label(names[model], steps, temperature, len(temperatures) > 1),
         )
         for r in shown:
             place = (_speed(r), r["figures"][name]["mean"])

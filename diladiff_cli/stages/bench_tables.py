@@ -1,5 +1,6 @@
 """What ``bench`` shows on the terminal."""
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Report = dict[str, Any]
+
+
+def short_names(reports: Sequence[Report]) -> dict[str, str]:
+    """The models' paths without the folder that all of them lie in, in order of appearance."""
+    models = list(dict.fromkeys(r["model"] for r in reports))
+    comparable = len(models) > 1 and len({os.path.isabs(model) for model in models}) == 1
+    shared = os.path.commonpath([os.path.dirname(model) for model in models]) if comparable else ""
+    return {model: os.path.relpath(model, shared) if shared else model for model in models}
 
 
 def _with_spread(figure: dict[str, Any] | None) -> str:
@@ -21,12 +30,13 @@ def frontier_table(reports: Sequence[Report]) -> "Table":
     """A row for each point of :func:`diladiff_cli.stages.bench_frontier.bench_frontier`, and the reference."""
     from rich.table import Table
 
+    names = short_names(reports)
     bases = sorted({base for r in reports for base in r["at_equal_entropy"]})
     columns = ["model", "latent", "decode", "T", "tokens/s", "genppl", "entropy", "mauve", "agreement"]
-    table = Table(*columns, *(f"genppl of {base} at this entropy" for base in bases), title="quality and speed")
+    table = Table(*columns, *(f"genppl of {names[base]} at this entropy" for base in bases), title="quality and speed")
     for r in reports:
         figures = [_with_spread(r["figures"].get(n)) for n in ("genppl", "entropy", "mauve", "latent_agreement")]
-        settings = [r["model"], cell(r["steps"]), str(r["decode_steps"]), f"{r['temperature']:g}"]
+        settings = [names[r["model"]], cell(r["steps"]), str(r["decode_steps"]), f"{r['temperature']:g}"]
         others = [cell(r["at_equal_entropy"].get(base, {}).get("genppl")) for base in bases]
         table.add_row(*settings, f"{r['tokens_per_second']['mean']:,.0f}", *figures, *others)
     reference = reports[0]["reference"]

@@ -43,6 +43,7 @@ def test_bench_takes_up_what_a_killed_one_left(shell: Cli, tiny_chain: Chain, tm
     assert (first.status, second.status) == (0, 0), first.err + second.err
     assert sorted((tmp_path / "bench" / "points").iterdir()) == points
     figures = [[r["figures"] for r in reports(run.out)] for run in (first, second)]
+    assert figures[0]
     assert figures[0] == figures[1]
 
 

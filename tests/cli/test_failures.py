@@ -20,7 +20,7 @@ from .scripts import finish, start
 WRONG_USAGE: list[tuple[str, list[str]]] = [
     ("", ["error: missing command; see diladiff --help"]),
     ("trian-ae", ["error: no such command 'trian-ae'; did you mean 'train-ae'?"]),
-    ("train", ["error: no such command 'train'; see diladiff --help"]),
+    ("draw", ["error: no such command 'draw'; see diladiff --help"]),
     ("sample --temprature 2", ["error: no such option: --temprature; did you mean --temperature?"]),
     ("sample extra", ["error: got unexpected extra argument(s) (extra); see diladiff sample --help"]),
     ("eval", ["error: missing argument 'TARGET'; see diladiff eval --help"]),
