@@ -17,6 +17,7 @@ from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.sample import Progress, Sample, decode, describe, generate
 from diladiff_cli.stages.sampler import Sampler, default_decode_steps, load_sampler
+from diladiff_cli.stages.trace import Trace, record
 
 LOCAL_MODEL = Path("ckpt/student")
 SHIPPED_MODEL = Path(__file__).parent / "assets" / "model"
@@ -118,6 +119,10 @@ class Model:
     def stream(self, config: SampleConfig, progress: Progress | None = None) -> Iterator[Sample]:
         """Samples as they are drawn, see :func:`diladiff_cli.stages.sample.generate`."""
         return generate(self.sampler, config, progress)
+
+    def trace(self, config: SampleConfig) -> Trace:
+        """How sample 0 of :meth:`stream` is decoded, step by step; :func:`diladiff_cli.stages.trace.page` shows it."""
+        return record(self.sampler, config)
 
     def encode(self, texts: str | Sequence[str]) -> Tensor:
         """Standardised latents z_0 (B, N, C) of texts, cut at ``length`` tokens or filled up with the separator.

@@ -80,10 +80,13 @@ def _reject_idle(given: Mapping[str, Any], model: Path | None, models: list[Path
 
 def _speed(config: BenchConfig) -> Iterator[Mapping[str, Any]]:
     from diladiff_cli.stages.bench_speed import bench_speed
-    from diladiff_cli.stages.bench_tables import speed_table
+    from diladiff_cli.stages.bench_tables import speed_table, training_table
+    from diladiff_cli.stages.bench_training import bench_training
 
-    reports = yield from _kept(bench_speed(config))
-    show(speed_table(reports))
+    sampling = yield from _kept(r | {"kind": "sampling"} for r in bench_speed(config))
+    show(speed_table(sampling))
+    training = yield from _kept(r | {"kind": "training"} for r in bench_training(config))
+    show(training_table(training))
 
 
 def _frontier(config: BenchConfig, model: Path | None, models: list[Path], out: Path) -> Iterator[Mapping[str, Any]]:

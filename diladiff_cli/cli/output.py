@@ -26,6 +26,9 @@ QUIET = {
 }
 
 
+WIDE = 140
+
+
 class ClosedPipeError(Exception):
     """Whoever read stdout has had enough."""
 
@@ -46,7 +49,9 @@ def show(table: "RenderableType") -> None:
     from rich.console import Console
 
     if is_main_process():
-        Console(stderr=True).print(table)
+        # Into a file or a pipe, nothing says how wide a line may be.
+        width = None if sys.stderr.isatty() or "COLUMNS" in os.environ else WIDE
+        Console(stderr=True, width=width).print(table)
 
 
 def quiet_libraries() -> None:

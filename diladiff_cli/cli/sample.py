@@ -3,8 +3,9 @@
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import typer
 
@@ -27,6 +28,7 @@ Lines = Iterable[Mapping[str, Any] | str]
         "diladiff sample --n 3 --format text",
         "diladiff sample --model ckpt/student --steps 2 --n 64 | tee samples.jsonl | diladiff eval -",
         "diladiff sample --model ckpt/prior --steps 200 --decode-steps 64 --n 1000 --out samples.jsonl",
+        "diladiff sample --n 1 --trace trace.html",
     ),
 )
 def sample(
@@ -59,6 +61,12 @@ def sample(
             "--format", metavar="TEXT", help="jsonl, or text: the texts alone with a line of dashes between them."
         ),
     ] = "jsonl",
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            "--trace", metavar="FILE", help="Also write an HTML page that shows how the first text was decoded."
+        ),
+    ] = None,
 ) -> Result:
     """Draw texts from a model, as JSON lines on stdout."""
     if format not in FORMATS:
@@ -70,6 +78,8 @@ def sample(
         say(note)
     loaded = load(model, data=data)
     _reject_idle(loaded.stage, config, given, data)
+    if trace is not None and is_main_process():
+        _write_trace(loaded, config, trace)
     samples = _with_bar(loaded, config, out is not None or not on_terminal)
     lines: Lines = _texts(samples) if format == "text" else samples
     if out is None:
@@ -114,18 +124,32 @@ def _texts(samples: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         yield found["text"]
 
 
+def _write_trace(model: Any, config: SampleConfig, out: Path) -> None:
+    from diladiff_cli.stages.trace import page
+
+    with _replacing(out, "--trace") as file:
+        file.write(page(model.trace(config)).encode())
+    say(f"{out}: how sample 0 was decoded")
+
+
 def _write_file(lines: Lines, out: Path) -> None:
-    """All lines into a temporary file beside ``out``, which then takes its place."""
     if not is_main_process():  # its share of the work, which the main process writes
         with open(os.devnull, "wb") as nowhere:
             write(lines, nowhere)
         return
-    partial = out.with_name(f".{out.name}.partial-{uuid.uuid4().hex[:8]}")
+    with _replacing(out, "--out") as file:
+        write(lines, file)
+
+
+@contextmanager
+def _replacing(out: Path, option: str) -> Iterator[IO[bytes]]:
+    """A temporary file beside ``out``, which then takes its place; where it cannot, a UserError blames ``option``."""
+    partial = out.parent / f".{out.name}.partial-{uuid.uuid4().hex[:8]}"
     try:
         with partial.open("wb") as file:
-            write(lines, file)
+            yield file
         partial.replace(out)
     except OSError as error:
-        raise UserError(f"cannot write {out} ({error.strerror})", "choose another --out") from error
+        raise UserError(f"cannot write {out} ({error.strerror})", f"choose another {option}") from error
     finally:
         partial.unlink(missing_ok=True)

@@ -14,9 +14,12 @@ from diladiff_cli.core.times import sampling_grid
 
 CleanEstimator = Callable[[Tensor, Tensor, Tensor], Tensor]  # (z_t, t, z_self) -> z^
 AverageVelocity = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (z_t, t, r, z_self) -> u
+OnStep = Callable[[int, Tensor], None]  # number of the step, from 0, and its clean estimate z^ (B, N, C)
 
 
-def euler(estimate: CleanEstimator, z: Tensor, schedule: TanSchedule, steps: int) -> Tensor:
+def euler(
+    estimate: CleanEstimator, z: Tensor, schedule: TanSchedule, steps: int, on_step: OnStep | None = None
+) -> Tensor:
     """Euler on the probability-flow ODE from t = 1 to 0, self-conditioned on the previous estimate.
 
     Args:
@@ -24,15 +27,18 @@ def euler(estimate: CleanEstimator, z: Tensor, schedule: TanSchedule, steps: int
         z: (B, N, C) standard normal noise.
         schedule: Noise schedule.
         steps: Network evaluations.
+        on_step: Called in each step with the network's estimate at the time that the step starts from.
 
     Returns:
         (B, N, C) samples of z_0.
     """
     grid = sampling_grid(steps).tolist()
     z_self = torch.zeros_like(z)
-    for start, end in pairwise(grid):
+    for step, (start, end) in enumerate(pairwise(grid)):
         t = torch.full((len(z),), start, device=z.device)
         z_self = estimate(z, t, z_self)
+        if on_step is not None:
+            on_step(step, z_self)
         z = z - (start - end) * velocity(z, z_self, schedule(t))
     return z
 
@@ -62,6 +68,7 @@ def average_velocity_steps(
     steps: int,
     noises: Tensor | None = None,
     gamma: float = 0.0,
+    on_step: OnStep | None = None,
 ) -> Tensor:
     """Few-step sampling with an average-velocity network: 2 * steps - 1 evaluations (method section 5).
 
@@ -72,6 +79,8 @@ def average_velocity_steps(
         steps: Jumps from t = 1 to 0.
         noises: (B, steps - 1, N, C) standard normal draws, needed where gamma > 0.
         gamma: 0 is the deterministic ODE, 1 consistency-style.
+        on_step: Called after each jump with the estimate at the time that it reached, which the next jump is
+            conditioned on; after the last with the samples themselves. It costs no evaluation.
 
     Returns:
         (B, N, C) samples of z_0.
@@ -92,4 +101,6 @@ def average_velocity_steps(
         if end > 0:
             t = torch.full_like(t, end)
             z_self = clean_estimate(z, u(z, t, t, z_self), schedule(t))
+        if on_step is not None:
+            on_step(index, z_self if end > 0 else z)
     return z

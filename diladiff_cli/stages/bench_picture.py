@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diladiff_cli.stages.bench_tables import short_names
-from diladiff_cli.stages.pictures import COLOURS, new_figure, save_picture
+from diladiff_cli.stages.pictures import COLOURS, new_figure, plain_log_axis, save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,12 +32,13 @@ def lines_of(reports: Sequence[Report]) -> dict[Line, list[Report]]:
 
 
 def frontier_figure(reports: Sequence[Report]) -> "Figure":
-    """GenPPL, MAUVE and, to judge them by, entropy over tokens per second, each point labelled with its decoding steps."""
+    """GenPPL, MAUVE and the entropy to judge them by, over tokens per second; labels are decoding steps."""
     measured = [name for name in PANELS if any(name in r["figures"] for r in reports)]
     figure, axes = new_figure(len(measured), "quality over throughput")
     for panel, name in zip(axes, measured, strict=True):
         _draw_panel(panel, name, reports)
-    axes[0].legend(loc="best", frameon=False)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
@@ -71,11 +72,11 @@ def _draw_panel(panel: "Axes", name: str, reports: Sequence[Report]) -> None:
     reference = (reports[0]["reference"] or {}).get(name)
     if reference is not None:
         panel.axhline(reference, color="0.5", linewidth=1, linestyle=(0, (1, 3)), label="reference text")
-    panel.set_xscale("log")
+    plain_log_axis(panel, "x")
     panel.set_xlabel("tokens per second (labels: decoding steps)")
     panel.set_ylabel(PANELS[name])
     if name == "genppl":
-        panel.set_yscale("log")
+        plain_log_axis(panel, "y")
 
 
 def _label(model: str, steps: int | None, temperature: float, several: bool) -> str:

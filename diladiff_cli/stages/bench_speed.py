@@ -141,7 +141,7 @@ def measure(decoder: TokenDenoiser, setting: Setting, config: BenchConfig) -> Re
         "tokens_per_second": setting.batch_size * setting.length / (ours_step * setting.decode_steps),
         "ratio_to_floor": median(b / a for a, b in pairs),
         "speedup_over_textbook": None if textbook["seconds"] is None else textbook["seconds"] / ours_step,
-        "peak_megabytes": {"ours": _megabytes(memory.bytes), "textbook": _megabytes(textbook["bytes"])},
+        "peak_megabytes": {"ours": megabytes(memory.bytes), "textbook": megabytes(textbook["bytes"])},
         "width": config.width,
         "layers": config.layers,
         "precision": config.precision,
@@ -186,5 +186,6 @@ def machine(device: torch.device) -> str:
     return f"CPU, {torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
 
 
-def _megabytes(count: int | None) -> float | None:
+def megabytes(count: int | None) -> float | None:
+    """Bytes as megabytes."""
     return None if count is None else count / 1e6

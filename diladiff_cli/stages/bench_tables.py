@@ -71,6 +71,20 @@ def speed_table(reports: Sequence[Report]) -> "Table":
     return table
 
 
+def training_table(reports: Sequence[Report]) -> "Table":
+    """A row for each stage and setting of :func:`diladiff_cli.stages.bench_training.bench_training`."""
+    from rich.table import Table
+
+    columns = ["stage", "vocabulary", "length", "batch", "tokens/s", "of matmul rate", "MB", "over plain", "plain MB"]
+    table = Table(*columns, title=f"training: {reports[0]['machine']}, {reports[0]['precision']}")
+    for r in reports:
+        setting = [f"{r[name]:,}" for name in ("vocab_size", "length", "batch_size")]
+        speed = [f"{r['tokens_per_second']:,.0f}", f"{r['share_of_matmul']:.0%}", _rounded(r["peak_megabytes"])]
+        plain = [_times(r.get("speedup_over_plain")), _rounded(r.get("plain_peak_megabytes"))]
+        table.add_row(r["stage"], *setting, *speed, *plain)
+    return table
+
+
 def _times(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 

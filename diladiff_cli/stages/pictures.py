@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from diladiff_cli.runtime.folders import partial_name
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Distinct for colour-blind readers too (Okabe and Ito).
@@ -37,6 +38,17 @@ def new_figure(panels: int, title: str) -> tuple["Figure", list[Any]]:
         axes = list(figure.subplots(1, panels, squeeze=False)[0])
         figure.suptitle(title)
     return figure, axes
+
+
+def plain_log_axis(axes: "Axes", which: str) -> None:
+    """A logarithmic "x" or "y" axis with plain numbers at 1, 2 and 5 of each decade."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    getattr(axes, f"set_{which}scale")("log")
+    axis = getattr(axes, f"{which}axis")
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter("{x:,.10g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def save_picture(figure: "Figure", folder: Path, name: str, formats: Sequence[str] = FORMATS) -> list[Path]:

@@ -59,13 +59,16 @@ def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
 
 
 @torch.no_grad()
-def draw_latents(sampler: Sampler, indices: range, config: SampleConfig) -> Tensor:
+def draw_latents(
+    sampler: Sampler, indices: range, config: SampleConfig, on_step: OnStep | None = None
+) -> Tensor:
     """Standardised latents z_0 (B, N, C) of those numbers.
 
     A prior takes Euler steps and a student average-velocity steps from noise that depends on (seed, index) alone; an
     auto-encoder encodes the held-out blocks of those numbers (the oracle).
 
-    ``config`` is as :func:`complete` returns it; seed, steps, gamma and precision are read.
+    ``config`` is as :func:`complete` returns it; seed, steps, gamma and precision are read. ``on_step`` is called with
+    the clean estimate of each latent step, see :mod:`diladiff_cli.core.ode`; an auto-encoder takes none.
     """
     shape = sampler.require_autoencoder().latent_shape
     network = sampler.latent
@@ -75,11 +78,11 @@ def draw_latents(sampler: Sampler, indices: range, config: SampleConfig) -> Tens
         noise = SampleNoise(config.seed, indices)
         z = noise.normal(noise.START, *shape).float().to(sampler.device)
         if isinstance(network, LatentPrior):
-            return euler(network, z, network.schedule, config.steps)
+            return euler(network, z, network.schedule, config.steps, on_step)
         noises = None
         if config.gamma > 0 and config.steps > 1:
             noises = noise.normal(noise.GAMMA, config.steps - 1, *shape).float().to(sampler.device)
-        return average_velocity_steps(network, z, network.schedule, config.steps, noises, config.gamma)
+        return average_velocity_steps(network, z, network.schedule, config.steps, noises, config.gamma, on_step)
 
 
 @torch.no_grad()

@@ -1,0 +1,159 @@
+"""``bench --speed``: how fast each stage trains, beside its matrix products alone and beside a plain loop.
+
+Random networks of one width learn from random data with the objectives of the real stages.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diladiff_cli.config import AeConfig, BenchConfig, DistillConfig, MdlmConfig, StageConfig
+from diladiff_cli.networks.autoencoder import AutoEncoder
+from diladiff_cli.networks.denoiser import TokenDenoiser
+from diladiff_cli.networks.features import SelfFeatures
+from diladiff_cli.networks.latent import LatentPrior, LatentStudent
+from diladiff_cli.runtime.loop import LossFn
+from diladiff_cli.runtime.memory import PeakMemory
+from diladiff_cli.runtime.optim import LearningRate, build_optimizers
+from diladiff_cli.runtime.randomness import BatchNoise, generator
+from diladiff_cli.stages.bench_speed import ROUNDS, machine, megabytes, seconds
+from diladiff_cli.stages.common import linear_flops, seeded
+from diladiff_cli.stages.distill import MeanFlowLoss
+from diladiff_cli.stages.sampler import sampling_device
+from diladiff_cli.stages.train_ae import ae_loss
+from diladiff_cli.stages.train_mdlm import denoiser_flops, masked_batch, mdlm_loss
+from diladiff_cli.stages.train_prior import prior_loss
+
+Report = dict[str, Any]
+HEADS, LATENT_WIDTH, COMPRESSION, MASK = 4, 64, 2, 0
+
+
+@dataclass(frozen=True)
+class Work:
+    """A stage to train.
+
+    Attributes:
+        stage: Its name.
+        model: The network.
+        loss_fn: Its objective.
+        batch: What the objective takes, (B, ...).
+        flops: Operations of a step per example, in linear layers, forward and backward.
+    """
+
+    stage: str
+    model: nn.Module
+    loss_fn: LossFn
+    batch: Tensor
+    flops: float
+
+
+def bench_training(config: BenchConfig) -> Iterator[Report]:
+    """Measure the training steps of every stage at every vocabulary and length, and the largest batch size.
+
+    Yields:
+        Stage and setting, ``tokens_per_second`` (of text), ``share_of_matmul`` (operations of its linear layers per
+        second, over the rate of a matrix product alone), peak memory; and for the base the same of a plain loop that
+        computes all logits (``plain``) and the ``speedup_over_plain``.
+    """
+    device, batch_size = sampling_device(), max(config.integers("batch_sizes"))
+    for vocab_size, length in product(config.integers("vocab_sizes"), config.integers("lengths")):
+        rate = matmul_rate(config, batch_size * length, device)
+        for work in works(config, vocab_size, length, batch_size, device):
+            yield _measure(work, config, length, rate, device) | {"vocab_size": vocab_size, "batch_size": batch_size}
+
+
+def matmul_rate(config: BenchConfig, rows: int, device: torch.device) -> float:
+    """Operations per second of the network's largest matrix product alone, (rows, width) to four times the width."""
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    x = torch.randn(rows, config.width, device=device, dtype=dtype)
+    weight = torch.randn(4 * config.width, config.width, device=device, dtype=dtype)
+    F.linear(x, weight)
+    times = [seconds(lambda: F.linear(x, weight), device) for _ in range(5 * ROUNDS)]
+    return 2.0 * rows * 4 * config.width**2 / median(times)
+
+
+def works(config: BenchConfig, vocab_size: int, length: int, batch_size: int, device: torch.device) -> Iterator[Work]:
+    """The four stages, with networks of one width and depth."""
+    seeded(0)
+    x = torch.randint(MASK + 1, vocab_size, (batch_size, length), generator=generator(device, 21), device=device)
+    shape: dict[str, Any] = {"width": config.width, "layers": config.layers, "heads": HEADS}
+    tokens = shape | {"vocab_size": vocab_size, "mask_id": MASK, "length": length, "tie_embeddings": True}
+    latents = {"latents": max(1, length // COMPRESSION), "latent_width": LATENT_WIDTH}
+    base = TokenDenoiser(**tokens).to(device)
+    base_flops = denoiser_flops(base)
+    yield Work("train-mdlm", base, mdlm_loss(MASK, exact=False), x, 3 * base_flops)
+    encoder = {"feature_width": config.width, "length": length, "width": config.width, "layers": 2, "heads": HEADS}
+    decoder = tokens | latents | {"cross_layers": sorted({0, config.layers - 1})}
+    autoencoder = AutoEncoder(encoder=encoder | latents, decoder=decoder).to(device)
+    features = SelfFeatures(base)
+    ae_flops = 3 * (denoiser_flops(autoencoder.decoder) + linear_flops(autoencoder.encoder, latents["latents"]))
+    loss = ae_loss(features, autoencoder, AeConfig(), MASK)
+    yield Work("train-ae", autoencoder, loss, x, ae_flops + linear_flops(features, length))
+    z_0 = torch.randn(batch_size, *latents.values(), generator=generator(device, 22), device=device)
+    prior = LatentPrior(schedule_d=10.0, **shape, **latents).to(device)
+    forward = linear_flops(prior, latents["latents"])
+    yield Work("train-prior", prior, prior_loss(lambda z: z, prior.schedule, 0.5), z_0, 4 * forward)
+    student = LatentStudent(schedule_d=10.0, **shape, **latents).to(device)
+    meanflow = MeanFlowLoss(lambda z: z, prior.requires_grad_(False), DistillConfig(tangent_warmup_steps=0))
+    # Two calls of the teacher, one for self-conditioning, and the jvp's two with the gradient's two.
+    yield Work("distill", student, meanflow, z_0, 7 * forward)
+
+
+def plain_loss(model: nn.Module, x: Tensor, noise: BatchNoise) -> tuple[Tensor, dict[str, Tensor]]:
+    """The base's loss as it is usually written: logits at all positions, of which the masked ones count."""
+    x_t, is_masked, _ = masked_batch(x, noise, MASK)
+    nll = F.cross_entropy(model(x_t).float().flatten(0, 1), x.flatten(), reduction="none")
+    return (nll * is_masked.flatten()).sum() / x.numel(), {}
+
+
+def _measure(work: Work, config: BenchConfig, length: int, rate: float, device: torch.device) -> Report:
+    texts = len(work.batch)
+    step = _stepper(work, work.loss_fn, config.precision, device)
+    plain = _stepper(work, plain_loss, config.precision, device) if work.stage == "train-mdlm" else None
+    with PeakMemory(device) as memory:
+        once = seconds(step, device)
+    with PeakMemory(device) as plain_memory:
+        if plain is not None:
+            plain()
+    pairs = []
+    for _ in range(max(1, min(ROUNDS, int(config.seconds / once)))):
+        pairs.append((seconds(step, device), seconds(plain, device) if plain else None))
+    took, plain_took = median(a for a, _ in pairs), [b for _, b in pairs if b is not None]
+    report: Report = {
+        "stage": work.stage,
+        "length": length,
+        "tokens_per_second": texts * length / took,
+        "share_of_matmul": work.flops * texts / took / rate,
+        "peak_megabytes": megabytes(memory.bytes),
+        "width": config.width,
+        "layers": config.layers,
+        "precision": config.precision,
+        "machine": machine(device),
+    }
+    if plain_took:
+        report["speedup_over_plain"] = median(b / a for a, b in pairs if b is not None)
+        report["plain_peak_megabytes"] = megabytes(plain_memory.bytes)
+    return report
+
+
+def _stepper(work: Work, loss_fn: LossFn, precision: str, device: torch.device) -> Callable[[], None]:
+    """A training step: loss, gradients, optimiser."""
+    config: StageConfig = MdlmConfig(optimizer="adamw", learning_rate=1e-4)
+    optimizers = build_optimizers(work.model, config, lambda _: LearningRate())
+    noise = BatchNoise(0, 1, range(len(work.batch)), len(work.batch), device)
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            loss, _ = loss_fn(work.model, work.batch, noise)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return step

@@ -1,0 +1,134 @@
+"""How one text was decoded, step by step (method sections 4 to 6), as data and as a page for the browser."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diladiff_cli.config import SampleConfig
+from diladiff_cli.data.tokenizer import decode_text, find_separator
+from diladiff_cli.stages.sample import Sample, complete, decode, describe, draw_latents
+from diladiff_cli.stages.sampler import Sampler
+
+TEMPLATE = Path(__file__).parents[1] / "assets" / "trace.html"
+PLACE = "__TRACE__"  # where the template wants the data
+MOST_ESTIMATES = 20  # latent steps shown; each costs the decoding of one text
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the clean estimate z^ of a latent step decodes to.
+
+    Attributes:
+        step: Number of the latent step, from 1.
+        token_ids: (L) Tokens, drawn with the reveal times and uniform numbers of the sample itself.
+        pieces: (L) The texts of the tokens.
+    """
+
+    step: int
+    token_ids: list[int]
+    pieces: list[str]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The decoding of a sample. A token that is revealed stays, so when it was says all.
+
+    Attributes:
+        sample: The sample with its settings, as ``sample`` writes it.
+        pieces: (L) The texts of its tokens, which join to the text of the sample; empty where a token has none, or
+            only part of a character that a later one completes.
+        revealed: (L) The decoding step, from 1, that revealed each token.
+        estimates: Latent steps, evenly spaced, the first and the last among them; none without latents drawn.
+    """
+
+    sample: Sample
+    pieces: list[str]
+    revealed: list[int]
+    estimates: list[Estimate]
+
+
+def record(sampler: Sampler, config: SampleConfig) -> Trace:
+    """Draw sample 0 of :func:`diladiff_cli.stages.sample.generate` once more, and note what happens.
+
+    Raises:
+        ConfigError, UserError: As of :func:`diladiff_cli.stages.sample.complete`.
+    """
+    config = complete(sampler, config)
+    latents, ids = _drawn_together(config)
+    noted = _evenly_spaced(config.steps)
+    found: dict[int, Tensor] = {}
+
+    def note_latent(step: int, z: Tensor) -> None:
+        if step + 1 in noted:
+            found[step + 1] = z[:1].clone()
+
+    z_0 = None
+    if sampler.autoencoder is not None:
+        z_0 = draw_latents(sampler, latents, config, note_latent).repeat_interleave(config.decodings, 0)[: len(ids)]
+    revealed = torch.zeros(sampler.decoder.length, dtype=torch.int64)
+
+    def note_tokens(step: int, x: Tensor) -> None:
+        revealed[(revealed == 0) & (x[0] != sampler.decoder.mask_id).cpu()] = step + 1
+
+    tokens = decode(sampler, ids, config, z_0, note_tokens)[:1]
+    sample = describe(sampler, ids[:1], config, tokens)[0]
+    estimates = []
+    for step, z in found.items():
+        final = z_0 is not None and torch.equal(z, z_0[:1])
+        row = (tokens if final else decode(sampler, ids[:1], config, z))[0].tolist()
+        estimates.append(Estimate(step, row, token_pieces(sampler.tokenizer, row)))
+    return Trace(sample, token_pieces(sampler.tokenizer, sample["token_ids"]), revealed.tolist(), estimates)
+
+
+def _drawn_together(config: SampleConfig) -> tuple[range, range]:
+    """Latents and samples of a batch that gives sample 0 as it comes in a run of ``config``.
+
+    Alone in fp32. The much coarser bf16 may round by what else is in the batch, so there it is the whole one.
+    """
+    if config.precision == "fp32":
+        return range(1), range(1)
+    latents = range(min(config.n // config.decodings, max(1, config.batch_size // config.decodings)))
+    return latents, range(len(latents) * config.decodings)[: config.batch_size]
+
+
+def _evenly_spaced(steps: int) -> set[int]:
+    """At most MOST_ESTIMATES of 1 to ``steps``, the first and the last among them."""
+    count = min(steps, MOST_ESTIMATES)
+    return {1 + round(i * (steps - 1) / max(1, count - 1)) for i in range(count - 1)} | set(range(steps, steps + 1)[:steps])
+
+
+def token_pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """The text of each token, as it adds to :func:`diladiff_cli.data.tokenizer.decode_text`; they join to just that.
+
+    A character goes to the token that completes it: those that hold only its first bytes have no text.
+    """
+    end = find_separator(tokenizer)
+    pieces: list[str] = []
+    start = 0
+    for stop in [*(i for i, token in enumerate(ids) if token == end), len(ids)]:
+        pieces += _pieces_of_run(tokenizer, ids[start:stop])
+        pieces += ["\n\n"] if stop < len(ids) else []
+        start = stop + 1
+    return pieces
+
+
+def _pieces_of_run(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """Of tokens without a separator: what each prefix has in common with the whole."""
+    whole = decode_text(tokenizer, ids)
+    bounds = [0]
+    for stop in range(1, len(ids) + 1):
+        common = os.path.commonprefix([decode_text(tokenizer, ids[:stop]), whole])
+        bounds.append(max(bounds[-1], len(common)))
+    return [whole[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+
+
+def page(trace: Trace) -> str:
+    """A page that shows the trace: one file, which needs no network and asks for none."""
+    data = json.dumps(asdict(trace)).replace("<", "\\u003c")  # no text may end the element that holds it
+    return TEMPLATE.read_text(encoding="utf-8").replace(PLACE, data)

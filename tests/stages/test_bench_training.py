@@ -1,0 +1,46 @@
+"""The training part of ``bench --speed``: every stage really learns what it is timed on."""
+
+import pytest
+import torch
+
+from diladiff_cli.config import BenchConfig
+from diladiff_cli.runtime.randomness import BatchNoise
+from diladiff_cli.stages.bench_tables import training_table
+from diladiff_cli.stages.bench_training import MASK, Work, _stepper, bench_training, plain_loss, works
+
+CPU = torch.device("cpu")
+SMALL = BenchConfig(
+    vocab_sizes="50,70", lengths="8", batch_sizes="1,3", width=16, layers=2, seconds=0.01, precision="fp32"
+)
+STAGES = ["train-mdlm", "train-ae", "train-prior", "distill"]
+
+
+def all_works() -> dict[str, Work]:
+    return {work.stage: work for work in works(SMALL, 50, 8, 3, CPU)}
+
+
+def test_every_stage_is_measured_for_each_vocabulary() -> None:
+    reports = list(bench_training(SMALL))
+    assert [(r["vocab_size"], r["stage"]) for r in reports] == [(k, s) for k in (50, 70) for s in STAGES]
+    for r in reports:
+        assert r["batch_size"] == 3
+        assert r["tokens_per_second"] > 0
+        assert r["share_of_matmul"] > 0
+        assert ("speedup_over_plain" in r) == (r["stage"] == "train-mdlm")
+    assert training_table(reports).row_count == len(reports)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_step_moves_the_weights(stage: str) -> None:
+    work = all_works()[stage]
+    before = {name: value.clone() for name, value in work.model.named_parameters() if value.requires_grad}
+    _stepper(work, work.loss_fn, "fp32", CPU)()
+    moved = [name for name, value in before.items() if not torch.equal(value, work.model.get_parameter(name))]
+    assert len(moved) > len(before) / 2
+
+
+def test_the_plain_loss_is_that_of_the_stage() -> None:
+    work = all_works()["train-mdlm"]
+    found = [loss(work.model, work.batch, BatchNoise(0, 1, range(3), 3, CPU))[0] for loss in (work.loss_fn, plain_loss)]
+    torch.testing.assert_close(*found)
+    assert not (work.batch == MASK).any()
