@@ -3,6 +3,7 @@
 Random networks of one width learn from random data with the objectives of the real stages.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -91,7 +92,8 @@ def works(config: BenchConfig, vocab_size: int, length: int, batch_size: int, de
     encoder = {"feature_width": config.width, "length": length, "width": config.width, "layers": 2, "heads": HEADS}
     decoder = tokens | latents | {"cross_layers": sorted({0, config.layers - 1})}
     autoencoder = AutoEncoder(encoder=encoder | latents, decoder=decoder).to(device)
-    features = SelfFeatures(base)
+    autoencoder.decoder.embedding.weight.requires_grad_(False)
+    features = SelfFeatures(copy.deepcopy(base))
     ae_flops = 3 * (denoiser_flops(autoencoder.decoder) + linear_flops(autoencoder.encoder, latents["latents"]))
     loss = ae_loss(features, autoencoder, AeConfig(), MASK)
     yield Work("train-ae", autoencoder, loss, x, ae_flops + linear_flops(features, length))
@@ -100,7 +102,9 @@ def works(config: BenchConfig, vocab_size: int, length: int, batch_size: int, de
     forward = linear_flops(prior, latents["latents"])
     yield Work("train-prior", prior, prior_loss(lambda z: z, prior.schedule, 0.5), z_0, 4 * forward)
     student = LatentStudent(schedule_d=10.0, **shape, **latents).to(device)
-    meanflow = MeanFlowLoss(lambda z: z, prior.requires_grad_(False), DistillConfig(tangent_warmup_steps=0))
+    meanflow = MeanFlowLoss(
+        lambda z: z, copy.deepcopy(prior).requires_grad_(False), DistillConfig(tangent_warmup_steps=0)
+    )
     # Two calls of the teacher, one for self-conditioning, and the jvp's two with the gradient's two.
     yield Work("distill", student, meanflow, z_0, 7 * forward)
 

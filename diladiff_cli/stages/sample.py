@@ -59,9 +59,7 @@ def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
 
 
 @torch.no_grad()
-def draw_latents(
-    sampler: Sampler, indices: range, config: SampleConfig, on_step: OnStep | None = None
-) -> Tensor:
+def draw_latents(sampler: Sampler, indices: range, config: SampleConfig, on_step: OnStep | None = None) -> Tensor:
     """Standardised latents z_0 (B, N, C) of those numbers.
 
     A prior takes Euler steps and a student average-velocity steps from noise that depends on (seed, index) alone; an

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -99,8 +99,9 @@ def _drawn_together(config: SampleConfig) -> tuple[range, range]:
 
 def _evenly_spaced(steps: int) -> set[int]:
     """At most MOST_ESTIMATES of 1 to ``steps``, the first and the last among them."""
-    count = min(steps, MOST_ESTIMATES)
-    return {1 + round(i * (steps - 1) / max(1, count - 1)) for i in range(count - 1)} | set(range(steps, steps + 1)[:steps])
+    if steps <= MOST_ESTIMATES:
+        return set(range(1, steps + 1))
+    return {1 + i * (steps - 1) // (MOST_ESTIMATES - 1) for i in range(MOST_ESTIMATES)}
 
 
 def token_pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:

@@ -51,5 +51,8 @@ def test_speed_is_told_for_each_setting(cli: Cli) -> None:
     small = ("--vocab-sizes", "40", "--lengths", "8", "--batch-sizes", "2", "--width", "8", "--layers", "1")
     found = cli("bench", "--speed", *small, "--seconds", "0.05", "--decode-steps", "4", "--precision", "fp32")
     assert found.status == 0, found.err
-    assert [(r["decode_steps"], r["top_p"]) for r in reports(found.out)] == [(4, 1.0), (4, 0.9)]
+    lines = reports(found.out)
+    assert [(r["decode_steps"], r["top_p"]) for r in lines if r["kind"] == "sampling"] == [(4, 1.0), (4, 0.9)]
+    trained = [r["stage"] for r in lines if r["kind"] == "training"]
+    assert trained == ["train-mdlm", "train-ae", "train-prior", "distill"]
     assert "over textbook" in found.err
