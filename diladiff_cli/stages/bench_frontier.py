@@ -65,7 +65,7 @@ def bench_frontier(config: BenchConfig, models: Sequence[Path], out: Path) -> It
 
     Yields:
         A report a point: settings, ``figures`` (mean, spread over seeds, and each seed's), ``tokens_per_second``,
-        ``latent_share`` (of the time), ``at_equal_entropy`` (for each base among the models, its figures interpolated
+        ``seconds`` (for a seed's samples), ``latent_share`` (of them), ``at_equal_entropy`` (for each base among the models, its figures interpolated
         to this entropy at the same decoding steps), ``reference`` and ``definitions``.
 
     Raises:
@@ -194,6 +194,7 @@ def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int]) -> Repor
         "seeds": list(seeds),
         "figures": figures,
         "tokens_per_second": {"mean": rate, "std": rate_std, "by_seed": [s["tokens_per_second"] for s in speeds]},
+        "seconds": spread([speed["seconds"] for speed in speeds])[0],
         "latent_share": spread([speed["latent_share"] for speed in speeds])[0],
         "batch_size": speeds[0]["batch_size"],
         "machine": speeds[0]["machine"],

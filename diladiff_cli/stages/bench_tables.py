@@ -32,17 +32,17 @@ def frontier_table(reports: Sequence[Report]) -> "Table":
 
     names = short_names(reports)
     bases = sorted({base for r in reports for base in r["at_equal_entropy"]})
-    columns = ["model", "latent", "decode", "T", "tokens/s", "genppl", "entropy", "mauve", "agreement"]
+    columns = ["model", "latent", "decode", "T", "seconds", "tokens/s", "genppl", "entropy", "mauve", "agreement"]
     table = Table(*columns, *(f"genppl of {names[base]} at this entropy" for base in bases), title="quality and speed")
     for r in reports:
         figures = [_with_spread(r["figures"].get(n)) for n in ("genppl", "entropy", "mauve", "latent_agreement")]
         settings = [names[r["model"]], cell(r["steps"]), str(r["decode_steps"]), f"{r['temperature']:g}"]
         others = [cell(r["at_equal_entropy"].get(base, {}).get("genppl")) for base in bases]
-        table.add_row(*settings, f"{r['tokens_per_second']['mean']:,.0f}", *figures, *others)
+        table.add_row(*settings, f"{r['seconds']:.3g}", f"{r['tokens_per_second']['mean']:,.0f}", *figures, *others)
     reference = reports[0]["reference"]
     if reference:
         figures = [cell(reference.get(n)) for n in ("genppl", "entropy", "mauve")]
-        table.add_row("reference text", "-", "-", "-", "-", *figures, "-", *("-" for _ in bases))
+        table.add_row("reference text", "-", "-", "-", "-", "-", *figures, "-", *("-" for _ in bases))
     return table
 
 
