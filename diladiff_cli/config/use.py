@@ -38,9 +38,10 @@ class SampleConfig(Settings):
     order: str = option(
         "random",
         "Positions to reveal: random is exact, the others approximate.",
-        choices=("random", "confidence", "threshold"),
+        choices=("random", "confidence", "threshold", "entropy"),
     )
     threshold: float = option(0.9, "Probability above which --order threshold reveals a token.", low=0, high=1)
+    entropy_bound: float = option(0.5, "Nats that the tokens of a step of --order entropy may total.", low=0)
     seed: int = option(0, "Seed; sample i depends on the seed and i alone.", low=0)
     batch_size: int = option(32, "Samples drawn at once; the samples do not depend on it.", low=1)
     precision: str = option("fp32", "bf16: autocast of matrix products.", choices=("bf16", "fp32"))

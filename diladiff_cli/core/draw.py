@@ -84,3 +84,9 @@ def _in_nucleus(weights: Tensor, tokens: Tensor, limit: Tensor) -> Tensor:
     """(M,) whether the tokens that are strictly likelier than each of ``tokens`` weigh less than ``limit``."""
     own = weights.gather(-1, tokens[:, None])
     return torch.where(weights > own, weights, 0.0).sum(-1) < limit
+
+
+def entropies(logits: Tensor) -> Tensor:
+    """(M,) entropies in nats, float64, of the distributions of logits (M, K), which may have -inf."""
+    log_p = logits.double().log_softmax(-1)
+    return -torch.where(log_p.isfinite(), log_p.exp() * log_p, 0.0).sum(-1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diladiff_cli.core.draw import draw_tokens
+from diladiff_cli.core.draw import draw_tokens, entropies
 from diladiff_cli.core.times import sampling_grid
 
 Body = Callable[[Tensor, Tensor], Tensor]  # (x_t (B', L), rows (B',)) -> hidden (B', L, D)
@@ -30,8 +30,11 @@ class Decoding:
         temperature: Divides the logits; 0 takes the likeliest token.
         top_p: Nucleus: the likeliest tokens that together reach this probability; 1 keeps all.
         order: "random" is exact; "confidence" reveals the surest positions of each step, as many as random order
-            would on average; "threshold" reveals all positions surer than ``threshold``, at least one.
+            would on average; "threshold" reveals all positions surer than ``threshold``, at least one; "entropy"
+            reveals the positions of least entropy as long as those before them total at most ``entropy_bound``, which
+            bounds what is lost by drawing them independently (Ben-Hamu et al., 2025).
         threshold: Probability for "threshold".
+        entropy_bound: Nats for "entropy".
     """
 
     steps: int
@@ -39,6 +42,7 @@ class Decoding:
     top_p: float = 1.0
     order: str = "random"
     threshold: float = 0.9
+    entropy_bound: float = 0.5
 
 
 def unmask(
@@ -80,13 +84,18 @@ def unmask(
 
 
 def _draw(head: Head, hidden: Tensor, uniform: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor]:
-    """:func:`draw_tokens` at hidden states (M, D), some at a time: logits fill memory."""
+    """:func:`draw_tokens` at hidden states (M, D), some at a time: logits fill memory.
+
+    Returns:
+        (M,) tokens, and (M,) how sure they are: their probabilities, or for the order "entropy" minus the entropies.
+    """
     drawn = []
     for some, points in zip(torch.split(hidden, HEADS_AT_ONCE), torch.split(uniform, HEADS_AT_ONCE), strict=True):
         logits = head(some)
         size = max(1, (ENTRIES_AT_ONCE if logits.device.type == "cpu" else ENTRIES_AT_ONCE_GPU) // logits.shape[-1])
         for part, u in zip(torch.split(logits, size), torch.split(points, size), strict=True):
-            drawn.append(draw_tokens(part, u, decoding.temperature, decoding.top_p))
+            tokens, sureness = draw_tokens(part, u, decoding.temperature, decoding.top_p)
+            drawn.append((tokens, -entropies(part) if decoding.order == "entropy" else sureness))
     return torch.cat([tokens for tokens, _ in drawn]), torch.cat([sureness for _, sureness in drawn])
 
 
@@ -127,12 +136,26 @@ def _reveal_by_confidence(
         return
     hidden = body(x[rows], rows)[masked[rows]]  # (M, D)
     tokens, sureness = _draw(head, hidden, uniform[masked], decoding)
-    confidence = torch.full(x.shape, -1.0, dtype=sureness.dtype, device=x.device)
+    confidence = torch.full(x.shape, -torch.inf, dtype=sureness.dtype, device=x.device)
     confidence[masked] = sureness
     if decoding.order == "threshold":
-        count = masked.sum(1) if end == 0.0 else (confidence >= decoding.threshold).sum(1).clamp(min=1)
+        count = (confidence >= decoding.threshold).sum(1).clamp(min=1)
+    elif decoding.order == "entropy":
+        count = count_within_bound(-confidence, decoding.entropy_bound)
+    if end == 0.0:
+        count = masked.sum(1)
     ranks = confidence.argsort(dim=1, descending=True, stable=True).argsort(1)
     chosen = masked & (ranks < count[:, None])
     drawn = torch.full_like(x, mask_id)
     drawn[masked] = tokens
     x[chosen] = drawn[chosen]
+
+
+def count_within_bound(entropy: Tensor, bound: float) -> Tensor:
+    """(B,) how many positions of least entropy (B, L) can go before their total, without the last, exceeds ``bound``.
+
+    The first always goes; positions of infinite entropy never do.
+    """
+    ordered = entropy.sort(dim=1).values
+    before = torch.where(ordered.isfinite(), ordered, 0.0).cumsum(1) - ordered
+    return ((before <= bound) & ordered.isfinite()).sum(1)

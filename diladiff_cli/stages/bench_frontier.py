@@ -65,8 +65,8 @@ def bench_frontier(config: BenchConfig, models: Sequence[Path], out: Path) -> It
 
     Yields:
         A report a point: settings, ``figures`` (mean, spread over seeds, and each seed's), ``tokens_per_second``,
-        ``seconds`` (for a seed's samples), ``latent_share`` (of them), ``at_equal_entropy`` (for each base among the models, its figures interpolated
-        to this entropy at the same decoding steps), ``reference`` and ``definitions``.
+        ``seconds`` (for a seed's samples), ``latent_share`` (of them), ``at_equal_entropy`` (for each base among the
+        models, its figures interpolated to this entropy at the same decoding steps), ``reference``, ``definitions``.
 
     Raises:
         UserError: An unusable model or folder.

@@ -120,9 +120,14 @@ def _decode_batch(
             decoder.mask_id,
             noise.uniform(noise.REVEAL, decoder.length).to(device),
             noise.uniform(noise.TOKEN, decoder.length).to(device),
-            Decoding(config.decode_steps, config.temperature, config.top_p, config.order, config.threshold),
+            _decoding(config),
             on_step,
         ).cpu()
+
+
+def _decoding(config: SampleConfig) -> Decoding:
+    names = ("temperature", "top_p", "order", "threshold", "entropy_bound")
+    return Decoding(config.decode_steps, **{name: getattr(config, name) for name in names})
 
 
 def decoding_functions(decoder: TokenDenoiser, z: Tensor | None = None) -> tuple[Body, Head]:
@@ -164,6 +169,7 @@ def describe(sampler: Sampler, ids: range, config: SampleConfig, tokens: Tensor)
         "gamma": config.gamma if config.steps and isinstance(sampler.latent, LatentStudent) else None,
         "order": config.order,
         "threshold": config.threshold if config.order == "threshold" else None,
+        "entropy_bound": config.entropy_bound if config.order == "entropy" else None,
     }
     samples = []
     for i, row in zip(ids, tokens.tolist(), strict=True):

@@ -16,7 +16,10 @@ from diladiff_cli.errors import UserError
 Sample = dict[str, Any]
 REFERENCE = Path(__file__).parent.parent / "assets" / "text" / "valid.jsonl.zst"
 # What tells one way of sampling from another; the rest of a line differs from sample to sample.
-SETTINGS = ("model", "steps", "decode_steps", "temperature", "top_p", "gamma", "order", "threshold")
+SETTINGS = (
+    *("model", "steps", "decode_steps", "temperature", "top_p", "gamma"),
+    *("order", "threshold", "entropy_bound"),
+)
 
 
 def read_samples(source: str) -> list[Sample]:

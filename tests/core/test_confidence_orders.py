@@ -1,7 +1,10 @@
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
+from diladiff_cli.core.draw import entropies
 from diladiff_cli.core.unmask import Decoding, unmask
 
 MASK = 2
@@ -106,3 +109,39 @@ def test_temperature_zero_decodes_greedily() -> None:
     recorder = Recorder([0.6, 0.3, 0.9, 0.2])
     out = recorder.run(torch.full((1, 4), MASK), Decoding(4, temperature=0.0), uniform=0.0)
     assert out.tolist() == [[1, 0, 1, 0]]
+
+
+def test_entropy_reveals_the_least_uncertain_positions_within_the_bound() -> None:
+    recorder = Recorder(SURENESS)
+    entropy = [float(e) for e in entropies(recorder.logits)]
+    order = sorted(range(8), key=entropy.__getitem__)
+    for count in range(1, 9):
+        bound = sum(entropy[i] for i in order[: count - 1]) + 1e-9  # of those before the last
+        recorder = Recorder(SURENESS)
+        recorder.run(torch.full((1, 8), MASK), Decoding(8, order="entropy", entropy_bound=bound))
+        assert recorder.masked[0][0] == set(order[count:])
+
+
+def test_entropy_without_allowance_reveals_one_position_a_step_and_the_rest_at_last() -> None:
+    recorder = Recorder(SURENESS)
+    recorder.run(torch.full((2, 8), MASK), Decoding(5, order="entropy", entropy_bound=0.0))
+    assert [len(step[1]) for step in recorder.masked] == [7, 6, 5, 4, 0]
+
+
+def test_entropy_counts_each_example_alone() -> None:
+    x = torch.full((2, 8), MASK)
+    x[1, [1, 3]] = 1
+    recorder = Recorder(SURENESS)
+    recorder.run(x, Decoding(8, order="entropy", entropy_bound=0.1))  # the surest two have 0.20 and 0.33 nats
+    assert recorder.masked[0] == [set(range(8)) - {1}, {0, 2, 4, 5, 7}]
+
+
+def test_certain_positions_cost_nothing_of_the_bound() -> None:
+    recorder = Recorder([1.0, 1.0, 1.0, 0.5])
+    recorder.run(torch.full((1, 4), MASK), Decoding(4, order="entropy", entropy_bound=0.0))
+    assert recorder.masked[0] == [set()]  # three certain ones, and the first uncertain one
+
+
+def test_entropies_are_those_of_the_distribution() -> None:
+    logits = torch.tensor([[0.0, 0.0, -torch.inf, 0.0], [5.0, -torch.inf, -torch.inf, -torch.inf]])
+    assert entropies(logits).tolist() == pytest.approx([math.log(3), 0.0])
