@@ -14,7 +14,18 @@ PACKAGE = Path(diladiff_cli.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 TESTS = Path(__file__).parent
 LONGEST_FILE = 300
-HEAVY = {"torch", "transformers", "datasets", "accelerate", "safetensors", "tokenizers", "scipy", "numpy", "mauve"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "safetensors",
+    "tokenizers",
+    "scipy",
+    "numpy",
+    "mauve",
+    "matplotlib",
+}
 
 # What each layer may import besides itself.
 LEAVES = {"errors", "settings", "presets", "config"}

@@ -15,11 +15,12 @@ from diladiff_cli.cli.encode import encode
 from diladiff_cli.cli.evaluate import evaluate
 from diladiff_cli.cli.failures import DONE, SIGNALLED, report, wants_debug
 from diladiff_cli.cli.output import quiet_libraries
+from diladiff_cli.cli.plot import plot
 from diladiff_cli.cli.sample import sample
 from diladiff_cli.cli.train import distill, train_ae, train_mdlm, train_prior
 
 # In the order of the pipeline, which is that of the help.
-COMMANDS = (encode, train_mdlm, train_ae, train_prior, distill, sample, evaluate, bench, info, export)
+COMMANDS = (encode, train_mdlm, train_ae, train_prior, distill, sample, evaluate, bench, plot, info, export)
 
 app = typer.Typer(
     name="diladiff",

@@ -13,7 +13,19 @@ from diladiff_cli.settings import flag
 
 from .conftest import ROOT, Cli, environment
 
-PIPELINE = ["encode", "train-mdlm", "train-ae", "train-prior", "distill", "sample", "eval", "bench", "info", "export"]
+PIPELINE = [
+    "encode",
+    "train-mdlm",
+    "train-ae",
+    "train-prior",
+    "distill",
+    "sample",
+    "eval",
+    "bench",
+    "plot",
+    "info",
+    "export",
+]
 HEAVY = ("torch", "transformers", "datasets", "accelerate", "numpy", "safetensors", "huggingface_hub")
 
 

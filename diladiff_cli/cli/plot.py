@@ -1,0 +1,42 @@
+"""The command ``plot``: pictures of training and of evaluations."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diladiff_cli.cli.command import command
+from diladiff_cli.cli.output import Result, is_main_process
+from diladiff_cli.settings import ConfigError
+
+FORMATS = ("png", "svg", "pdf")
+
+
+@command(
+    "plot",
+    examples=(
+        "diladiff plot ckpt/mdlm ckpt/ae ckpt/prior ckpt/student",
+        "diladiff eval ckpt/ae > ae.json && diladiff plot ae.json --out figures --format svg",
+    ),
+)
+def plot(
+    target: Annotated[
+        list[str], typer.Argument(metavar="TARGET…", help="Artifacts, and files that eval printed of artifacts.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the pictures go.")] = Path("plots"),
+    format: Annotated[
+        str, typer.Option("--format", metavar="TEXT", help="One or several of png, svg, pdf, with commas.")
+    ] = "png,svg",
+) -> Result:
+    """Draw training curves, recovery, robustness and losses.
+
+    Several targets of the same kind share a picture. A line of JSON on stdout names the files of each.
+    """
+    formats = list(dict.fromkeys(format.split(",")))
+    if not set(formats) <= set(FORMATS):
+        raise ConfigError([f"--format is {format!r}; give one or several of {', '.join(FORMATS)}, with commas"])
+    if not is_main_process():
+        return None
+    from diladiff_cli.stages.plot import plot as draw
+
+    return draw(target, out, formats)
