@@ -13,7 +13,7 @@ from diladiff_cli.cli.command import command
 from diladiff_cli.cli.output import Result, is_main_process, say, write
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.errors import UserError
-from diladiff_cli.settings import ConfigError
+from diladiff_cli.settings import ConfigError, flag
 
 FORMATS = ("jsonl", "text")
 SEPARATOR = "-" * 40
@@ -94,8 +94,11 @@ def _reject_idle(stage: str, config: SampleConfig, given: Mapping[str, Any], dat
     problems = []
     if "gamma" in given and stage != "student":
         problems.append(f"--gamma is for a student, and the model is of stage {stage}; leave it out")
-    if "threshold" in given and config.order != "threshold":
-        problems.append(f"--threshold is for --order threshold, and the order is {config.order}; leave it out")
+    for name, order in (("threshold", "threshold"), ("entropy_bound", "entropy")):
+        if name in given and config.order != order:
+            problems.append(f"{flag(name)} is for --order {order}, and the order is {config.order}; leave it out")
+    if "entropy_bound" in given and config.order != "entropy":
+        problems.append(f"--entropy-bound is for --order entropy, and the order is {config.order}; leave it out")
     if data is not None and stage != "ae":
         problems.append(f"--data is for an auto-encoder, and the model is of stage {stage}; leave it out")
     if problems:

@@ -88,6 +88,7 @@ def test_options_that_do_not_fit_the_model_are_wrong_usage(cli: Cli, tiny_chain:
     [
         ("prior", ("--gamma", "0.5"), "error: --gamma is for a student, and the model is of stage prior; leave it out"),
         ("mdlm", ("--threshold", "0.5"), "error: --threshold is for --order threshold, and the order is random"),
+        ("mdlm", ("--entropy-bound", "1"), "error: --entropy-bound is for --order entropy, and the order is random"),
         ("student", ("--data", "data"), "error: --data is for an auto-encoder, and the model is of stage student"),
     ],
 )
