@@ -97,8 +97,6 @@ def _reject_idle(stage: str, config: SampleConfig, given: Mapping[str, Any], dat
     for name, order in (("threshold", "threshold"), ("entropy_bound", "entropy")):
         if name in given and config.order != order:
             problems.append(f"{flag(name)} is for --order {order}, and the order is {config.order}; leave it out")
-    if "entropy_bound" in given and config.order != "entropy":
-        problems.append(f"--entropy-bound is for --order entropy, and the order is {config.order}; leave it out")
     if data is not None and stage != "ae":
         problems.append(f"--data is for an auto-encoder, and the model is of stage {stage}; leave it out")
     if problems:

@@ -1,9 +1,9 @@
 """How one text was decoded, step by step (method sections 4 to 6), as data and as a page for the browser."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +124,14 @@ def _pieces_of_run(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     whole = decode_text(tokenizer, ids)
     bounds = [0]
     for stop in range(1, len(ids) + 1):
-        common = os.path.commonprefix([decode_text(tokenizer, ids[:stop]), whole])
-        bounds.append(max(bounds[-1], len(common)))
-    return [whole[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        bounds.append(max(bounds[-1], _shared(decode_text(tokenizer, ids[:stop]), whole)))
+    return [whole[a:b] for a, b in pairwise(bounds)]
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters two texts have in common before they part."""
+    pairs = zip(one, other, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def page(trace: Trace) -> str:

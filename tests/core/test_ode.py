@@ -77,6 +77,19 @@ def test_euler_takes_each_estimate_as_the_next_self_conditioning() -> None:
     assert out.shape == (2, 3, 2)
 
 
+def test_euler_reports_the_estimate_of_each_step_and_does_not_change_by_it() -> None:
+    z, made, told = randn(2, 3, 2, seed=10), list[Tensor](), list[tuple[int, Tensor]]()
+
+    def estimate(z: Tensor, t: Tensor, z_self: Tensor) -> Tensor:
+        made.append(exact_clean(z, t, z_self))
+        return made[-1]
+
+    wanted = euler(exact_clean, z, SCHEDULE, 4)
+    assert torch.equal(euler(estimate, z, SCHEDULE, 4, lambda *step: told.append(step)), wanted)
+    assert [step for step, _ in told] == [0, 1, 2, 3]
+    assert all(z_hat is own for (_, z_hat), own in zip(told, made, strict=True))
+
+
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_exact_average_velocity_samples_exactly_in_any_number_of_steps(steps: int) -> None:
     z, u = randn(16, 3, 2, seed=2), ExactAverage()
@@ -94,6 +107,21 @@ def test_self_conditioning_is_the_clean_estimate_at_the_time_reached() -> None:
     for z, time, _, z_self in u.calls[2::2]:
         t = torch.full((len(z),), time, dtype=torch.float64)
         torch.testing.assert_close(z_self, exact_clean(z, t, z_self), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.8, 1.0])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_jumps_report_what_the_next_is_conditioned_on_and_the_last_its_samples(steps: int, gamma: float) -> None:
+    z, noises = randn(2, 3, 2, seed=11), randn(2, 2, 3, 2, seed=12)
+    silent, u, told = ExactAverage(), ExactAverage(), list[tuple[int, Tensor]]()
+    wanted = average_velocity_steps(silent, z, SCHEDULE, steps, noises, gamma)
+    found = average_velocity_steps(u, z, SCHEDULE, steps, noises, gamma, lambda *step: told.append(step))
+    assert torch.equal(found, wanted)
+    assert len(u.calls) == len(silent.calls)
+    assert [step for step, _ in told] == list(range(steps))
+    jumps = u.calls[::2]
+    assert all(z_hat is jump[3] for (_, z_hat), jump in zip(told, jumps[1:], strict=False))
+    assert told[-1][1] is found
 
 
 @pytest.mark.parametrize("d", [1.0, 10.0])
