@@ -1,6 +1,7 @@
 """The configuration of the commands beside training: text in, samples and figures out."""
 
 from dataclasses import dataclass
+from math import isfinite
 
 from diladiff_cli.settings import Settings, flag, option
 
@@ -109,7 +110,9 @@ class BenchConfig(Settings):
             found = numbers(text)
         except ValueError:
             found = (low - 1.0,)
-        if (found or name == "decode_steps") and all(x >= low and (not whole or x == int(x)) for x in found):
+        if (found or name == "decode_steps") and all(
+            isfinite(x) and x >= low and (not whole or x == int(x)) for x in found
+        ):
             return None
         kind = "whole numbers" if whole else "numbers"
         return f"{flag(name)} is {text!r}; give {kind} of at least {low}, separated by commas"

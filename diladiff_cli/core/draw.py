@@ -86,7 +86,9 @@ def _in_nucleus(weights: Tensor, tokens: Tensor, limit: Tensor) -> Tensor:
     return torch.where(weights > own, weights, 0.0).sum(-1) < limit
 
 
-def entropies(logits: Tensor) -> Tensor:
-    """(M,) entropies in nats, float64, of the distributions of logits (M, K), which may have -inf."""
-    log_p = logits.double().log_softmax(-1)
+def entropies(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """(M,) entropies in nats, float64, of what is drawn from logits (M, K), which may have -inf; 0 at temperature 0."""
+    if temperature == 0.0:
+        return torch.zeros(len(logits), dtype=torch.float64, device=logits.device)
+    log_p = (logits.double() / temperature).log_softmax(-1)
     return -torch.where(log_p.isfinite(), log_p.exp() * log_p, 0.0).sum(-1)

@@ -95,7 +95,7 @@ def _draw(head: Head, hidden: Tensor, uniform: Tensor, decoding: Decoding) -> tu
         size = max(1, (ENTRIES_AT_ONCE if logits.device.type == "cpu" else ENTRIES_AT_ONCE_GPU) // logits.shape[-1])
         for part, u in zip(torch.split(logits, size), torch.split(points, size), strict=True):
             tokens, sureness = draw_tokens(part, u, decoding.temperature, decoding.top_p)
-            drawn.append((tokens, -entropies(part) if decoding.order == "entropy" else sureness))
+            drawn.append((tokens, -entropies(part, decoding.temperature) if decoding.order == "entropy" else sureness))
     return torch.cat([tokens for tokens, _ in drawn]), torch.cat([sureness for _, sureness in drawn])
 
 

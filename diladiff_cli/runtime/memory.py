@@ -7,17 +7,30 @@ from pathlib import Path
 import torch
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+GROUP = Path("/sys/fs/cgroup")
 
 
 def available_bytes(device: torch.device) -> int | None:
     """Memory that new tensors could take; None where the system does not say."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what is free but still held counts as free
         return int(torch.cuda.mem_get_info(device)[0])
     try:
         found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     except OSError:
         return None
-    return int(found[1]) * 1024 if found else None
+    machine = int(found[1]) * 1024 if found else None
+    limits = [left for left in (machine, _left_in_group()) if left is not None]
+    return min(limits, default=None)
+
+
+def _left_in_group() -> int | None:
+    """What a container's limit leaves; None without one."""
+    try:
+        limit, used = ((GROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return None
+    return max(0, int(limit) - int(used)) if limit.isdecimal() else None
 
 
 class PeakMemory:

@@ -9,10 +9,13 @@ from typing import Any
 
 from diladiff_cli import __version__
 from diladiff_cli.config import BenchConfig, EvalConfig, SampleConfig
+from diladiff_cli.errors import UserError
 from diladiff_cli.metrics.frontier import interpolated, spread
+from diladiff_cli.runtime.artifacts import file_hash
 from diladiff_cli.runtime.folders import write_text
 from diladiff_cli.runtime.progress import Bar, say
 from diladiff_cli.stages.bench_speed import machine, seconds
+from diladiff_cli.stages.common import open_recorded_data
 from diladiff_cli.stages.eval_files import SampleMeasure
 from diladiff_cli.stages.sample import complete, decode, describe, draw_latents
 from diladiff_cli.stages.sample_sets import Sample
@@ -32,12 +35,14 @@ class Point:
         model: Path as the user gave it.
         stage: Of the model.
         hash: Of the model.
+        content: Hashes of all that its samples depend on.
         settings: How texts are drawn; its seed is that of the first set.
     """
 
     model: str
     stage: str
     hash: str
+    content: tuple[str, ...]
     settings: SampleConfig
 
     @property
@@ -48,7 +53,7 @@ class Point:
     def key(self, seed: int, *more: Any) -> str:
         """Name of what is kept of one seed: a hash of all that it depends on."""
         settings = replace(self.settings, seed=seed, batch_size=1).to_dict()
-        content = [FORMAT_VERSION, __version__, self.hash, settings, *more]
+        content = [FORMAT_VERSION, __version__, *self.content, settings, *more]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
 
@@ -60,7 +65,7 @@ def bench_frontier(config: BenchConfig, models: Sequence[Path], out: Path) -> It
 
     Args:
         config: The points.
-        models: Artifacts of any stage; the first gives the reference text.
+        models: Artifacts of any stage; all of one data set.
         out: Folder of samples and figures.
 
     Yields:
@@ -82,6 +87,7 @@ def bench_frontier(config: BenchConfig, models: Sequence[Path], out: Path) -> It
         say(f"point {number} of {len(points)}: {_title(point)}")
         runs = [_measured(point, seed, samplers[point.model], measure, config, out) for seed in seeds]
         found.append(_report(point, runs, seeds))
+    _check_comparable(found, out)
     for report in found:
         yield report | {"at_equal_entropy": _against_bases(report, found)}
 
@@ -104,7 +110,18 @@ def _points(sampler: Sampler, config: BenchConfig) -> Iterator[Point]:
                     batch_size=config.batch_size,
                     precision=config.precision,
                 )
-                yield Point(sampler.name, sampler.stage, sampler.artifact.hash, complete(sampler, settings))
+                content = _content(sampler)
+                yield Point(sampler.name, sampler.stage, sampler.artifact.hash, content, complete(sampler, settings))
+
+
+def _content(sampler: Sampler) -> tuple[str, ...]:
+    """Hashes of the artifact, its parents and its tokenizer, and of the blocks that an auto-encoder encodes."""
+    artifact = sampler.artifact
+    found = [artifact.hash, *(link["hash"] for _, link in sorted(artifact.config["parents"].items()))]
+    found.append(file_hash(artifact.tokenizer_path / "tokenizer.json"))
+    if sampler.stage == "ae":
+        found.append(open_recorded_data(artifact, None)[0].fingerprint)
+    return tuple(found)
 
 
 def _title(point: Point) -> str:
@@ -116,17 +133,19 @@ def _measured(
     point: Point, seed: int, sampler: Sampler, measure: SampleMeasure, config: BenchConfig, out: Path
 ) -> Report:
     """Speed and figures of one seed, kept or new."""
-    name = point.key(seed)
-    samples_file, speed_file = out / "points" / f"{name}.jsonl", out / "points" / f"{name}.speed.json"
+    samples_file = out / "points" / f"{point.key(seed)}.jsonl"
+    speed_file = out / "points" / f"{point.key(seed, config.batch_size, machine(sampler.device))}.speed.json"
     figures_file = out / "points" / f"{point.key(seed, config.scorer)}.figures.json"
-    if not speed_file.exists():
+    if not (speed_file.exists() and samples_file.exists()):
         samples, speed = _draw(sampler, replace(point.settings, seed=seed))
         write_text(samples_file, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples))
         write_text(speed_file, json.dumps(speed) + "\n")
     if figures_file.exists():
         figures = json.loads(figures_file.read_text())
     else:
-        (figures,) = measure.reports([json.loads(line) for line in samples_file.read_text().splitlines()])
+        lines = samples_file.read_text(encoding="utf-8").splitlines()
+        # The model may lie elsewhere now; the reference is found by its path.
+        (figures,) = measure.reports([json.loads(line) | {"model": point.model} for line in lines])
         if figures["scorer"]["name"] is not None:  # without one, a later call may have it
             write_text(figures_file, json.dumps(figures) + "\n")
     kept = ("samples", "reference", "definitions", "left_out", "scorer")
@@ -203,6 +222,22 @@ def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int]) -> Repor
         "left_out": runs[0]["left_out"],
         "scorer": runs[0]["scorer"],
     }
+
+
+def _check_comparable(reports: Sequence[Report], out: Path) -> None:
+    """Refuse points that were measured by several scorers, or beside several texts."""
+    scorers = {str(r["scorer"]["name"]) for r in reports}
+    texts = {(r["reference"] or {}).get("source", "none") for r in reports}
+    if len(scorers) > 1:
+        raise UserError(
+            f"the points in {out} were measured by several scorers ({', '.join(sorted(scorers))})",
+            "name one with --scorer, or choose another --out",
+        )
+    if len(texts) > 1:
+        raise UserError(
+            f"the models have several reference texts ({'; '.join(sorted(texts))})",
+            "compare models of one data set, or choose another --out if the data set was moved",
+        )
 
 
 def _means(report: Mapping[str, Any]) -> dict[str, float | None]:

@@ -31,7 +31,9 @@ def frontier_table(reports: Sequence[Report]) -> "Table":
     from rich.table import Table
 
     names = short_names(reports)
-    bases = sorted({base for r in reports for base in r["at_equal_entropy"]})
+    bases = sorted(
+        {base for r in reports for base, found in r["at_equal_entropy"].items() if found["genppl"] is not None}
+    )
     columns = ["model", "latent", "decode", "T", "seconds", "tokens/s", "genppl", "entropy", "mauve", "agreement"]
     table = Table(*columns, *(f"genppl of {names[base]} at this entropy" for base in bases), title="quality and speed")
     for r in reports:

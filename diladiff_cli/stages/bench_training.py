@@ -23,16 +23,18 @@ from diladiff_cli.runtime.loop import LossFn
 from diladiff_cli.runtime.memory import PeakMemory
 from diladiff_cli.runtime.optim import LearningRate, build_optimizers
 from diladiff_cli.runtime.randomness import BatchNoise, generator
-from diladiff_cli.stages.bench_speed import ROUNDS, machine, megabytes, seconds
+from diladiff_cli.stages.bench_speed import ROUNDS, fits, machine, megabytes, seconds
 from diladiff_cli.stages.common import linear_flops, seeded
 from diladiff_cli.stages.distill import MeanFlowLoss
 from diladiff_cli.stages.sampler import sampling_device
-from diladiff_cli.stages.train_ae import ae_loss
+from diladiff_cli.stages.train_ae import ae_loss, autoencoder_flops
 from diladiff_cli.stages.train_mdlm import denoiser_flops, masked_batch, mdlm_loss
 from diladiff_cli.stages.train_prior import prior_loss
 
 Report = dict[str, Any]
 HEADS, LATENT_WIDTH, COMPRESSION, MASK = 4, 64, 2, 0
+CALLS = 10  # of a matrix product, between two waits for the device
+PLAIN_BYTES = 20  # of each of all logits, in the plain loop: bf16, float32, their logarithms and gradients
 
 
 @dataclass(frozen=True)
@@ -66,17 +68,22 @@ def bench_training(config: BenchConfig) -> Iterator[Report]:
     for vocab_size, length in product(config.integers("vocab_sizes"), config.integers("lengths")):
         rate = matmul_rate(config, batch_size * length, device)
         for work in works(config, vocab_size, length, batch_size, device):
-            yield _measure(work, config, length, rate, device) | {"vocab_size": vocab_size, "batch_size": batch_size}
+            yield _measure(work, config, vocab_size, length, rate, device)
 
 
 def matmul_rate(config: BenchConfig, rows: int, device: torch.device) -> float:
-    """Operations per second of the network's largest matrix product alone, (rows, width) to four times the width."""
+    """Operations per second of the feed-forward's matrix product alone, at its best, (rows, width) to 4 width."""
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     x = torch.randn(rows, config.width, device=device, dtype=dtype)
     weight = torch.randn(4 * config.width, config.width, device=device, dtype=dtype)
     F.linear(x, weight)
-    times = [seconds(lambda: F.linear(x, weight), device) for _ in range(5 * ROUNDS)]
-    return 2.0 * rows * 4 * config.width**2 / median(times)
+
+    def several() -> None:
+        for _ in range(CALLS):
+            F.linear(x, weight)
+
+    fastest = min(seconds(several, device) for _ in range(5 * ROUNDS)) / CALLS
+    return 2.0 * rows * 4 * config.width**2 / fastest
 
 
 def works(config: BenchConfig, vocab_size: int, length: int, batch_size: int, device: torch.device) -> Iterator[Work]:
@@ -94,9 +101,8 @@ def works(config: BenchConfig, vocab_size: int, length: int, batch_size: int, de
     autoencoder = AutoEncoder(encoder=encoder | latents, decoder=decoder).to(device)
     autoencoder.decoder.embedding.weight.requires_grad_(False)
     features = SelfFeatures(copy.deepcopy(base))
-    ae_flops = 3 * (denoiser_flops(autoencoder.decoder) + linear_flops(autoencoder.encoder, latents["latents"]))
     loss = ae_loss(features, autoencoder, AeConfig(), MASK)
-    yield Work("train-ae", autoencoder, loss, x, ae_flops + linear_flops(features, length))
+    yield Work("train-ae", autoencoder, loss, x, autoencoder_flops(autoencoder, features))
     z_0 = torch.randn(batch_size, *latents.values(), generator=generator(device, 22), device=device)
     prior = LatentPrior(schedule_d=10.0, **shape, **latents).to(device)
     forward = linear_flops(prior, latents["latents"])
@@ -116,10 +122,14 @@ def plain_loss(model: nn.Module, x: Tensor, noise: BatchNoise) -> tuple[Tensor, 
     return (nll * is_masked.flatten()).sum() / x.numel(), {}
 
 
-def _measure(work: Work, config: BenchConfig, length: int, rate: float, device: torch.device) -> Report:
+def _measure(
+    work: Work, config: BenchConfig, vocab_size: int, length: int, rate: float, device: torch.device
+) -> Report:
     texts = len(work.batch)
     step = _stepper(work, work.loss_fn, config.precision, device)
-    plain = _stepper(work, plain_loss, config.precision, device) if work.stage == "train-mdlm" else None
+    plain = None
+    if work.stage == "train-mdlm" and fits(PLAIN_BYTES * work.batch.numel() * vocab_size, device):
+        plain = _stepper(work, plain_loss, config.precision, device)
     with PeakMemory(device) as memory:
         once = seconds(step, device)
     with PeakMemory(device) as plain_memory:
@@ -131,7 +141,9 @@ def _measure(work: Work, config: BenchConfig, length: int, rate: float, device: 
     took, plain_took = median(a for a, _ in pairs), [b for _, b in pairs if b is not None]
     report: Report = {
         "stage": work.stage,
+        "vocab_size": vocab_size,
         "length": length,
+        "batch_size": texts,
         "tokens_per_second": texts * length / took,
         "share_of_matmul": work.flops * texts / took / rate,
         "peak_megabytes": megabytes(memory.bytes),

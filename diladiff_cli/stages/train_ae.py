@@ -160,6 +160,14 @@ def ae_figures(
     return figures | {"curves": curves}
 
 
+def autoencoder_flops(model: AutoEncoder, source: FeatureSource) -> float:
+    """Operations of a training step per text: features forward only, and no gradient for a frozen vocabulary head."""
+    decoder = model.decoder
+    trained = 3 * (denoiser_flops(decoder) + linear_flops(model.encoder, model.latent_shape[0]))
+    frozen_head = decoder.vocab_size * decoder.width * decoder.length if decoder.head is None else 0.0
+    return trained - frozen_head + linear_flops(source, decoder.length)
+
+
 def learning_rate_law(config: AeConfig) -> Callable[[str], LearningRate]:
     """The pre-trained decoder weights warm up more slowly than encoder and cross-attention."""
     pretrained = LearningRate(config.decoder_lr_ratio, config.decoder_warmup_steps)
@@ -226,8 +234,7 @@ def train_ae(
         fetch=split.gather,
         rows=len(split),
         tokens_per_row=tokens.length,
-        flops_per_row=3 * (denoiser_flops(model.decoder) + linear_flops(model.encoder, model.latent_shape[0]))
-        + linear_flops(source, tokens.length),
+        flops_per_row=autoencoder_flops(model, source),
         validate=lambda average: ae_figures(average, source, base_network, batches, tokens.mask_id),
         artifact=artifact,
         row_order=order,

@@ -145,3 +145,6 @@ def test_certain_positions_cost_nothing_of_the_bound() -> None:
 def test_entropies_are_those_of_the_distribution() -> None:
     logits = torch.tensor([[0.0, 0.0, -torch.inf, 0.0], [5.0, -torch.inf, -torch.inf, -torch.inf]])
     assert entropies(logits).tolist() == pytest.approx([math.log(3), 0.0])
+    logits, p = torch.tensor([[2.0, 0.0]]), 1 / (1 + math.exp(-1))
+    assert float(entropies(logits, 2.0)) == pytest.approx(-p * math.log(p) - (1 - p) * math.log(1 - p))
+    assert float(entropies(logits, 0.0)) == 0.0

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from diladiff_cli.config import BenchConfig, SampleConfig
+from diladiff_cli.errors import UserError
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages import bench_frontier as module
 from diladiff_cli.stages.bench_frontier import bench_frontier
@@ -124,3 +125,32 @@ def test_settings_that_do_not_fit_a_model_are_refused(tiny_chain: Chain, tmp_pat
         bench(tiny_chain, tmp_path, "ae", n=100_000)
     with pytest.raises(ConfigError, match="--steps is '1,x'; give whole numbers"):
         BenchConfig(steps="1,x")
+
+
+def test_speed_at_another_batch_size_is_measured_anew(tiny_chain: Chain, tmp_path: Path, drawn: list[Any]) -> None:
+    settings = {"steps": "1", "decode_steps": "2", "seeds": "0"}
+    first = bench(tiny_chain, tmp_path, **settings)
+    again = bench(tiny_chain, tmp_path, **settings, batch_size=2)
+    assert len(drawn) == 2
+    assert [r["batch_size"] for r in first + again] == [32, 2]
+    assert first[0]["figures"] == again[0]["figures"]
+
+
+def test_points_of_a_model_that_was_moved_keep_their_reference(chain_copy: Chain, tmp_path: Path) -> None:
+    settings = {"steps": "1", "decode_steps": "2", "seeds": "0"}
+    first = bench(chain_copy, tmp_path, **settings)
+    moved = chain_copy.root / "ckpt" / "moved"
+    chain_copy.student.rename(moved)
+    (again,) = bench_frontier(BenchConfig(**SETTINGS | settings), [moved], tmp_path)
+    assert again["figures"] == first[0]["figures"]
+    assert again["reference"] == first[0]["reference"]
+
+
+def test_points_of_several_scorers_or_texts_are_not_compared(tiny_chain: Chain, tmp_path: Path) -> None:
+    reports = bench(tiny_chain, tmp_path, steps="1", decode_steps="2,4", seeds="0")
+    other = [reports[0], reports[1] | {"scorer": {"name": "gpt2-large", "note": ""}}]
+    with pytest.raises(UserError, match=r"several scorers \(None, gpt2-large\); name one with --scorer"):
+        module._check_comparable(other, tmp_path)
+    other = [reports[0], reports[1] | {"reference": {"source": "another text"}}]
+    with pytest.raises(UserError, match="several reference texts"):
+        module._check_comparable(other, tmp_path)
