@@ -7,10 +7,11 @@ from typing import Any
 
 import typer
 
-from diladiff_cli.cli.failures import is_out_of_memory, out_of_memory
+from diladiff_cli.cli.failures import out_of_memory
 from diladiff_cli.cli.options import ConfigFile, Preset, given_values, parameters
 from diladiff_cli.cli.output import Result, data_stream, write
 from diladiff_cli.config import STAGES, resolve
+from diladiff_cli.errors import is_out_of_memory
 from diladiff_cli.settings import Settings
 
 INJECTED = ("config", "given", "on_terminal")  # what a body may ask for besides its own options

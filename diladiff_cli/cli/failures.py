@@ -71,16 +71,6 @@ def _usage(error: BaseException) -> str:
     return f"{text[:1].lower()}{text[1:]}; {remedy}"
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on an accelerator or on the CPU."""
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(error, torch.OutOfMemoryError):
-        return True
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
-    )
-
-
 def out_of_memory(batch_size: int | None, grad_accum: int | None) -> UserError:
     """What to do about it: smaller micro-batches in training, smaller batches elsewhere."""
     if batch_size is None:

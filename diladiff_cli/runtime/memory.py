@@ -1,10 +1,17 @@
-"""Peak memory of a piece of work, where the system can tell."""
+"""Memory: how much work takes at most, how much is left, and what to do where it does not suffice."""
 
 import ctypes
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+
+from diladiff_cli.errors import is_out_of_memory
+from diladiff_cli.runtime.progress import say
+
+T = TypeVar("T")
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 GROUP = Path("/sys/fs/cgroup")
@@ -71,3 +78,44 @@ def _resident(name: str) -> int | None:
     except OSError:
         return None
     return int(found[1]) * 1024 if found else None
+
+
+class Halving:
+    """Does work in smaller parts from when memory ran out, for work whose result does not depend on its parts.
+
+    Args:
+        what: What is worked on, for the line that says so.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.limit: int | None = None  # how many fitted, once all did not
+
+    def __call__(self, work: Callable[[range], T], items: range) -> list[T]:
+        """The results of ``work`` on parts of ``items``, in their order.
+
+        Raises:
+            Exception: What ``work`` raises, also where memory does not suffice for a single item.
+        """
+        found: list[T] = []
+        done = 0
+        while done < len(items):
+            part = items[done : done + (self.limit or len(items))]
+            result = self._attempt(work, part)
+            if result is None:  # outside of the handler, whose traceback would hold what was computed
+                self.limit = (len(part) + 1) // 2
+                say(f"out of memory with {len(part)} {self.what} at once; going on with {self.limit}")
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                continue
+            found += result
+            done += len(part)
+        return found
+
+    def _attempt(self, work: Callable[[range], T], part: range) -> list[T] | None:
+        try:
+            return [work(part)]
+        except Exception as error:
+            if len(part) == 1 or not is_out_of_memory(error):
+                raise
+            return None

@@ -16,6 +16,7 @@ from diladiff_cli.data.tokens import TokenData, TokenSplit
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.artifacts import load_artifact, parent_links
 from diladiff_cli.runtime.folders import share, write_text
+from diladiff_cli.runtime.memory import Halving
 from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.stages.common import open_recorded_data, relative
@@ -78,7 +79,7 @@ def encode_latents(
             _clear(out)
         _write_json(out / "plan.json", plan)
     state.wait_for_everyone()
-    work = _Work(tokens, encoder, out, batch_size, rows_per_shard, done, state)
+    work = _Work(tokens, encoder, out, batch_size, rows_per_shard, done, state, Halving("blocks"))
     with torch.autocast(state.device.type, torch.bfloat16, enabled=precision == "bf16"):
         splits = {name: work.encode_split(name) for name in ("train", "valid")}
     state.wait_for_everyone()
@@ -133,6 +134,7 @@ class _Work:
     rows_per_shard: int
     done: set[str]
     state: PartialState
+    halving: Halving
 
     def encode_split(self, name: str) -> dict[str, Any]:
         """Write this process's shards of a split; returns the names of all of them."""
@@ -150,9 +152,13 @@ class _Work:
         return {"rows": len(split), "shards": names}
 
     def _latents(self, split: TokenSplit, rows: np.ndarray, bar: Bar) -> np.ndarray:
+        def encoded(part: range) -> np.ndarray:
+            blocks = split.gather(rows[part.start : part.stop]).to(self.state.device)
+            latents: np.ndarray = self.encoder(blocks).half().cpu().numpy()
+            bar.update(len(part), "")
+            return latents
+
         found = []
         for start in range(0, len(rows), self.batch_size):
-            part = rows[start : start + self.batch_size]
-            found.append(self.encoder(split.gather(part).to(self.state.device)).half().cpu().numpy())
-            bar.update(len(part), "")
+            found += self.halving(encoded, range(start, min(start + self.batch_size, len(rows))))
         return np.concatenate(found)

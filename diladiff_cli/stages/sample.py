@@ -19,6 +19,7 @@ from diladiff_cli.core.unmask import Body, Decoding, Head, unmask
 from diladiff_cli.data.tokenizer import decode_text
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
+from diladiff_cli.runtime.memory import Halving
 from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.runtime.randomness import SampleNoise
 from diladiff_cli.settings import ConfigError
@@ -199,12 +200,13 @@ def _rounds(sampler: Sampler, config: SampleConfig, progress: Progress | None) -
     state = process_state()
     total, size = config.n // config.decodings, max(1, config.batch_size // config.decodings)
     batches = [range(i, min(i + size, total)) for i in range(0, total, size)]
-    done = 0
+    halving, done = Halving("samples" if config.decodings == 1 else "latents"), 0
     for first in range(0, len(batches), state.num_processes):
         found: list[Sample] = []
         if first + state.process_index < len(batches):
             report = partial(progress, done) if progress and state.is_main_process else None
-            found = _draw_batch(sampler, batches[first + state.process_index], config, report)
+            draw = partial(_draw_batch, sampler, config=config, report=report)
+            found = [sample for part in halving(draw, batches[first + state.process_index]) for sample in part]
         if state.num_processes > 1:
             found = gather_object(found)
         done += len(found)

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from diladiff_cli.cli.command import Command, command
-from diladiff_cli.cli.failures import explain, is_out_of_memory, wants_debug
+from diladiff_cli.cli.failures import explain, wants_debug
 from diladiff_cli.cli.output import ClosedPipeError
 from diladiff_cli.config import MdlmConfig, SampleConfig
-from diladiff_cli.errors import UserError
+from diladiff_cli.errors import UserError, is_out_of_memory
 from diladiff_cli.settings import ConfigError, Settings
 
 from ..chain import Chain
@@ -21,7 +21,7 @@ WRONG_USAGE: list[tuple[str, list[str]]] = [
     ("", ["error: missing command; see diladiff --help"]),
     ("trian-ae", ["error: no such command 'trian-ae'; did you mean 'train-ae'?"]),
     ("draw", ["error: no such command 'draw'; see diladiff --help"]),
-    ("sample --temprature 2", ["error: no such option: --temprature; did you mean --temperature?"]),
+    ("sample --temprature 2", ["error: no such option: --temprature; did you mean --temperature or --trace?"]),
     ("sample extra", ["error: got unexpected extra argument(s) (extra); see diladiff sample --help"]),
     ("eval", ["error: missing argument 'TARGET'; see diladiff eval --help"]),
     ("info", ["error: missing argument 'PATH'; see diladiff info --help"]),

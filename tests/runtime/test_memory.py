@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diladiff_cli.runtime import memory
-from diladiff_cli.runtime.memory import PeakMemory, available_bytes
+from diladiff_cli.runtime.memory import Halving, PeakMemory, available_bytes
 
 CPU = torch.device("cpu")
 MIB = 1 << 20
@@ -42,3 +42,46 @@ def test_available_memory_is_positive() -> None:
     found = available_bytes(CPU)
     assert found is not None
     assert found > MIB
+
+
+class Scarce:
+    """Work that fits as many items as ``room``, and keeps the parts that it was asked for."""
+
+    def __init__(self, room: int, error: Exception | None = None) -> None:
+        self.room, self.asked = room, []  # type: ignore[var-annotated]
+        self.error = error or torch.OutOfMemoryError("CUDA out of memory")
+
+    def __call__(self, part: range) -> list[int]:
+        self.asked.append(len(part))
+        if len(part) > self.room:
+            raise self.error
+        return list(part)
+
+
+@pytest.mark.parametrize("room", [1, 3, 5, 8, 20])
+def test_work_goes_on_in_parts_that_fit_and_nothing_is_lost(room: int, capsys: pytest.CaptureFixture[str]) -> None:
+    halving, work = Halving("samples"), Scarce(room)
+    found = [item for part in halving(work, range(8, 16)) for item in part]
+    assert found == list(range(8, 16))
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == sum(asked > room for asked in work.asked)
+    assert ("out of memory with 8 samples at once; going on with 4" in told) == (room < 8)
+
+
+def test_what_did_not_fit_is_not_tried_again() -> None:
+    halving, work = Halving("samples"), Scarce(2)
+    for start in (0, 8):
+        halving(work, range(start, start + 8))
+    assert work.asked == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
+
+
+def test_a_single_item_that_does_not_fit_is_an_error() -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        Halving("samples")(Scarce(0), range(4))
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    work = Scarce(0, RuntimeError("shapes do not fit"))
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        Halving("samples")(work, range(4))
+    assert work.asked == [4]

@@ -276,3 +276,23 @@ def test_another_auto_encoder_is_refused(chain_copy: Chain) -> None:
     shutil.copytree(chain_copy.mdlm, chain_copy.ae)
     with pytest.raises(UserError, match="is of stage mdlm, wanted ae"):
         load_sampler(chain_copy.student, "cpu")
+
+
+@pytest.mark.parametrize("stage", ["mdlm", "student"])
+def test_samples_are_the_same_where_memory_runs_out(
+    tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    sampler = load_sampler(getattr(tiny_chain, stage), "cpu")
+    config = SampleConfig(n=7, batch_size=7, decode_steps=4)
+    wanted, asked = list(generate(sampler, config)), []
+
+    def scarce(sampler: Sampler, ids: range, *more: Any) -> Tensor:
+        asked.append(len(ids))
+        if len(ids) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(sampler, ids, *more)
+
+    monkeypatch.setattr("diladiff_cli.stages.sample.decode", scarce)
+    assert list(generate(sampler, config)) == wanted
+    assert asked == [7, 4, 2, 2, 2, 1]
+    assert "out of memory with 7 samples at once; going on with 4" in capsys.readouterr().err
