@@ -16,12 +16,14 @@ FORMATS = ("png", "svg", "pdf")
     "plot",
     examples=(
         "diladiff plot ckpt/mdlm ckpt/ae ckpt/prior ckpt/student",
-        "diladiff eval ckpt/ae > ae.json && diladiff plot ae.json --out figures --format svg",
+        "diladiff plot run1/ae run2/ae --out comparison",
+        "diladiff eval ckpt/ae | diladiff plot - --out figures --format svg",
     ),
 )
 def plot(
     target: Annotated[
-        list[str], typer.Argument(metavar="TARGET…", help="Artifacts, and files that eval printed of artifacts.")
+        list[str],
+        typer.Argument(metavar="TARGET…", help="Artifacts, and files, - for stdin, of what eval printed of artifacts."),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the pictures go.")] = Path("plots"),
     format: Annotated[
@@ -32,7 +34,7 @@ def plot(
 
     Several targets of the same kind share a picture. A line of JSON on stdout names the files of each.
     """
-    formats = list(dict.fromkeys(format.split(",")))
+    formats = list(dict.fromkeys(name.strip() for name in format.split(",")))
     if not set(formats) <= set(FORMATS):
         raise ConfigError([f"--format is {format!r}; give one or several of {', '.join(FORMATS)}, with commas"])
     if not is_main_process():

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diladiff_cli.stages.bench_tables import short_names
-from diladiff_cli.stages.pictures import COLOURS, new_figure, plain_log_axis, save_picture
+from diladiff_cli.stages.pictures import COLOURS, new_figure, plain_log_axis, save_picture, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,6 +31,7 @@ def lines_of(reports: Sequence[Report]) -> dict[Line, list[Report]]:
     return {line: sorted(points, key=lambda r: -_speed(r)) for line, points in found.items()}
 
 
+@styled
 def frontier_figure(reports: Sequence[Report]) -> "Figure":
     """GenPPL, MAUVE and the entropy to judge them by, over tokens per second; labels are decoding steps."""
     measured = [name for name in PANELS if any(name in r["figures"] for r in reports)]

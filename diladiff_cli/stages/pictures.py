@@ -1,8 +1,9 @@
 """One look for all pictures, and their way to disk."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from diladiff_cli.runtime.folders import partial_name
 
@@ -10,34 +11,85 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+P = ParamSpec("P")
+
 # Distinct for colour-blind readers too (Okabe and Ito).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
+GREY = "0.45"  # of what the lines are compared with
 FORMATS = ("png", "svg")
+# What would change from one time to the next.
+NAMELESS: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None},
+    "pdf": {"CreationDate": None},
+}
 STYLE: dict[str, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.titlesize": 9,
     "grid.color": "0.9",
     "lines.linewidth": 1.5,
     "lines.markersize": 4,
+    "legend.frameon": False,
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "diladiff",  # the same picture for the same data
 }
 PANEL_INCHES, DOTS_PER_INCH = (5.0, 3.6), 150
+LETTER_INCHES, HANDLE_INCHES, ROW_INCHES = 0.073, 0.6, 0.19  # about, in a legend
 
 
-def new_figure(panels: int, title: str) -> tuple["Figure", list[Any]]:
-    """A figure with ``panels`` axes in a row."""
+def styled(draw: "Callable[P, Figure]") -> "Callable[P, Figure]":
+    """Decorator: all that a function draws has :data:`STYLE`, whatever the user's own settings are."""
+
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> "Figure":
+        import matplotlib
+
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            matplotlib.rcParams.update(STYLE)
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def new_figure(panels: int, title: str, columns: int | None = None) -> tuple["Figure", list[Any]]:
+    """A figure with ``panels`` axes, ``columns`` in a row, by default all of them."""
     import matplotlib
     from matplotlib.figure import Figure
 
+    columns = min(panels, columns or panels)
+    rows = -(-panels // columns)
     with matplotlib.rc_context(STYLE):
         width, height = PANEL_INCHES
-        figure = Figure(figsize=(panels * width, height), layout="constrained")
-        axes = list(figure.subplots(1, panels, squeeze=False)[0])
+        figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
+        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
         figure.suptitle(title)
-    return figure, axes
+    for unused in axes[panels:]:
+        unused.remove()
+    return figure, axes[:panels]
+
+
+def legend_below(figure: "Figure", entries: Mapping[str, Mapping[str, Any]]) -> None:
+    """A legend below all panels, as wide as the figure allows; further rows make the figure higher.
+
+    Args:
+        figure: One of :func:`new_figure`.
+        entries: What each entry says, and how its line looks; words too long for the figure lose their beginning.
+    """
+    from matplotlib.lines import Line2D
+
+    width = figure.get_figwidth()
+    letters = int((width - HANDLE_INCHES) / LETTER_INCHES)
+    labels = [text if len(text) <= letters else f"…{text[1 - letters :]}" for text in entries]
+    widest = HANDLE_INCHES + LETTER_INCHES * max(map(len, labels))
+    handles = [Line2D([], [], **look) for look in entries.values()]
+    columns = max(1, min(4, int(width / widest)))
+    figure.set_figheight(figure.get_figheight() + ROW_INCHES * ((len(labels) - 1) // columns))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def plain_log_axis(axes: "Axes", which: str) -> None:
@@ -59,8 +111,10 @@ def save_picture(figure: "Figure", folder: Path, name: str, formats: Sequence[st
     files = [folder / f"{name}.{form}" for form in formats]
     for file, form in zip(files, formats, strict=True):
         partial = partial_name(file)
-        with matplotlib.rc_context(STYLE):
-            nameless = {"Date": None} if form == "svg" else {"Software": None}
-            figure.savefig(partial, format=form, dpi=DOTS_PER_INCH, metadata=nameless)
-        partial.replace(file)
+        try:
+            with matplotlib.rc_context(STYLE):
+                figure.savefig(partial, format=form, dpi=DOTS_PER_INCH, metadata=NAMELESS[form])
+            partial.replace(file)
+        finally:
+            partial.unlink(missing_ok=True)
     return files

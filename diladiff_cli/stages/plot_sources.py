@@ -1,0 +1,188 @@
+"""What ``plot`` reads: the logs of artifacts, and reports that ``eval`` printed of them."""
+
+import json
+import math
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from diladiff_cli.errors import UserError
+from diladiff_cli.runtime.artifacts import COMMANDS, load_artifact
+from diladiff_cli.runtime.folders import METRICS_FILE
+
+Line = dict[str, Any]
+Point = dict[str, float]
+REMEDY = "give artifacts, or what `diladiff eval ckpt/…` printed"
+DISTANCE = re.compile(r"(student|teacher)_(\d+)_steps")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is known of one artifact.
+
+    Attributes:
+        name: How pictures call it.
+        stage: Its stage.
+        training: Lines of its metrics.jsonl; none of a report of ``eval``.
+        figures: The last validation's, or those of a report: ``curves`` (model to points), ``robustness``,
+            ``prior_loss`` and ``teacher_distance`` (points each). What was not finite is NaN.
+    """
+
+    name: str
+    stage: str
+    training: list[Line] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    def series(self, split: str, name: str, scale: float = 1.0) -> tuple[list[int], list[float]]:
+        """Steps and values, times ``scale``, of a figure that was logged in training."""
+        found = [(line["step"], line[name]) for line in self.training if line["split"] == split and name in line]
+        return [step for step, _ in found], [scale * number(value) for _, value in found]
+
+
+def read_sources(targets: Sequence[str | Path]) -> list[Source]:
+    """Artifacts, and files (``-`` for standard input) of reports that ``eval`` printed of artifacts.
+
+    Raises:
+        UserError: A target is neither, is damaged, or holds nothing to draw.
+    """
+    found: list[Source] = []
+    for target in dict.fromkeys(map(str, targets)):
+        sources = [_artifact(Path(target))] if target != "-" and Path(target).is_dir() else _reports(target)
+        if not any(source.training or source.figures for source in sources):
+            raise UserError(f"{target} holds nothing to draw", REMEDY)
+        found += sources
+    return _told_apart(found)
+
+
+def _told_apart(sources: list[Source]) -> list[Source]:
+    """The sources with a number behind names that an earlier one has too."""
+    seen: Counter[tuple[str, str]] = Counter()
+    named = []
+    for source in sources:
+        seen[source.stage, source.name] += 1
+        times = seen[source.stage, source.name]
+        named.append(replace(source, name=f"{source.name} ({times})") if times > 1 else source)
+    return named
+
+
+def _artifact(path: Path) -> Source:
+    stage = load_artifact(path).stage
+    log = path / METRICS_FILE
+    if not log.is_file():
+        raise UserError(f"{path} has no {METRICS_FILE}", "give an artifact as training left it, or a report of eval")
+    training = list(_log_lines(log))
+    last = next((line for line in reversed(training) if line["split"] == "valid"), {})
+    figures: dict[str, Any] = {"curves": last["curves"]} if "curves" in last else {}
+    if "by_noise" in last:
+        figures["prior_loss"] = last
+    if any(map(DISTANCE.fullmatch, last)):
+        figures["teacher_distance"] = last
+    return Source(str(path), stage, training, _checked(figures, log))
+
+
+def _log_lines(log: Path) -> Iterator[Line]:
+    """The lines of a log; one that a kill cut off, the last without an end, does not count."""
+    text = _text(str(log))
+    for place, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1):
+        try:
+            values = json.loads(line)
+            whole = type(values["step"]) is int and values["split"] in ("train", "valid")
+            for name, value in values.items():
+                if name != "split" and not isinstance(value, list | dict):
+                    number(value)
+        except (ValueError, LookupError, TypeError) as error:
+            raise _damaged(log, f"line {place}") from error
+        if not whole:
+            raise _damaged(log, f"line {place}")
+        yield values
+
+
+def _damaged(file: Path | str, place: str) -> UserError:
+    return UserError(f"{file} is damaged ({place})", "restore it, or give a report of eval")
+
+
+def _reports(target: str) -> list[Source]:
+    # What eval printed of samples beside artifacts has no place in these pictures.
+    reports = [report for report in _objects(target) if "samples" not in report]
+    if not reports or not all({"path", "stage", "figures"} <= set(report) for report in reports):
+        raise UserError(f"{target} holds no reports of artifacts", REMEDY)
+    if not all(isinstance(r["figures"], dict) and r["stage"] in COMMANDS for r in reports):
+        raise _damaged(target, "a report without stage or figures")
+    return [Source(str(r["path"]), r["stage"], [], _checked(r["figures"], target)) for r in reports]
+
+
+def _text(target: str) -> str:
+    name = "standard input" if target == "-" else target
+    try:
+        data = sys.stdin.buffer.read() if target == "-" else Path(target).read_bytes()
+        return data.decode()
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "no text"
+        raise UserError(f"cannot read {name} ({reason})", REMEDY) from error
+
+
+def _objects(target: str) -> Iterator[Line]:
+    """The JSON objects of a file, one a line or indented."""
+    text = _text(target)
+    decoder, place = json.JSONDecoder(), 0
+    while rest := text[place:].lstrip():
+        place = len(text) - len(rest)
+        try:
+            found, place = decoder.raw_decode(text, place)
+        except ValueError as error:
+            raise UserError(f"{target}, line {text.count(chr(10), 0, place) + 1} is no JSON", REMEDY) from error
+        if not isinstance(found, dict):
+            raise UserError(f"{target} holds something else than JSON objects", REMEDY)
+        yield found
+
+
+def number(value: Any) -> float:
+    """A logged number; NaN for the null that stands for what was not finite.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    return float(value)
+
+
+def _points(rows: Any, *names: str) -> list[Point]:
+    return [{name: number(row[name]) for name in names} for row in rows]
+
+
+def _curves(value: Any) -> dict[str, list[Point]]:
+    return {model: _points(curve, "ratio", "recovery", "nll") for model, curve in value.items()}
+
+
+def _distances(value: Any) -> list[Line]:
+    """Who walked how many steps, and how far from the teacher's end they came out."""
+    found = [(DISTANCE.fullmatch(name), value[name]) for name in value]
+    rows = [{"who": hit[1], "steps": int(hit[2]), "distance": number(figure)} for hit, figure in found if hit]
+    return sorted(rows, key=lambda row: (row["who"], row["steps"]))
+
+
+CHECKS: dict[str, Callable[[Any], Any]] = {
+    "curves": _curves,
+    "robustness": lambda rows: _points(rows, "std", "ratio", "recovery"),
+    "prior_loss": lambda value: _points(value["by_noise"], "sigma", "loss", "white"),
+    "teacher_distance": _distances,
+}
+
+
+def _checked(figures: dict[str, Any], file: Path | str) -> dict[str, Any]:
+    """Those of the figures that are drawn, as :class:`Source` has them."""
+    found = {}
+    for name, check in CHECKS.items():
+        if name in figures:
+            try:
+                found[name] = check(figures[name])
+            except (LookupError, TypeError, AttributeError) as error:
+                raise _damaged(file, f"its {name}") from error
+    return {name: value for name, value in found.items() if value}
