@@ -1,5 +1,6 @@
 """A process with a command of its own, which needs no model and starts quickly."""
 
+import signal
 import subprocess
 import sys
 
@@ -32,6 +33,7 @@ def start(body: str, arguments: tuple[str, ...] = ("try",), **more: str) -> "sub
         stderr=subprocess.PIPE,
         text=True,
         env=environment() | more,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job inherits that it is ignored
     )
 
 

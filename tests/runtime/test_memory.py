@@ -14,10 +14,10 @@ MIB = 1 << 20
 @pytest.mark.parametrize("size", [64, 256])
 def test_the_peak_is_what_the_work_takes_at_most(size: int) -> None:
     with PeakMemory(CPU) as peak:
-        for share in (1, 4, 2):
+        for share in (4, 1, 2):
             torch.ones(size * MIB // share, dtype=torch.uint8)
     assert peak.bytes is not None
-    assert abs(peak.bytes - size * MIB) < 32 * MIB
+    assert 0.9 * size * MIB < peak.bytes < 1.7 * size * MIB  # all together have 1.75
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of a process")
