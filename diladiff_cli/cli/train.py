@@ -104,7 +104,7 @@ def distill(
     resume: Resume = None,
     dry_run: DryRun = False,
 ) -> Result:
-    """Distil the prior into a student, which samples in a few."""
+    """Distil the prior into a student, which samples in a few steps."""
     from diladiff_cli.stages import distill as stage
 
     figures = stage.distill(config, prior=prior, latents=latents, data=data, out=out, resume=resume, dry_run=dry_run)

@@ -254,12 +254,14 @@ def _add_agreement(sides: dict[str, dict[str, Any]], left_out: dict[str, str], s
 def report_table(report: dict[str, Any]) -> "Table":
     """The figures of one report side by side, for the terminal."""
     from rich.table import Table
+    from rich.text import Text
 
     settings = ", ".join(f"{key} {value}" for key, value in report["settings"].items() if value is not None)
     lines = [f"reference: {report['reference']['source']}"] if "reference" in report else []
     lines.append(f"scorer: {report['scorer']['note'] or report['scorer']['name']}")
     lines += [f"{name} left out: {reason}" for name, reason in report["left_out"].items()]
-    table = Table(title=settings or "samples", caption="\n".join(lines), min_width=72)
+    # As text: a name like diladiff[scorer] is no markup.
+    table = Table(title=Text(settings or "samples"), caption=Text("\n".join(lines)), min_width=72)
     table.add_column("figure")
     sides = [side for side in ("samples", "reference") if side in report]
     for side in sides:
