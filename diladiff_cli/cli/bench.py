@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from diladiff_cli.cli.command import command
-from diladiff_cli.cli.output import Result, is_main_process, say, show
+from diladiff_cli.cli.output import Result, is_idle, say, show
 from diladiff_cli.config import BenchConfig
 from diladiff_cli.settings import ConfigError, flag
 
@@ -40,10 +40,16 @@ def bench(
         list[Path] | None,
         typer.Option("--against", metavar="FOLDER…", help="Further models for the same picture, one or several."),
     ] = None,
-    more: Annotated[list[Path] | None, typer.Argument(metavar="", hidden=True)] = None,
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where points are kept and pictures go.")] = Path(
-        "bench"
-    ),
+    more: Annotated[list[Path] | None, typer.Argument(metavar="[FOLDER]...", hidden=True)] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FOLDER",
+            help=r"Where points are kept and pictures go. \[default: bench]",
+            show_default=False,
+        ),
+    ] = None,
     speed: Annotated[
         bool,
         typer.Option("--speed", metavar="", help="Measure speed alone, of random networks, beside a textbook sampler."),
@@ -54,22 +60,23 @@ def bench(
     Points that were measured before are taken from the folder --out.
     """
     models = [*(against or ()), *(more or ())]
-    _reject_idle(given, model, models, speed)
+    _reject_idle(given, model, models, out, speed)
     if more and not against:
         raise ConfigError([f"{more[0]} is no option; give models with --model and --against"])
-    if not is_main_process():
-        from accelerate import PartialState
-
-        PartialState()  # where the main process, which works alone, waits for the others to be there
+    if is_idle():
         return None
-    return _speed(config) if speed else _frontier(config, model, models, out)
+    return _speed(config) if speed else _frontier(config, model, models, out or Path("bench"))
 
 
-def _reject_idle(given: Mapping[str, Any], model: Path | None, models: list[Path], speed: bool) -> None:
+def _reject_idle(
+    given: Mapping[str, Any], model: Path | None, models: list[Path], out: Path | None, speed: bool
+) -> None:
     """Refuse options that were given and would do nothing."""
     names = sorted(name for name in given if name not in BOTH and (name in SPEED) is not speed)
     why = "has no meaning with --speed" if speed else "is for --speed"
     problems = [f"{flag(name)} {why}; leave it out" for name in names]
+    if speed and out is not None:
+        problems.append("--out has no meaning with --speed, which keeps nothing; leave it out")
     if speed and (model is not None or models):
         problems.append(
             "--model and --against have no meaning with --speed, which makes its own networks; leave them out"

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from diladiff_cli.cli.command import command
-from diladiff_cli.cli.output import Result, document, is_main_process, show
+from diladiff_cli.cli.output import Result, document, is_idle, show
 from diladiff_cli.config import EvalConfig
 
 
@@ -45,10 +45,7 @@ def evaluate(
 
     JSON goes to stdout, one line for each report, and tables to stderr.
     """
-    if not is_main_process():
-        from accelerate import PartialState
-
-        PartialState()  # where the main process, which works alone, waits for the others to be there
+    if is_idle():
         return None
     from diladiff_cli.stages.eval_files import evaluate_files
 

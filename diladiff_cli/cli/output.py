@@ -38,6 +38,16 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def is_idle() -> bool:
+    """Whether this process has no part in work that the main one does alone; it has then been counted in."""
+    if is_main_process():
+        return False
+    from accelerate import PartialState
+
+    PartialState()  # where the main process waits for the others to be there
+    return True
+
+
 def say(text: str) -> None:
     """One line on stderr, from the main process alone."""
     if is_main_process():

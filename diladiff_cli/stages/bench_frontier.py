@@ -17,7 +17,7 @@ from diladiff_cli.runtime.progress import Bar, say
 from diladiff_cli.stages.bench_speed import machine, seconds
 from diladiff_cli.stages.common import open_recorded_data
 from diladiff_cli.stages.eval_files import SampleMeasure
-from diladiff_cli.stages.sample import complete, decode, describe, draw_latents
+from diladiff_cli.stages.sample import complete, decode, describe, draw_latents, ids_of, latent_batches
 from diladiff_cli.stages.sample_sets import Sample
 from diladiff_cli.stages.sampler import Sampler, load_sampler
 
@@ -34,21 +34,14 @@ class Point:
     Attributes:
         model: Path as the user gave it.
         stage: Of the model.
-        hash: Of the model.
-        content: Hashes of all that its samples depend on.
+        content: Hashes of all that its samples depend on, that of the model first.
         settings: How texts are drawn; its seed is that of the first set.
     """
 
     model: str
     stage: str
-    hash: str
     content: tuple[str, ...]
     settings: SampleConfig
-
-    @property
-    def line(self) -> tuple[str, int, float]:
-        """Points of equal model, latent steps and temperature make a line of the picture."""
-        return self.model, self.settings.steps, self.settings.temperature
 
     def key(self, seed: int, *more: Any) -> str:
         """Name of what is kept of one seed: a hash of all that it depends on."""
@@ -96,6 +89,7 @@ def _points(sampler: Sampler, config: BenchConfig) -> Iterator[Point]:
     steps = {"student": config.integers("steps"), "prior": config.integers("prior_steps")}.get(sampler.stage, (0,))
     length = sampler.decoder.length
     powers = tuple(2**k for k in range(2, length.bit_length()) if 2**k <= length)
+    content = _content(sampler)
     for latent_steps in steps:
         for temperature in config.temperature_list():
             for decode_steps in config.integers("decode_steps") or powers or (length,):
@@ -110,8 +104,7 @@ def _points(sampler: Sampler, config: BenchConfig) -> Iterator[Point]:
                     batch_size=config.batch_size,
                     precision=config.precision,
                 )
-                content = _content(sampler)
-                yield Point(sampler.name, sampler.stage, sampler.artifact.hash, content, complete(sampler, settings))
+                yield Point(sampler.name, sampler.stage, content, complete(sampler, settings))
 
 
 def _content(sampler: Sampler) -> tuple[str, ...]:
@@ -154,9 +147,7 @@ def _measured(
 
 def _draw(sampler: Sampler, settings: SampleConfig) -> tuple[list[Sample], Report]:
     """The samples, and the time they took without loading."""
-    latents = settings.n // settings.decodings
-    size = max(1, settings.batch_size // settings.decodings)
-    batches = [range(i, min(i + size, latents)) for i in range(0, latents, size)]
+    batches = latent_batches(settings)
     _draw_batch(sampler, batches[0], replace(settings, decode_steps=1, steps=min(1, settings.steps)))  # warm
     samples: list[Sample] = []
     latent_seconds = decode_seconds = 0.0
@@ -178,7 +169,7 @@ def _draw(sampler: Sampler, settings: SampleConfig) -> tuple[list[Sample], Repor
 
 def _draw_batch(sampler: Sampler, batch: range, settings: SampleConfig) -> tuple[list[Sample], float, float]:
     """Samples of some latents, seconds for these and seconds for the texts."""
-    ids = range(batch.start * settings.decodings, batch.stop * settings.decodings)
+    ids = ids_of(batch, settings)
     kept: dict[str, Any] = {"z_0": None}
 
     def latents() -> None:
@@ -206,7 +197,7 @@ def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int]) -> Repor
     return {
         "model": point.model,
         "stage": point.stage,
-        "model_hash": point.hash,
+        "model_hash": point.content[0],
         **settings,
         "steps": point.settings.steps or None,
         "gamma": point.settings.gamma if point.stage == "student" else None,

@@ -196,10 +196,20 @@ def generate(sampler: Sampler, config: SampleConfig, progress: Progress | None =
     return _rounds(sampler, complete(sampler, config), progress)
 
 
+def latent_batches(config: SampleConfig) -> list[range]:
+    """Numbers of the latents (of the samples, where there are none) that are drawn together."""
+    total, size = config.n // config.decodings, max(1, config.batch_size // config.decodings)
+    return [range(i, min(i + size, total)) for i in range(0, total, size)]
+
+
+def ids_of(latents: range, config: SampleConfig) -> range:
+    """Numbers of the samples that are decoded from some latents."""
+    return range(latents.start * config.decodings, latents.stop * config.decodings)
+
+
 def _rounds(sampler: Sampler, config: SampleConfig, progress: Progress | None) -> Iterator[Sample]:
     state = process_state()
-    total, size = config.n // config.decodings, max(1, config.batch_size // config.decodings)
-    batches = [range(i, min(i + size, total)) for i in range(0, total, size)]
+    batches = latent_batches(config)
     halving, done = Halving("samples" if config.decodings == 1 else "latents"), 0
     for first in range(0, len(batches), state.num_processes):
         found: list[Sample] = []
@@ -217,7 +227,7 @@ def _rounds(sampler: Sampler, config: SampleConfig, progress: Progress | None) -
 def _draw_batch(
     sampler: Sampler, latents: range, config: SampleConfig, report: Callable[[int], None] | None
 ) -> list[Sample]:
-    ids = range(latents.start * config.decodings, latents.stop * config.decodings)
+    ids = ids_of(latents, config)
     z_0 = None
     if sampler.autoencoder is not None:
         z_0 = draw_latents(sampler, latents, config).repeat_interleave(config.decodings, 0)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.data.tokenizer import decode_text, find_separator
-from diladiff_cli.stages.sample import Sample, complete, decode, describe, draw_latents
+from diladiff_cli.stages.sample import Sample, complete, decode, describe, draw_latents, ids_of, latent_batches
 from diladiff_cli.stages.sampler import Sampler
 
 TEMPLATE = Path(__file__).parents[1] / "assets" / "trace.html"
@@ -93,8 +93,8 @@ def _drawn_together(config: SampleConfig) -> tuple[range, range]:
     """
     if config.precision == "fp32":
         return range(1), range(1)
-    latents = range(min(config.n // config.decodings, max(1, config.batch_size // config.decodings)))
-    return latents, range(len(latents) * config.decodings)[: config.batch_size]
+    latents = latent_batches(config)[0]
+    return latents, ids_of(latents, config)[: config.batch_size]
 
 
 def _evenly_spaced(steps: int) -> set[int]:

@@ -58,10 +58,11 @@ WRONG_USAGE: list[tuple[str, list[str]]] = [
         ],
     ),
     (
-        "bench --speed --steps 1 --n 8 --model nowhere",
+        "bench --speed --steps 1 --n 8 --out x --model nowhere",
         [
             "error: --n has no meaning with --speed; leave it out",
             "error: --steps has no meaning with --speed; leave it out",
+            "error: --out has no meaning with --speed, which keeps nothing; leave it out",
             "error: --model and --against have no meaning with --speed, which makes its own networks; leave them out",
         ],
     ),
