@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from diladiff_cli.networks.autoencoder import load_base_weights
-from diladiff_cli.networks.denoiser import TokenDenoiser, latent_positions
+from diladiff_cli.networks.denoiser import TokenDenoiser, latent_positions, with_bf16_blocks
 
 VOCAB, MASK, LENGTH, LATENTS, CHANNELS = 23, 22, 12, 6, 5
 BASE: dict[str, Any] = {
@@ -168,3 +168,12 @@ def test_the_order_of_the_tokens_matters(positions: str) -> None:
 def test_latents_lie_evenly_over_the_text() -> None:
     assert latent_positions(4, 8).tolist() == [0.5, 2.5, 4.5, 6.5]
     assert latent_positions(8, 8).tolist() == list(range(8))
+
+
+def test_bf16_blocks_hold_bf16_matrices_and_leave_the_rest_and_the_original_alone() -> None:
+    model = build()
+    copy = with_bf16_blocks(model)
+    matrices = [part.weight for part in copy.blocks.modules() if isinstance(part, torch.nn.Linear)]
+    assert {weight.dtype for weight in matrices} == {torch.bfloat16}
+    assert copy.embedding.weight.dtype == torch.float32
+    assert {value.dtype for value in model.parameters()} == {torch.float32}

@@ -154,3 +154,11 @@ def test_points_of_several_scorers_or_texts_are_not_compared(tiny_chain: Chain, 
     other = [reports[0], reports[1] | {"reference": {"source": "another text"}}]
     with pytest.raises(UserError, match="several reference texts"):
         module._check_comparable(other, tmp_path)
+
+
+def test_another_tokenizer_gives_another_point(chain_copy: Chain) -> None:
+    sampler = load_sampler(chain_copy.mdlm)
+    before = module._content(sampler)
+    file = chain_copy.mdlm / "tokenizer" / "tokenizer.json"
+    file.write_text(file.read_text() + "\n")
+    assert module._content(sampler) != before
