@@ -30,7 +30,8 @@ Resume = Annotated[
     typer.Option(
         "--resume/--fresh",
         metavar="",
-        help=r"Continue, or start over. \[default: continue an unfinished run of the same settings]",
+        help=r"Continue (training: also with other settings of the optimisation), or start over. "
+        r"\[default: continue an unfinished run of the same settings]",
         show_default=False,
     ),
 ]

@@ -15,16 +15,17 @@ from diladiff_cli.config import StageConfig
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.artifacts import save_artifact
 from diladiff_cli.runtime.folders import METRICS_FILE, recover
+from diladiff_cli.runtime.gradients import clip_gradients, diagnose_gradients, gradient_norm, weights_are_finite
 from diladiff_cli.runtime.metrics_log import MetricsLog
 from diladiff_cli.runtime.optim import AveragedModel, LearningRate, build_optimizers, set_learning_rates
 from diladiff_cli.runtime.progress import Bar, say
 from diladiff_cli.runtime.randomness import BatchNoise
-from diladiff_cli.runtime.resume import check_resume, made_from
+from diladiff_cli.runtime.resume import check_resume, differences, made_from
 from diladiff_cli.runtime.session import Clock, Interrupted, Session, StopRequest
 from diladiff_cli.runtime.state import load_state, save_state
 
 LossFn = Callable[[nn.Module, Tensor, BatchNoise], tuple[Tensor, dict[str, Tensor]]]
-BAD_STEPS = 5  # non-finite gradients in a row before a run gives up
+BAD_STEPS = 5  # steps in a row with a loss or gradient that is not finite before a run gives up
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ def train(run: Run, session: Session, config: StageConfig, out: Path, resume: bo
         if session.is_main:
             say(f"{out} is finished; --fresh trains it again")
         return {"step": stored["step"], "seconds": stored["seconds"]} | stored["validation"]
+    if stored is not None and session.is_main and (changed := differences(stored["training"], config.to_dict())):
+        say(f"going on with other settings: {', '.join(changed.values())}")
     session.accelerator.wait_for_everyone()  # all have read the folder before it changes
     if session.is_main:
         recover(out)
@@ -94,7 +97,9 @@ class _Loop:
         self.average = AveragedModel(self.bare, config.ema_decay)
         self.optimizers = build_optimizers(self.bare, config, run.learning_rate)
         self.step = int(stored["step"]) if stored else 0
-        self.bad_steps = int(stored["bad_steps"]) if stored else 0
+        self.bad_steps = int(stored["bad_steps"]) if stored else 0  # in a row
+        self.skipped_steps = int(stored.get("skipped_steps", 0)) if stored else 0  # in all
+        self.saved_step: int | None = self.step if stored else None
         self.prepared_step = -1  # of the averaged network as it is validated and written
         self.clock = Clock(float(stored["seconds"]) if stored else 0.0)
         self.validation: dict[str, Any] = dict(stored["validation"]) if stored else {}
@@ -167,44 +172,62 @@ class _Loop:
                 self.session.accelerator.backward(loss)
             for name, value in ({"loss": loss} | metrics).items():
                 totals[name] = totals.get(name, torch.zeros((), device=value.device)) + value.detach().float()
-        grad_norm = self._update()
         share = 1.0 / self.config.grad_accum
-        return {name: value * share for name, value in totals.items()}, grad_norm
+        means = {name: value * share for name, value in totals.items()}
+        return means, self._update(float(means["loss"]))
 
-    def _update(self) -> float:
-        limit = self.config.grad_clip or math.inf
-        grad_norm = float(self.session.accelerator.clip_grad_norm_(self.model.parameters(), limit))
-        if math.isfinite(grad_norm):
+    def _update(self, loss: float) -> float:
+        norm = gradient_norm(self.bare)
+        grad_norm = float(norm)
+        if self.session.agree(int(not (math.isfinite(loss) and math.isfinite(grad_norm)))):
+            self._skip(loss)
+        else:
             self.bad_steps = 0
+            clip_gradients(self.bare, norm, self.config.grad_clip)
             for optimizer in self.wrapped_optimizers:
                 optimizer.step()
-        else:
-            self.bad_steps += 1
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        if self.bad_steps >= BAD_STEPS:
-            raise UserError(
-                f"gradients were not finite {BAD_STEPS} steps in a row (step {self.step}, learning rate "
-                f"{self.optimizers[0].param_groups[0]['lr']:.2g})",
-                "resume from the last checkpoint with a lower --learning-rate or --precision fp32",
-            )
         self.run.after_step(self.bare)
         self.average.update(self.bare, self.step)
         self.step += 1
         return grad_norm
+
+    def _skip(self, loss: float) -> None:
+        """Count a step whose numbers went bad; give up where there were too many in a row."""
+        self.bad_steps += 1
+        self.skipped_steps += 1
+        if self.bad_steps >= BAD_STEPS:
+            what = f"loss or gradient not finite {BAD_STEPS} steps in a row (loss {loss:.4g}"
+            raise self._diverged(f"{what}, {diagnose_gradients(self.bare)})")
+
+    def _diverged(self, what: str) -> UserError:
+        rate = self.optimizers[0].param_groups[0]["lr"]
+        if self.saved_step is None:
+            last, start = "nothing was saved yet", "start again with"
+        else:
+            last, start = f"step {self.saved_step} is saved", "go on from there with --resume and"
+        return UserError(
+            f"{self.run.artifact['stage']} training stopped at step {self.step + 1}, learning rate {rate:.2g}: {what}; "
+            f"{last}",
+            f"{start} a lower --learning-rate or --grad-clip, or --precision fp32",
+        )
 
     def _log_training(self, values: Mapping[str, Tensor], grad_norm: float, rate: float) -> str:
         line: dict[str, Any] = {"step": self.step, "split": "train"}
         line |= self.session.mean_over_processes(dict(values))
         line |= {"grad_norm": grad_norm, "learning_rate": self.optimizers[0].param_groups[0]["lr"]}
         line |= {"tokens_per_second": rate, "seconds": self.clock.seconds()}
+        if self.skipped_steps:
+            line["skipped_steps"] = self.skipped_steps
         peak = self.session.peak_flops()
         if peak is not None:
             rows_per_second = rate / self.run.tokens_per_row
             line["mfu"] = self.run.flops_per_row * rows_per_second / (peak * self.session.processes)
         self._write(line)
         mfu = f", MFU {line['mfu']:.1%}" if "mfu" in line else ""
-        return f"loss {line['loss']:.4f}, lr {line['learning_rate']:.2g}, {rate:,.0f} tokens/s{mfu}"
+        skipped = f", {self.skipped_steps} steps skipped" if self.skipped_steps else ""
+        return f"loss {line['loss']:.4f}, lr {line['learning_rate']:.2g}, {rate:,.0f} tokens/s{mfu}{skipped}"
 
     def _validate(self) -> None:
         self._prepare_average()
@@ -231,6 +254,8 @@ class _Loop:
         self.prepared_step = self.step
 
     def _save(self) -> None:
+        if not weights_are_finite(self.bare):
+            raise self._diverged("the weights are not finite any more")
         self._prepare_average()
         if self.session.is_main:
             progress = {"step": self.step, "seconds": self.clock.seconds(), "validation": self.validation}
@@ -244,6 +269,7 @@ class _Loop:
             )
             if self.metrics is not None:
                 self.metrics.saved()
+        self.saved_step = self.step
         self.session.accelerator.wait_for_everyone()
 
     def _extra_files(self, folder: Path) -> None:
@@ -253,6 +279,7 @@ class _Loop:
             "step": self.step,
             "seconds": self.clock.seconds(),
             "bad_steps": self.bad_steps,
+            "skipped_steps": self.skipped_steps,
             "validation": self.validation,
             "training": self.config.to_dict(),
             "made_from": made_from(self.run.artifact),

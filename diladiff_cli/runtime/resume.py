@@ -1,6 +1,7 @@
 """Whether a run may go on from what its folder holds."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from diladiff_cli.runtime.state import read_progress
 
 # Settings that may differ when a run goes on: they do not change its numbers.
 FREE = {"max_minutes", "grad_accum", "compile", "eval_every", "eval_batches", "save_every", "log_every", "log_with"}
+# Settings of the optimisation, which an explicit --resume may change: the stored network and optimiser fit them.
+CHANGEABLE = {field.name for field in fields(StageConfig)} - {"seed", "optimizer"}
 
 
 def made_from(artifact: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,10 +27,10 @@ def made_from(artifact: Mapping[str, Any]) -> dict[str, Any]:
     return found | {"data set": data["fingerprint"][:12], "stored latents": bool(data.get("latents"))}
 
 
-def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Values that differ between a stored run and the one asked for, and would change its numbers."""
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, str]:
+    """Values, by name, that differ between a stored run and the one asked for, and would change its numbers."""
     names = sorted((stored.keys() | wanted.keys()) - FREE)
-    return [f"{n} {stored.get(n)} -> {wanted.get(n)}" for n in names if stored.get(n) != wanted.get(n)]
+    return {n: f"{n} {stored.get(n)} -> {wanted.get(n)}" for n in names if stored.get(n) != wanted.get(n)}
 
 
 def check_resume(
@@ -39,7 +42,8 @@ def check_resume(
         out: Folder of the artifact.
         config: The run asked for.
         artifact: The fields of the artifact to be.
-        resume: True continues, False starts over, None continues a run of the same settings, parents and data.
+        resume: True continues, also with other settings of the optimisation; False starts over; None continues a run
+            of the same settings, parents and data.
 
     Raises:
         UserError: The choice does not fit what is in the folder, or another stage or foreign files are there.
@@ -56,15 +60,16 @@ def check_resume(
             raise UserError(f"{out} holds no training state to resume", "use --fresh to start over, or another --out")
         return None
     changed = differences(stored["training"], config.to_dict())
-    if changed:
+    changeable = changed.keys() <= CHANGEABLE
+    if changed and not (resume and changeable):
         raise UserError(
-            f"{out} holds a run with other settings ({', '.join(changed)})",
-            "repeat its settings to continue, use --fresh to start over, or another --out",
+            f"{out} holds a run with other settings ({', '.join(changed.values())})",
+            f"repeat its settings to continue, {'--resume to go on with the new ones, ' if changeable else ''}"
+            "use --fresh to start over, or another --out",
         )
-    changed = differences(stored["made_from"], made_from(artifact))
-    if changed:
+    if others := differences(stored["made_from"], made_from(artifact)):
         raise UserError(
-            f"{out} holds a run made from something else ({', '.join(changed)})",
+            f"{out} holds a run made from something else ({', '.join(others.values())})",
             "restore that to continue, use --fresh to start over, or another --out",
         )
     return stored

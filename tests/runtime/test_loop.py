@@ -14,6 +14,7 @@ from torch import Tensor
 from diladiff_cli.config import AeConfig
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.artifacts import load_artifact
+from diladiff_cli.runtime.gradients import clip_gradients, diagnose_gradients, gradient_norm
 from diladiff_cli.runtime.metrics_log import read_metrics
 from diladiff_cli.runtime.resume import check_resume, differences
 from diladiff_cli.runtime.session import Interrupted
@@ -156,12 +157,65 @@ def test_skipped_steps_leave_weights_and_optimiser_alone_and_are_counted(toy: Mo
 
 def test_five_bad_steps_in_a_row_stop_the_run_and_leave_the_last_checkpoint(toy: ModuleType, tmp_path: Path) -> None:
     config = toy.settings(save_every=3, max_steps=20)
-    with pytest.raises(UserError, match=r"not finite 5 steps in a row \(step \d+.*--learning-rate or --precision"):
+    with pytest.raises(UserError) as caught:
         toy.toy_train(config, tmp_path / "run", loss_fn=Poison(toy, set(range(3, 6)) | set(range(7, 12))))
+    for part in (
+        "mdlm training stopped at step 12, learning rate 0.0",
+        "loss or gradient not finite 5 steps in a row (loss nan, largest finite gradient 0 in none, not finite in 5 ",
+        "parameters from inputs.weight on); step 9 is saved; go on from there with --resume and a lower --learn",
+    ):
+        assert part in str(caught.value)
     found = load_artifact(tmp_path / "run", "mdlm")
     assert found.config["progress"]["step"] == 9
     assert all(value.isfinite().all() for value in found.state_dict().values())
     assert toy.toy_train(config, tmp_path / "run")["step"] == 20
+    assert lines(tmp_path / "run", "train")[-1]["skipped_steps"] == 5  # 4 to 6, and 8 and 9 before the checkpoint
+
+
+def test_a_loss_that_is_not_finite_is_skipped_though_its_gradient_is(toy: ModuleType, tmp_path: Path) -> None:
+    def poisoned(model: torch.nn.Module, x: Tensor, noise: Any) -> Any:
+        loss, metrics = toy.toy_loss(model, x, noise)
+        return (loss + float("inf") if noise.step == 3 else loss), metrics
+
+    toy.toy_train(toy.settings(), tmp_path / "run", loss_fn=poisoned)
+    last = lines(tmp_path / "run", "train")[-1]
+    assert last["skipped_steps"] == 1
+
+
+def test_weights_that_went_bad_never_replace_a_good_checkpoint(toy: ModuleType, tmp_path: Path) -> None:
+    def ruin(model: Any) -> None:
+        model.moments.commit()
+        if len(lines(tmp_path / "run", "train")) == 5:  # before the line of step 6, which is saved
+            torch.nn.init.constant_(model.out.bias, float("inf"))
+
+    with pytest.raises(UserError, match=r"stopped at step 7, .*weights are not finite any more; step 3 is saved"):
+        toy.toy_train(toy.settings(save_every=3, eval_every=0), tmp_path / "run", after_step=ruin)
+    found = load_artifact(tmp_path / "run", "mdlm")
+    assert found.config["progress"]["step"] == 3
+    assert all(value.isfinite().all() for value in found.state_dict().values())
+
+
+def test_the_largest_gradient_and_those_that_are_not_finite_are_named() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Linear(1, 1), torch.nn.Linear(1, 1))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    model[1].bias.grad = torch.tensor([-3.0])
+    assert diagnose_gradients(model) == "largest finite gradient 3 in 1.bias"
+    model[0].weight.grad = torch.tensor([[float("nan"), 5.0]])
+    model[2].bias.grad = torch.tensor([float("inf")])
+    assert diagnose_gradients(model) == (
+        "largest finite gradient 5 in 0.weight, not finite in 2 parameters from 0.weight on"
+    )
+
+
+@pytest.mark.parametrize(("limit", "wanted"), [(1.0, [0.6, 0.8]), (0.0, [3.0, 4.0]), (10.0, [3.0, 4.0])])
+def test_gradients_are_clipped_to_their_norm(limit: float, wanted: list[float]) -> None:
+    model = torch.nn.Linear(2, 1, bias=False)
+    model.weight.grad = torch.tensor([[3.0, 4.0]])
+    norm = gradient_norm(model)
+    assert float(norm) == pytest.approx(5.0)
+    clip_gradients(model, norm, limit)
+    assert model.weight.grad[0].tolist() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_a_time_limit_stops_cleanly_and_the_same_command_goes_on(
@@ -217,7 +271,7 @@ def test_a_finished_run_is_left_as_it_is(
 def test_other_settings_are_named_and_refused_unless_they_change_no_numbers(toy: ModuleType, tmp_path: Path) -> None:
     toy.toy_train(toy.settings(max_minutes=1e-6), tmp_path / "run")
     with pytest.raises(UserError, match=r"other settings \(learning_rate 0\.02 -> 0\.03, seed 0 -> 1\)"):
-        check_resume(tmp_path / "run", toy.settings(seed=1, learning_rate=0.03), MADE_FROM, None)
+        check_resume(tmp_path / "run", toy.settings(seed=1, learning_rate=0.03), MADE_FROM, True)
     free = toy.settings(log_every=3, grad_accum=2, eval_every=0, save_every=0)
     stored = check_resume(tmp_path / "run", free, MADE_FROM, None)
     assert stored is not None
@@ -236,7 +290,21 @@ def test_another_parent_or_data_set_is_named_and_refused(toy: ModuleType, tmp_pa
 def test_settings_that_change_no_numbers_may_differ() -> None:
     stored = {"seed": 0, "grad_accum": 1, "learning_rate": 0.1, "gone": 1}
     wanted = {"seed": 0, "grad_accum": 4, "learning_rate": 0.2, "max_minutes": 3, "new": 2}
-    assert differences(stored, wanted) == ["gone 1 -> None", "learning_rate 0.1 -> 0.2", "new None -> 2"]
+    changed = differences(stored, wanted)
+    assert list(changed.values()) == ["gone 1 -> None", "learning_rate 0.1 -> 0.2", "new None -> 2"]
+
+
+def test_other_settings_of_the_optimisation_need_an_explicit_resume(
+    toy: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy.toy_train(toy.settings(max_steps=3), tmp_path / "run")
+    longer = toy.settings(max_steps=5, learning_rate=0.01)
+    with pytest.raises(UserError, match=r"other settings \(learning_rate.*, --resume to go on with the new ones"):
+        toy.toy_train(longer, tmp_path / "run")
+    assert toy.toy_train(longer, tmp_path / "run", True)["step"] == 5
+    assert "going on with other settings: learning_rate 0.02 -> 0.01, max_steps 3 -> 5" in capsys.readouterr().err
+    assert [line["step"] for line in lines(tmp_path / "run", "train")] == [1, 2, 3, 4, 5]
+    assert load_artifact(tmp_path / "run", "mdlm").training["max_steps"] == 5
 
 
 def test_resuming_where_nothing_was_trained_is_refused(toy: ModuleType, tmp_path: Path) -> None:
