@@ -7,11 +7,18 @@ from collections.abc import Sequence
 from itertools import takewhile
 
 from diladiff_cli.cli.output import ClosedPipeError
-from diladiff_cli.errors import UserError
+from diladiff_cli.errors import UserError, system_error
 from diladiff_cli.settings import ConfigError
 
 DONE, FAILED, WRONG_USAGE, SIGNALLED = 0, 1, 2, 128
 SIGINT = 2
+
+
+class Terminated(SystemExit):
+    """SIGTERM came; outside of :func:`diladiff_cli.cli.main.run` it ends the process with 128 plus its number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(SIGNALLED + number)
 
 
 def wants_debug(arguments: Sequence[str]) -> bool:
@@ -39,6 +46,8 @@ def explain(error: BaseException) -> tuple[int, list[str]]:
         return DONE, []
     if isinstance(error, KeyboardInterrupt):
         return SIGNALLED + SIGINT, ["interrupted"]
+    if isinstance(error, Terminated):
+        return int(str(error)), ["terminated"]
     if session is not None and isinstance(error, session.Interrupted):
         return SIGNALLED + error.signal_number, [str(error)]
     if isinstance(error, ConfigError):
@@ -47,6 +56,11 @@ def explain(error: BaseException) -> tuple[int, list[str]]:
         return FAILED, [f"error: {one_line(str(error))}"]
     if hasattr(error, "format_message"):  # the command-line parser's, whose base class has no public name
         return getattr(error, "exit_code", WRONG_USAGE), [f"error: {_usage(error)}"]
+    found = system_error(error)
+    if found is not None and found.errno is not None:
+        place = f"cannot use {found.filename}" if found.filename is not None else "reading or writing failed"
+        remedy = "check that it is there, that there is room, and what you may do there"
+        return FAILED, [f"error: {one_line(place)} ({found.strerror}); {remedy}"]
     first = next(iter(str(error).strip().splitlines()), "").rstrip(".")
     what = f"{type(error).__name__}: {first}" if first else type(error).__name__
     return FAILED, [f"error: {what}; run with --debug for the traceback"]

@@ -13,7 +13,7 @@ from diladiff_cli.cli.artifacts import export, info
 from diladiff_cli.cli.bench import bench
 from diladiff_cli.cli.encode import encode
 from diladiff_cli.cli.evaluate import evaluate
-from diladiff_cli.cli.failures import DONE, SIGNALLED, report, wants_debug
+from diladiff_cli.cli.failures import DONE, Terminated, report, wants_debug
 from diladiff_cli.cli.output import quiet_libraries
 from diladiff_cli.cli.plot import plot
 from diladiff_cli.cli.sample import sample
@@ -65,14 +65,14 @@ def run(arguments: Sequence[str]) -> int:
             group.invoke(context)
     except typer.Exit as stop:
         return stop.exit_code
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, Terminated) as error:
         return report(error, wants_debug(arguments))
     return DONE
 
 
 def _terminate(number: int, _: FrameType | None) -> NoReturn:
     # An exception, so that what is half written is removed; training has its own handler, which saves.
-    raise SystemExit(SIGNALLED + number)
+    raise Terminated(number)
 
 
 def main() -> NoReturn:

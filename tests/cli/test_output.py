@@ -112,7 +112,7 @@ finally:
     assert process.stderr is not None
     assert process.stderr.readline() == "ready\n"
     process.terminate()
-    assert finish(process) == (143, "", "cleaned up\n")
+    assert finish(process) == (143, "", "cleaned up\nterminated\n")
 
 
 def test_sigint_outside_training_exits_130() -> None:
