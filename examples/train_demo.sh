@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Trains the chain that ships with diladiff on the text that ships with it, on a GPU or on the CPU.
+#
+#   bash examples/train_demo.sh               # into ./demo, until all is done
+#   MINUTES=9 bash examples/train_demo.sh     # a piece; the same command goes on
+#
+# Settings: the preset `demo` and examples/demo.toml (another file: CONFIG=...). Exit status 75: not done yet.
+set -euo pipefail
+config=$(realpath "${CONFIG:-$(dirname "$0")/demo.toml}")
+out=${OUT:-demo}
+deadline=$(($(date +%s) + ${MINUTES:-1000000} * 60))
+mkdir -p "$out" && cd "$out"
+
+pause() { echo "time is up; the same command goes on" >&2 && exit 75; }
+minutes_left() { echo $(((deadline - $(date +%s)) / 60)); }
+finished() {
+  [ -f "$1/config.json" ] && diladiff info "$1" 2>/dev/null |
+    python3 -c 'import json, sys; r = json.load(sys.stdin); sys.exit(r["progress"]["step"] < r["training"]["max_steps"])'
+}
+train() { # FOLDER COMMAND...
+  if finished "$1"; then return; fi
+  [ "$(minutes_left)" -ge 1 ] || pause
+  diladiff "${@:2}" --preset demo --config "$config" --out "$1" --max-minutes "$(minutes_left)"
+  finished "$1" || pause
+}
+
+[ -f data/config.json ] || diladiff encode --preset demo --config "$config" --out data
+train ckpt/mdlm train-mdlm --data data
+train ckpt/ae train-ae --base ckpt/mdlm
+if [ ! -f latents/config.json ]; then # cut off, it goes on with the next shard
+  [ "$(minutes_left)" -ge 1 ] || pause
+  timeout "$(minutes_left)m" diladiff encode --ae ckpt/ae --out latents || pause
+fi
+train ckpt/prior train-prior --ae ckpt/ae --latents latents
+train ckpt/student distill --prior ckpt/prior --latents latents
+diladiff export --model ckpt/student --out bundle
