@@ -5,9 +5,15 @@ A field's ``help`` is also the help text of the command-line option of the same 
 
 import math
 import typing
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import Any, Self
+
+# Limits of numbers whose field names none: where nothing overflows yet, and nobody means more.
+LARGEST: dict[type, float] = {int: 2**32 - 1, float: 1e9}
+SHOWN = 60  # characters of a bad value in a message
+
+Good = Callable[..., bool]  # whether all fields of those names are right by themselves
 
 
 class ConfigError(ValueError):
@@ -40,21 +46,63 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _check_field(name: str, value: Any, kind: type, metadata: Mapping[str, Any]) -> str | None:
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        return f"{flag(name)} is {value!r}; give a value of type {kind.__name__}"
+def shown(value: Any) -> str:
+    """A value as messages show it: on one line, and not too long for one."""
+    try:
+        text = str(value) if isinstance(value, int | float) else repr(value)
+    except ValueError:  # Python writes out no number of more than some thousand digits
+        return "too long a number"
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
+
+
+def check_value(
+    name: str,
+    value: Any,
+    kind: type,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    empty: bool = False,
+) -> str | None:
+    """What is wrong with the value of an option, naming it and the remedy; None where it is right.
+
+    Args:
+        name: Of the field.
+        value: Anything.
+        kind: bool, int, float or str.
+        low: The least number that is right.
+        high: The largest one; None for that of :data:`LARGEST`.
+        choices: The texts that are right; none for any.
+        empty: Whether an empty text is right.
+    """
+    start = f"{flag(name)} is {shown(value)}; "
+    if not _is_of(kind, value):
+        return f"{start}give a value of type {kind.__name__}"
+    if kind is str and choices:
+        return None if value in choices else f"{start}choose one of {', '.join(choices)}"
+    if kind is str:
+        return None if empty or value.strip() else f"{start}give one that is not empty"
     if isinstance(value, float) and not math.isfinite(value):
-        return f"{flag(name)} is {value}; give a finite number"
-    low, high, choices = metadata["low"], metadata["high"], metadata["choices"]
+        return f"{start}give a finite number"
+    high = LARGEST.get(kind) if high is None else high
     if low is not None and value < low:
-        return f"{flag(name)} is {value}; give at least {low}"
+        return f"{start}give at least {low}"
     if high is not None and value > high:
-        return f"{flag(name)} is {value}; give at most {high}"
-    if choices and value not in choices:
-        return f"{flag(name)} is {value!r}; choose one of {', '.join(choices)}"
+        return f"{start}give at most {high}"
     return None
+
+
+def _is_of(kind: type, value: Any) -> bool:
+    """Whether a value is of a field's type; a whole number is a float as well, True and False are no numbers."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _check_field(field: "Field[Any]", value: Any, kind: type) -> str | None:
+    limits = {key: field.metadata[key] for key in ("low", "high", "choices")}
+    return check_value(field.name, value, kind, **limits, empty=field.default in ("", MISSING))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +111,14 @@ class Settings:
 
     def __post_init__(self) -> None:
         kinds = typing.get_type_hints(type(self))
-        found = [_check_field(f.name, getattr(self, f.name), kinds[f.name], f.metadata) for f in fields(self)]
-        problems = [p for p in found if p is not None]
-        if not problems:
-            problems = self._problems()
+        found = {f.name: _check_field(f, getattr(self, f.name), kinds[f.name]) for f in fields(self)}
+        bad = {name: problem for name, problem in found.items() if problem is not None}
+        problems = [*bad.values(), *self._problems(lambda *names: bad.keys().isdisjoint(names))]
         if problems:
             raise ConfigError(problems)
 
-    def _problems(self) -> list[str]:
-        """Combinations of settings that make no sense, one line each."""
+    def _problems(self, good: Good) -> list[str]:
+        """Combinations of settings that make no sense, one line each; ``good`` says which may be looked at."""
         return []
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """The commands that look at artifacts or pass them on: info, export."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from diladiff_cli.cli.command import command
 from diladiff_cli.cli.output import Result, is_main_process, say, show
+from diladiff_cli.settings import check_value
 
 
 @command("info", examples=("diladiff info ckpt/student", "diladiff info data | jq .fingerprint"))
@@ -21,9 +22,15 @@ def info(
     return record
 
 
+def _check(precision: str, **_: Any) -> list[str]:
+    problem = check_value("precision", precision, str, choices=("bf16", "fp32"))
+    return [] if problem is None else [problem]
+
+
 @command(
     "export",
     examples=("diladiff export --model ckpt/student --out bundle", "diladiff export --precision fp32 --out bundle"),
+    check=_check,
 )
 def export(
     model: Annotated[

@@ -7,12 +7,28 @@ from typing import Annotated, Any
 import typer
 
 from diladiff_cli.cli.command import command
-from diladiff_cli.cli.output import Result, is_idle, say, show
+from diladiff_cli.cli.output import Result, is_main_process, say, show
 from diladiff_cli.config import BenchConfig
-from diladiff_cli.settings import ConfigError, flag
+from diladiff_cli.settings import flag
 
 SPEED = {"vocab_sizes", "lengths", "batch_sizes", "width", "layers", "seconds"}
 BOTH = {"decode_steps", "top_p", "precision"}
+
+
+def _check(given: Mapping[str, Any], model: str | None, out: str | None, speed: bool, **own: Any) -> list[str]:
+    """Refuse options that would do nothing, and folders that nothing calls for."""
+    names = sorted(name for name in given if name not in BOTH and (name in SPEED) is not speed)
+    why = "has no meaning with --speed" if speed else "is for --speed"
+    problems = [f"{flag(name)} {why}; leave it out" for name in names]
+    if speed and out is not None:
+        problems.append("--out has no meaning with --speed, which keeps nothing; leave it out")
+    if speed and (model is not None or own["against"] or own["more"]):
+        problems.append(
+            "--model and --against have no meaning with --speed, which makes its own networks; leave them out"
+        )
+    elif any(own["more"] or ()) and not own["against"]:
+        problems.append(f"{own['more'][0]} is no option; give models with --model and --against")
+    return problems
 
 
 @command(
@@ -24,10 +40,10 @@ BOTH = {"decode_steps", "top_p", "precision"}
         "diladiff bench --temperatures 1.0,0.85,0.7 --n 1000 --out frontier > frontier.jsonl",
         "diladiff bench --speed",
     ),
+    check=_check,
 )
 def bench(
     config: BenchConfig,
-    given: dict[str, Any],
     model: Annotated[
         Path | None,
         typer.Option(
@@ -60,29 +76,9 @@ def bench(
     Points that were measured before are taken from the folder --out.
     """
     models = [*(against or ()), *(more or ())]
-    _reject_idle(given, model, models, out, speed)
-    if more and not against:
-        raise ConfigError([f"{more[0]} is no option; give models with --model and --against"])
-    if is_idle():
+    if not is_main_process():  # which does this work alone
         return None
     return _speed(config) if speed else _frontier(config, model, models, out or Path("bench"))
-
-
-def _reject_idle(
-    given: Mapping[str, Any], model: Path | None, models: list[Path], out: Path | None, speed: bool
-) -> None:
-    """Refuse options that were given and would do nothing."""
-    names = sorted(name for name in given if name not in BOTH and (name in SPEED) is not speed)
-    why = "has no meaning with --speed" if speed else "is for --speed"
-    problems = [f"{flag(name)} {why}; leave it out" for name in names]
-    if speed and out is not None:
-        problems.append("--out has no meaning with --speed, which keeps nothing; leave it out")
-    if speed and (model is not None or models):
-        problems.append(
-            "--model and --against have no meaning with --speed, which makes its own networks; leave them out"
-        )
-    if problems:
-        raise ConfigError(problems)
 
 
 def _speed(config: BenchConfig) -> Iterator[Mapping[str, Any]]:

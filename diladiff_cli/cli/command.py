@@ -3,18 +3,20 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from diladiff_cli.cli.failures import out_of_memory
-from diladiff_cli.cli.options import ConfigFile, Preset, given_values, parameters
+from diladiff_cli.cli.options import ConfigFile, Preset, as_text, as_value, given_values, own_problems, parameters
 from diladiff_cli.cli.output import Result, data_stream, write
 from diladiff_cli.config import STAGES, resolve
 from diladiff_cli.errors import is_out_of_memory
-from diladiff_cli.settings import Settings
+from diladiff_cli.settings import ConfigError, Settings
 
 INJECTED = ("config", "given", "on_terminal")  # what a body may ask for besides its own options
+Check = Callable[..., list[str]]
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Command:
         stage: Its name in presets and configuration files; None where neither has a place for it.
         panel: The group of the configuration's own fields in the help.
         examples: Command lines for the help.
+        check: What is wrong with the command's own options, one line each, told together with what is wrong with the
+            configuration. It gets ``config`` (None where that is wrong), ``given`` and the options as keywords.
     """
 
     name: str
@@ -38,23 +42,27 @@ class Command:
     stage: str | None
     panel: str
     examples: tuple[str, ...]
+    check: Check | None = None
 
     def add_to(self, app: typer.Typer) -> None:
         """Make it a command of ``app``."""
         epilog = "\n\n".join(["Examples:", *(f"  $ {line}" for line in self.examples)])
         app.command(self.name, epilog=epilog, help=inspect.getdoc(self.body))(self.callback())
 
-    def signature(self) -> inspect.Signature:
-        """The command's own options, then --preset and --config, then one option per field of the configuration."""
+    def own(self) -> dict[str, inspect.Parameter]:
+        """The options that are no fields of the configuration: the body's, then --preset and --config."""
         asked = inspect.signature(self.body, eval_str=True).parameters
-        found = [p.replace(kind=p.KEYWORD_ONLY) for name, p in asked.items() if name not in INJECTED]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        found = {name: p.replace(kind=keyword) for name, p in asked.items() if name not in INJECTED}
         if self.stage is not None:
-            keyword = inspect.Parameter.KEYWORD_ONLY
-            found.append(inspect.Parameter("preset", keyword, default=None, annotation=Preset))
-            found.append(inspect.Parameter("config_file", keyword, default=None, annotation=ConfigFile))
-        if self.settings is not None:
-            found += parameters(self.settings, self.panel)
-        return inspect.Signature(found)
+            found["preset"] = inspect.Parameter("preset", keyword, default=None, annotation=Preset)
+            found["config_file"] = inspect.Parameter("config_file", keyword, default=None, annotation=ConfigFile)
+        return found
+
+    def signature(self) -> inspect.Signature:
+        """The command's own options, then one option per field of the configuration; all but switches as text."""
+        fields_of = parameters(self.settings, self.panel) if self.settings is not None else []
+        return inspect.Signature([*map(as_text, self.own().values()), *fields_of])
 
     def callback(self) -> Callable[..., None]:
         """The function that Typer calls."""
@@ -62,27 +70,43 @@ class Command:
         def run(**values: Any) -> None:
             config, given = self._configure(values)
             asked = inspect.signature(self.body).parameters
+            own = {name: as_value(p, values[name]) for name, p in self.own().items() if name in asked}
             with data_stream() as stream:
                 injected = {"config": config, "given": given, "on_terminal": stream.isatty()}
                 try:
-                    write(self.body(**values, **{k: v for k, v in injected.items() if k in asked}), stream)
+                    write(self.body(**own, **{k: v for k, v in injected.items() if k in asked}), stream)
                 except Exception as error:
                     if not is_out_of_memory(error):
                         raise
-                    batch_size = values.get("batch_size") or getattr(config, "batch_size", None)
+                    batch_size = own.get("batch_size") or getattr(config, "batch_size", None)
                     raise out_of_memory(batch_size, getattr(config, "grad_accum", None)) from error
 
         vars(run)["__signature__"] = self.signature()
         return run
 
     def _configure(self, values: dict[str, Any]) -> tuple[Settings | None, dict[str, Any]]:
-        """Take the configuration's options out of ``values``; returns the configuration and what was given of it."""
-        if self.settings is None:
-            return None, {}
-        given = given_values(self.settings, {f.name: values.pop(f.name) for f in fields(self.settings)})
-        if self.stage is None:
-            return self.settings.from_dict(given), given
-        return resolve(self.stage, values.pop("preset"), values.pop("config_file"), given), given
+        """The configuration, and what of it was given as options.
+
+        Raises:
+            ConfigError: With all problems, of the configuration and of the command's own options.
+        """
+        own = {name: values[name] for name in self.own()}
+        problems, given, config = own_problems(self.own(), own), dict[str, Any](), None
+        if self.settings is not None:
+            given = given_values(self.settings, {f.name: values[f.name] for f in fields(self.settings)})
+            file = Path(own["config_file"]) if own.get("config_file") else None
+            try:
+                if self.stage is None:
+                    config = self.settings.from_dict(given)
+                else:
+                    config = resolve(self.stage, own["preset"], file, given)
+            except ConfigError as error:
+                problems += error.problems
+        if self.check is not None:
+            problems += self.check(config=config, given=given, **own)
+        if problems:
+            raise ConfigError(problems)
+        return config, given
 
 
 def command(
@@ -92,7 +116,8 @@ def command(
     settings: type[Settings] | None = None,
     panel: str = "Settings",
     examples: tuple[str, ...],
+    check: Check | None = None,
 ) -> Callable[[Callable[..., Result]], Command]:
     """Decorator: the function becomes the body of a :class:`Command`, its docstring the help."""
     kind = STAGES[stage] if stage is not None else settings
-    return lambda body: Command(name, body, kind, stage, panel, examples)
+    return lambda body: Command(name, body, kind, stage, panel, examples, check)

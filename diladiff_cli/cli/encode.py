@@ -11,10 +11,25 @@ from diladiff_cli.cli.options import Resume
 from diladiff_cli.cli.output import Result, is_main_process, say
 from diladiff_cli.config import EncodeConfig
 from diladiff_cli.errors import UserError
-from diladiff_cli.settings import ConfigError, flag
+from diladiff_cli.settings import check_value, flag
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "text"
 LATENT_BATCH = 64  # a CPU is a third faster than with 256
+
+
+def _check(given: Mapping[str, Any], ae: str | None, dry_run: bool, **own: Any) -> list[str]:
+    """Refuse options that belong to the other way of encoding, and an unknown precision."""
+    text_only = {"text": own["text"], "valid": own["valid"], "dry_run": dry_run or None} | dict(given)
+    latents_only = {name: own[name] for name in ("data", "batch_size", "precision", "resume")}
+    what, idle = ("needs --ae; name the auto-encoder", latents_only)
+    if ae is not None:
+        what, idle = "has no meaning with --ae; leave it out", text_only
+    spelling = {"text": "TEXT", "resume": "--resume/--fresh"}
+    problems = [f"{spelling.get(name, flag(name))} {what}" for name, value in idle.items() if value is not None]
+    if own["precision"] is not None:
+        wrong = check_value("precision", own["precision"], str, choices=("bf16", "fp32"))
+        problems += [wrong] if wrong else []
+    return problems
 
 
 @command(
@@ -26,10 +41,10 @@ LATENT_BATCH = 64  # a CPU is a third faster than with 256
         "zcat dump.jsonl.gz | diladiff encode - --tokenizer bert-base-uncased --length 1024",
         "diladiff encode --ae ckpt/ae --out latents",
     ),
+    check=_check,
 )
 def encode(
     config: EncodeConfig,
-    given: dict[str, Any],
     text: Annotated[
         list[str] | None,
         typer.Argument(
@@ -70,30 +85,15 @@ def encode(
 ) -> Result:
     """Turn text into tokens, or tokens into latents (--ae)."""
     if ae is None:
-        only_latents = {"data": data, "batch_size": batch_size, "precision": precision, "resume": resume}
-        _reject(only_latents, "needs --ae", "name the auto-encoder")
         return _encode_text(config, text or [], valid or [], out or Path("data"), dry_run)
-    _reject(
-        {"text": text, "valid": valid, "dry_run": dry_run or None} | given, "has no meaning with --ae", "leave it out"
-    )
     from diladiff_cli.stages.encode_latents import encode_latents
 
-    if precision not in (None, "bf16", "fp32"):
-        raise ConfigError([f"--precision is {precision!r}; choose one of bf16, fp32"])
     out = out or Path("latents")
     size, kind = batch_size or LATENT_BATCH, precision or "bf16"
     record = encode_latents(ae=ae, data=data, out=out, batch_size=size, precision=kind, resume=resume)
     rows = {name: split["rows"] for name, split in record["splits"].items()}
     say(f"{out}: latents of {rows['train']:,} training and {rows['valid']:,} validation blocks")
     return None
-
-
-def _reject(options: Mapping[str, Any], what: str, remedy: str) -> None:
-    """Refuse options that were given but belong to the other way of encoding."""
-    spelling = {"text": "TEXT", "resume": "--resume/--fresh"}
-    names = [spelling.get(name, flag(name)) for name, value in options.items() if value is not None]
-    if names:
-        raise ConfigError([f"{name} {what}; {remedy}" for name in names])
 
 
 def _encode_text(config: EncodeConfig, text: list[str], valid: list[str], out: Path, dry_run: bool) -> Result:

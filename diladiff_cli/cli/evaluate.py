@@ -7,8 +7,17 @@ from typing import Annotated, Any
 import typer
 
 from diladiff_cli.cli.command import command
-from diladiff_cli.cli.output import Result, document, is_idle, show
+from diladiff_cli.cli.output import Result, document, is_main_process, show
 from diladiff_cli.config import EvalConfig
+
+
+def _check(target: list[str], reference: list[str] | None, data: str | None, **_: Any) -> list[str]:
+    """Refuse options that none of the targets would heed."""
+    if not reference and data is None:
+        return []
+    from diladiff_cli.stages.eval_files import idle_options
+
+    return idle_options(target, reference or (), data)
 
 
 @command(
@@ -20,6 +29,7 @@ from diladiff_cli.config import EvalConfig
         "diladiff sample --n 64 | diladiff eval - --scorer smollm2 > report.jsonl",
         "diladiff eval ckpt/ae --pretty",
     ),
+    check=_check,
 )
 def evaluate(
     config: EvalConfig,
@@ -45,7 +55,7 @@ def evaluate(
 
     JSON goes to stdout, one line for each report, and tables to stderr.
     """
-    if is_idle():
+    if not is_main_process():  # which does this work alone
         return None
     from diladiff_cli.stages.eval_files import evaluate_files
 

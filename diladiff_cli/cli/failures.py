@@ -1,6 +1,7 @@
 """Exceptions as the user sees them: lines on stderr and an exit status."""
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -28,15 +29,34 @@ def wants_debug(arguments: Sequence[str]) -> bool:
 
 
 def report(error: BaseException, debug: bool) -> int:
-    """Print what the user needs to know of an exception; returns the exit status."""
+    """Print what the user needs to know of an exception, of several processes one alone; returns the exit status."""
     status, lines = explain(error)
-    # One process of each machine speaks, but nobody's unforeseen failure is lost.
-    if os.environ.get("LOCAL_RANK", "0") == "0" or not isinstance(error, UserError | ConfigError):
+    processes = sys.modules.get("diladiff_cli.runtime.processes")  # loaded where there are several
+    found = processes.first_to_end(status) if processes is not None else None
+    if found is not None:
+        speaks = found[0]
+        if is_lost_process(error):  # the other one's end was the cause, perhaps no failure
+            status = found[1]
+    elif is_lost_process(error):  # the main process, which keeps the notes, is gone
+        speaks = os.environ.get("LOCAL_RANK", "0") == "0" or os.environ.get("RANK") == "1"
+    else:
+        # One process of each machine speaks, but nobody's unforeseen failure is lost.
+        speaks = os.environ.get("LOCAL_RANK", "0") == "0" or not isinstance(error, UserError | ConfigError)
+    if speaks:
         if debug and status == FAILED:
             traceback.print_exception(error)
         for line in lines:
             print(line, file=sys.stderr, flush=True)
     return status
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Whether processes could not work together any more, as a rule because another one ended."""
+    distributed = getattr(sys.modules.get("torch"), "distributed", None)
+    known = getattr(distributed, "DistBackendError", None)  # of GPUs; on the CPU it has no class of its own
+    return (known is not None and isinstance(error, known)) or (
+        isinstance(error, RuntimeError) and "gloo/transport" in str(error)
+    )
 
 
 def explain(error: BaseException) -> tuple[int, list[str]]:
@@ -51,7 +71,7 @@ def explain(error: BaseException) -> tuple[int, list[str]]:
     if session is not None and isinstance(error, session.Interrupted):
         return SIGNALLED + error.signal_number, [str(error)]
     if isinstance(error, ConfigError):
-        return WRONG_USAGE, [f"error: {problem}" for problem in error.problems]
+        return WRONG_USAGE, [f"error: {' '.join(problem.splitlines())}" for problem in error.problems]
     if isinstance(error, UserError):
         return FAILED, [f"error: {one_line(str(error))}"]
     if hasattr(error, "format_message"):  # the command-line parser's, whose base class has no public name
@@ -62,6 +82,10 @@ def explain(error: BaseException) -> tuple[int, list[str]]:
         remedy = "check that it is there, that there is room, and what you may do there"
         return FAILED, [f"error: {one_line(place)} ({found.strerror}); {remedy}"]
     first = next(iter(str(error).strip().splitlines()), "").rstrip(".")
+    if is_lost_process(error):
+        what = "another process of this run ended or cannot be reached"
+        reason = re.sub(r"^\[[^]]*\] *", "", first).partition(". ")[0]  # without the place in a library's source
+        return FAILED, [f"error: {what} ({reason}); see what it or its launcher says, then give the same command again"]
     what = f"{type(error).__name__}: {first}" if first else type(error).__name__
     return FAILED, [f"error: {what}; run with --debug for the traceback"]
 

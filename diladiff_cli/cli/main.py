@@ -14,7 +14,7 @@ from diladiff_cli.cli.bench import bench
 from diladiff_cli.cli.encode import encode
 from diladiff_cli.cli.evaluate import evaluate
 from diladiff_cli.cli.failures import DONE, Terminated, report, wants_debug
-from diladiff_cli.cli.output import quiet_libraries
+from diladiff_cli.cli.output import connect_processes, quiet_libraries
 from diladiff_cli.cli.plot import plot
 from diladiff_cli.cli.sample import sample
 from diladiff_cli.cli.train import distill, train_ae, train_mdlm, train_prior
@@ -62,6 +62,7 @@ def run(arguments: Sequence[str]) -> int:
     group = typer.main.get_command(app)
     try:
         with group.make_context("diladiff", list(arguments)) as context:
+            connect_processes()
             group.invoke(context)
     except typer.Exit as stop:
         return stop.exit_code

@@ -11,7 +11,7 @@ import typer
 
 from diladiff_cli.config import StageConfig
 from diladiff_cli.presets import PRESETS
-from diladiff_cli.settings import Settings, flag
+from diladiff_cli.settings import Settings, check_value, flag
 
 # Fields of all training stages that say how a run goes rather than what it computes.
 RUN_FIELDS = {"seed", "max_steps", "max_minutes", "precision", "compile", "log_with"}
@@ -104,3 +104,50 @@ def _typed(kind: type, value: Any) -> Any:
         return kind(value)
     except ValueError:
         return value  # which the configuration rejects, naming option and type
+
+
+def _kinds(parameter: inspect.Parameter) -> set[Any]:
+    """All types that the type of a command's own parameter is made of; none where nothing says how it is spelled."""
+    annotation = parameter.annotation
+    return _parts(typing.get_args(annotation)[0]) if hasattr(annotation, "__metadata__") else set()
+
+
+def _parts(hint: Any) -> set[Any]:
+    return {typing.get_origin(hint) or hint}.union(*map(_parts, typing.get_args(hint)))
+
+
+def as_text(parameter: inspect.Parameter) -> inspect.Parameter:
+    """A command's own parameter as the parser sees it: with text for paths and whole numbers.
+
+    The parser would stop at the first bad number, and make the current folder of an empty path.
+    """
+    kinds = _kinds(parameter)
+    if kinds.isdisjoint({Path, int}):
+        return parameter
+    text: Any = list[str] if list in kinds else str
+    info = parameter.annotation.__metadata__[0]
+    default = str(parameter.default) if isinstance(parameter.default, Path) else parameter.default
+    return parameter.replace(annotation=Annotated[text | None if type(None) in kinds else text, info], default=default)
+
+
+def own_problems(parameters: Mapping[str, inspect.Parameter], values: Mapping[str, Any]) -> list[str]:
+    """A line for each bad number, and for each empty text (a shell's unset variable) in place of a file or folder."""
+    problems: list[str | None] = []
+    for name, parameter in parameters.items():
+        kinds, value = _kinds(parameter), values.get(name)
+        if int in kinds and value is not None:
+            low = parameter.annotation.__metadata__[0].min
+            problems.append(check_value(name, _typed(int, value), int, low=low))
+        elif "" in (value if isinstance(value, list) else [value]) and not kinds.isdisjoint({Path, list}):
+            info = parameter.annotation.__metadata__[0]
+            spelled = info.default if isinstance(info.default, str) else info.metavar.strip("[]….")
+            problems.append(f"{spelled} is empty; name a file or folder, or leave it out")
+    return [problem for problem in problems if problem is not None]
+
+
+def as_value(parameter: inspect.Parameter, value: Any) -> Any:
+    """What a body wants of a parameter that was text for the parser."""
+    kind = next((kind for kind in (Path, int) if kind in _kinds(parameter)), None)
+    if kind is None or value is None:
+        return value
+    return [kind(part) for part in value] if isinstance(value, list) else kind(value)

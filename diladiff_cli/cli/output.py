@@ -38,14 +38,12 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def is_idle() -> bool:
-    """Whether this process has no part in work that the main one does alone; it has then been counted in."""
-    if is_main_process():
-        return False
-    from accelerate import PartialState
+def connect_processes() -> None:
+    """Connect the processes of a run, where there are several, so that each learns when another one ends early."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from diladiff_cli.runtime.processes import process_state
 
-    PartialState()  # where the main process waits for the others to be there
-    return True
+        process_state()
 
 
 def say(text: str) -> None:
@@ -101,7 +99,8 @@ def write(result: Result, stream: IO[bytes]) -> None:
 
 def _write_line(line: str, stream: IO[bytes]) -> None:
     try:
-        stream.write(line.encode() + b"\n")
+        # A file name may hold bytes that are no text; JSON spells what Python makes of them in the same way.
+        stream.write(line.encode(errors="backslashreplace") + b"\n")
         stream.flush()
     except BrokenPipeError as error:
         null = os.open(os.devnull, os.O_WRONLY)

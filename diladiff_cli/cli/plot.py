@@ -1,15 +1,25 @@
 """The command ``plot``: pictures of training and of evaluations."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from diladiff_cli.cli.command import command
 from diladiff_cli.cli.output import Result, is_main_process
-from diladiff_cli.settings import ConfigError
+from diladiff_cli.settings import shown
 
 FORMATS = ("png", "svg", "pdf")
+
+
+def _names(format: str) -> list[str]:
+    return list(dict.fromkeys(name.strip() for name in format.split(",")))
+
+
+def _check(format: str, **_: Any) -> list[str]:
+    if set(_names(format)) <= set(FORMATS):
+        return []
+    return [f"--format is {shown(format)}; give one or several of {', '.join(FORMATS)}, with commas"]
 
 
 @command(
@@ -19,6 +29,7 @@ FORMATS = ("png", "svg", "pdf")
         "diladiff plot run1/ae run2/ae --out comparison",
         "diladiff eval ckpt/ae | diladiff plot - --out figures --format svg",
     ),
+    check=_check,
 )
 def plot(
     target: Annotated[
@@ -34,11 +45,8 @@ def plot(
 
     Several targets of the same kind share a picture. A line of JSON on stdout names the files of each.
     """
-    formats = list(dict.fromkeys(name.strip() for name in format.split(",")))
-    if not set(formats) <= set(FORMATS):
-        raise ConfigError([f"--format is {format!r}; give one or several of {', '.join(FORMATS)}, with commas"])
     if not is_main_process():
         return None
     from diladiff_cli.stages.plot import plot as draw
 
-    return draw(target, out, formats)
+    return draw(target, out, _names(format))

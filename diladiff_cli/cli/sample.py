@@ -3,7 +3,7 @@
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -13,11 +13,23 @@ from diladiff_cli.cli.command import command
 from diladiff_cli.cli.output import Result, is_main_process, say, write
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.errors import UserError
-from diladiff_cli.settings import ConfigError, flag
+from diladiff_cli.settings import ConfigError, check_value, flag
 
 FORMATS = ("jsonl", "text")
 SEPARATOR = "-" * 40
 Lines = Iterable[Mapping[str, Any] | str]
+
+
+def _check(config: SampleConfig | None, given: Mapping[str, Any], format: str, **own: Any) -> list[str]:
+    """What is wrong with the command's own options, and what would do nothing with any model."""
+    problem = check_value("format", format, str, choices=FORMATS)
+    problems = [] if problem is None else [problem]
+    if own["out"] and own["trace"] and Path(own["out"]).resolve() == Path(own["trace"]).resolve():
+        problems.append(f"--trace {own['trace']} is the file of --out as well; change one")
+    for name, order in (("threshold", "threshold"), ("entropy_bound", "entropy")):
+        if config is not None and name in given and config.order != order:
+            problems.append(f"{flag(name)} is for --order {order}, and the order is {config.order}; leave it out")
+    return problems
 
 
 @command(
@@ -30,6 +42,7 @@ Lines = Iterable[Mapping[str, Any] | str]
         "diladiff sample --model ckpt/prior --steps 200 --decode-steps 64 --n 1000 --out samples.jsonl",
         "diladiff sample --n 1 --trace trace.html",
     ),
+    check=_check,
 )
 def sample(
     config: SampleConfig,
@@ -69,15 +82,13 @@ def sample(
     ] = None,
 ) -> Result:
     """Draw texts from a model, as JSON lines on stdout."""
-    if format not in FORMATS:
-        raise ConfigError([f"--format is {format!r}; choose one of {', '.join(FORMATS)}"])
     from diladiff_cli.model import default_model, load
 
     if model is None:
         model, note = default_model()
         say(note)
     loaded = load(model, data=data)
-    _reject_idle(loaded.stage, config, given, data)
+    _check_stage(loaded, config, given, data)
     if trace is not None and is_main_process():
         _write_trace(loaded, config, trace)
     samples = _with_bar(loaded, config, out is not None or not on_terminal)
@@ -89,16 +100,19 @@ def sample(
     return None
 
 
-def _reject_idle(stage: str, config: SampleConfig, given: Mapping[str, Any], data: Path | None) -> None:
-    """Refuse options that were given and would do nothing."""
+def _check_stage(model: Any, config: SampleConfig, given: Mapping[str, Any], data: Path | None) -> None:
+    """Refuse options that do not fit the model's stage, or would do nothing there; all at once."""
+    from diladiff_cli.stages.sample import complete
+
     problems = []
-    if "gamma" in given and stage != "student":
-        problems.append(f"--gamma is for a student, and the model is of stage {stage}; leave it out")
-    for name, order in (("threshold", "threshold"), ("entropy_bound", "entropy")):
-        if name in given and config.order != order:
-            problems.append(f"{flag(name)} is for --order {order}, and the order is {config.order}; leave it out")
-    if data is not None and stage != "ae":
-        problems.append(f"--data is for an auto-encoder, and the model is of stage {stage}; leave it out")
+    if "gamma" in given and model.stage != "student":
+        problems.append(f"--gamma is for a student, and the model is of stage {model.stage}; leave it out")
+    if data is not None and model.stage != "ae":
+        problems.append(f"--data is for an auto-encoder, and the model is of stage {model.stage}; leave it out")
+    try:
+        complete(model.sampler, config)
+    except ConfigError as error:
+        problems += error.problems
     if problems:
         raise ConfigError(problems)
 
@@ -145,6 +159,9 @@ def _write_file(lines: Lines, out: Path) -> None:
 @contextmanager
 def _replacing(out: Path, option: str) -> Iterator[IO[bytes]]:
     """A temporary file beside ``out``, which then takes its place; where it cannot, a UserError blames ``option``."""
+    from diladiff_cli.runtime.folders import remove_leftovers
+
+    remove_leftovers(out)
     partial = out.parent / f".{out.name}.partial-{uuid.uuid4().hex[:8]}"
     try:
         with partial.open("wb") as file:
@@ -153,4 +170,5 @@ def _replacing(out: Path, option: str) -> Iterator[IO[bytes]]:
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror})", f"choose another {option}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)

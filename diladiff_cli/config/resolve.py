@@ -34,10 +34,10 @@ def read_config_file(path: Path, stage: str) -> dict[str, Any]:
     """
     try:
         raw = path.read_bytes()
-        values = json.loads(raw) if path.suffix == ".json" else tomllib.loads(raw.decode())
+        values = json.loads(raw) if path.suffix == ".json" else tomllib.loads(raw.decode("utf-8-sig"))
         if not isinstance(values, dict):
             raise ValueError(f"a {type(values).__name__} instead of names and values")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError([f"--config {path} cannot be read ({error}); give a TOML or JSON file"]) from error
     names = {key: {f.name for f in fields(kind)} for key, kind in STAGES.items()}
     tables = {k: v for k, v in values.items() if isinstance(v, dict)}

@@ -1,11 +1,12 @@
 """The configuration of the commands beside training: text in, samples and figures out."""
 
 from dataclasses import dataclass
-from math import isfinite
 
-from diladiff_cli.settings import Settings, flag, option
+from diladiff_cli.settings import LARGEST, Good, Settings, flag, option, shown
 
 SMALLEST_VOCABULARY = 258  # all bytes, the separator and the mask token
+LARGEST_VOCABULARY = 1 << 24
+COLDEST = 1e-4  # logits divided by less overflow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,16 +14,19 @@ class EncodeConfig(Settings):
     """Text into packed blocks of tokens."""
 
     tokenizer: str = option("train:8192", "A Hub id, a folder, or train:SIZE to train a byte-level BPE on the text.")
-    length: int = option(256, "Tokens of a block.", low=2)
+    length: int = option(256, "Tokens of a block.", low=2, high=1 << 20)
     valid_share: float = option(0.02, "Share of documents held out for validation.", low=0, high=1)
     text_field: str = option("text", "Field of a JSON or parquet row that holds the text.")
     seed: int = option(0, "Seed of the split into training and validation.", low=0)
 
-    def _problems(self) -> list[str]:
-        size = self.tokenizer.removeprefix("train:")
-        if size == self.tokenizer or (size.isdecimal() and int(size) >= SMALLEST_VOCABULARY):
+    def _problems(self, good: Good) -> list[str]:
+        if not good("tokenizer") or not self.tokenizer.startswith("train:"):
             return []
-        return [f"--tokenizer {self.tokenizer} has no usable size; give at least train:{SMALLEST_VOCABULARY}"]
+        size = self.tokenizer.removeprefix("train:")
+        start = f"--tokenizer {shown(self.tokenizer)[1:-1]} has no usable size; give at "
+        if not size.isdecimal() or int(size[:10]) < SMALLEST_VOCABULARY:
+            return [f"{start}least train:{SMALLEST_VOCABULARY}"]
+        return [f"{start}most train:{LARGEST_VOCABULARY}"] if int(size[:10]) > LARGEST_VOCABULARY else []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,7 @@ class SampleConfig(Settings):
     n: int = option(64, "Samples to draw.", low=1)
     steps: int = option(0, "Latent steps N_cont (0: 5 for a student, 200 for a prior).", low=0)
     decode_steps: int = option(0, "Token steps N_disc (0: a quarter of the length).", low=0)
-    temperature: float = option(1.0, "Divides the logits; 0 takes the likeliest token.", low=0)
+    temperature: float = option(1.0, "Divides the logits; 0 takes the likeliest token.", low=0, high=1e6)
     top_p: float = option(0.9, "Nucleus: draw among the likeliest tokens that together reach this.", low=1e-6, high=1)
     gamma: float = option(0.8, "Noise of a student's steps: 0 deterministic, 1 consistency-style.", low=0, high=1)
     decodings: int = option(1, "Texts decoded from each latent; two or more give the latent agreement.", low=1)
@@ -46,6 +50,11 @@ class SampleConfig(Settings):
     seed: int = option(0, "Seed; sample i depends on the seed and i alone.", low=0)
     batch_size: int = option(32, "Samples drawn at once; the samples do not depend on it.", low=1)
     precision: str = option("fp32", "bf16: autocast of matrix products.", choices=("bf16", "fp32"))
+
+    def _problems(self, good: Good) -> list[str]:
+        if good("temperature") and 0 < self.temperature < COLDEST:
+            return [f"--temperature is {self.temperature}; give 0 for the likeliest token, or at least {COLDEST}"]
+        return []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +77,7 @@ def numbers(text: str) -> tuple[float, ...]:
     Raises:
         ValueError: Something else than numbers.
     """
-    return tuple(float(part) for part in text.split(",")) if text else ()
+    return tuple(float(part) for part in text.split(",")) if text.strip() else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,17 +99,17 @@ class BenchConfig(Settings):
     vocab_sizes: str = option("4096,30522", "With --speed: vocabularies, a list.")
     lengths: str = option("128,1024", "With --speed: lengths of texts, a list.")
     batch_sizes: str = option("1,32", "With --speed: batch sizes, a list.")
-    width: int = option(256, "With --speed: width of the network.", low=8)
-    layers: int = option(6, "With --speed: layers of the network.", low=1)
+    width: int = option(256, "With --speed: width of the network.", low=8, high=1 << 16)
+    layers: int = option(6, "With --speed: layers of the network.", low=1, high=1024)
     seconds: float = option(10.0, "With --speed: about how long a measurement may take.", low=0.01)
 
-    def _problems(self) -> list[str]:
+    def _problems(self, good: Good) -> list[str]:
         lows = {"decode_steps": 1, "steps": 1, "prior_steps": 1, "seeds": 0, "temperatures": 0}
         lows |= {"vocab_sizes": 2, "lengths": 2, "batch_sizes": 1}
-        problems = [p for name, low in lows.items() if (p := self._list_problem(name, low))]
-        if self.n % self.decodings:
+        problems = [p for name, low in lows.items() if good(name) and (p := self._list_problem(name, low))]
+        if good("n", "decodings") and self.n % self.decodings:
             problems.append(f"--n {self.n} is no multiple of --decodings {self.decodings}; change one")
-        if self.width % 8:
+        if good("width") and self.width % 8:
             problems.append(f"--width {self.width} is no multiple of 8, twice the heads; change it")
         return problems
 
@@ -110,12 +119,16 @@ class BenchConfig(Settings):
             found = numbers(text)
         except ValueError:
             found = (low - 1.0,)
-        if (found or name == "decode_steps") and all(
-            isfinite(x) and x >= low and (not whole or x == int(x)) for x in found
-        ):
-            return None
-        kind = "whole numbers" if whole else "numbers"
-        return f"{flag(name)} is {text!r}; give {kind} of at least {low}, separated by commas"
+        start, kind = f"{flag(name)} is {shown(text)}; ", "whole numbers" if whole else "numbers"
+        # In this order, since NaN compares with nothing, and infinity is no whole number.
+        if not all(x >= low for x in found) or any(whole and not x.is_integer() for x in found if x <= LARGEST[int]):
+            return f"{start}give {kind} of at least {low}, separated by commas"
+        high = LARGEST[int] if whole else 1e6
+        if any(x > high for x in found):
+            return f"{start}give {kind} of at most {high}, separated by commas"
+        if not whole and any(0 < x < COLDEST for x in found):
+            return f"{start}give 0 for the likeliest tokens, or at least {COLDEST}"
+        return None
 
     def integers(self, name: str) -> tuple[int, ...]:
         """One of the lists, without repetitions, in the order given."""

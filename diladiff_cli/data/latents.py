@@ -1,12 +1,12 @@
 """Latent data sets: what ``encode --ae`` writes, memory-mapped."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diladiff_cli.data.shards import Shards
+from diladiff_cli.data.shards import Shards, well_formed
 from diladiff_cli.errors import UserError
+from diladiff_cli.integrity import CONFIG_FILE, read_sealed
 
 FORMAT_VERSION = 1
 STAGE = "latents"
@@ -21,7 +21,8 @@ class LatentData:
 
     def split(self, name: str) -> Shards:
         """Rows (N, C) in float16 of "train" or "valid", in the order of the token blocks."""
-        return Shards(self.path, self.config["splits"][name], "latents")
+        shape = tuple(self.config["shape"])
+        return Shards(self.path, self.config["splits"][name], "latents", shape, ("F16",))
 
 
 def open_latents(path: Path) -> LatentData:
@@ -32,15 +33,23 @@ def open_latents(path: Path) -> LatentData:
     """
     remedy = f"make it with encode --ae ckpt/ae --out {path}"
     try:
-        config = json.loads((path / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} holds no complete latents ({error})", remedy) from error
-    stage = config.get("stage") if isinstance(config, dict) else None
+        config = read_sealed(path / CONFIG_FILE)
+    except OSError as error:
+        raise UserError(f"{path} holds no complete latents ({error.strerror})", remedy) from error
+    except ValueError as error:
+        raise UserError(f"{path} holds no complete latents ({path / CONFIG_FILE}: {error})", remedy) from error
+    stage = config.get("stage")
     if stage != STAGE:
         raise UserError(f"{path} is of stage {stage}, wanted {STAGE}", remedy)
     version = config.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise UserError(f"{path} has format {version}, newer than {FORMAT_VERSION}", "upgrade diladiff")
-    if version != FORMAT_VERSION or not isinstance(config.get("splits"), dict):
-        raise UserError(f"{path} holds no complete latents (its config.json is damaged)", remedy)
+    shape = config.get("shape")
+    if (
+        version != FORMAT_VERSION
+        or not well_formed(config.get("splits"))
+        or not (isinstance(shape, list) and all(type(size) is int for size in shape))
+        or not all(isinstance(config.get(key), str) for key in ("ae_hash", "fingerprint"))
+    ):
+        raise UserError(f"{path} holds no complete latents (its {CONFIG_FILE} is damaged)", remedy)
     return LatentData(path, config)

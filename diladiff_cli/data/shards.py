@@ -1,6 +1,11 @@
-"""Rows of one shape in numbered safetensors files, read through the memory map."""
+"""Rows of one shape in numbered safetensors files, read through the memory map.
 
-import hashlib
+Beside the rows lies a CRC-32 of each, compared whenever that row is read: a start reads no more than headers, however
+large the data, and still no damaged row is ever used. (Whole files could not be hashed: in a random order, the first
+batch touches all of them.) Shards that are older than this have none, and only their headers are checked.
+"""
+
+import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -8,11 +13,13 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from diladiff_cli.errors import UserError
+from diladiff_cli.integrity import file_hash
 
 SHARD_BYTES = 1 << 26
+CHECKSUMS = "checksums"
 
 
 def shard_name(split: str, number: int) -> str:
@@ -20,14 +27,33 @@ def shard_name(split: str, number: int) -> str:
     return f"{split}-{number:05d}.safetensors"
 
 
+def row_sum(row: np.ndarray) -> int:
+    """CRC-32 of a row's bytes."""
+    return zlib.crc32(row.data)
+
+
 def write_shard(path: Path, rows: np.ndarray, key: str) -> dict[str, Any]:
-    """Write rows as one shard; returns its record: file name, number of rows and SHA-256."""
+    """Write rows as one shard, whole or not at all; returns its record: file name, number of rows and SHA-256."""
     partial = path.with_name(f".{path.name}.partial")
-    save_file({key: np.ascontiguousarray(rows)}, partial)
-    with partial.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    partial.replace(path)
+    rows = np.ascontiguousarray(rows)
+    try:
+        sums = np.array([row_sum(row) for row in rows], dtype=np.uint32)
+        # Not save_file: it writes to a name of its own first, which a kill would leave there.
+        partial.write_bytes(save({key: rows, CHECKSUMS: sums}))
+        digest = file_hash(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     return {"file": path.name, "rows": len(rows), "sha256": digest}
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a shard can be opened and has the size that its header states; its rows are not read."""
+    try:
+        with safe_open(path, framework="np"):
+            return True
+    except (OSError, SafetensorError):
+        return False
 
 
 class ShardWriter:
@@ -71,29 +97,45 @@ class Shards:
         folder: Where the shards are.
         record: The split's part of config.json, with ``shards``.
         key: Name of the tensor in each file.
+        row_shape: Of every row; None for any.
+        dtypes: What the rows may consist of, in the words of safetensors; empty for anything.
 
     Raises:
-        UserError: A shard is missing, damaged, or has another number of rows than recorded.
+        UserError: A shard is missing, damaged, or holds other rows than recorded; names it.
     """
 
-    def __init__(self, folder: Path, record: Mapping[str, Any], key: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        record: Mapping[str, Any],
+        key: str,
+        row_shape: tuple[int, ...] | None = None,
+        dtypes: Sequence[str] = (),
+    ) -> None:
         self._stack = ExitStack()
-        self._slices: list[Any] = []
-        counts = []
-        for shard in record["shards"]:
-            path = folder / Path(shard["file"]).name
-            try:
-                opened = self._stack.enter_context(safe_open(path, framework="np"))
-                rows = opened.get_slice(key)
-            except (OSError, SafetensorError) as error:
-                raise UserError(f"{path} is missing or damaged ({error})", "run encode again") from error
-            if rows.get_shape()[0] != shard["rows"]:
-                raise UserError(
-                    f"{path} has {rows.get_shape()[0]} rows, recorded are {shard['rows']}", "run encode again"
-                )
-            self._slices.append(rows)
-            counts.append(shard["rows"])
+        self._wanted = key, row_shape, dtypes
+        self._paths = [folder / Path(shard["file"]).name for shard in record["shards"]]
+        counts = [shard["rows"] for shard in record["shards"]]
+        self._files = [self._open(path, rows) for path, rows in zip(self._paths, counts, strict=True)]
+        self._slices = [opened.get_slice(key) for opened in self._files]
+        self._sums: dict[int, np.ndarray | None] = {}  # of the shards read from so far
         self._ends = np.cumsum(np.array(counts, dtype=np.int64))
+
+    def _open(self, path: Path, count: int) -> Any:
+        """A shard whose header is as it should be; its size is checked by safetensors."""
+        key, row_shape, dtypes = self._wanted
+        remedy = self._remedy(path)
+        try:
+            opened = self._stack.enter_context(safe_open(path, framework="np"))
+            rows = opened.get_slice(key)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path} is missing or damaged ({error})", remedy) from error
+        shape, dtype = tuple(rows.get_shape()), rows.get_dtype()
+        if shape[:1] != (count,):
+            raise UserError(f"{path} has {shape[0] if shape else 0} rows, recorded are {count}", remedy)
+        if (row_shape is not None and shape[1:] != row_shape) or (dtypes and dtype not in dtypes):
+            raise UserError(f"{path} is damaged: its rows are {dtype} of shape {shape[1:]}", remedy)
+        return opened
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -103,6 +145,7 @@ class Shards:
 
         Raises:
             IndexError: There is no such row.
+            UserError: A row is damaged; names its file.
         """
         found = []
         for row in np.asarray(rows, dtype=np.int64):
@@ -110,5 +153,38 @@ class Shards:
                 raise IndexError(f"no row {row} among {len(self)}")
             shard = int(np.searchsorted(self._ends, row, side="right"))
             place = int(row - (self._ends[shard - 1] if shard else 0))
-            found.append(self._slices[shard][place : place + 1])
+            value = self._slices[shard][place : place + 1]
+            self._check(shard, place, value)
+            found.append(value)
         return np.concatenate(found)
+
+    def _remedy(self, path: Path) -> str:
+        latents = self._wanted[0] == "latents"  # of which encode --ae makes those that are missing
+        return f"remove {path.name} and repeat encode --ae" if latents else "run encode again"
+
+    def _check(self, shard: int, place: int, row: np.ndarray) -> None:
+        if shard not in self._sums:
+            opened = self._files[shard]
+            self._sums[shard] = opened.get_tensor(CHECKSUMS) if CHECKSUMS in opened.keys() else None  # noqa: SIM118
+        sums = self._sums[shard]
+        if sums is not None and (sums.shape != (self._slices[shard].get_shape()[0],) or sums[place] != row_sum(row)):
+            raise UserError(
+                f"{self._paths[shard]} is damaged: row {place} has changed", self._remedy(self._paths[shard])
+            )
+
+
+def well_formed(splits: Any) -> bool:
+    """Whether the splits of a config.json are as :class:`Shards` takes them."""
+    if not isinstance(splits, dict) or not splits.keys() >= {"train", "valid"}:
+        return False
+    found = [split.get("shards") if isinstance(split, dict) else None for split in splits.values()]
+    if not all(isinstance(shards, list) for shards in found):
+        return False
+    records = [record for shards in found if shards is not None for record in shards]
+    return all(
+        isinstance(r, dict)
+        and isinstance(r.get("file"), str)
+        and type(r.get("rows")) is int
+        and 0 < r["rows"] < 1 << 40
+        for r in records
+    )

@@ -1,97 +1,103 @@
-"""Documents from files, folders, globs, standard input and Hub data sets, streamed through ``datasets``."""
+"""Documents from files, folders, globs, standard input and Hub data sets, in pieces where one is long.
 
-import codecs
+Text and JSON lines are read here, so that any document fits into memory and every fault has its line; other files and
+the Hub are streamed through ``datasets``.
+"""
+
 import glob
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from diladiff_cli.data.files import READERS, ending, find_files
+from diladiff_cli.data.lines import Line, chunks, decoded, encoding_of, lines, unpacked
 from diladiff_cli.errors import UserError
 
-# Ending of a file -> the reader of ``datasets``, and its options. Text and JSON lines both come line by line: a schema
-# that is inferred from the first rows would refuse later ones with other fields.
-LINES: dict[str, Any] = {"sample_by": "line"}
-READERS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".txt": ("text", LINES),
-    ".txt.zst": ("text", LINES),
-    ".jsonl": ("text", LINES),
-    ".jsonl.zst": ("text", LINES),
-    ".json": ("json", {}),
-    ".parquet": ("parquet", {}),
-}
-FORMATS = ", ".join(READERS)
-LINES_AT_ONCE = 1000
+PIECE = 1 << 20  # characters, which a tokenizer makes some 100 MB of
+LONGEST_ROW = 1 << 28  # characters of a JSON line
 
 
-def ending(path: Path | str) -> str | None:
-    """The known ending of a file's name, the longest first; None for other files."""
-    name = str(path).lower()
-    return next((e for e in sorted(READERS, key=len, reverse=True) if name.endswith(e)), None)
+class Piece(NamedTuple):
+    """A document, or a part of one that is longer than :data:`PIECE` characters.
 
-
-def find_files(source: str) -> list[Path] | None:
-    """The files that a source names, in order; None where it names no path but perhaps a Hub data set.
-
-    Raises:
-        UserError: A folder without text, a file of an unknown kind, or a path that is not there.
+    Attributes:
+        text: Parts are cut before white space where there is some.
+        last: Whether the document ends here.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file() and ending(p))
-        if not files:
-            raise UserError(f"the folder {source} holds no text", f"put files there that end in {FORMATS}")
-        return files
-    if path.is_file():
-        files = [path]
-    elif any(c in source for c in "*?["):
-        files = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
-        if not files:
-            raise UserError(f"no file matches {source}", "check the pattern, and quote it")
-    elif ending(source) or source.startswith((".", "/", "~")) or source.count("/") > 1:
-        raise UserError(f"there is no file or folder {source}", "check the path")
-    else:
-        return None
-    unknown = [p for p in files if ending(p) is None]
-    if unknown:
-        raise UserError(f"{unknown[0]} is of an unknown kind", f"give files that end in {FORMATS}")
-    return files
+
+    text: str
+    last: bool
 
 
-def iter_documents(sources: Sequence[str], text_field: str = "text") -> Iterator[str]:
-    """The documents of all sources, in order, without those that are blank.
+def iter_pieces(sources: Sequence[str], text_field: str = "text") -> Iterator[Piece]:
+    """The documents of all sources, in order, without those that are blank and without white space around them.
 
-    A ``.txt`` file holds documents separated by blank lines. ``-`` is standard input: JSON lines where the first line
-    is a JSON object, else text. A name that is no path is a Hub data set, ``owner/name[@revision][:config]``,
-    of which the train split is streamed. Memory does not grow with the size of a source.
+    A ``.txt`` file holds documents separated by blank lines (or by a million blank characters). ``-`` is standard
+    input: JSON lines where the first line is a JSON object, else text. Both are in UTF-8, or in UTF-16 or UTF-32 with a
+    byte order mark. A name that is no path is a Hub data set, ``owner/name[@revision][:config]``, of which the train
+    split is streamed. Memory grows neither with the size of a source nor with that of a text document.
 
     Args:
         sources: Files, folders, globs, ``-`` or Hub ids.
         text_field: The field of a JSON or parquet row that holds the text.
 
     Raises:
-        UserError: A source is missing, cannot be read, or has no such field; names it.
+        UserError: A source is missing, cannot be read, or has no such field; names it, and the line.
     """
     for source in sources:
-        for name, rows in _parts(source, text_field):
-            for text in _texts(rows, name, text_field):
-                if text.strip():
-                    yield text.strip()
+        for name, parts in _sources(source, text_field):
+            yield from _pieces(_told(parts, name))
 
 
-def _parts(source: str, field: str) -> Iterator[tuple[str, Iterator[Any]]]:
-    """The name and the rows of each file of a source, text being in ``field``."""
+def _sources(source: str, field: str) -> Iterator[tuple[str, Iterator[Piece]]]:
+    """The name of each file of a source, and its documents in parts of any length."""
     files = None if source == "-" else find_files(source)
     if source == "-":
-        yield "standard input", _stdin_rows(field)
+        yield "standard input", _stdin_parts(field)
     elif files is None:
-        yield source, _hub_rows(source)
+        yield source, _row_parts(_hub_rows(source), source, field)
     else:
         for file in files:
             if file.stat().st_size:
-                yield str(file), _file_rows(file, field)
+                yield str(file), _file_parts(file, field)
+
+
+def _told(parts: Iterator[Piece], name: str) -> Iterator[Piece]:
+    """The parts; every fault of reading becomes one line that names the source."""
+    try:
+        yield from parts
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # datasets raises many kinds, for missing data sets and torn files alike
+        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
+        remedy = "give UTF-8 text, JSON lines, parquet, or the id of a Hub data set that can be reached"
+        raise UserError(f"{name} cannot be read ({reason})", remedy) from error
+
+
+def _pieces(parts: Iterable[Piece]) -> Iterator[Piece]:
+    """Parts of any length as pieces."""
+    held, begun = "", False
+    for text, last in parts:
+        held = held + text if begun else (held + text).lstrip()
+        start = 0
+        while len(held) - start > PIECE:
+            cut = _place_to_cut(held, start, start + PIECE)
+            yield Piece(held[start:cut], False)
+            start, begun = cut, True
+        held = held[start:]
+        if last:
+            held = held.rstrip()
+            if held or begun:
+                yield Piece(held, True)
+            held, begun = "", False
+
+
+def _place_to_cut(text: str, start: int, end: int) -> int:
+    """Before the last white space between words, where tokenizers cut as well; else at the end."""
+    words = text[start:end].rsplit(None, 1)
+    return start + len(words[0]) if len(words) > 1 else end
 
 
 def _load(reader: str, **options: Any) -> Any:
@@ -110,73 +116,83 @@ def _hub_rows(source: str) -> Iterator[Any]:
     yield from _load(name, name=config or None, revision=revision or None)
 
 
-def _file_rows(file: Path, field: str) -> Iterator[Any]:
+def _row_parts(rows: Iterable[Any], name: str, field: str) -> Iterator[Piece]:
+    for row in rows:
+        yield Piece(_text_of(row, name, field), True)
+
+
+def _file_parts(file: Path, field: str) -> Iterator[Piece]:
     kind = ending(file) or ".txt"
-    reader, options = READERS[kind]
-    rows = _load(reader, data_files=glob.escape(str(file)), **options)
-    if reader != "text":
-        yield from rows
+    reader = READERS[kind]
+    if reader is not None:
+        yield from _row_parts(_load(reader, data_files=glob.escape(str(file))), str(file), field)
         return
-    batches = rows.with_format("arrow").iter(LINES_AT_ONCE)
-    lines = _unmarked(line for batch in batches for line in batch["text"].to_pylist())
-    yield from _json_rows(lines) if kind.startswith(".jsonl") else _paragraphs(lines, field)
+    with file.open("rb") as opened:
+        texts = decoded(unpacked(opened) if kind.endswith(".zst") else chunks(opened))
+        yield from _json_parts(texts, str(file), field) if kind.startswith(".jsonl") else _paragraphs(texts)
 
 
-def _stdin_rows(field: str) -> Iterator[Any]:
-    lines = _unmarked(codecs.iterdecode(sys.stdin.buffer, "utf-8"))
-    first = next((line for line in lines if line.strip()), "")
-    whole = chain([first], lines)
-    yield from _json_rows(whole) if first.lstrip().startswith("{") else _paragraphs(whole, field)
+def _stdin_parts(field: str) -> Iterator[Piece]:
+    texts, begin = decoded(chunks(sys.stdin.buffer)), list[str]()
+    for text in texts:
+        begin.append(text)
+        if text.strip():
+            break
+    is_json = bool(begin) and begin[-1].lstrip().startswith("{")
+    whole = (text for some in (begin, texts) for text in some)
+    yield from _json_parts(whole, "standard input", field) if is_json else _paragraphs(whole)
 
 
 def stdin_ending() -> str:
     """The ending that a file with the content of standard input would have; nothing of it is consumed."""
     buffer: Any = sys.stdin.buffer  # a BufferedReader, which the declared type does not promise
     begin = buffer.peek(4096)
-    return ".jsonl" if begin.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{") else ".txt"
+    encoding, mark = encoding_of(begin)
+    is_json = begin.removeprefix(mark).decode(encoding, "ignore").lstrip().startswith("{")
+    return ".jsonl" if is_json else ".txt"
 
 
-def _unmarked(lines: Iterable[str]) -> Iterator[str]:
-    """Lines without the byte order mark that some editors put before the first."""
-    for number, line in enumerate(lines):
-        yield line if number else line.removeprefix("\ufeff")
+def _json_parts(texts: Iterable[str], name: str, field: str) -> Iterator[Piece]:
+    for line in lines(texts, LONGEST_ROW):
+        if not line.ends:
+            raise ValueError(f"line {line.number} is longer than {LONGEST_ROW:,} characters")
+        if line.text.strip():
+            yield Piece(_text_of(_parsed(line), name, field, f"line {line.number}"), True)
 
 
-def _json_rows(lines: Iterable[str]) -> Iterator[Any]:
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"line {number} is no JSON: {error}") from error
+def _parsed(line: Line) -> Any:
+    try:
+        return json.loads(line.text)
+    except json.JSONDecodeError as error:
+        what = f"{error.msg.removesuffix(' at')} at column {error.colno}"
+        raise ValueError(f"line {line.number} is no JSON: {what}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"line {line.number} is no JSON: {error}") from error
 
 
-def _paragraphs(lines: Iterable[str], field: str) -> Iterator[dict[str, str]]:
-    """Runs of lines that are not blank, as rows."""
-    paragraph: list[str] = []
-    for line in chain(lines, [""]):
-        if line.strip():
-            paragraph.append(line.rstrip("\r\n"))
-        elif paragraph:
-            yield {field: "\n".join(paragraph)}
-            paragraph = []
-
-
-def _texts(rows: Iterator[Any], name: str, field: str) -> Iterator[str]:
-    """The text of each row; every fault of reading becomes one line that names the source."""
-    while True:
-        try:
-            row = next(rows)
-        except StopIteration:
-            return
-        except Exception as error:  # datasets raises many kinds, for missing data sets and torn files alike
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            remedy = "give UTF-8 text, JSON lines, parquet, or the id of a Hub data set that can be reached"
-            raise UserError(f"{name} cannot be read ({reason})", remedy) from error
-        if not isinstance(row, dict) or not isinstance(row.get(field), str):
-            fields = ", ".join(row) if isinstance(row, dict) else type(row).__name__
-            raise UserError(
-                f"{name} has a row without a string {field!r} (it has {fields})", "name one with --text-field"
-            )
+def _text_of(row: Any, name: str, field: str, place: str = "it") -> str:
+    if isinstance(row, dict) and isinstance(row.get(field), str):
         # JSON may hold halves of surrogate pairs, which no text may
-        yield row[field].encode(errors="replace").decode()
+        return str(row[field]).encode(errors="replace").decode()
+    found = f"has {', '.join(row)}" if isinstance(row, dict) else f"is of type {type(row).__name__}"
+    if isinstance(row, dict) and field in row:
+        found = f"has {field} of type {type(row[field]).__name__}"
+    raise UserError(f"{name} has a row without a string {field!r} ({place} {found})", "name one with --text-field")
+
+
+def _paragraphs(texts: Iterable[str]) -> Iterator[Piece]:
+    """Runs of lines that are not blank, in parts where they are long."""
+    held, size, inside, begun = list[str](), 0, False, False
+    for text, _, ends in lines(texts, PIECE):
+        if inside or text.strip():
+            held.append(text + "\n" if ends else text)
+            size += len(text)
+            inside = not ends
+            if size > PIECE:
+                yield Piece("".join(held), False)
+                held, size, begun = [], 0, True
+        elif held or begun:
+            yield Piece("".join(held), True)
+            held, size, begun = [], 0, False
+    if held or begun:
+        yield Piece("".join(held), True)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from diladiff_cli.errors import UserError
+from diladiff_cli.integrity import check_tokenizer
 
 MASK_TOKEN = "<|mask|>"
 SEPARATOR_TOKEN = "<|endoftext|>"
@@ -48,11 +49,16 @@ def _head(documents: Iterable[str], characters: int) -> Iterable[str]:
 def load_tokenizer(spec: str | Path) -> Any:
     """A tokenizer from a Hub id or folder, given a mask token and a separator where it has none.
 
+    No code of its repository or folder is run. The files of a folder inside an artifact or a data set are compared with
+    the hashes recorded there.
+
     Raises:
-        UserError: It cannot be had.
+        UserError: It cannot be had, or is damaged.
     """
     from transformers import AutoTokenizer
 
+    if Path(spec).is_dir():
+        check_tokenizer(Path(spec))
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(spec), trust_remote_code=False)
     except Exception as error:  # missing, unreachable or damaged: transformers raises many kinds

@@ -1,7 +1,6 @@
 """Token data sets: what ``encode`` writes, packed blocks of L tokens, memory-mapped."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diladiff_cli.data.shards import Shards
+from diladiff_cli.data.shards import Shards, well_formed
 from diladiff_cli.errors import UserError
+from diladiff_cli.integrity import CONFIG_FILE, read_sealed
 
 FORMAT_VERSION = 1
 STAGE = "data"
@@ -20,16 +20,32 @@ NEEDED = {"format_version", "fingerprint", "length", "vocab_size", "mask_id", "s
 
 @dataclass(frozen=True)
 class TokenSplit:
-    """Blocks of one split."""
+    """Blocks of one split.
+
+    Attributes:
+        shards: The blocks as they are stored.
+        vocab_size: K, above every token.
+    """
 
     shards: Shards
+    vocab_size: int
 
     def __len__(self) -> int:
         return len(self.shards)
 
     def gather(self, rows: Sequence[int] | np.ndarray) -> Tensor:
-        """(B, L) int64 token ids of the blocks of those numbers."""
-        return torch.from_numpy(self.shards.gather(rows).astype(np.int64))
+        """(B, L) int64 token ids of the blocks of those numbers.
+
+        Raises:
+            IndexError: There is no such block.
+            UserError: A block is damaged, or has a token beyond the vocabulary.
+        """
+        blocks = self.shards.gather(rows)
+        if blocks.size and blocks.max() >= self.vocab_size:
+            raise UserError(
+                f"the data set has token {blocks.max()}, but a vocabulary of {self.vocab_size}", "run encode again"
+            )
+        return torch.from_numpy(blocks.astype(np.int64))
 
 
 @dataclass(frozen=True)
@@ -71,7 +87,8 @@ class TokenData:
 
     def split(self, name: str) -> TokenSplit:
         """The blocks of "train" or "valid"."""
-        return TokenSplit(Shards(self.path, self.config["splits"][name], "tokens"))
+        record = self.config["splits"][name]
+        return TokenSplit(Shards(self.path, record, "tokens", (self.length,), ("U16", "U32")), self.vocab_size)
 
 
 def open_tokens(path: Path) -> TokenData:
@@ -81,19 +98,39 @@ def open_tokens(path: Path) -> TokenData:
         UserError: No token data set there, a damaged one, or one of a newer format.
     """
     remedy = f"make it with encode TEXT --out {path}"
+    config_file = path / CONFIG_FILE
     try:
-        config = json.loads((path / "config.json").read_text())
-        found = config.get("stage")
+        config = read_sealed(config_file)
     except FileNotFoundError as error:
-        raise UserError(f"{path} is no token data set: no config.json", remedy) from error
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path / 'config.json'} cannot be read ({error})", remedy) from error
+        why = "no config.json" if path.is_dir() else "there is no such folder"
+        raise UserError(f"{path} is no token data set: {why}", remedy) from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{config_file} cannot be read ({error})", remedy) from error
+    found, version = config.get("stage"), config.get("format_version")
     if found != STAGE:
         raise UserError(f"{path} is of stage {found}, wanted {STAGE}", remedy)
-    version = config.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise UserError(f"{path} has format {version}, newer than {FORMAT_VERSION}", "upgrade diladiff")
     missing = NEEDED - config.keys()
     if missing:
-        raise UserError(f"{path / 'config.json'} is damaged: it has no {min(missing)}", remedy)
+        raise UserError(f"{config_file} is damaged: it has no {min(missing)}", remedy)
+    try:
+        _check_values(path, config)
+    except ValueError as error:
+        raise UserError(f"{config_file} is damaged ({error})", remedy) from error
     return TokenData(path, config)
+
+
+def _check_values(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse sizes that the files cannot have, before anything of those sizes is made."""
+    limits = {"length": 1 << 40, "vocab_size": 1 << 32, "mask_id": config["vocab_size"]}
+    for name, limit in (limits | {"separator_id": config["vocab_size"]}).items():
+        if type(config[name]) is not int or type(limit) is not int or not 0 <= config[name] < limit:
+            raise ValueError(f"{name} is {str(config[name])[:40]}")
+    files = [p for p in (path / "tokenizer").rglob("*") if p.is_file()]
+    if files and config["vocab_size"] > sum(p.stat().st_size for p in files):  # each token takes some bytes there
+        raise ValueError(f"vocab_size is {config['vocab_size']}, more than its tokenizer can hold")
+    if type(config["format_version"]) is not int or not isinstance(config["fingerprint"], str):
+        raise ValueError("an odd format_version or fingerprint")
+    if not well_formed(config["splits"]):
+        raise ValueError("odd splits")

@@ -60,14 +60,18 @@ class RunningMoments(nn.Module):
         self._pending = batch if self._pending is None else _merge(self._pending, batch)
 
     @torch.no_grad()
-    def commit(self) -> None:
-        """Fold the pending statistics, of all processes, into the running values.
+    def commit(self, shared: bool = True) -> None:
+        """Fold the pending statistics into the running values.
 
         Those that are not finite are dropped, as the step that made them is skipped.
+
+        Args:
+            shared: Those of all processes; False where each has collected the same.
         """
         if self._pending is None:
             return
-        count, mean, deviations = reduce(_merge, _of_all_processes(self._pending))
+        found = _of_all_processes(self._pending) if shared else [self._pending]
+        count, mean, deviations = reduce(_merge, found)
         self._pending = None
         if not bool(mean.isfinite().all() and deviations.isfinite().all()):
             return

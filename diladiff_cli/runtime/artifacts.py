@@ -1,7 +1,8 @@
 """Artifacts: the folders that stages pass to one another.
 
-``config.json`` says what the folder is and names its weights and parents with their hashes; the weights are
-safetensors. Loading never unpickles and never runs code from the folder.
+``config.json`` says what the folder is and names its weights, its tokenizer's files and its parents with their hashes;
+the weights are safetensors. Loading never unpickles and never runs code from the folder. Names of files never lead out
+of it; the links to parents and data may, on purpose: an artifact is no more than a record of where those lay.
 """
 
 import hashlib
@@ -20,24 +21,36 @@ from torch import Tensor
 
 from diladiff_cli import __version__
 from diladiff_cli.errors import UserError
+from diladiff_cli.integrity import (
+    CONFIG_FILE,
+    check_tokenizer,
+    file_hash,
+    hash_files,
+    log_record,
+    read_sealed,
+    sealed,
+)
 from diladiff_cli.runtime.card import model_card
-from diladiff_cli.runtime.folders import replacing, restore
+from diladiff_cli.runtime.folders import METRICS_FILE, replacing, restore
 
 FORMAT_VERSION = 1
 COMMANDS = {"mdlm": "train-mdlm", "ae": "train-ae", "prior": "train-prior", "student": "distill"}
 MAX_SHARD_SIZE = "5GB"
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def content_hash(
+    stage: str, network: Mapping[str, Any], files: Mapping[str, str], tokenizer: Mapping[str, str] | None = None
+) -> str:
+    """Identity of an artifact: its stage, its network's arguments, its weights and its tokenizer.
 
-
-def content_hash(stage: str, network: Mapping[str, Any], files: Mapping[str, str]) -> str:
-    """Identity of an artifact: its stage, its network's arguments and its weights."""
-    text = json.dumps([stage, network, dict(files)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    Args:
+        stage: The stage.
+        network: The network's keyword arguments.
+        files: SHA-256 of the weight files by name.
+        tokenizer: SHA-256 of the tokenizer's files by name; None in artifacts older than these hashes.
+    """
+    parts = [stage, network, dict(files)] + ([] if tokenizer is None else [dict(tokenizer)])
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -74,7 +87,7 @@ class Artifact:
 
     @property
     def tokenizer_path(self) -> Path:
-        """Folder of the tokenizer."""
+        """Folder of the tokenizer; those who read it check its files' hashes."""
         return self.path / "tokenizer"
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -89,13 +102,15 @@ class Artifact:
             remedy = f"restore the file or make the artifact again with {COMMANDS[self.stage]}"
             if not path.is_file():
                 raise UserError(f"{path} is missing", remedy)
-            if file_hash(path) != wanted:
-                raise UserError(f"{path} is damaged: its hash is not the one in config.json", remedy)
-            if path.suffix == ".safetensors":
-                try:
-                    state |= load_file(path)
-                except SafetensorError as error:
-                    raise UserError(f"{path} is no valid safetensors file ({error})", remedy) from error
+            try:
+                if file_hash(path) != wanted:
+                    raise UserError(f"{path} is damaged: its hash is not the one in {CONFIG_FILE}", remedy)
+                if path.suffix == ".safetensors":
+                    state |= load_file(path)  # checks the sizes in the header before it makes room for them
+            except SafetensorError as error:
+                raise UserError(f"{path} is no valid safetensors file ({error})", remedy) from error
+            except OSError as error:
+                raise UserError(f"{path} cannot be read ({error.strerror})", remedy) from error
         return state
 
     def parent(self, stage: str) -> "Artifact":
@@ -142,30 +157,40 @@ def load_artifact(path: Path | str, stage: str | tuple[str, ...] | None = None) 
     remedy = " or ".join(f"{COMMANDS[s]} makes one" for s in wanted)
     restore(path)
     try:
-        config = json.loads((path / "config.json").read_text())
+        config = read_sealed(path / CONFIG_FILE)
     except FileNotFoundError as error:
-        raise UserError(f"{path} is no artifact of stage {'/'.join(wanted)}: no config.json", remedy) from error
+        why = "no config.json" if path.is_dir() else "there is no such folder"
+        raise UserError(f"{path} is no artifact of stage {'/'.join(wanted)}: {why}", remedy) from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{path / 'config.json'} cannot be read ({error})", remedy) from error
-    version = config.get("format_version") if isinstance(config, dict) else None
+        raise UserError(f"{path / CONFIG_FILE} cannot be read ({error})", remedy) from error
+    version = config.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise UserError(f"{path} has format {version}, newer than {FORMAT_VERSION}", "upgrade diladiff")
-    needed = {"stage", "format_version", "network", "training", "parents", "data", "files", "hash"}
-    if not isinstance(config, dict) or not needed <= config.keys():
-        found = config.get("stage") if isinstance(config, dict) else None
-        what = "a token data set or latents" if found in ("data", "latents") else "not an artifact"
+    if not config.keys() >= {"stage", "format_version", "network", "training", "parents", "data", "files", "hash"}:
+        what = "a token data set or latents" if config.get("stage") in ("data", "latents") else "not an artifact"
         raise UserError(f"{path} is {what}, wanted stage {'/'.join(wanted)}", remedy)
-    if not isinstance(version, int) or not all(
-        isinstance(config[key], dict) for key in ("network", "training", "parents", "data", "files")
-    ):
-        raise UserError(f"{path / 'config.json'} is damaged", remedy)
+    if not _is_well_formed(config):
+        raise UserError(f"{path / CONFIG_FILE} is damaged", remedy)
     if config["stage"] not in wanted:
         raise UserError(f"{path} is of stage {config['stage']}, wanted {'/'.join(wanted)}", remedy)
     if any(Path(name).name != name or name == ".." for name in config["files"]):
-        raise UserError(f"{path / 'config.json'} names a file outside its folder", remedy)
-    if config["hash"] != content_hash(config["stage"], config["network"], config["files"]):
-        raise UserError(f"{path / 'config.json'} was changed: its hash does not fit", remedy)
+        raise UserError(f"{path / CONFIG_FILE} names a file outside its folder", remedy)
+    if config["hash"] != content_hash(config["stage"], config["network"], config["files"], config.get("tokenizer")):
+        raise UserError(f"{path / CONFIG_FILE} was changed: its hash does not fit", remedy)
     return Artifact(path, config)
+
+
+def _is_well_formed(config: Mapping[str, Any]) -> bool:
+    """Whether all parts of a config.json are of the kinds that its readers rely on."""
+    tables = [config.get(k, {}) for k in ("network", "training", "parents", "data", "files", "progress", "tokenizer")]
+    if type(config["format_version"]) is not int or not all(isinstance(table, dict) for table in tables):
+        return False
+    links = config["parents"].values()
+    texts = [config["stage"], config["hash"], *config["files"].values(), *config.get("tokenizer", {}).values()]
+    if not all(isinstance(link, dict) and isinstance(link.get("path"), str) for link in links):
+        return False
+    texts += [link.get("hash") for link in links] + [config["data"].get(k, "") for k in ("path", "fingerprint")]
+    return all(isinstance(text, str) for text in texts)
 
 
 def parent_links(out: Path, parents: Mapping[str, Artifact]) -> dict[str, dict[str, str]]:
@@ -187,12 +212,35 @@ def write_artifact(
     data: Mapping[str, Any],
     tokenizer_path: Path,
     progress: Mapping[str, Any],
+    extra: Callable[[Path], None] | None = None,
+    also: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write all files of an artifact into an empty folder; returns its config."""
+    """Write all files of an artifact into an empty folder; returns its config.
+
+    Args:
+        folder: Where.
+        stage: The stage.
+        network: The network's keyword arguments.
+        training: The resolved training configuration.
+        state_dict: The weights.
+        parents: As :func:`parent_links` gives them.
+        data: The data set's record.
+        tokenizer_path: Folder of the tokenizer to copy.
+        progress: How far training came.
+        extra: Adds files (training state, metrics) before ``config.json``, the last file, is written.
+        also: Further fields of config.json, or other values for those.
+
+    Raises:
+        UserError: The tokenizer is damaged.
+    """
     save_torch_state_dict(
         {k: v.detach().cpu().contiguous() for k, v in state_dict.items()}, folder, max_shard_size=MAX_SHARD_SIZE
     )
+    _copy_tokenizer(tokenizer_path, folder / "tokenizer")
+    if extra is not None:
+        extra(folder)
     files = {p.name: file_hash(p) for p in sorted(folder.glob("model*.safetensors*"))}
+    tokenizer, log = hash_files(folder / "tokenizer"), folder / METRICS_FILE
     config = {
         "stage": stage,
         "format_version": FORMAT_VERSION,
@@ -203,18 +251,27 @@ def write_artifact(
         "parents": {k: dict(v) for k, v in parents.items()},
         "data": dict(data),
         "files": files,
-        "hash": content_hash(stage, network, files),
-    }
-    shutil.copytree(tokenizer_path, folder / "tokenizer")
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        "tokenizer": tokenizer,
+        "log": log_record(log) if log.exists() else None,  # to which a run that goes on appends
+        "hash": content_hash(stage, network, files, tokenizer),
+    } | dict(also or {})
+    (folder / CONFIG_FILE).write_text(sealed(config))
     (folder / "README.md").write_text(model_card(config))
     return config
 
 
+def _copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy a tokenizer's files, after a check of their hashes: it may have changed since the run began."""
+    if not source.is_dir():
+        raise UserError(f"the tokenizer {source} is missing", "restore it")
+    check_tokenizer(source)
+    target.mkdir()
+    for name in hash_files(source):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, target / name)
+
+
 def save_artifact(out: Path, extra: Callable[[Path], None] | None = None, **content: Any) -> dict[str, Any]:
-    """Write an artifact atomically; ``extra`` may add files (training state, metrics) before it appears."""
+    """Write an artifact atomically; ``extra`` as in :func:`write_artifact`."""
     with replacing(out, content["stage"]) as folder:
-        config = write_artifact(folder, **content)
-        if extra is not None:
-            extra(folder)
-    return config
+        return write_artifact(folder, extra=extra, **content)

@@ -1,7 +1,7 @@
 """Folders that change as a whole: written beside their place, then swapped in."""
 
 import ctypes
-import json
+import glob
 import os
 import shutil
 import uuid
@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from diladiff_cli.errors import UserError
+from diladiff_cli.errors import UserError, writing
+from diladiff_cli.integrity import CONFIG_FILE, read_json
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -79,7 +80,13 @@ def recover(folder: Path) -> None:
     """:func:`restore`, and remove leftovers of killed writers. For the next writer, which must be the only one."""
     restore(folder)
     folder = _real(folder)
-    for leftover in [_old_name(folder), *folder.parent.glob(f".{folder.name}.partial-*")]:
+    shutil.rmtree(_old_name(folder), ignore_errors=True)
+    remove_leftovers(folder)
+
+
+def remove_leftovers(place: Path) -> None:
+    """Remove what killed writers of a file or folder left beside it. For the next writer, as :func:`recover`."""
+    for leftover in place.parent.glob(f".{glob.escape(place.name)}.partial-*"):
         if leftover.is_file():
             leftover.unlink(missing_ok=True)
         else:
@@ -101,16 +108,19 @@ def check_replaceable(folder: Path, stage: str | None = None) -> str | None:
     """
     remedy = "move it away or choose another --out"
     if not folder.exists():
+        above = next((place for place in folder.parents if place.exists()), None)
+        if above is not None and not above.is_dir():
+            raise UserError(f"{folder} cannot be made: {above} is no folder", "choose another --out")
         return None
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder", remedy)
     try:
-        found = json.loads((folder / "config.json").read_text())["stage"]
+        found = read_json(folder / CONFIG_FILE)["stage"]
     except FileNotFoundError as error:
         if {path.name for path in folder.iterdir()} <= BEGUN:
             return None
         raise UserError(f"{folder} holds files that are not of diladiff", remedy) from error
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError) as error:
         raise UserError(f"{folder} holds a config.json that is not of diladiff, or damaged", remedy) from error
     if stage is not None and found != stage:
         raise UserError(f"{folder} is of stage {found}, and {stage} would replace it", remedy)
@@ -128,28 +138,27 @@ def replacing(folder: Path, stage: str | None = None) -> Iterator[Path]:
         stage: The only stage that may be replaced; None for any.
 
     Raises:
-        UserError: The folder cannot be written, or holds something else.
+        UserError: The folder cannot be written, or holds something else, or a file that is read inside is gone.
     """
     check_replaceable(folder, stage)
     folder = _real(folder)
     partial = partial_name(folder)
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        for path in [*partial.rglob("*"), partial]:
-            if path.is_file():
-                share(path)
-            sync(path)
-        if not folder.exists():
-            partial.rename(folder)
-        elif not _exchange(partial, folder):
-            old = _old_name(folder)
-            folder.rename(old)
-            partial.rename(folder)
-            shutil.rmtree(old, ignore_errors=True)
-        with suppress(OSError):
-            sync(folder.parent)
-    except OSError as error:
-        raise UserError(f"cannot write {folder} ({error})", "free space or choose another --out") from error
+        with writing(folder, partial):
+            partial.mkdir(parents=True)
+            yield partial
+            for path in [*partial.rglob("*"), partial]:
+                if path.is_file():
+                    share(path)
+                sync(path)
+            if not folder.exists():
+                partial.rename(folder)
+            elif not _exchange(partial, folder):
+                old = _old_name(folder)
+                folder.rename(old)
+                partial.rename(folder)
+                shutil.rmtree(old, ignore_errors=True)
+            with suppress(OSError):
+                sync(folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -2,31 +2,38 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import get_total_norm
+
+from diladiff_cli.runtime.sharding import local, whole
 
 
 def gradient_norm(model: nn.Module) -> Tensor:
     """Euclidean norm of the whole gradient, a scalar tensor."""
-    return get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    return whole(get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
 
 
 def clip_gradients(model: nn.Module, norm: Tensor, limit: float) -> None:
     """Scale the gradient of norm ``norm``, which must be finite, down to ``limit``; 0 leaves it alone."""
     if limit:
-        clip_grads_with_norm_(model.parameters(), limit, norm)
+        gradients = [local(p.grad) for p in model.parameters() if p.grad is not None]
+        torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
 
 
 def diagnose_gradients(model: nn.Module) -> str:
-    """Which parameters have gradients that are not finite, and the largest finite entry of all, in words."""
+    """Which parameters have gradients that are not finite, and the largest finite entry of all, in words.
+
+    Where training is sharded, of this process's part.
+    """
     bad: list[str] = []
     largest, where = 0.0, "none"
     for name, parameter in model.named_parameters():
         if parameter.grad is None:
             continue
-        finite = parameter.grad.isfinite()
+        gradient = local(parameter.grad)
+        finite = gradient.isfinite()
         if not bool(finite.all()):
             bad.append(name)
-        entry = float(parameter.grad.where(finite, 0.0).abs().amax())
+        entry = float(gradient.where(finite, 0.0).abs().max()) if gradient.numel() else 0.0
         if entry > largest:
             largest, where = entry, name
     text = f"largest finite gradient {largest:.2g} in {where}"
@@ -35,5 +42,5 @@ def diagnose_gradients(model: nn.Module) -> str:
 
 @torch.no_grad()
 def weights_are_finite(model: nn.Module) -> bool:
-    """Whether no weight is NaN or infinite."""
-    return all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+    """Whether no weight of this process is NaN or infinite."""
+    return all(bool(local(parameter).isfinite().all()) for parameter in model.parameters())

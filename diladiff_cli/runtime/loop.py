@@ -4,6 +4,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from diladiff_cli.runtime.progress import Bar, say
 from diladiff_cli.runtime.randomness import BatchNoise
 from diladiff_cli.runtime.resume import check_resume, differences, made_from
 from diladiff_cli.runtime.session import Clock, Interrupted, Session, StopRequest
-from diladiff_cli.runtime.state import load_state, save_state
+from diladiff_cli.runtime.sharding import shard
+from diladiff_cli.runtime.state import load_state, save_state, whole_state
 
 LossFn = Callable[[nn.Module, Tensor, BatchNoise], tuple[Tensor, dict[str, Tensor]]]
 BAD_STEPS = 5  # steps in a row with a loss or gradient that is not finite before a run gives up
@@ -74,15 +76,15 @@ def train(run: Run, session: Session, config: StageConfig, out: Path, resume: bo
         UserError: A resume that does not fit, or numbers gone bad.
     """
     stored = check_resume(out, config, run.artifact, resume)
+    session.accelerator.wait_for_everyone()  # all have read the folder before it changes
+    if session.is_main:
+        recover(out)  # of a finished run as well: its last save may have been cut off while it cleaned up
     if stored is not None and stored["step"] >= config.max_steps:
         if session.is_main:
             say(f"{out} is finished; --fresh trains it again")
         return {"step": stored["step"], "seconds": stored["seconds"]} | stored["validation"]
     if stored is not None and session.is_main and (changed := differences(stored["training"], config.to_dict())):
         say(f"going on with other settings: {', '.join(changed.values())}")
-    session.accelerator.wait_for_everyone()  # all have read the folder before it changes
-    if session.is_main:
-        recover(out)
     loop = _Loop(run, session, config, out, stored)
     with StopRequest() as stop:
         return loop.run_all(stop)
@@ -95,6 +97,8 @@ class _Loop:
         self.run, self.session, self.config, self.out = run, session, config, out
         self.bare = run.model.to(session.device)
         self.average = AveragedModel(self.bare, config.ema_decay)
+        if session.sharded:
+            shard(self.bare, session.device)
         self.optimizers = build_optimizers(self.bare, config, run.learning_rate)
         self.step = int(stored["step"]) if stored else 0
         self.bad_steps = int(stored["bad_steps"]) if stored else 0  # in a row
@@ -107,9 +111,12 @@ class _Loop:
             load_state(out / "state", self.bare, self.average.model, self.optimizers)
         if config.compile:
             run.compile_body(self.bare)
-        prepared = session.accelerator.prepare(self.bare, *self.optimizers)
-        self.model: nn.Module = prepared[0]
-        self.wrapped_optimizers = list(prepared[1:])
+        if session.sharded:
+            self.average.follow(self.bare)
+            self.model: nn.Module = self.bare
+        else:
+            self.model = session.accelerator.prepare(self.bare)
+        self.wrapped_optimizers = [session.accelerator.prepare(optimizer) for optimizer in self.optimizers]
         self.metrics = MetricsLog(out, self.step) if session.is_main else None
         if config.log_with != "none":
             session.accelerator.init_trackers("diladiff", config=config.to_dict())
@@ -248,20 +255,21 @@ class _Loop:
     def _prepare_average(self) -> None:
         if self.prepared_step == self.step:
             return
-        self.average.copy_buffers(self.bare)
+        self.average.gather(self.bare)
         with torch.no_grad(), self.session.accelerator.autocast():
             self.run.before_use(self.average.model)
         self.prepared_step = self.step
 
     def _save(self) -> None:
-        if not weights_are_finite(self.bare):
+        if self.session.agree(int(not weights_are_finite(self.bare))):
             raise self._diverged("the weights are not finite any more")
         self._prepare_average()
+        state = whole_state(self.bare, self.average.model, self.optimizers, keep=self.session.is_main)
         if self.session.is_main:
             progress = {"step": self.step, "seconds": self.clock.seconds(), "validation": self.validation}
             save_artifact(
                 self.out,
-                self._extra_files,
+                partial(self._extra_files, state),
                 state_dict=self.average.model.state_dict(),
                 progress=progress,
                 training=self.config.to_dict(),
@@ -272,7 +280,7 @@ class _Loop:
         self.saved_step = self.step
         self.session.accelerator.wait_for_everyone()
 
-    def _extra_files(self, folder: Path) -> None:
+    def _extra_files(self, state: Mapping[str, Tensor], folder: Path) -> None:
         if self.metrics is not None:
             shutil.copyfile(self.metrics.path, folder / METRICS_FILE)
         progress = {
@@ -284,4 +292,4 @@ class _Loop:
             "training": self.config.to_dict(),
             "made_from": made_from(self.run.artifact),
         }
-        save_state(folder / "state", self.bare, self.average.model, self.optimizers, progress)
+        save_state(folder / "state", state, progress)

@@ -1,38 +1,35 @@
 """``metrics.jsonl``: one JSON object a line, in the order of steps, without gaps or duplicates after a resume."""
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diladiff_cli.errors import writing
+from diladiff_cli.integrity import check_log, finite
 from diladiff_cli.runtime.folders import METRICS_FILE, partial_name
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All complete lines of a metrics file; an empty list where there is none."""
+    """All complete lines of a metrics file; an empty list where there is none.
+
+    Raises:
+        UserError: The file beside a config.json does not begin with what that recorded.
+    """
+    if path.name == METRICS_FILE:
+        check_log(path)
     if not path.exists():
         return []
     found: list[dict[str, Any]] = []
-    for text in path.read_text().splitlines():
+    for text in path.read_bytes().splitlines():
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             line = None
         if not isinstance(line, dict) or "step" not in line:
             break  # cut off by a kill
         found.append(line)
     return found
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return value
 
 
 class MetricsLog:
@@ -43,6 +40,9 @@ class MetricsLog:
     Args:
         out: Folder of the artifact.
         step: The step resumed from; 0 for a new run.
+
+    Raises:
+        UserError: The log cannot be written, or the one to go on with is damaged.
     """
 
     def __init__(self, out: Path, step: int) -> None:
@@ -50,10 +50,14 @@ class MetricsLog:
         starts_over = step == 0 and (out / "config.json").exists()
         self.path = partial_name(out) if starts_over else self._final
         kept = [] if starts_over else [line for line in read_metrics(self.path) if line["step"] <= step]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        partial.replace(self.path)
+        with writing(out, self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if starts_over:
+                self.path.touch()
+                return
+            partial = self.path.with_name(f".{self.path.name}.partial")
+            partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            partial.replace(self.path)
 
     def saved(self) -> None:
         """A checkpoint with a copy of the log is in place: go on there."""
@@ -63,5 +67,5 @@ class MetricsLog:
 
     def write(self, values: Mapping[str, Any]) -> None:
         """Append one line; numbers that are not finite, which JSON does not have, become null."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(_finite(dict(values)), allow_nan=False) + "\n")
+        with writing(self.path), self.path.open("a") as file:
+            file.write(json.dumps(finite(dict(values)), allow_nan=False) + "\n")

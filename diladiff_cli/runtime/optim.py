@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from diladiff_cli.config import StageConfig
+from diladiff_cli.runtime.sharding import local, shared_like, whole
 
 
 @dataclass(frozen=True)
@@ -80,22 +81,34 @@ class AveragedModel:
     """Exponential moving average of a network's parameters; buffers are copied.
 
     The decay starts small, min(decay, (1 + step) / (10 + step)), so that the beginning is soon forgotten.
+
+    Attributes:
+        model: The averaged network, whole.
+        averages: Its parameters, or where training is sharded what is moved in their place, see :meth:`follow`.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        self.averages: list[Tensor] = list(self.model.parameters())
         self.decay = decay
+
+    @torch.no_grad()
+    def follow(self, model: nn.Module) -> None:
+        """From now on hold the averages as the parameters of ``model`` are, each process its part."""
+        self.averages = [shared_like(a, p) for a, p in zip(self.averages, model.parameters(), strict=True)]
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Move towards ``model`` after optimiser step ``step``."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages: list[Tensor] = list(self.model.parameters())
-        values: list[Tensor] = list(model.parameters())
-        torch._foreach_lerp_(averages, values, 1.0 - decay)
+        values = [local(p.detach()) for p in model.parameters()]
+        torch._foreach_lerp_([local(a) for a in self.averages], values, 1.0 - decay)
 
     @torch.no_grad()
-    def copy_buffers(self, model: nn.Module) -> None:
-        """Take over ``model``'s buffers (running statistics)."""
+    def gather(self, model: nn.Module) -> None:
+        """Bring :attr:`model` up to date, with the buffers (running statistics) of ``model``."""
+        for parameter, average in zip(self.model.parameters(), self.averages, strict=True):
+            if parameter is not average:
+                parameter.copy_(whole(average))
         for average, value in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(value)

@@ -1,6 +1,7 @@
 """The processes that share a piece of work, for stages that need no Accelerator."""
 
 import atexit
+import os
 
 import torch.distributed
 from accelerate import PartialState
@@ -10,11 +11,39 @@ from accelerate.utils import parse_flag_from_env
 def process_state() -> PartialState:
     """This process's place and device, with the others connected; heeds ACCELERATE_USE_CPU as an Accelerator does.
 
-    A bare ``PartialState()`` ignores that variable, and takes each of several CPU processes for the only one.
+    A bare ``PartialState()`` ignores that variable, and takes each of several CPU processes for the only one. Without
+    any GPU the CPU needs no naming.
     """
     atexit.unregister(_disconnect)
     atexit.register(_disconnect)
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or (several and not _has_gpu()))
+
+
+def first_to_end(status: int) -> tuple[bool, int] | None:
+    """Let the others know that this process ends early, unless one of them did before.
+
+    Args:
+        status: Exit status of this process.
+
+    Returns:
+        Whether this process is the first of its run to end so, and the status of the first; None where the processes
+        are not connected, or the one that keeps such notes is gone.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return None
+    mine = f"{torch.distributed.get_rank()} {status}"
+    try:
+        store = torch.distributed.distributed_c10d._get_default_store()
+        first = store.compare_set("diladiff/first-to-end", "", mine).decode()
+    except RuntimeError:
+        return None
+    return first == mine, int(first.split()[1])
+
+
+def _has_gpu() -> bool:
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return found is not None and found.type != "mps"  # of which a machine has one, which cannot be shared
 
 
 def _disconnect() -> None:

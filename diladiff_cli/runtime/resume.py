@@ -11,7 +11,8 @@ from diladiff_cli.runtime.folders import check_replaceable, restore
 from diladiff_cli.runtime.state import read_progress
 
 # Settings that may differ when a run goes on: they do not change its numbers.
-FREE = {"max_minutes", "grad_accum", "compile", "eval_every", "eval_batches", "save_every", "log_every", "log_with"}
+FREE = {"max_minutes", "grad_accum", "compile", "shard", "deterministic"}
+FREE |= {"eval_every", "eval_batches", "save_every", "log_every", "log_with"}
 # Settings of the optimisation, which an explicit --resume may change: the stored network and optimiser fit them.
 CHANGEABLE = {field.name for field in fields(StageConfig)} - {"seed", "optimizer"}
 

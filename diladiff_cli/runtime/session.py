@@ -1,5 +1,6 @@
 """One Accelerate-wrapped runtime: device, precision, processes, interrupts."""
 
+import os
 import signal
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from diladiff_cli.settings import ConfigError
 # Dense bf16 peak of common GPUs in FLOP/s, for the model FLOP utilisation.
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
 
-# They shard the weights, and averaging and saving need whole ones.
+# Frameworks of their own for sharded weights; --shard has them within ours.
 UNSUPPORTED = {"FSDP", "DEEPSPEED", "MEGATRON_LM", "TP"}
 
 
@@ -63,6 +64,9 @@ class Session:
 
     def __init__(self, config: StageConfig, out: str) -> None:
         place = Path(out).absolute()
+        if config.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else torch refuses cuBLAS
+        torch.use_deterministic_algorithms(config.deterministic)
         AcceleratorState._reset_state()  # else a stage that ran before in this process would dictate its precision
         self.accelerator = Accelerator(
             mixed_precision="bf16" if config.precision == "bf16" else "no",
@@ -81,10 +85,11 @@ class Session:
         self.device = self.accelerator.device
         self.processes = self.accelerator.num_processes
         self.is_main = self.accelerator.is_main_process
+        self.sharded = config.shard and self.processes > 1
         self.config = config
         kind = self.accelerator.distributed_type.value
         if kind in UNSUPPORTED:
-            raise ConfigError([f"training under {kind} is not supported yet; use data parallelism (--multi_gpu)"])
+            raise ConfigError([f"training under {kind} is not supported; launch with --multi_gpu, and use --shard"])
         parts = self.processes * config.grad_accum
         if config.batch_size % parts:
             raise ConfigError(

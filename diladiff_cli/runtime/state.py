@@ -1,6 +1,5 @@
 """What a run needs to go on: weights, optimiser and progress, as safetensors and JSON."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,24 +10,46 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diladiff_cli.errors import UserError
+from diladiff_cli.integrity import CHECKSUM, file_hash, read_sealed, sealed
+from diladiff_cli.runtime.sharding import shared_like, whole
+
+TENSORS = "state.safetensors"
+PROGRESS: dict[str, tuple[type, ...]] = {  # what every state.json has
+    "step": (int,),
+    "seconds": (int, float),
+    "bad_steps": (int,),
+    "validation": (dict,),
+    "training": (dict,),
+    "made_from": (dict,),
+}
 
 
-def save_state(
-    folder: Path,
-    model: nn.Module,
-    averaged: nn.Module,
-    optimizers: Sequence[torch.optim.Optimizer],
-    progress: Mapping[str, Any],
-) -> None:
-    """Write ``state.safetensors`` and ``state.json`` into a new folder."""
-    folder.mkdir()
+def whole_state(
+    model: nn.Module, averaged: nn.Module, optimizers: Sequence[torch.optim.Optimizer], keep: bool = True
+) -> dict[str, Tensor]:
+    """All tensors of a run by name, on the CPU; where they are sharded, every process has to ask.
+
+    Args:
+        model: The network that is trained.
+        averaged: Its average.
+        optimizers: Of the network.
+        keep: False for a process that only gives its part; it gets nothing.
+    """
     tensors: dict[str, Tensor] = {f"model/{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average/{k}": v for k, v in averaged.state_dict().items()}
     for number, optimizer in enumerate(optimizers):
         for index, values in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{number}/{index}/{k}": torch.as_tensor(v) for k, v in values.items()}
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, folder / "state.safetensors")
-    (folder / "state.json").write_text(json.dumps(dict(progress)) + "\n")
+    found = ((name, whole(value.detach())) for name, value in tensors.items())  # one after the other: memory
+    return {name: value.cpu().contiguous() for name, value in found if keep}
+
+
+def save_state(folder: Path, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
+    """Write ``state.safetensors``, as :func:`whole_state` has it, and ``state.json``, which has its hash, anew."""
+    folder.mkdir()
+    save_file(dict(tensors), folder / TENSORS)
+    files = {TENSORS: file_hash(folder / TENSORS)}
+    (folder / "state.json").write_text(sealed(dict(progress) | {"files": files}))
 
 
 def read_progress(folder: Path) -> dict[str, Any] | None:
@@ -38,14 +59,23 @@ def read_progress(folder: Path) -> dict[str, Any] | None:
         UserError: The file is damaged.
     """
     try:
-        progress: dict[str, Any] = json.loads((folder / "state.json").read_text())
-        missing = {"step", "seconds", "bad_steps", "validation", "training", "made_from"} - set(progress)
-        if missing:
-            raise ValueError(f"no {min(missing)}")
-    except FileNotFoundError:
+        progress = _read(folder)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{folder / 'state.json'} is damaged ({error})", "start over with --fresh") from error
+    return {k: v for k, v in progress.items() if k not in (CHECKSUM, "files")}
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    progress = read_sealed(folder / "state.json")
+    missing = PROGRESS.keys() - progress.keys()
+    if missing:
+        raise ValueError(f"no {min(missing)}")
+    odd = [k for k, kinds in PROGRESS.items() if not isinstance(progress[k], kinds) or isinstance(progress[k], bool)]
+    odd = odd or [k for k in ("step", "seconds", "bad_steps") if progress[k] < 0]
+    if odd or not isinstance(progress.get("files", {}), dict):
+        raise ValueError(f"an odd {min(odd, default='table of files')}")
     return progress
 
 
@@ -57,8 +87,11 @@ def load_state(
     Raises:
         UserError: The file is missing, damaged, or of another network.
     """
-    path = folder / "state.safetensors"
+    path = folder / TENSORS
     try:
+        wanted = _read(folder).get("files", {}).get(TENSORS)  # none in states older than this hash
+        if wanted is not None and file_hash(path) != wanted:
+            raise ValueError("its hash is not the one in state.json")
         tensors = load_file(path)
         _put(model, tensors, "model/")
         _put(averaged, tensors, "average/")
@@ -66,12 +99,23 @@ def load_state(
             state = optimizer.state_dict()
             state["state"] = _nested(tensors, f"optimizer/{number}/")
             optimizer.load_state_dict(state)
+            _share(optimizer)
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
         raise UserError(f"{path} cannot be used ({str(error).splitlines()[0]})", "start over with --fresh") from error
 
 
 def _put(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
-    module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    own = module.state_dict()
+    found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    module.load_state_dict({k: shared_like(v, own[k]) if k in own else v for k, v in found.items()})
+
+
+def _share(optimizer: torch.optim.Optimizer) -> None:
+    """Share the loaded state of each parameter out as the parameter is."""
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if value.shape == parameter.shape:
+                values[name] = shared_like(value, parameter)
 
 
 def _nested(tensors: Mapping[str, Tensor], prefix: str) -> dict[int, dict[str, Tensor]]:

@@ -9,9 +9,9 @@ from typing import Any
 
 from diladiff_cli import __version__
 from diladiff_cli.config import BenchConfig, EvalConfig, SampleConfig
-from diladiff_cli.errors import UserError
+from diladiff_cli.errors import UserError, writing
+from diladiff_cli.integrity import file_hash
 from diladiff_cli.metrics.frontier import interpolated, spread
-from diladiff_cli.runtime.artifacts import file_hash
 from diladiff_cli.runtime.folders import write_text
 from diladiff_cli.runtime.progress import Bar, say
 from diladiff_cli.stages.bench_speed import machine, seconds
@@ -73,7 +73,8 @@ def bench_frontier(config: BenchConfig, models: Sequence[Path], out: Path) -> It
     samplers = {str(model): load_sampler(model) for model in models}
     points = [point for sampler in samplers.values() for point in _points(sampler, config)]
     measure = SampleMeasure(EvalConfig(scorer=config.scorer, batch_size=config.batch_size, precision=config.precision))
-    (out / "points").mkdir(parents=True, exist_ok=True)
+    with writing(out):
+        (out / "points").mkdir(parents=True, exist_ok=True)
     seeds = config.integers("seeds")
     found = []
     for number, point in enumerate(points, 1):
@@ -131,8 +132,9 @@ def _measured(
     figures_file = out / "points" / f"{point.key(seed, config.scorer)}.figures.json"
     if not (speed_file.exists() and samples_file.exists()):
         samples, speed = _draw(sampler, replace(point.settings, seed=seed))
-        write_text(samples_file, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples))
-        write_text(speed_file, json.dumps(speed) + "\n")
+        with writing(out):
+            write_text(samples_file, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples))
+            write_text(speed_file, json.dumps(speed) + "\n")
     if figures_file.exists():
         figures = json.loads(figures_file.read_text())
     else:
@@ -140,7 +142,8 @@ def _measured(
         # The model may lie elsewhere now; the reference is found by its path.
         (figures,) = measure.reports([json.loads(line) | {"model": point.model} for line in lines])
         if figures["scorer"]["name"] is not None:  # without one, a later call may have it
-            write_text(figures_file, json.dumps(figures) + "\n")
+            with writing(out):
+                write_text(figures_file, json.dumps(figures) + "\n")
     kept = ("samples", "reference", "definitions", "left_out", "scorer")
     return {"speed": json.loads(speed_file.read_text()), **{name: figures.get(name) for name in kept}}
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diladiff_cli.errors import writing
 from diladiff_cli.stages.bench_tables import short_names
 from diladiff_cli.stages.pictures import COLOURS, new_figure, plain_log_axis, save_picture, styled
 
@@ -45,7 +46,8 @@ def frontier_figure(reports: Sequence[Report]) -> "Figure":
 
 def frontier_picture(reports: Sequence[Report], folder: Path) -> list[Path]:
     """Write ``frontier.png`` and ``frontier.svg``; returns their paths."""
-    return save_picture(frontier_figure(reports), folder, "frontier")
+    with writing(folder):
+        return save_picture(frontier_figure(reports), folder, "frontier")
 
 
 def _speed(report: Report) -> float:

@@ -15,6 +15,7 @@ from diladiff_cli.data.order import batch_rows
 from diladiff_cli.data.tokens import TokenData, open_tokens
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.artifacts import Artifact, linked, parent_links
+from diladiff_cli.runtime.folders import restore
 from diladiff_cli.runtime.resume import check_resume
 
 MOST_LOGITS = 1 << 27  # of one call: 512 MB in float32
@@ -75,14 +76,21 @@ def open_recorded_data(artifact: Artifact, given: Path | None) -> tuple[TokenDat
     """The data set given, else the one that the artifact was trained on.
 
     Raises:
-        UserError: It is missing, or has another tokenizer or length.
+        UserError: It is missing, or has another tokenizer or length; or nothing was given and it was replaced.
     """
+    if given is None and "path" not in artifact.data:
+        raise UserError(f"{artifact.path} records no data set", "name one with --data")
     path = given or linked(artifact.path, artifact.data["path"])
+    restore(path)
     if given is None and not (path / "config.json").exists():
         raise UserError(f"the data set of {artifact.path}, {path}, is missing", "name one with --data")
     data = open_tokens(path)
+    if given is None and data.fingerprint != artifact.data.get("fingerprint"):
+        raise UserError(
+            f"{path} is not what {artifact.path} was trained on", f"restore that, or use this with --data {path}"
+        )
     for name in ("length", "vocab_size", "mask_id"):
-        found, wanted = getattr(data, name), artifact.data[name]
+        found, wanted = getattr(data, name), artifact.data.get(name)
         if found != wanted:
             raise UserError(
                 f"{path} has {name} {found}, but {artifact.path} was trained with {wanted}",

@@ -5,9 +5,8 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,18 @@ import numpy as np
 
 from diladiff_cli import __version__
 from diladiff_cli.config import EncodeConfig
+from diladiff_cli.data.files import find_files
 from diladiff_cli.data.shards import ShardWriter
-from diladiff_cli.data.text import find_files, iter_documents, stdin_ending
+from diladiff_cli.data.text import Piece, iter_pieces, stdin_ending
 from diladiff_cli.data.tokenizer import encode_documents, load_tokenizer, separator_id, train_size, train_tokenizer
 from diladiff_cli.data.tokens import FORMAT_VERSION, STAGE
 from diladiff_cli.errors import UserError
-from diladiff_cli.runtime.folders import check_replaceable, replacing
+from diladiff_cli.integrity import CONFIG_FILE, hash_files, sealed
+from diladiff_cli.runtime.folders import check_replaceable, recover, replacing
 from diladiff_cli.runtime.progress import Spinner, say
 from diladiff_cli.runtime.randomness import mix
 
-DOCUMENTS_AT_ONCE = 256
+DOCUMENTS_AT_ONCE, CHARACTERS_AT_ONCE = 256, 1 << 20
 
 
 def is_held_out(config: EncodeConfig, number: int) -> bool:
@@ -40,9 +41,9 @@ class Packer:
         self.documents = self.tokens = self.blocks = 0
         self._rest: list[int] = []
 
-    def add(self, ids: list[int]) -> None:
-        """Append one document, its separator included."""
-        self.documents += 1
+    def add(self, ids: list[int], last: bool = True) -> None:
+        """Append one document, its separator included, or a part of one that is not its last."""
+        self.documents += last
         self.tokens += len(ids)
         self._rest += ids
         full = len(self._rest) // self.length * self.length
@@ -59,11 +60,33 @@ class Packer:
         return {"documents": self.documents, "tokens": self.tokens, "rows": self.blocks, "shards": shards}
 
 
-def batched(documents: Iterable[str], size: int) -> Iterator[list[str]]:
-    """Lists of ``size`` documents, the last one perhaps shorter."""
-    iterator = iter(documents)
-    while batch := list(islice(iterator, size)):
+def batched(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    """Lists of pieces that a tokenizer takes at once without much memory."""
+    batch: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece.text)
+        if len(batch) >= DOCUMENTS_AT_ONCE or size >= CHARACTERS_AT_ONCE:
+            yield batch
+            batch, size = [], 0
+    if batch:
         yield batch
+
+
+def some_pieces(sources: Sequence[str], field: str, names: Sequence[str]) -> Iterator[Piece]:
+    """The pieces of some sources, which ``names`` are for the user.
+
+    Raises:
+        UserError: There are none.
+    """
+    pieces = iter_pieces(sources, field)
+    first = next(pieces, None)
+    if first is None:
+        shown = ", ".join("standard input" if name == "-" else name for name in names)
+        raise UserError(f"there is no text in {shown}: empty or blank", "give files that hold some")
+    yield first
+    yield from pieces
 
 
 @contextmanager
@@ -86,7 +109,7 @@ def encode_text(
 
     Args:
         config: Tokenizer, block length and split.
-        text: Text sources, see :func:`diladiff_cli.data.text.iter_documents`.
+        text: Text sources, see :func:`diladiff_cli.data.text.iter_pieces`.
         valid: Sources of the validation split; where given, nothing of ``text`` is held out.
         out: Folder of the data set, replaced as a whole.
         dry_run: Only check the inputs.
@@ -110,18 +133,21 @@ def encode_text(
             tokenizer = load_tokenizer(config.tokenizer)
         else:
             say(f"training a tokenizer of {size} tokens")
-            tokenizer = train_tokenizer(iter_documents(sources, config.text_field), size)
+            pieces = some_pieces(sources, config.text_field, text)
+            tokenizer = train_tokenizer((piece.text for piece in pieces), size)
+        recover(out)
         with replacing(out, STAGE) as folder:
             tokenizer.save_pretrained(folder / "tokenizer")
-            splits = _pack(config, sources, list(valid), tokenizer, folder)
+            splits = _pack(config, {False: (sources, text), True: (valid, valid)}, tokenizer, folder)
             record = _record(config, tokenizer, splits, [*text, *valid], folder / "tokenizer")
-            (folder / "config.json").write_text(json.dumps(record, indent=2) + "\n")
+            (folder / CONFIG_FILE).write_text(sealed(record))
     return record
 
 
 def _pack(
-    config: EncodeConfig, sources: list[str], valid: list[str], tokenizer: Any, folder: Path
+    config: EncodeConfig, sources: Mapping[bool, tuple[Sequence[str], Sequence[str]]], tokenizer: Any, folder: Path
 ) -> dict[str, dict[str, Any]]:
+    """Write the shards of both splits; ``sources`` are those held out or not, and their names for the user."""
     dtype = np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32
     row_bytes = config.length * np.dtype(dtype).itemsize
     packers = {
@@ -130,12 +156,13 @@ def _pack(
     }
     number = 0
     with Spinner("encoding") as spinner:
-        for given, held_out in ((sources, False), (valid, True)):
-            for batch in batched(iter_documents(given, config.text_field), DOCUMENTS_AT_ONCE):
-                for ids in encode_documents(tokenizer, batch):
-                    holds = held_out or (not valid and is_held_out(config, number))
-                    packers["valid" if holds else "train"].add(ids)
-                    number += 1
+        for held_out, (given, names) in sources.items():
+            for batch in batched(some_pieces(given, config.text_field, names) if given else ()):
+                rows = encode_documents(tokenizer, [piece.text for piece in batch])
+                for piece, ids in zip(batch, rows, strict=True):
+                    holds = held_out or (not sources[True][0] and is_held_out(config, number))
+                    packers["valid" if holds else "train"].add(ids if piece.last else ids[:-1], piece.last)
+                    number += piece.last
                 spinner.update(f"{number:,} documents, {sum(p.tokens for p in packers.values()):,} tokens")
     for name, packer in packers.items():
         if packer.blocks == 0:
@@ -168,5 +195,6 @@ def _record(
         "mask_id": int(tokenizer.mask_token_id),
         "separator_id": separator_id(tokenizer),
         "splits": splits,
+        "tokenizer": hash_files(folder),
         "fingerprint": digest.hexdigest(),
     }

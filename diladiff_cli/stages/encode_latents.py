@@ -1,6 +1,5 @@
 """``encode --ae``: the blocks of a token data set -> standardised latents, sharded and resumable."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ from accelerate import PartialState
 
 from diladiff_cli import __version__
 from diladiff_cli.data.latents import FORMAT_VERSION
-from diladiff_cli.data.shards import shard_name, write_shard
+from diladiff_cli.data.shards import is_whole, shard_name, write_shard
 from diladiff_cli.data.tokens import TokenData, TokenSplit
-from diladiff_cli.errors import UserError
+from diladiff_cli.errors import UserError, writing
+from diladiff_cli.integrity import read_sealed, sealed
 from diladiff_cli.runtime.artifacts import load_artifact, parent_links
 from diladiff_cli.runtime.folders import share, write_text
 from diladiff_cli.runtime.memory import Halving
@@ -74,10 +74,13 @@ def encode_latents(
     done = _finished_shards(out, plan, resume)
     state.wait_for_everyone()  # all have read the folder before it changes
     if state.is_main_process:
-        out.mkdir(parents=True, exist_ok=True)
-        if resume is False:
-            _clear(out)
-        _write_json(out / "plan.json", plan)
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            for leftover in _leftovers(out):
+                leftover.unlink()
+            if resume is False:
+                _clear(out)
+            write_text(out / "plan.json", sealed(plan))
     state.wait_for_everyone()
     work = _Work(tokens, encoder, out, batch_size, rows_per_shard, done, state, Halving("blocks"))
     with torch.autocast(state.device.type, torch.bfloat16, enabled=precision == "bf16"):
@@ -86,26 +89,39 @@ def encode_latents(
     config = plan | {"splits": splits}
     if state.is_main_process:
         for split in splits.values():
-            split["shards"] = [json.loads((out / f"{name}.json").read_text()) for name in split["shards"]]
-        _write_json(out / "config.json", config)
+            split["shards"] = [_record(out / name) for name in split["shards"]]
+        with writing(out):
+            write_text(out / "config.json", sealed(config))
     state.wait_for_everyone()
     return config
 
 
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    write_text(path, json.dumps(values, indent=2) + "\n")
+def _record(shard: Path) -> dict[str, Any]:
+    """What was noted beside a finished shard.
+
+    Raises:
+        UserError: Nothing, or nothing that can be trusted.
+    """
+    note = shard.with_name(f"{shard.name}.json")
+    try:
+        record = read_sealed(note)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{note} cannot be read ({error})", "use --fresh to encode again") from error
+    return {name: record.get(name) for name in ("file", "rows", "sha256")}
 
 
 def _finished_shards(out: Path, plan: dict[str, Any], resume: bool | None) -> set[str]:
     """Names of the shards under ``out`` that belong to this plan."""
-    if not out.exists() or not any(out.iterdir()):
+    if not out.exists() or not set(out.iterdir()) - _leftovers(out):
         return set()
     try:
-        stored = json.loads((out / "plan.json").read_text())
+        stored = read_sealed(out / "plan.json")
     except FileNotFoundError as error:
         raise UserError(f"{out} holds something else than latents", "choose another --out") from error
-    except ValueError:
-        stored = {}
+    except ValueError as error:
+        if resume is not False:
+            raise UserError(f"{out / 'plan.json'} is damaged ({error})", "use --fresh to encode again") from error
+        return set()
     if resume is False:
         return set()
     if any(stored.get(key) != plan[key] for key in SAME):
@@ -113,7 +129,12 @@ def _finished_shards(out: Path, plan: dict[str, Any], resume: bool | None) -> se
             f"{out} holds latents of another auto-encoder, data set or precision",
             "use --fresh to replace them, or another --out",
         )
-    return {p.name for p in out.glob("*.safetensors") if p.with_name(f"{p.name}.json").exists()}
+    return {p.name for p in out.glob("*.safetensors") if p.with_name(f"{p.name}.json").exists() and is_whole(p)}
+
+
+def _leftovers(out: Path) -> set[Path]:
+    """Files that a killed run was writing."""
+    return set(out.glob(".*.partial*"))
 
 
 def _clear(out: Path) -> None:
@@ -146,9 +167,11 @@ class _Work:
         rows = [np.arange(starts[i], min(starts[i] + size, len(split))) for i in mine]
         with Bar(f"latents {name}", sum(map(len, rows)), 0, self.state.is_main_process) as bar:
             for i, part in zip(mine, rows, strict=True):
-                record = write_shard(self.out / names[i], self._latents(split, part, bar), "latents")
-                share(self.out / names[i])
-                _write_json(self.out / f"{names[i]}.json", record)
+                latents = self._latents(split, part, bar)
+                with writing(self.out):
+                    record = write_shard(self.out / names[i], latents, "latents")
+                    share(self.out / names[i])
+                    write_text(self.out / f"{names[i]}.json", sealed(record))
         return {"rows": len(split), "shards": names}
 
     def _latents(self, split: TokenSplit, rows: np.ndarray, bar: Bar) -> np.ndarray:

@@ -44,18 +44,28 @@ def evaluate_files(
         ConfigError: An option that nothing would heed.
         UserError: A file of samples cannot be read.
     """
-    names = [str(target) for target in targets]
-    artifacts = [name for name in names if name != "-" and Path(name).is_dir()]
-    problems = []
-    if reference and len(artifacts) == len(names):
-        problems.append("--reference has no meaning without samples to measure; leave it out")
-    if data is not None and not artifacts:
-        problems.append("--data has no meaning without an artifact to measure; leave it out")
+    problems = idle_options(targets, reference, data)
     if problems:
         raise ConfigError(problems)
+    names = [str(target) for target in targets]
+    artifacts = _artifacts(names)
     # All are read first, so that a bad one is told before the work.
     found = [(name, None if name in artifacts else read_samples(name)) for name in names]
     return _reports(config, found, SampleMeasure(config, tuple(reference)), data)
+
+
+def _artifacts(targets: Sequence[str | Path]) -> list[str]:
+    return [str(target) for target in targets if str(target) != "-" and Path(target).is_dir()]
+
+
+def idle_options(targets: Sequence[str | Path], reference: Sequence[str], data: Path | str | None) -> list[str]:
+    """A line for each option that none of the targets would heed."""
+    artifacts, problems = _artifacts(targets), []
+    if reference and len(artifacts) == len(targets):
+        problems.append("--reference has no meaning without samples to measure; leave it out")
+    if data is not None and not artifacts:
+        problems.append("--data has no meaning without an artifact to measure; leave it out")
+    return problems
 
 
 def _reports(

@@ -4,7 +4,6 @@ The artifact itself lies in the folder, its ancestors each once below ``parents/
 bundle can be moved, and every folder in it is an artifact of its own.
 """
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +13,9 @@ import torch
 from torch import Tensor
 
 from diladiff_cli.errors import UserError
+from diladiff_cli.integrity import CHECKSUM, CONFIG_FILE, check_log, read_json
 from diladiff_cli.runtime.artifacts import COMMANDS, Artifact, load_artifact, write_artifact
-from diladiff_cli.runtime.card import model_card
-from diladiff_cli.runtime.folders import replacing
+from diladiff_cli.runtime.folders import METRICS_FILE, recover, replacing
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import relative
 from diladiff_cli.stages.networks import build
@@ -49,6 +48,7 @@ def export(model: Path, out: Path, precision: str = "bf16") -> dict[str, Any]:
     parents = ancestors(root)
     check_place(out, [root, *parents.values()])
     links: dict[str, str] = {}  # stage -> new content hash, parents before their children
+    recover(out)
     with replacing(out) as folder:
         for stage, artifact in parents.items():
             place = Path(PARENTS, stage)
@@ -97,11 +97,11 @@ def check_place(out: Path, chain: list[Artifact]) -> None:
     if not out.exists():
         return
     try:
-        config = json.loads((out / "config.json").read_text())
+        config = read_json(out / CONFIG_FILE)
     except (OSError, ValueError):
         config = {}
     empty = out.is_dir() and not any(out.iterdir())
-    if not empty and not (isinstance(config, dict) and "export" in config):
+    if not empty and "export" not in config:
         raise UserError(f"--out {out} holds something else than a bundle", "choose another --out, or remove it")
 
 
@@ -123,7 +123,8 @@ def _write(
     data = artifact.data
     if "path" in data:  # a record only: nothing here needs the data set
         data["path"] = relative(artifact.path.resolve() / data["path"], final)
-    written = write_artifact(
+    fixed = (CHECKSUM, "stage", "format_version", "network", "training", "parents", "data", "files", "tokenizer", "log")
+    config = write_artifact(
         folder,
         stage=artifact.stage,
         network=artifact.network,
@@ -133,19 +134,24 @@ def _write(
         data=data,
         tokenizer_path=artifact.tokenizer_path,
         progress=artifact.config.get("progress", {}),
+        extra=lambda target: _copy_records(artifact.path, target),
+        also={k: v for k, v in artifact.config.items() if k not in (*fixed, "hash")}
+        | {"export": {"precision": precision}},
     )
-    for record in sorted(artifact.path.iterdir()):  # metrics and evaluations
+    return str(config["hash"])
+
+
+def _copy_records(source: Path, target: Path) -> None:
+    """Metrics and evaluations. Links that lead out of the folder stay behind: a bundle is for others to see."""
+    check_log(source / METRICS_FILE)
+    for record in sorted(source.iterdir()):
         if (
             record.suffix in (".json", ".jsonl")
             and record.is_file()
             and not record.name.startswith(("config", "model"))
+            and (record.resolve().parent == source.resolve() or record.name == METRICS_FILE)
         ):
-            shutil.copyfile(record, folder / record.name)
-    made_with = {key: artifact.config[key] for key in ("package_version",) if key in artifact.config}
-    config = artifact.config | written | made_with | {"export": {"precision": precision}}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    (folder / "README.md").write_text(model_card(config))
-    return str(config["hash"])
+            shutil.copyfile(record, target / record.name)
 
 
 def usage(stage: str, precision: str, parents: list[str]) -> str:

@@ -1,6 +1,5 @@
 """``info``: what a folder is, where it came from and how it was made; nothing is loaded but headers."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from diladiff_cli.data.latents import open_latents
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
+from diladiff_cli.integrity import read_sealed
 from diladiff_cli.runtime.artifacts import COMMANDS, Artifact, linked, load_artifact
 from diladiff_cli.runtime.card import TITLES
 from diladiff_cli.runtime.folders import restore
@@ -63,8 +63,8 @@ def _stage(path: Path) -> str:
     if not (path / "config.json").exists():
         raise UserError(f"{path} was not written by diladiff: it has no config.json", remedy)
     try:
-        stage = json.loads((path / "config.json").read_text()).get("stage")
-    except (OSError, ValueError, AttributeError) as error:
+        stage = read_sealed(path / "config.json").get("stage")
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{path / 'config.json'} cannot be read ({error})", "restore it, or make the folder again"
         ) from (error)

@@ -20,26 +20,55 @@ CLASSES: dict[str, type[nn.Module]] = {
     "prior": LatentPrior,
     "student": LatentStudent,
 }
+MOST_LENGTH = 1 << 24  # rotary positions leave no trace of it in the weights
 
 
 def build(artifact: Artifact, device: torch.device | str = "cpu") -> Any:
     """The artifact's network with its weights in float32, frozen, in evaluation mode.
 
+    Nothing is made in the sizes that config.json states before they were compared with the weights.
+
     Raises:
-        UserError: Weights are damaged or of another shape.
+        UserError: Weights are damaged, of another shape, or of more or less than the network.
     """
     network = artifact.network
     network.pop("features", None)
-    model = CLASSES[artifact.stage](**network)
     state: Mapping[str, Tensor] = artifact.state_dict()
+    make = CLASSES[artifact.stage]
     try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip()
+        _check_sizes(network, state)
+        with torch.device("meta"):  # an outline, which takes no memory
+            wanted = {name: value.shape for name, value in make(**network).state_dict().items()}
+    except Exception as error:  # of whatever a constructor makes of values that no network has
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{artifact.path / 'config.json'} describes no network ({reason})", "make it again") from error
+    odd = sorted(n for n in wanted.keys() | state.keys() if n not in state or wanted.get(n) != state[n].shape)
+    if odd:
+        found, needed = (
+            tuple(shapes[odd[0]]) if odd[0] in shapes else "nothing" for shapes in (_shapes(state), wanted)
+        )
         raise UserError(
-            f"the weights of {artifact.path} do not fit its config.json ({reason})", "make it again"
-        ) from error
+            f"the weights of {artifact.path} do not fit its config.json ({odd[0]} is {found}, wanted {needed})",
+            "make it again",
+        )
+    model = make(**network)
+    model.load_state_dict(state)
     return model.requires_grad_(False).eval().to(device)
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in state.items()}
+
+
+def _check_sizes(network: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Refuse numbers that not even the outline of a network with these weights can have."""
+    entries = sum(value.numel() for value in state.values())
+    for name, value in network.items():
+        if isinstance(value, Mapping):
+            _check_sizes(value, state)
+        most = len(state) if name == "layers" else max(MOST_LENGTH, entries) if name == "length" else entries
+        if type(value) is int and not 0 <= value <= most:
+            raise ValueError(f"{name} is {value}, more than the weights can have")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diladiff_cli.errors import UserError
+from diladiff_cli.integrity import check_log
 from diladiff_cli.runtime.artifacts import COMMANDS, load_artifact
 from diladiff_cli.runtime.folders import METRICS_FILE
 
@@ -74,6 +75,7 @@ def _artifact(path: Path) -> Source:
     log = path / METRICS_FILE
     if not log.is_file():
         raise UserError(f"{path} has no {METRICS_FILE}", "give an artifact as training left it, or a report of eval")
+    check_log(log)
     training = list(_log_lines(log))
     last = next((line for line in reversed(training) if line["split"] == "valid"), {})
     figures: dict[str, Any] = {"curves": last["curves"]} if "curves" in last else {}

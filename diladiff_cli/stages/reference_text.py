@@ -96,9 +96,10 @@ def held_out(artifact: Artifact) -> tuple[Path, TokenSplit]:
     """
     if "path" not in artifact.data:
         raise UserError(f"{artifact.path} names no data set", "name a text with --reference")
-    data, path = open_recorded_data(artifact, None)
-    if data.fingerprint != artifact.data.get("fingerprint"):
-        raise UserError(f"{path} is not what {artifact.path} was trained on", "name a text with --reference")
+    try:
+        data, path = open_recorded_data(artifact, None)
+    except UserError as error:
+        raise UserError(error.what, "name a text with --reference") from error
     blocks = data.split("valid")
     if not len(blocks):
         raise UserError(f"{path} holds no text out for validation", "name a text with --reference")

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diladiff_cli.data.text import iter_documents
+from diladiff_cli.data.text import Piece, iter_pieces
 from diladiff_cli.data.tokenizer import decode_text, encode_documents
 from diladiff_cli.errors import UserError
 
 Sample = dict[str, Any]
+MOST_TOKENS = 1 << 31
 REFERENCE = Path(__file__).parent.parent / "assets" / "text" / "valid.jsonl.zst"
 # What tells one way of sampling from another; the rest of a line differs from sample to sample.
 SETTINGS = (
@@ -43,14 +44,15 @@ def _parse(line: bytes, place: str) -> Sample:
     remedy = 'every line must be a JSON object like {"text": "...", "token_ids": [...]}'
     try:
         sample = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{place} is not JSON", remedy) from error
     if not isinstance(sample, dict) or not isinstance(sample.get("text"), str):
         raise UserError(f"{place} has no text", remedy)
     ids = sample.get("token_ids")
-    if ids is not None and not (isinstance(ids, list) and all(type(i) is int for i in ids)):
-        raise UserError(f"{place} has token_ids that are no list of integers", remedy)
-    return sample
+    if ids is not None and not (isinstance(ids, list) and all(type(i) is int and 0 <= i < MOST_TOKENS for i in ids)):
+        raise UserError(f"{place} has token_ids that are no list of integers from 0", remedy)
+    # JSON may hold halves of surrogate pairs, which no text may.
+    return sample | {"text": sample["text"].encode(errors="replace").decode()}
 
 
 def group_samples(samples: Iterable[Sample]) -> list[list[Sample]]:
@@ -93,7 +95,7 @@ def reference_samples(tokenizer: Any, length: int, n: int, sources: Sequence[str
     """
     if not sources and not REFERENCE.is_file():
         raise UserError("the reference text of the package is missing", "give --reference a text file")
-    documents = iter_documents(list(sources) or [str(REFERENCE)])
+    documents = iter_pieces(list(sources) or [str(REFERENCE)])
     # Enough to choose from; a large corpus is not read to its end.
     wanted = 8 * n
     pieces = _character_pieces(documents, length) if tokenizer is None else _token_pieces(documents, tokenizer, length)
@@ -110,24 +112,25 @@ def spread(total: int, n: int) -> list[int]:
     return rows[::2] + rows[1::2]
 
 
-def _character_pieces(documents: Iterable[str], length: int) -> Iterator[Sample]:
+def _character_pieces(documents: Iterable[Piece], length: int) -> Iterator[Sample]:
     buffer = ""
-    for document in documents:
-        buffer += document + "\n\n"
+    for text, last in documents:
+        buffer += text + "\n\n" if last else text
         while len(buffer) >= length:
             yield {"text": buffer[:length]}
             buffer = buffer[length:]
 
 
-def _token_pieces(documents: Iterable[str], tokenizer: Any, length: int) -> Iterator[Sample]:
+def _token_pieces(documents: Iterable[Piece], tokenizer: Any, length: int) -> Iterator[Sample]:
     """Packed as the training data are: documents end in a separator and pieces may cross it."""
     buffer: list[int] = []
-    for document in documents:
-        buffer += encode_documents(tokenizer, [document])[0]
+    for text, last in documents:
+        (ids,) = encode_documents(tokenizer, [text])
+        buffer += ids if last else ids[:-1]
         whole = len(buffer) // length * length
         for start in range(0, whole, length):
-            ids = buffer[start : start + length]
-            yield {"text": decode_text(tokenizer, ids), "token_ids": ids}
+            piece = buffer[start : start + length]
+            yield {"text": decode_text(tokenizer, piece), "token_ids": piece}
         del buffer[:whole]
 
 

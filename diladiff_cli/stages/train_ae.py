@@ -48,15 +48,20 @@ def network_arguments(config: AeConfig, base: Artifact, feature_width: int) -> d
         ConfigError: The latents do not divide the text, or a cross-attention layer does not exist.
     """
     length, width, heads = base.network["length"], base.network["width"], base.network["heads"]
+    encoder_width, problems = config.encoder_width or width, []
     if length % config.compression:
-        raise ConfigError([f"--compression {config.compression} does not divide the length {length}; choose a divisor"])
-    encoder_width = config.encoder_width or width
+        problems.append(f"--compression {config.compression} does not divide the length {length}; choose a divisor")
     if encoder_width % (2 * heads):
-        raise ConfigError([f"--encoder-width {encoder_width} is no multiple of twice {heads} heads; change it"])
+        problems.append(f"--encoder-width {encoder_width} is no multiple of twice {heads} heads; change it")
+    try:
+        cross = list(config.cross_layer_indices(base.network["layers"]))
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
     latents = {"latents": length // config.compression, "latent_width": config.latent_width}
     shared = latents | {"length": length, "local_attention": config.local_attention}
     encoder = {"feature_width": feature_width, "width": encoder_width, "layers": config.encoder_layers, "heads": heads}
-    cross = list(config.cross_layer_indices(base.network["layers"]))
     return {
         "features": config.features,
         "encoder": encoder | shared,
@@ -124,7 +129,7 @@ def fit_feature_moments(
     moments.reset()
     for x in batches:
         moments.collect(source(x.to(device)))
-    moments.commit()
+    moments.commit(shared=False)
 
 
 @torch.no_grad()
@@ -136,7 +141,7 @@ def fit_latent_moments(
     moments.reset()
     for x in batches:
         moments.collect(autoencoder.encoder(autoencoder.feature_moments.standardise(source(x.to(device)))))
-    moments.commit()
+    moments.commit(shared=False)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from diladiff_cli.core.times import low_discrepancy
 from diladiff_cli.data.tokens import TokenData, open_tokens
 from diladiff_cli.metrics.likelihood import masked_figures
 from diladiff_cli.networks.denoiser import TokenDenoiser
+from diladiff_cli.runtime.folders import restore
 from diladiff_cli.runtime.loop import Run, train
 from diladiff_cli.runtime.randomness import BatchNoise
 from diladiff_cli.runtime.session import Session
@@ -79,6 +80,7 @@ def train_mdlm(
     Raises:
         UserError: Unusable data or output folder.
     """
+    restore(data)
     tokens = open_tokens(data)
     network = network_arguments(config, tokens)
     artifact = {

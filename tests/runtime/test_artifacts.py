@@ -106,6 +106,7 @@ def test_extra_files_appear_with_the_artifact_or_not_at_all(save: Callable[..., 
 
 def change_config(path: Path, **values: Any) -> None:
     config = json.loads((path / "config.json").read_text())
+    del config["checksum"]  # as one would who changes it on purpose
     (path / "config.json").write_text(json.dumps(config | values))
 
 
@@ -113,7 +114,7 @@ CONFIG_FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "missing": (lambda p: (p / "config.json").unlink(), "no config.json; train-mdlm makes one"),
     "truncated": (lambda p: (p / "config.json").write_text('{"stage": "md'), "config.json cannot be read"),
     "not text": (lambda p: (p / "config.json").write_bytes(b"\xff\xfe\x00"), "config.json cannot be read"),
-    "a list": (lambda p: (p / "config.json").write_text("[1]"), "is not an artifact, wanted stage mdlm"),
+    "a list": (lambda p: (p / "config.json").write_text("[1]"), "cannot be read (it holds no JSON object)"),
     "another program's": (lambda p: (p / "config.json").write_text('{"model_type": "bert"}'), "is not an artifact"),
     "a data set's": (lambda p: (p / "config.json").write_text('{"stage": "data"}'), "is a token data set or latents"),
     "newer": (lambda p: change_config(p, format_version=99), "has format 99, newer than 1; upgrade diladiff"),
@@ -177,8 +178,9 @@ def test_a_weight_file_that_never_was_safetensors_gives_one_line(save: Callable[
     path = save("base")
     (path / "model.safetensors").write_bytes(b"pickle")
     files = {"model.safetensors": artifacts.file_hash(path / "model.safetensors")}
-    network = json.loads((path / "config.json").read_text())["network"]
-    change_config(path, files=files, hash=artifacts.content_hash("mdlm", network, files))
+    config = load_artifact(path).config
+    digest = artifacts.content_hash("mdlm", config["network"], files, config["tokenizer"])
+    change_config(path, files=files, hash=digest)
     with pytest.raises(UserError) as caught:
         load_artifact(path).state_dict()
     assert_one_line(caught.value, "model.safetensors is no valid safetensors file")

@@ -150,5 +150,5 @@ def test_the_average_is_frozen_and_takes_over_buffers_when_told() -> None:
     assert not average.model.training
     model(torch.randn(8, 2) + 5)
     assert float(average.model.running_mean.sum()) == 0
-    average.copy_buffers(model)
+    average.gather(model)
     assert torch.equal(average.model.running_mean, model.running_mean)

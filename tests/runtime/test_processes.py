@@ -68,6 +68,27 @@ def test_two_processes_train_as_one(toy: ModuleType, tmp_path: Path, environment
     torch.testing.assert_close(*moments, rtol=1e-5, atol=1e-6)
 
 
+# Muon makes its matrices orthogonal in bf16: rounding shows more.
+@pytest.mark.parametrize(("optimizer", "tolerance"), [("adamw", 1e-5), ("muon", 2e-3)])
+def test_sharded_weights_train_as_whole_ones_which_go_on_unsharded_and_back(
+    toy: ModuleType, tmp_path: Path, environment: dict[str, str], optimizer: str, tolerance: float
+) -> None:
+    two, one = tmp_path / "two", tmp_path / "one"
+    two_processes(two, environment, {"optimizer": optimizer, "shard": True, "max_steps": 3})
+    toy.toy_train(toy.settings(optimizer=optimizer, max_steps=6), two, True)
+    changes = {"optimizer": optimizer, "shard": True, "grad_accum": 2, "max_steps": 9}
+    two_processes(two, environment, changes, "--resume")
+    for steps in (3, 6, 9):
+        toy.toy_train(toy.settings(optimizer=optimizer, max_steps=steps), one, None if steps == 3 else True)
+    for ours, theirs in zip(lines(two), lines(one), strict=True):
+        assert ours == {name: pytest.approx(value, rel=1e-4) for name, value in theirs.items()}
+    for file in ("model.safetensors", "state/state.safetensors"):
+        tensors, wanted = load_file(two / file), load_file(one / file)
+        assert tensors.keys() == wanted.keys()
+        for name, value in wanted.items():
+            torch.testing.assert_close(tensors[name], value, rtol=1e-3, atol=tolerance)
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # by torch's own first jvp
 def test_two_processes_distil_as_one_through_the_jvp(
     toy: ModuleType, tmp_path: Path, environment: dict[str, str]

@@ -33,9 +33,13 @@ def test_each_process_has_its_share_of_the_batch(tmp_path: Path, index: int, mon
 
 
 @pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
-def test_sharded_training_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_sharding_of_other_frameworks_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     monkeypatch.setattr("accelerate.Accelerator.distributed_type", DistributedType(kind))
-    with pytest.raises(ConfigError, match=f"training under {kind} is not supported yet; use data parallelism"):
+    with pytest.raises(
+        ConfigError, match=f"training under {kind} is not supported; launch with --multi_gpu, and use --shard"
+    ):
         session(tmp_path)
 
 
@@ -53,6 +57,14 @@ def test_stages_of_different_precision_follow_one_another_in_one_process(tmp_pat
     for precision, kind in (("bf16", torch.bfloat16), ("fp32", torch.float32), ("bf16", torch.bfloat16)):
         with session(tmp_path, precision=precision).accelerator.autocast():
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == kind
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_deterministic_algorithms_are_asked_for_by_each_run_anew(tmp_path: Path, wanted: bool) -> None:
+    session(tmp_path, deterministic=wanted)
+    assert torch.are_deterministic_algorithms_enabled() is wanted
+    session(tmp_path)
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_one_process_agrees_with_itself_and_averages_over_itself(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from diladiff_cli.errors import UserError
-from diladiff_cli.runtime.state import load_state, read_progress, save_state
+from diladiff_cli.runtime.state import load_state, read_progress, save_state, whole_state
 
 PROGRESS = {
     "step": 2,
@@ -38,7 +38,7 @@ def step(model: nn.Linear, optimizers: list[torch.optim.Optimizer]) -> None:
 
 def test_weights_and_optimisers_go_on_bit_for_bit(tmp_path: Path) -> None:
     model, averaged, optimizers = trained()
-    save_state(tmp_path / "state", model, averaged, optimizers, PROGRESS)
+    save_state(tmp_path / "state", whole_state(model, averaged, optimizers), PROGRESS)
     other, other_averaged, other_optimizers = trained(steps=0)
     load_state(tmp_path / "state", other, other_averaged, other_optimizers)
     assert torch.equal(averaged.weight, other_averaged.weight)
@@ -57,7 +57,7 @@ def test_a_run_that_was_never_saved_has_no_progress(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fault", ["missing", "truncated", "another network"])
 def test_a_state_that_cannot_be_used_gives_one_line(tmp_path: Path, fault: str) -> None:
     model, averaged, optimizers = trained()
-    save_state(tmp_path / "state", model, averaged, optimizers, PROGRESS)
+    save_state(tmp_path / "state", whole_state(model, averaged, optimizers), PROGRESS)
     file = tmp_path / "state" / "state.safetensors"
     if fault == "missing":
         file.unlink()

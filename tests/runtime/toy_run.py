@@ -1,7 +1,7 @@
 """Tiny trainings for the loop: a toy network, and MeanFlow on tiny latents.
 
-As a script, ``toy_run.py OUT SETTINGS [--meanflow] [--slow]``, one run in a process of its own: prints each step, and
-ends with 128 plus the signal's number when interrupted.
+As a script, ``toy_run.py OUT SETTINGS [--meanflow] [--slow] [--resume]``, one run in a process of its own: prints each
+step, and ends with 128 plus the signal's number when interrupted.
 """
 
 import json
@@ -153,7 +153,7 @@ def main() -> None:
         return fetch(rows)
 
     try:
-        toy_train(config, out, fetch=slow_fetch)
+        toy_train(config, out, True if "--resume" in sys.argv else None, fetch=slow_fetch)
     except Interrupted as interrupted:
         sys.exit(128 + interrupted.signal_number)
 

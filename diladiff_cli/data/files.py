@@ -1,0 +1,94 @@
+"""The files that a text source names."""
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from diladiff_cli.errors import UserError
+
+# Ending of a file -> the reader of ``datasets``; None for what is read line by line.
+READERS: dict[str, str | None] = {
+    ".txt": None,
+    ".txt.zst": None,
+    ".jsonl": None,
+    ".jsonl.zst": None,
+    ".json": "json",
+    ".parquet": "parquet",
+}
+FORMATS = ", ".join(READERS)
+
+
+def ending(path: Path | str) -> str | None:
+    """The known ending of a file's name, the longest first; None for other files."""
+    name = str(path).lower()
+    return next((e for e in sorted(READERS, key=len, reverse=True) if name.endswith(e)), None)
+
+
+def find_files(source: str) -> list[Path] | None:
+    """The files that a source names, in order and each once; None where it names no path but perhaps a Hub data set.
+
+    Links are followed, also in circles.
+
+    Raises:
+        UserError: A folder without text, a file of an unknown kind, or a path that is not there or cannot be read.
+    """
+    try:
+        path = Path(source).expanduser()
+        if path.is_dir():
+            files = _distinct(_walk(path))
+            if not files:
+                raise UserError(f"the folder {source} holds no text", f"put files there that end in {FORMATS}")
+            return files
+        if path.is_file():
+            files = [path]
+        elif any(c in source for c in "*?["):
+            files = _distinct(_matches(path))
+            if not files:
+                raise UserError(f"no file matches {source}", "check the pattern, and quote it")
+        elif ending(source) or source.startswith((".", "/", "~")) or source.count("/") > 1:
+            raise UserError(f"there is no file or folder {source}", "check the path")
+        else:
+            return None
+    except (OSError, RuntimeError) as error:  # RuntimeError: a home that nobody has
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        place = getattr(error, "filename", None) or source
+        raise UserError(f"{place} cannot be read ({reason})", "check the path") from error
+    unknown = [p for p in files if ending(p) is None]
+    if unknown:
+        raise UserError(f"{unknown[0]} is of an unknown kind", f"give files that end in {FORMATS}")
+    return files
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    def fail(error: OSError) -> NoReturn:
+        raise error
+
+    seen = set()
+    for place, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        folders.sort()
+        if os.path.realpath(place) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(place))
+        yield from (Path(place, name) for name in names if ending(name))
+
+
+def _matches(pattern: Path) -> Iterable[Path]:
+    if "**" not in pattern.parts:
+        return map(Path, glob.glob(str(pattern)))
+    # This glob follows no links below **, and so ends where they lead in circles.
+    start = Path(pattern.anchor or ".")
+    hidden = any(part.startswith(".") for part in pattern.parts)
+    found = start.glob(str(pattern.relative_to(start)))
+    return (p for p in found if hidden or not any(part.startswith(".") for part in p.parts))
+
+
+def _distinct(paths: Iterable[Path]) -> list[Path]:
+    """Those that are files, in order, the first of several names of the same file."""
+    found: dict[str, Path] = {}
+    for path in sorted(paths):
+        if path.is_file():
+            found.setdefault(os.path.realpath(path), path)
+    return list(found.values())

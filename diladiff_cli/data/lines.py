@@ -1,0 +1,115 @@
+"""Lines of files of any size: decoded strictly, in several parts where one is longer than memory would like."""
+
+import codecs
+import io
+import re
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import IO, NamedTuple
+
+CHUNK = 1 << 20
+PACKED_CHUNK = 1 << 10  # four bytes can stand for a block of 128 KiB
+LOOKED_AT = 4096  # bytes in which a NUL tells that a file is no text, as git judges
+# Byte order marks, the longer ones first: that of UTF-32 begins as that of UTF-16.
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+
+class Line(NamedTuple):
+    """A line, or a part of a long one.
+
+    Attributes:
+        text: Without the line end.
+        number: Of the line, from 1.
+        ends: Whether the line ends here.
+    """
+
+    text: str
+    number: int
+    ends: bool
+
+
+def encoding_of(begin: bytes) -> tuple[str, bytes]:
+    """The encoding that a file's first bytes tell, and its byte order mark; UTF-8 without one."""
+    return next(((name, mark) for mark, name in MARKS if begin.startswith(mark)), ("utf-8", b""))
+
+
+def chunks(file: IO[bytes]) -> Iterator[bytes]:
+    """The bytes of a file."""
+    while block := file.read(CHUNK):
+        yield block
+
+
+def unpacked(file: IO[bytes]) -> Iterator[bytes]:
+    """The bytes packed in a Zstandard file of one or more frames.
+
+    Raises:
+        ValueError: The file is cut off.
+        ZstdError: It is damaged.
+    """
+    from zstandard import ZstdDecompressor
+
+    unpacker = None
+    while packed := file.read(PACKED_CHUNK):
+        while packed:
+            unpacker = unpacker or ZstdDecompressor().decompressobj()
+            if block := unpacker.decompress(packed):
+                yield block
+            packed = b""
+            if unpacker.eof:
+                packed, unpacker = unpacker.unused_data, None
+    if unpacker is not None:
+        raise ValueError("the archive is cut off")
+
+
+def decoded(blocks: Iterable[bytes]) -> Iterator[str]:
+    r"""Text in UTF-8, or in UTF-16 or UTF-32 with a byte order mark; every kind of line end becomes "\n".
+
+    Raises:
+        ValueError: It is no text; names the place.
+    """
+    blocks, begin = iter(blocks), b""
+    while len(begin) < LOOKED_AT and (block := next(blocks, b"")):
+        begin += block
+    encoding, mark = encoding_of(begin)
+    if encoding == "utf-8" and b"\0" in begin[:LOOKED_AT]:
+        place = begin.index(b"\0")
+        raise ValueError(f"not utf-8: a NUL at byte {place}, as in binary files and in UTF-16 without its mark")
+    decoder = codecs.getincrementaldecoder(encoding)("strict")
+    newlines = io.IncrementalNewlineDecoder(decoder, translate=True)
+    before, line = len(mark), 1
+    for block in chain([begin[len(mark) :]], blocks, [b""]):
+        try:
+            text = newlines.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            good = error.object[: error.start].decode(encoding)
+            line += len(re.findall(r"\r\n?|\n", good))
+            place = before + len(block) - len(error.object) + error.start
+            what = f"{error.reason}, 0x{error.object[error.start]:02x} at byte {place} in line {line}"
+            raise ValueError(f"not {encoding}: {what}") from error
+        before += len(block)
+        line += text.count("\n")
+        if text:
+            yield text
+
+
+def lines(texts: Iterable[str], limit: int) -> Iterator[Line]:
+    r"""Lines of a text that comes in pieces, with "\n" for line ends; those beyond ``limit`` characters in parts."""
+    number, held, size, inside = 1, list[str](), 0, False
+    for text in texts:
+        first, *others = text.split("\n")
+        held.append(first)
+        size += len(first)
+        for following in others:
+            yield Line("".join(held), number, True)
+            number, held, size, inside = number + 1, [following], len(following), False
+        if size > limit:
+            yield Line("".join(held), number, False)
+            held, size, inside = [], 0, True
+    if size or inside:
+        yield Line("".join(held), number, True)

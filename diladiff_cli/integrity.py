@@ -1,0 +1,178 @@
+"""Whether files are still what was written: checksums in JSON documents, hashes of files, and strict reading.
+
+Every ``config.json`` and ``state.json`` begins with a ``checksum`` of its own content, and lists the SHA-256 of the
+files that it vouches for. Folders that are older than this have no such entries, and are read without those checks.
+Neither is a signature: they tell damage, not forgery. Who changes a ``config.json`` on purpose deletes its checksum.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diladiff_cli.errors import UserError
+
+CHECKSUM = "checksum"
+CONFIG_FILE = "config.json"
+MOST_BYTES = 1 << 26  # of a JSON document
+MOST_DEPTH = 100  # of its nesting
+CHANGED = f"it has changed: its {CHECKSUM} does not fit, which has to go where the change is meant"
+
+
+def finite(value: Any) -> Any:
+    """The value with null in place of infinities and NaN, for which JSON has no words."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return value
+
+
+def checksum(values: Mapping[str, Any]) -> str:
+    """SHA-256 of a JSON object's content, whatever its layout; its own entry does not count."""
+    text = json.dumps({k: v for k, v in values.items() if k != CHECKSUM}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sealed(values: Mapping[str, Any]) -> str:
+    """A JSON document with its checksum in the first place; numbers that are not finite become null."""
+    plain = json.loads(json.dumps(finite({k: v for k, v in values.items() if k != CHECKSUM})))
+    return json.dumps({CHECKSUM: checksum(plain)} | plain, indent=2) + "\n"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, read strictly.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is no regular file, too long, nested too deep, or holds no object, or NaN or infinity.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no file")
+    if path.stat().st_size > MOST_BYTES:
+        raise ValueError(f"it is longer than {MOST_BYTES} bytes")
+    raw = path.read_bytes()
+    try:
+        found = json.loads(raw.decode(), parse_constant=_number, parse_float=_number)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    if not isinstance(found, dict):
+        raise ValueError("it holds no JSON object")
+    _check_depth(found)
+    return found
+
+
+def _check_depth(values: dict[str, Any]) -> None:
+    level: list[Any] = [values]
+    for _ in range(MOST_DEPTH):
+        inner = [v.values() if isinstance(v, dict) else v for v in level]
+        level = [v for items in inner for v in items if isinstance(v, dict | list)]
+    if level:
+        raise ValueError("it is nested too deep")
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no number")
+    return value
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """:func:`read_json`, and a comparison with the checksum where there is one.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It holds no JSON object, or another than was written.
+    """
+    values = read_json(path)
+    if CHECKSUM in values and values[CHECKSUM] != checksum(values):
+        raise ValueError(CHANGED)
+    return values
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder by its relative name, without hidden ones."""
+    places = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    shown = {place: path for place, path in places.items() if not any(part.startswith(".") for part in place.parts)}
+    return {place.as_posix(): file_hash(path) for place, path in shown.items()}
+
+
+def check_files(folder: Path, table: Mapping[str, str], remedy: str) -> None:
+    """Refuse a folder whose files are not exactly those of a table made by :func:`hash_files`.
+
+    Raises:
+        UserError: A file is missing, was changed, or was put there; names it.
+    """
+    try:
+        found = hash_files(folder)
+    except OSError as error:
+        raise UserError(f"{error.filename or folder} cannot be read ({error.strerror})", remedy) from error
+    for name, wanted in table.items():
+        if name not in found:
+            raise UserError(f"{folder / name} is missing", remedy)
+        if found[name] != wanted:
+            raise UserError(f"{folder / name} is damaged: its hash is not the one in {CONFIG_FILE}", remedy)
+    for name in found.keys() - table.keys():
+        raise UserError(f"{folder / name} was not there when {CONFIG_FILE} was written", f"remove it, or {remedy}")
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Compare the files of a tokenizer with the hashes in the ``config.json`` that lies above it.
+
+    A tokenizer without such a file above it, or of an older folder, which has no hashes, is not checked.
+
+    Raises:
+        UserError: A file is missing, was changed, or was put there, or that config.json is damaged; names it.
+    """
+    config = folder.parent / CONFIG_FILE
+    try:
+        values = read_sealed(config)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:
+        raise UserError(f"{config} cannot be read ({error})", "restore it, or make the folder again") from error
+    table = values.get("tokenizer")
+    if "stage" in values and isinstance(table, dict):
+        check_files(folder, table, f"restore it, or make {folder.parent} again")
+
+
+def log_record(path: Path) -> dict[str, Any]:
+    """What a log that still grows holds now: its ``bytes`` and their ``sha256``."""
+    raw = path.read_bytes()
+    return {"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
+
+
+def check_log(path: Path) -> None:
+    """Compare the begin of a log with what the ``config.json`` beside it recorded, where it did.
+
+    Raises:
+        UserError: The log was cut or changed, or that config.json is damaged; names it.
+    """
+    config, remedy = path.parent / CONFIG_FILE, "restore it, or start over with --fresh"
+    try:
+        record = read_sealed(config).get("log")
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:
+        raise UserError(f"{config} cannot be read ({error})", remedy) from error
+    if not isinstance(record, dict):
+        return
+    size = record.get("bytes")
+    try:
+        with path.open("rb") as file:
+            begin = file.read(size) if type(size) is int and 0 <= size <= path.stat().st_size else None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})", remedy) from error
+    if begin is None or hashlib.sha256(begin).hexdigest() != record.get("sha256"):
+        raise UserError(f"{path} is damaged: it does not begin with what {CONFIG_FILE} recorded", remedy)
