@@ -28,15 +28,16 @@ HEAVY = {
 }
 
 # What each layer may import besides itself.
-LEAVES = {"errors", "settings", "presets", "config"}
+LEAVES = {"errors", "settings", "presets", "config", "integrity"}
 BELOW_STAGES = {"runtime", "data", "networks", "metrics"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "integrity": {"errors"},
     "settings": set(),
     "presets": set(),
     "config": {"settings", "presets"},
     "core": set(),
-    **{layer: {"core", "errors", "settings", "config"} for layer in BELOW_STAGES},
+    **{layer: {"core", "errors", "settings", "config", "integrity"} for layer in BELOW_STAGES},
     "stages": {"core", *BELOW_STAGES, *LEAVES},
     "model": {"stages", "core", *BELOW_STAGES, *LEAVES},
     "cli": {"model", "stages", "core", *BELOW_STAGES, *LEAVES},

@@ -126,7 +126,9 @@ def test_a_folder_that_is_no_token_data_set_gives_one_line(folder: Path, fault: 
 
 def latents(folder: Path, **changes: Any) -> Path:
     record = shards_module.write_shard(folder / "train-00000.safetensors", np.zeros((2, 3, 4), np.float16), "latents")
-    config = {"stage": "latents", "format_version": 1, "shape": [3, 4], "splits": {"train": {"shards": [record]}}}
+    splits = {"train": {"shards": [record]}, "valid": {"shards": []}}
+    config = {"stage": "latents", "format_version": 1, "shape": [3, 4], "splits": splits}
+    config |= {"ae_hash": "a", "fingerprint": "b"}
     (folder / "config.json").write_text(json.dumps(config | changes))
     return folder
 
@@ -142,7 +144,8 @@ def test_latents_are_read_back(tmp_path: Path) -> None:
     [
         (None, "holds no complete latents"),
         ("{", "holds no complete latents"),
-        ("[]", "is of stage None, wanted latents"),
+        ("[]", "holds no complete latents"),
+        ("{}", "is of stage None, wanted latents"),
         ('{"stage": "data", "format_version": 1}', "is of stage data, wanted latents"),
         ('{"stage": "latents", "format_version": 5}', "has format 5, newer than 1; upgrade diladiff"),
         ('{"stage": "latents", "format_version": 1}', "holds no complete latents"),

@@ -116,6 +116,7 @@ def test_without_the_data_set_the_shipped_text_is_cut_by_the_models_tokenizer(
 def test_a_data_set_that_was_changed_or_held_nothing_out_is_no_reference(chain_copy: Chain, change: str) -> None:
     file = chain_copy.data / "config.json"
     config = json.loads(file.read_text())
+    del config["checksum"]
     if change == "fingerprint":
         config["fingerprint"] = "0" * 64
     else:

@@ -1,0 +1,127 @@
+"""Parents, tokenizers and data replaced behind an artifact's back; and folders that are older than the checksums."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from diladiff_cli.config import EncodeConfig
+from diladiff_cli.data.shards import CHECKSUMS
+from diladiff_cli.data.tokens import open_tokens
+from diladiff_cli.errors import UserError
+from diladiff_cli.model import SHIPPED_MODEL, load
+from diladiff_cli.runtime.artifacts import load_artifact
+from diladiff_cli.stages.encode import encode_text
+from diladiff_cli.stages.encode_latents import encode_latents
+from diladiff_cli.stages.export import export
+from diladiff_cli.stages.train_ae import train_ae
+from diladiff_cli.stages.train_mdlm import train_mdlm
+from diladiff_cli.stages.train_prior import train_prior
+
+from ..chain import LENGTH, Chain, ae_config, mdlm_config, prior_config, write_text
+from .conftest import Cli
+from .forging import forge
+
+
+def other_tokenizer(folder: Path) -> None:
+    """Another token for the number of one."""
+    file = folder / "tokenizer" / "tokenizer.json"
+    values = json.loads(file.read_text())
+    vocabulary = values["model"]["vocab"]
+    (a, first), (b, second), *_ = [pair for pair in vocabulary.items() if len(pair[0]) > 1 and pair[1] > 1]
+    vocabulary |= {a: second, b: first}
+    file.write_text(json.dumps(values))
+
+
+def test_another_tokenizer_makes_another_artifact(chain_copy: Chain) -> None:
+    other_tokenizer(chain_copy.ae)
+    forge(chain_copy.ae)  # a whole artifact, with the same weights
+    assert load_artifact(chain_copy.ae).stage == "ae"
+    for use in (lambda: load(chain_copy.student, "cpu"), lambda: load_artifact(chain_copy.prior).parent("ae")):
+        with pytest.raises(UserError, match="was made with another version of .*ckpt/ae"):
+            use()
+
+
+@pytest.mark.parametrize("place", ["data", "ckpt/mdlm", "ckpt/ae"])
+def test_a_tokenizer_that_was_replaced_is_not_passed_on(chain_copy: Chain, tmp_path: Path, place: str) -> None:
+    other_tokenizer(chain_copy.root / place)
+    training: dict[str, Any] = {
+        "data": lambda: train_mdlm(mdlm_config(), data=chain_copy.data, out=tmp_path / "new"),
+        "ckpt/mdlm": lambda: train_ae(ae_config(), base=chain_copy.mdlm, out=tmp_path / "new"),
+        "ckpt/ae": lambda: train_prior(prior_config(), ae=chain_copy.ae, out=tmp_path / "new"),
+    }
+    with pytest.raises(UserError, match=rf"{place}/tokenizer/tokenizer\.json is damaged"):
+        training[place]()
+    assert not (tmp_path / "new" / "config.json").exists()
+
+
+@pytest.mark.parametrize("change", ["removed", "added"])
+def test_a_file_more_or_less_in_a_tokenizer_is_noticed(chain_copy: Chain, tmp_path: Path, change: str) -> None:
+    folder = chain_copy.mdlm / "tokenizer"
+    name = "tokenizer_config.json" if change == "removed" else "special_tokens_map.json"
+    if change == "removed":
+        (folder / name).unlink()
+    else:
+        (folder / name).write_text('{"mask_token": "the"}')
+    for use in (lambda: load(chain_copy.mdlm, "cpu"), lambda: export(chain_copy.mdlm, tmp_path / "bundle")):
+        with pytest.raises(UserError, match=rf"tokenizer/{name} (is missing|was not there)"):
+            use()
+
+
+def test_data_that_were_replaced_are_used_only_by_name(cli: Cli, chain_copy: Chain, tmp_path: Path) -> None:
+    write_text(chain_copy.text, seed=1)
+    config = EncodeConfig(tokenizer=str(chain_copy.mdlm / "tokenizer"), length=LENGTH, valid_share=0.25)
+    encode_text(config, text=[str(chain_copy.text)], out=chain_copy.data)
+    commands: list[tuple[str | Path, ...]] = [
+        ("train-ae", "--base", chain_copy.mdlm, "--out", tmp_path / "ae", "--dry-run"),
+        ("train-prior", "--ae", chain_copy.ae, "--out", tmp_path / "prior", "--dry-run"),
+        ("distill", "--prior", chain_copy.prior, "--out", tmp_path / "student", "--dry-run"),
+        ("encode", "--ae", chain_copy.ae, "--out", tmp_path / "latents"),
+        ("sample", "--model", chain_copy.ae, "--n", "1"),
+        ("eval", chain_copy.mdlm, "--batches", "1"),
+    ]
+    for command in commands:
+        found = cli(*command)
+        assert (found.status, found.out) == (1, "")
+        assert f"{chain_copy.data} is not what {chain_copy.root}/ckpt/" in found.error
+        assert f"or use this with --data {chain_copy.data}" in found.error
+        found = cli(*command, "--data", chain_copy.data)
+        assert found.status == 0, found.err
+
+
+def age(root: Path) -> None:
+    """Take away all that older folders lack."""
+    for file in [*root.rglob("config.json"), *root.rglob("state.json"), *root.rglob("plan.json")]:
+        values = json.loads(file.read_text())
+        if "stage" in values and "network" in values and "tokenizer" in values:
+            continue  # its content hash covers the tokenizer, see below
+        newer = ("checksum", "tokenizer", "log", "files")
+        file.write_text(json.dumps({k: v for k, v in values.items() if k not in newer}))
+    for file in root.rglob("*-0*.safetensors"):
+        save_file({k: v for k, v in load_file(file).items() if k != CHECKSUMS}, file)
+
+
+def test_data_and_states_without_checksums_are_used_as_they_are(chain_copy: Chain, tmp_path: Path) -> None:
+    encode_latents(ae=chain_copy.ae, out=chain_copy.root / "latents")
+    fresh = [open_tokens(chain_copy.data).split(name).gather([0, 5]).tolist() for name in ("train", "valid")]
+    age(chain_copy.root)
+    aged = [open_tokens(chain_copy.data).split(name).gather([0, 5]).tolist() for name in ("train", "valid")]
+    assert aged == fresh
+    train_prior(prior_config(), ae=chain_copy.ae, latents=chain_copy.root / "latents", out=tmp_path / "prior")
+    shutil.rmtree(chain_copy.mdlm / "tokenizer")  # which a finished run does not need
+    assert train_mdlm(mdlm_config(), data=chain_copy.data, out=chain_copy.mdlm)["step"] == 5
+
+
+def test_artifacts_without_hashes_of_their_tokenizer_are_used_as_they_are(tmp_path: Path) -> None:
+    shutil.copytree(SHIPPED_MODEL, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    wanted = load(tmp_path / "model", "cpu").sample(n=1)
+    if "tokenizer" in config:  # shipped before it had them
+        pytest.fail("age this test's artifact: the shipped one has hashes now")
+    export(tmp_path / "model", tmp_path / "bundle", "fp32")
+    found = json.loads((tmp_path / "bundle" / "config.json").read_text())
+    assert {"checksum", "tokenizer", "log"} <= found.keys()
+    assert load(tmp_path / "bundle", "cpu").sample(n=1)[0]["token_ids"] == wanted[0]["token_ids"]
