@@ -87,16 +87,22 @@ WRONG_USAGE: list[tuple[str, list[str]]] = [
 ]
 
 FAILED: list[tuple[str, str]] = [
-    ("train-mdlm", "error: data is no token data set: no config.json; make it with encode TEXT --out data"),
-    ("train-ae", "error: ckpt/mdlm is no artifact of stage mdlm: no config.json; train-mdlm makes one"),
-    ("train-prior --ae nowhere", "error: nowhere is no artifact of stage ae: no config.json; train-ae makes one"),
-    ("distill", "error: ckpt/prior is no artifact of stage prior: no config.json; train-prior makes one"),
-    ("encode --ae ckpt/ae", "error: ckpt/ae is no artifact of stage ae: no config.json; train-ae makes one"),
+    ("train-mdlm", "error: data is no token data set: there is no such folder; make it with encode TEXT --out data"),
+    ("train-ae", "error: ckpt/mdlm is no artifact of stage mdlm: there is no such folder; train-mdlm makes one"),
+    (
+        "train-prior --ae nowhere",
+        "error: nowhere is no artifact of stage ae: there is no such folder; train-ae makes one",
+    ),
+    ("distill", "error: ckpt/prior is no artifact of stage prior: there is no such folder; train-prior makes one"),
+    ("encode --ae ckpt/ae", "error: ckpt/ae is no artifact of stage ae: there is no such folder; train-ae makes one"),
     ("encode missing.txt", "error: there is no file or folder missing.txt; check the path"),
-    ("sample --model nowhere", "error: nowhere is no artifact of stage mdlm/ae/prior/student: no config.json; "),
+    (
+        "sample --model nowhere",
+        "error: nowhere is no artifact of stage mdlm/ae/prior/student: there is no such folder; ",
+    ),
     ("eval missing.jsonl", "error: cannot read missing.jsonl (No such file or directory); "),
     ("info nowhere", "error: there is no folder nowhere; "),
-    ("export", "error: ckpt/student is no artifact of stage mdlm/ae/prior/student: no config.json; "),
+    ("export", "error: ckpt/student is no artifact of stage mdlm/ae/prior/student: there is no such folder; "),
 ]
 
 

@@ -13,7 +13,8 @@ import pytest
 import zstandard
 
 import diladiff_cli
-from diladiff_cli.data.text import find_files, iter_documents
+from diladiff_cli.data.files import find_files
+from diladiff_cli.data.text import iter_pieces
 from diladiff_cli.errors import UserError
 
 DOCUMENTS = ["First document,\non two lines.", "Zweites — “Dokument”", "third"]
@@ -28,7 +29,9 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
 
 
 def read(*sources: Path | str, field: str = "text") -> list[str]:
-    return list(iter_documents([str(source) for source in sources], field))
+    pieces = list(iter_pieces([str(source) for source in sources], field))
+    assert all(piece.last for piece in pieces)  # none of these documents is long
+    return [piece.text for piece in pieces]
 
 
 def json_lines(documents: Iterable[str], field: str = "text", **more: Any) -> str:
@@ -128,7 +131,7 @@ FAULTS: dict[str, tuple[str, str | bytes | None, str]] = {
     "other field": (
         "a.jsonl",
         json_lines(["x"], field="body", n=1),
-        r"a\.jsonl .*'text' \(it has body, n\); .*--text-field",
+        r"a\.jsonl .*'text' \(line 1 has body, n\); .*--text-field",
     ),
     "numbers": ("a.jsonl", '{"text": 3}\n', r"a\.jsonl has a row without a string 'text'"),
     "null": ("a.jsonl", '{"text": "x"}\n{"text": null}\n', r"a\.jsonl has a row without a string 'text'"),
@@ -189,7 +192,7 @@ def test_standard_input_may_be_json_lines(monkeypatch: pytest.MonkeyPatch, befor
     [
         (b"caf\xe9", r"standard input cannot be read \(.*utf-8"),
         (b'{"text": "x"}\n{"text": "y', r"standard input cannot be read \(.+\)"),
-        (b'{"body": "x"}\n', r"standard input has a row without a string 'text' \(it has body\)"),
+        (b'{"body": "x"}\n', r"standard input has a row without a string 'text' \(line 1 has body\)"),
         (b'{"text": "x"}\n3\n', r"standard input has a row without a string 'text'"),
     ],
 )
@@ -210,8 +213,8 @@ def test_empty_standard_input_has_no_documents(monkeypatch: pytest.MonkeyPatch) 
 PEAK = """
 import sys
 from pathlib import Path
-from diladiff_cli.data.text import iter_documents
-count = sum(1 for _ in iter_documents([sys.argv[1]]))
+from diladiff_cli.data.text import iter_pieces
+count = sum(1 for _ in iter_pieces([sys.argv[1]]))
 peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
 print(count, peak.split()[1])
 """

@@ -1,0 +1,159 @@
+"""Calls with several things wrong: all of them are told at once."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from ..chain import Chain
+from .bad_values import check_errors
+from .conftest import Cli
+
+# Calls with several things wrong -> all that is said of them. {chain} is a finished pipeline.
+COMBINATIONS: list[tuple[str, list[str]]] = [
+    (
+        "train-mdlm --width 7 --heads 4 --learning-rate nan --batch-size 7 --grad-accum 2",
+        [
+            "--learning-rate is nan; give a finite number",
+            "--batch-size 7 is no multiple of --grad-accum 2; change one",
+            "--width 7 is no multiple of twice --heads 4; change one",
+        ],
+    ),
+    ("train-prior --width 12 --heads 0", ["--heads is 0; give at least 1"]),
+    (
+        "train-ae --sigma-feat -0.5 --p-feat-mask 1.5 --cross-layers first,middle --augmentation none --data=",
+        [
+            "--data is empty; name a file or folder, or leave it out",
+            "--augmentation is 'none'; choose one of strong, mild, soft, dropout-50",
+            "--p-feat-mask is 1.5; give at most 1",
+            "--sigma-feat is -0.5; give 0 to 1, or -1 for the value of --augmentation",
+            "--cross-layers has 'middle'; use first, last or numbers from 0",
+        ],
+    ),
+    (
+        "train-ae --base {chain}/ckpt/mdlm --compression 3 --encoder-width 7 --cross-layers first,9 --dry-run",
+        [
+            "--compression 3 does not divide the length 16; choose a divisor",
+            "--encoder-width 7 is no multiple of twice 2 heads; change it",
+            "--cross-layers has '9'; use first, last or 0 to 1",
+        ],
+    ),
+    (
+        "encode a.txt --tokenizer= --length 0 --batch-size 0 --precision fp8 --preset big --config none.toml --out=",
+        [
+            "--out is empty; name a file or folder, or leave it out",
+            "--batch-size is 0; give at least 1",
+            "--preset is 'big'; choose one of demo, small, owt",
+            "--config none.toml cannot be read ([Errno 2] No such file or directory: 'none.toml'); "
+            "give a TOML or JSON file",
+            "--tokenizer is ''; give one that is not empty",
+            "--length is 0; give at least 2",
+            "--batch-size needs --ae; name the auto-encoder",
+            "--precision needs --ae; name the auto-encoder",
+            "--precision is 'fp8'; choose one of bf16, fp32",
+        ],
+    ),
+    (
+        "encode --ae {chain}/ckpt/ae --valid v.txt --dry-run --seed 3",
+        [
+            "--valid has no meaning with --ae; leave it out",
+            "--dry-run has no meaning with --ae; leave it out",
+            "--seed has no meaning with --ae; leave it out",
+        ],
+    ),
+    (
+        "sample --format xml --n 0 --temperature 1e-9 --trace=",
+        [
+            "--trace is empty; name a file or folder, or leave it out",
+            "--n is 0; give at least 1",
+            "--temperature is 1e-09; give 0 for the likeliest token, or at least 0.0001",
+            "--format is 'xml'; choose one of jsonl, text",
+        ],
+    ),
+    (
+        "sample --threshold 0.5 --entropy-bound 1 --out a --trace ./a",
+        [
+            "--trace ./a is the file of --out as well; change one",
+            "--threshold is for --order threshold, and the order is random; leave it out",
+            "--entropy-bound is for --order entropy, and the order is random; leave it out",
+        ],
+    ),
+    (
+        "sample --model {chain}/ckpt/mdlm --n 5 --steps 3 --decodings 2 --gamma 0.5 --data x",
+        [
+            "--gamma is for a student, and the model is of stage mdlm; leave it out",
+            "--data is for an auto-encoder, and the model is of stage mdlm; leave it out",
+            "--steps is 3, but {chain}/ckpt/mdlm is of stage mdlm and draws no latents; leave it out",
+            "--decodings is 2, but {chain}/ckpt/mdlm is of stage mdlm and has no latents; leave it out",
+            "--n 5 is no multiple of --decodings 2; change one",
+        ],
+    ),
+    (
+        "eval {chain}/ckpt/mdlm --reference a.txt --draws 0",
+        [
+            "--draws is 0; give at least 1",
+            "--reference has no meaning without samples to measure; leave it out",
+        ],
+    ),
+    (
+        "eval s.jsonl --data {chain}/data --context -1",
+        [
+            "--context is -1; give at least 0",
+            "--data has no meaning without an artifact to measure; leave it out",
+        ],
+    ),
+    (
+        "bench --speed --width 12 --steps 0 --against a --seconds 0 --out x",
+        [
+            "--seconds is 0.0; give at least 0.01",
+            "--steps is '0'; give whole numbers of at least 1, separated by commas",
+            "--width 12 is no multiple of 8, twice the heads; change it",
+            "--steps has no meaning with --speed; leave it out",
+            "--out has no meaning with --speed, which keeps nothing; leave it out",
+            "--model and --against have no meaning with --speed, which makes its own networks; leave them out",
+        ],
+    ),
+    (
+        "plot a.jsonl --format png,gif --out=",
+        [
+            "--out is empty; name a file or folder, or leave it out",
+            "--format is 'png,gif'; give one or several of png, svg, pdf, with commas",
+        ],
+    ),
+    (
+        "export --precision fp16 --out=",
+        [
+            "--out is empty; name a file or folder, or leave it out",
+            "--precision is 'fp16'; choose one of bf16, fp32",
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "problems"), COMBINATIONS, ids=[line for line, _ in COMBINATIONS])
+def test_all_that_is_wrong_with_a_call_is_told_at_once(
+    cli: Cli, tiny_chain: Chain, line: str, problems: list[str]
+) -> None:
+    found = cli(*line.format(chain=tiny_chain.root).split())
+    assert check_errors(found, 2, {}) == [problem.format(chain=tiny_chain.root) for problem in problems]
+
+
+def test_an_artifact_is_not_written_over_its_parent(cli: Cli, tiny_chain: Chain) -> None:
+    for line, parent in (
+        ("train-ae --base {0} --out {0} --dry-run", tiny_chain.mdlm),
+        ("train-prior --ae {0} --out {0} --dry-run", tiny_chain.ae),
+        ("distill --prior {0} --out {0} --dry-run", tiny_chain.prior),
+    ):
+        (problem,) = check_errors(cli(*line.format(parent).split()), 1, {})
+        assert problem.startswith(f"{parent} is of stage ")
+
+
+def test_a_file_name_that_is_no_text_is_shown_escaped(cli: Cli) -> None:
+    name = os.fsdecode(b"\xff.txt")
+    Path(name).write_text("the old dog sat by the sea")
+    found = cli("encode", name, "--dry-run")
+    assert (found.status, found.err) == (0, "")
+    assert json.loads(found.out)["files"] == {name: 1}
+    (problem,) = cli("encode", os.fsdecode(b"\xfe.txt")).errors
+    assert problem.startswith("error: there is no file or folder ")
