@@ -15,7 +15,7 @@ from diladiff_cli.data.files import READERS, ending, find_files
 from diladiff_cli.data.lines import Line, chunks, decoded, encoding_of, lines, unpacked
 from diladiff_cli.errors import UserError
 
-PIECE = 1 << 20  # characters, which a tokenizer makes some 100 MB of
+PIECE = 1 << 20  # characters; a tokenizer needs some 300 MB for that many
 LONGEST_ROW = 1 << 28  # characters of a JSON line
 
 
