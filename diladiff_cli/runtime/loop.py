@@ -205,6 +205,7 @@ class _Loop:
         self.bad_steps += 1
         self.skipped_steps += 1
         if self.bad_steps >= BAD_STEPS:
+            loss = self.session.mean_over_processes({"loss": torch.tensor(loss)})["loss"]  # that of all
             what = f"loss or gradient not finite {BAD_STEPS} steps in a row (loss {loss:.4g}"
             raise self._diverged(f"{what}, {diagnose_gradients(self.bare)})")
 

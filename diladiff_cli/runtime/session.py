@@ -14,6 +14,7 @@ from accelerate.utils import AutocastKwargs, DistributedDataParallelKwargs, Grad
 from torch.nn.parallel import DistributedDataParallel
 
 from diladiff_cli.config import StageConfig
+from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.settings import ConfigError
 
 # Dense bf16 peak of common GPUs in FLOP/s, for the model FLOP utilisation.
@@ -67,6 +68,7 @@ class Session:
         if config.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else torch refuses cuBLAS
         torch.use_deterministic_algorithms(config.deterministic)
+        process_state()
         AcceleratorState._reset_state()  # else a stage that ran before in this process would dictate its precision
         self.accelerator = Accelerator(
             mixed_precision="bf16" if config.precision == "bf16" else "no",

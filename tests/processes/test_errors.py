@@ -1,0 +1,55 @@
+"""What goes wrong on one process alone ends all of them, and is told once."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diladiff_cli.runtime.metrics_log import read_metrics
+
+from .conftest import Commands
+from .launch import Job, launch
+
+pytestmark = pytest.mark.slow
+
+ALONE = "error: this process alone cannot go on; mend it"
+UNFORESEEN = "error: ValueError: this process alone met something unforeseen; run with --debug for the traceback"
+
+
+@pytest.mark.parametrize(
+    ("kind", "rank", "line"), [("user error", 1, ALONE), ("user error", 0, ALONE), ("error", 1, UNFORESEEN)]
+)
+def test_an_error_of_one_process_ends_both_with_its_line(
+    commands: Commands, tmp_path: Path, kind: str, rank: int, line: str
+) -> None:
+    faults = [{"kind": kind, "rank": rank, "step": 3}]
+    found = launch(tmp_path, 2, [Job("train", [*commands["mdlm"], "--out", tmp_path / "mdlm"], faults)])
+    assert found.statuses == [1, 1]
+    assert found.errors("train") == [line]
+
+
+def test_a_bad_number_of_one_process_is_skipped_by_both_and_too_many_end_both_with_one_line(
+    commands: Commands, tmp_path: Path
+) -> None:
+    def bad(*steps: int) -> list[dict[str, Any]]:
+        return [{"kind": "nan", "rank": 1, "step": step} for step in steps]
+
+    command = [*commands["mdlm"], "--max-steps", "8", "--save-every", "2", "--out"]
+    jobs = [
+        Job("once", [*command, tmp_path / "once"], bad(3)),
+        Job("often", [*command, tmp_path / "often"], bad(3, 4, 5, 6, 7)),
+    ]
+    found = launch(tmp_path, 2, jobs)
+    assert [found.read("once", rank, "status") for rank in range(2)] == ["0", "0"]
+    digests = [found.read("once", rank, "digests").splitlines() for rank in range(2)]
+    assert digests[0] == digests[1]
+    weights = [line.split()[1] for line in digests[0]]
+    assert weights[2] == weights[1]
+    assert len(set(weights)) == 7
+    last = [line for line in read_metrics(tmp_path / "once" / "metrics.jsonl") if line["split"] == "train"][-1]
+    assert (last["step"], last["skipped_steps"]) == (8, 1)
+    assert found.statuses == [1, 1]
+    (line,) = found.errors("often")
+    assert line.startswith("error: mdlm training stopped at step 7, ")
+    assert "not finite 5 steps in a row (loss nan, " in line
+    assert "step 6 is saved" in line
