@@ -17,9 +17,9 @@ SHIPPED = Path(__file__).parent.parent / "assets" / "text"
 LATENT_BATCH = 64  # a CPU is a third faster than with 256
 
 
-def _check(given: Mapping[str, Any], ae: str | None, dry_run: bool, **own: Any) -> list[str]:
+def _check(given: Mapping[str, Any], ae: str | None, **own: Any) -> list[str]:
     """Refuse options that belong to the other way of encoding, and an unknown precision."""
-    text_only = {"text": own["text"], "valid": own["valid"], "dry_run": dry_run or None} | dict(given)
+    text_only = {"text": own["text"], "valid": own["valid"]} | dict(given)
     latents_only = {name: own[name] for name in ("data", "batch_size", "precision", "resume")}
     what, idle = ("needs --ae; name the auto-encoder", latents_only)
     if ae is not None:
@@ -80,7 +80,7 @@ def encode(
     ] = None,
     resume: Resume = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", metavar="", help="Check text and settings, print the plan as JSON.")
+        bool, typer.Option("--dry-run", metavar="", help="Check everything and print the plan as JSON, no more.")
     ] = False,
 ) -> Result:
     """Turn text into tokens, or tokens into latents (--ae)."""
@@ -90,7 +90,9 @@ def encode(
 
     out = out or Path("latents")
     size, kind = batch_size or LATENT_BATCH, precision or "bf16"
-    record = encode_latents(ae=ae, data=data, out=out, batch_size=size, precision=kind, resume=resume)
+    record = encode_latents(ae=ae, data=data, out=out, batch_size=size, precision=kind, resume=resume, dry_run=dry_run)
+    if dry_run:
+        return record
     rows = {name: split["rows"] for name, split in record["splits"].items()}
     say(f"{out}: latents of {rows['train']:,} training and {rows['valid']:,} validation blocks")
     return None

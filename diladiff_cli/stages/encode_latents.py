@@ -34,6 +34,7 @@ def encode_latents(
     batch_size: int = 64,
     precision: str = "bf16",
     resume: bool | None = None,
+    dry_run: bool = False,
 ) -> dict[str, Any]:
     """Write the standardised latents of a data set's blocks, in their order.
 
@@ -46,9 +47,10 @@ def encode_latents(
         batch_size: Blocks encoded at once.
         precision: "bf16" for autocast of matrix products, or "fp32"; latents are stored in float16 either way.
         resume: False starts over; otherwise finished shards of the same auto-encoder and data are kept.
+        dry_run: Only check the inputs.
 
     Returns:
-        The folder's config.json.
+        The folder's config.json, or the plan of a dry run: rows of the splits, shards in all, and those finished.
 
     Raises:
         UserError: Unusable inputs, or a folder that holds something else.
@@ -72,6 +74,10 @@ def encode_latents(
         "data": relative(data_path, out),
     }
     done = _finished_shards(out, plan, resume)
+    if dry_run:
+        rows = {name: len(tokens.split(name)) for name in ("train", "valid")}
+        shards = sum(-(-count // rows_per_shard) for count in rows.values())
+        return plan | {"rows": rows, "shards": shards, "finished_shards": len(done)}
     state.wait_for_everyone()  # all have read the folder before it changes
     if state.is_main_process:
         with writing(out):

@@ -58,7 +58,6 @@ COMBINATIONS: list[tuple[str, list[str]]] = [
         "encode --ae {chain}/ckpt/ae --valid v.txt --dry-run --seed 3",
         [
             "--valid has no meaning with --ae; leave it out",
-            "--dry-run has no meaning with --ae; leave it out",
             "--seed has no meaning with --ae; leave it out",
         ],
     ),

@@ -217,6 +217,17 @@ def test_encode_with_an_auto_encoder_writes_latents_of_its_data(cli: Cli, tiny_c
     assert json.loads((tmp_path / "latents" / "config.json").read_text())["shape"][0] == LATENTS
 
 
+def test_a_dry_run_of_latents_counts_the_work_and_writes_nothing(cli: Cli, tiny_chain: Chain, tmp_path: Path) -> None:
+    found = cli("encode", "--ae", tiny_chain.ae, "--dry-run")
+    assert (found.status, found.err) == (0, "")
+    plan = json.loads(found.out)
+    record = json.loads((tiny_chain.data / "config.json").read_text())
+    assert plan["rows"] == {name: split["rows"] for name, split in record["splits"].items()}
+    assert plan["shards"] == 2
+    assert plan["finished_shards"] == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("command", "parent", "stage"),
     [

@@ -80,7 +80,6 @@ WRONG_USAGE: list[tuple[str, list[str]]] = [
         "encode some.txt --ae ckpt/ae --length 32 --dry-run",
         [
             "error: TEXT has no meaning with --ae; leave it out",
-            "error: --dry-run has no meaning with --ae; leave it out",
             "error: --length has no meaning with --ae; leave it out",
         ],
     ),
