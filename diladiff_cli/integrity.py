@@ -49,19 +49,30 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is no regular file, too long, nested too deep, or holds no object, or NaN or infinity.
+        ValueError: It is no regular file, too long, nested too deep, or holds no object, or has a checksum and yet NaN
+            or infinity, which read as null in documents that are older than checksums.
     """
     if path.exists() and not path.is_file():
         raise ValueError("it is no file")
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"it is longer than {MOST_BYTES} bytes")
-    raw = path.read_bytes()
+    odd: list[str] = []
+
+    def number(text: str) -> float | None:
+        value = float(text)
+        if math.isfinite(value):
+            return value
+        odd.append(text)
+        return None
+
     try:
-        found = json.loads(raw.decode(), parse_constant=_number, parse_float=_number)
+        found = json.loads(path.read_bytes().decode(), parse_constant=number, parse_float=number)
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
     if not isinstance(found, dict):
         raise ValueError("it holds no JSON object")
+    if odd and CHECKSUM in found:
+        raise ValueError(f"{odd[0]} is no number")
     _check_depth(found)
     return found
 
@@ -73,13 +84,6 @@ def _check_depth(values: dict[str, Any]) -> None:
         level = [v for items in inner for v in items if isinstance(v, dict | list)]
     if level:
         raise ValueError("it is nested too deep")
-
-
-def _number(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is no number")
-    return value
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
@@ -128,14 +132,16 @@ def check_files(folder: Path, table: Mapping[str, str], remedy: str) -> None:
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Compare the files of a tokenizer with the hashes in the ``config.json`` that lies above it.
+    """Compare the files of a folder ``tokenizer`` with the hashes in the ``config.json`` that lies above it.
 
-    A tokenizer without such a file above it, or of an older folder, which has no hashes, is not checked.
+    One by another name, without such a file above it, or of an older folder, which has no hashes, is not checked.
 
     Raises:
         UserError: A file is missing, was changed, or was put there, or that config.json is damaged; names it.
     """
     config = folder.parent / CONFIG_FILE
+    if folder.name != "tokenizer":
+        return
     try:
         values = read_sealed(config)
     except (FileNotFoundError, NotADirectoryError):

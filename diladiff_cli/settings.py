@@ -136,7 +136,7 @@ class Settings:
         names = {f.name for f in fields(cls)}
         unknown = [f"unknown setting {name!r}; see --help for the names" for name in sorted(set(values) - names)]
         plain = {
-            k: float(v) if kinds[k] is float and isinstance(v, int) and not isinstance(v, bool) else v
+            k: float(v) if kinds[k] is float and type(v) is int and abs(v) <= LARGEST[float] else v
             for k, v in values.items()
             if k in names
         }

@@ -29,7 +29,7 @@ train ckpt/mdlm train-mdlm --data data
 train ckpt/ae train-ae --base ckpt/mdlm
 if [ ! -f latents/config.json ]; then # cut off, it goes on with the next shard
   [ "$(minutes_left)" -ge 1 ] || pause
-  timeout "$(minutes_left)m" diladiff encode --ae ckpt/ae --out latents || pause
+  timeout "$(minutes_left)m" diladiff encode --ae ckpt/ae --out latents || { [ $? -eq 124 ] && pause || exit 1; }
 fi
 train ckpt/prior train-prior --ae ckpt/ae --latents latents
 train ckpt/student distill --prior ckpt/prior --latents latents

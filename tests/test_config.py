@@ -228,3 +228,9 @@ def test_values_of_a_file_are_checked_like_options(tmp_path: Path) -> None:
 def test_training_stages_share_the_options_of_training() -> None:
     for stage in ("mdlm", "ae", "prior", "student"):
         assert issubclass(STAGES[stage], StageConfig)
+
+
+def test_a_whole_number_that_no_float_can_be_is_told_with_the_rest() -> None:
+    with pytest.raises(ConfigError) as caught:
+        MdlmConfig.from_dict({"learning_rate": 10**400, "seed": -1})
+    assert [problem.split()[0] for problem in caught.value.problems] == ["--seed", "--learning-rate"]

@@ -2,13 +2,14 @@
 
 import json
 import logging
-import math
 import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from typing import IO, TYPE_CHECKING, Any
+
+from diladiff_cli.integrity import finite
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -116,14 +117,3 @@ def _line(value: Mapping[str, Any] | str) -> str:
 def document(value: Mapping[str, Any]) -> str:
     """Indented JSON."""
     return json.dumps(finite(value), ensure_ascii=False, indent=2)
-
-
-def finite(value: Any) -> Any:
-    """The value with null in place of infinities and NaN, for which JSON has no words."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {k: finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(v) for v in value]
-    return value

@@ -1,7 +1,6 @@
 """The command ``sample``."""
 
 import os
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -159,14 +158,14 @@ def _write_file(lines: Lines, out: Path) -> None:
 @contextmanager
 def _replacing(out: Path, option: str) -> Iterator[IO[bytes]]:
     """A temporary file beside ``out``, which then takes its place; where it cannot, a UserError blames ``option``."""
-    from diladiff_cli.runtime.folders import remove_leftovers
+    from diladiff_cli.runtime.folders import partial_name, remove_leftovers
 
-    remove_leftovers(out)
-    partial = out.parent / f".{out.name}.partial-{uuid.uuid4().hex[:8]}"
+    partial = partial_name(out)
     try:
+        remove_leftovers(out)
         with partial.open("wb") as file:
             yield file
-        partial.replace(out)
+        partial.replace(os.path.realpath(out))
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror})", f"choose another {option}") from error
     finally:

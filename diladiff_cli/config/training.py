@@ -28,7 +28,7 @@ class StageConfig(Settings):
     ema_decay: float = option(0.9999, "Decay of the averaged weights, which are the ones saved.", low=0, high=1)
     precision: str = option("bf16", "bf16: autocast of matrix products.", choices=("bf16", "fp32"))
     compile: bool = option(False, "Compile the network's body with torch.compile.")
-    shard: bool = option(False, "Share averages, gradients and optimiser state out over the processes (FSDP).")
+    shard: bool = option(False, "Share weights, averages and the optimiser's state out between steps (FSDP).")
     deterministic: bool = option(False, "On a GPU: only algorithms that give the same bits again; slower.")
     eval_every: int = option(1000, "Steps between validations (0: only at the end).", low=0)
     eval_batches: int = option(16, "Batches of validation data in a validation.", low=1)

@@ -81,7 +81,8 @@ def _matches(pattern: Path) -> Iterable[Path]:
     # This glob follows no links below **, and so ends where they lead in circles.
     start = Path(pattern.anchor or ".")
     hidden = any(part.startswith(".") for part in pattern.parts)
-    found = start.glob(str(pattern.relative_to(start)))
+    files = pattern / "*" if pattern.name == "**" else pattern  # which alone stands for folders here
+    found = start.glob(str(files.relative_to(start)))
     return (p for p in found if hidden or not any(part.startswith(".") for part in p.parts))
 
 

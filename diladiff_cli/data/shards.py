@@ -33,7 +33,11 @@ def row_sum(row: np.ndarray) -> int:
 
 
 def write_shard(path: Path, rows: np.ndarray, key: str) -> dict[str, Any]:
-    """Write rows as one shard, whole or not at all; returns its record: file name, number of rows and SHA-256."""
+    """Write rows as one shard, whole or not at all.
+
+    Returns:
+        Its record: file name, number of rows, SHA-256, and the CRC-32 of its checksums.
+    """
     partial = path.with_name(f".{path.name}.partial")
     rows = np.ascontiguousarray(rows)
     try:
@@ -44,7 +48,7 @@ def write_shard(path: Path, rows: np.ndarray, key: str) -> dict[str, Any]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    return {"file": path.name, "rows": len(rows), "sha256": digest}
+    return {"file": path.name, "rows": len(rows), "sha256": digest, CHECKSUMS: row_sum(sums)}
 
 
 def is_whole(path: Path) -> bool:
@@ -119,6 +123,7 @@ class Shards:
         self._files = [self._open(path, rows) for path, rows in zip(self._paths, counts, strict=True)]
         self._slices = [opened.get_slice(key) for opened in self._files]
         self._sums: dict[int, np.ndarray | None] = {}  # of the shards read from so far
+        self._sums_of_sums = [shard.get(CHECKSUMS) for shard in record["shards"]]  # none in older records
         self._ends = np.cumsum(np.array(counts, dtype=np.int64))
 
     def _open(self, path: Path, count: int) -> Any:
@@ -162,10 +167,18 @@ class Shards:
         latents = self._wanted[0] == "latents"  # of which encode --ae makes those that are missing
         return f"remove {path.name} and repeat encode --ae" if latents else "run encode again"
 
+    def _checksums(self, shard: int) -> np.ndarray | None:
+        """Those of a shard's rows, which must be the recorded ones: else it is another shard."""
+        opened, recorded = self._files[shard], self._sums_of_sums[shard]
+        sums = opened.get_tensor(CHECKSUMS) if CHECKSUMS in opened.keys() else None  # noqa: SIM118
+        if recorded is not None and (sums is None or row_sum(sums) != recorded):
+            path = self._paths[shard]
+            raise UserError(f"{path} is not the shard that was written: its checksums differ", self._remedy(path))
+        return sums
+
     def _check(self, shard: int, place: int, row: np.ndarray) -> None:
         if shard not in self._sums:
-            opened = self._files[shard]
-            self._sums[shard] = opened.get_tensor(CHECKSUMS) if CHECKSUMS in opened.keys() else None  # noqa: SIM118
+            self._sums[shard] = self._checksums(shard)
         sums = self._sums[shard]
         if sums is not None and (sums.shape != (self._slices[shard].get_shape()[0],) or sums[place] != row_sum(row)):
             raise UserError(

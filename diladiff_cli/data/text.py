@@ -9,10 +9,10 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from diladiff_cli.data.files import READERS, ending, find_files
-from diladiff_cli.data.lines import Line, chunks, decoded, encoding_of, lines, unpacked
+from diladiff_cli.data.lines import Line, chunks, decoded, lines, unpacked
 from diladiff_cli.errors import UserError
 
 PIECE = 1 << 20  # characters; a tokenizer needs some 300 MB for that many
@@ -133,23 +133,30 @@ def _file_parts(file: Path, field: str) -> Iterator[Piece]:
 
 
 def _stdin_parts(field: str) -> Iterator[Piece]:
-    texts, begin = decoded(chunks(sys.stdin.buffer)), list[str]()
+    is_json, whole = _looked_at(decoded(chunks(sys.stdin.buffer)))
+    yield from _json_parts(whole, "standard input", field) if is_json else _paragraphs(whole)
+
+
+def _looked_at(texts: Iterator[str]) -> tuple[bool, Iterator[str]]:
+    """Whether a text is JSON lines, its first sign being a brace, and the text."""
+    begin = list[str]()
     for text in texts:
         begin.append(text)
         if text.strip():
             break
     is_json = bool(begin) and begin[-1].lstrip().startswith("{")
-    whole = (text for some in (begin, texts) for text in some)
-    yield from _json_parts(whole, "standard input", field) if is_json else _paragraphs(whole)
+    return is_json, (text for some in (begin, texts) for text in some)
 
 
-def stdin_ending() -> str:
-    """The ending that a file with the content of standard input would have; nothing of it is consumed."""
-    buffer: Any = sys.stdin.buffer  # a BufferedReader, which the declared type does not promise
-    begin = buffer.peek(4096)
-    encoding, mark = encoding_of(begin)
-    is_json = begin.removeprefix(mark).decode(encoding, "ignore").lstrip().startswith("{")
-    return ".jsonl" if is_json else ".txt"
+def ending_by_content(file: IO[bytes]) -> str:
+    """The ending that a file of no known kind should have: ``.jsonl`` where its first sign is a brace, else ``.txt``.
+
+    What cannot be decoded counts as text, whose reading tells the fault.
+    """
+    try:
+        return ".jsonl" if _looked_at(decoded(chunks(file)))[0] else ".txt"
+    except ValueError:
+        return ".txt"
 
 
 def _json_parts(texts: Iterable[str], name: str, field: str) -> Iterator[Piece]:

@@ -8,7 +8,6 @@ of it; the links to parents and data may, on purpose: an artifact is no more tha
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,7 +209,7 @@ def write_artifact(
     state_dict: Mapping[str, Tensor],
     parents: Mapping[str, Mapping[str, str]],
     data: Mapping[str, Any],
-    tokenizer_path: Path,
+    tokenizer: Mapping[str, bytes],
     progress: Mapping[str, Any],
     extra: Callable[[Path], None] | None = None,
     also: Mapping[str, Any] | None = None,
@@ -225,22 +224,22 @@ def write_artifact(
         state_dict: The weights.
         parents: As :func:`parent_links` gives them.
         data: The data set's record.
-        tokenizer_path: Folder of the tokenizer to copy.
+        tokenizer: Files of the tokenizer, as :func:`read_tokenizer` has them.
         progress: How far training came.
         extra: Adds files (training state, metrics) before ``config.json``, the last file, is written.
         also: Further fields of config.json, or other values for those.
-
-    Raises:
-        UserError: The tokenizer is damaged.
     """
     save_torch_state_dict(
         {k: v.detach().cpu().contiguous() for k, v in state_dict.items()}, folder, max_shard_size=MAX_SHARD_SIZE
     )
-    _copy_tokenizer(tokenizer_path, folder / "tokenizer")
+    for name, content in tokenizer.items():
+        place = folder / "tokenizer" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
     if extra is not None:
         extra(folder)
     files = {p.name: file_hash(p) for p in sorted(folder.glob("model*.safetensors*"))}
-    tokenizer, log = hash_files(folder / "tokenizer"), folder / METRICS_FILE
+    tokenizer_files, log = hash_files(folder / "tokenizer"), folder / METRICS_FILE
     config = {
         "stage": stage,
         "format_version": FORMAT_VERSION,
@@ -251,24 +250,25 @@ def write_artifact(
         "parents": {k: dict(v) for k, v in parents.items()},
         "data": dict(data),
         "files": files,
-        "tokenizer": tokenizer,
+        "tokenizer": tokenizer_files,
         "log": log_record(log) if log.exists() else None,  # to which a run that goes on appends
-        "hash": content_hash(stage, network, files, tokenizer),
+        "hash": content_hash(stage, network, files, tokenizer_files),
     } | dict(also or {})
     (folder / CONFIG_FILE).write_text(sealed(config))
     (folder / "README.md").write_text(model_card(config))
     return config
 
 
-def _copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy a tokenizer's files, after a check of their hashes: it may have changed since the run began."""
-    if not source.is_dir():
-        raise UserError(f"the tokenizer {source} is missing", "restore it")
-    check_tokenizer(source)
-    target.mkdir()
-    for name in hash_files(source):
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / name, target / name)
+def read_tokenizer(folder: Path) -> dict[str, bytes]:
+    """The files of a tokenizer by name, for the artifacts that a run will write: its folder may change meanwhile.
+
+    Raises:
+        UserError: A file is missing, was changed, or was put there.
+    """
+    if not folder.is_dir():
+        raise UserError(f"the tokenizer {folder} is missing", "restore it")
+    check_tokenizer(folder)
+    return {name: (folder / name).read_bytes() for name in hash_files(folder)}
 
 
 def save_artifact(out: Path, extra: Callable[[Path], None] | None = None, **content: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.sharding import local, whole
 
 
@@ -44,3 +45,14 @@ def diagnose_gradients(model: nn.Module) -> str:
 def weights_are_finite(model: nn.Module) -> bool:
     """Whether no weight of this process is NaN or infinite."""
     return all(bool(local(parameter).isfinite().all()) for parameter in model.parameters())
+
+
+def diverged(stage: str, step: int, learning_rate: float, what: str, saved_step: int | None) -> UserError:
+    """Why training stopped, and how to go on from the last checkpoint, where there is one."""
+    last, start = "nothing was saved yet", "start again with"
+    if saved_step is not None:
+        last, start = f"step {saved_step} is saved", "go on from there with --resume and"
+    return UserError(
+        f"{stage} training stopped at step {step}, learning rate {learning_rate:.2g}: {what}; {last}",
+        f"{start} a lower --learning-rate or --grad-clip, or --precision fp32",
+    )

@@ -2,13 +2,11 @@
 
 import math
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,53 +14,24 @@ from diladiff_cli.config import StageConfig
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.artifacts import save_artifact
 from diladiff_cli.runtime.folders import METRICS_FILE, recover
-from diladiff_cli.runtime.gradients import clip_gradients, diagnose_gradients, gradient_norm, weights_are_finite
+from diladiff_cli.runtime.gradients import (
+    clip_gradients,
+    diagnose_gradients,
+    diverged,
+    gradient_norm,
+    weights_are_finite,
+)
 from diladiff_cli.runtime.metrics_log import MetricsLog
-from diladiff_cli.runtime.optim import AveragedModel, LearningRate, build_optimizers, set_learning_rates
+from diladiff_cli.runtime.optim import AveragedModel, build_optimizers, set_learning_rates
 from diladiff_cli.runtime.progress import Bar, say
 from diladiff_cli.runtime.randomness import BatchNoise
 from diladiff_cli.runtime.resume import check_resume, differences, made_from
+from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import Clock, Interrupted, Session, StopRequest
 from diladiff_cli.runtime.sharding import shard
 from diladiff_cli.runtime.state import load_state, save_state, whole_state
 
-LossFn = Callable[[nn.Module, Tensor, BatchNoise], tuple[Tensor, dict[str, Tensor]]]
 BAD_STEPS = 5  # steps in a row with a loss or gradient that is not finite before a run gives up
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a stage hands to :func:`train`.
-
-    Attributes:
-        model: The network to train.
-        loss_fn: ``(model, batch, noise) -> (loss, metrics)``, a mean over the micro-batch.
-        fetch: Row numbers -> batch on the CPU.
-        rows: Rows of the data set.
-        tokens_per_row: Tokens of a row, for the rate.
-        flops_per_row: Floating-point operations of a training step per row, for the model FLOP utilisation.
-        validate: ``(averaged model) -> metrics``.
-        artifact: The artifact's fields apart from weights and progress.
-        row_order: Step -> row numbers of its global batch.
-        learning_rate: Law of a parameter's learning rate, by name.
-        after_step: Called on the network after each optimiser step.
-        before_use: Called on the averaged network before it is validated or written.
-        compile_body: Compiles the network's expensive part, in place.
-    """
-
-    model: nn.Module
-    loss_fn: LossFn
-    fetch: Callable[[np.ndarray], Tensor]
-    rows: int
-    tokens_per_row: int
-    flops_per_row: float
-    validate: Callable[[Any], dict[str, Any]]
-    artifact: Mapping[str, Any]
-    row_order: Callable[[int], np.ndarray]
-    learning_rate: Callable[[str], LearningRate] = lambda _: LearningRate()
-    after_step: Callable[[Any], None] = lambda _: None
-    before_use: Callable[[Any], None] = lambda _: None
-    compile_body: Callable[[Any], None] = lambda _: None
 
 
 def train(run: Run, session: Session, config: StageConfig, out: Path, resume: bool | None) -> dict[str, Any]:
@@ -72,14 +41,14 @@ def train(run: Run, session: Session, config: StageConfig, out: Path, resume: bo
         The last validation's metrics, with step and seconds.
 
     Raises:
-        Interrupted: After saving, when SIGINT or SIGTERM came.
+        Interrupted: After saving (not in a row of bad steps), when SIGINT or SIGTERM came.
         UserError: A resume that does not fit, or numbers gone bad.
     """
     stored = check_resume(out, config, run.artifact, resume)
     session.accelerator.wait_for_everyone()  # all have read the folder before it changes
     if session.is_main:
         recover(out)  # of a finished run as well: its last save may have been cut off while it cleaned up
-    if stored is not None and stored["step"] >= config.max_steps:
+    if stored is not None and stored["step"] >= max(config.max_steps, stored["training"]["max_steps"]):
         if session.is_main:
             say(f"{out} is finished; --fresh trains it again")
         return {"step": stored["step"], "seconds": stored["seconds"]} | stored["validation"]
@@ -101,7 +70,7 @@ class _Loop:
             shard(self.bare, session.device)
         self.optimizers = build_optimizers(self.bare, config, run.learning_rate)
         self.step = int(stored["step"]) if stored else 0
-        self.bad_steps = int(stored["bad_steps"]) if stored else 0  # in a row
+        self.bad_steps = 0  # in a row
         self.skipped_steps = int(stored.get("skipped_steps", 0)) if stored else 0  # in all
         self.saved_step: int | None = self.step if stored else None
         self.prepared_step = -1  # of the averaged network as it is validated and written
@@ -147,6 +116,9 @@ class _Loop:
                     mark, tokens = self.clock.seconds(), 0
         if why == 0:
             self._validate()
+            if self.bad_steps and not all(math.isfinite(v) for v in self._figures().values()):
+                raise self._diverged("the last steps and the validation gave numbers that are not finite")
+            self.bad_steps = 0
         self._save()
         if self.config.log_with != "none":
             self.session.accelerator.end_training()
@@ -170,6 +142,8 @@ class _Loop:
         totals: dict[str, Tensor] = {}
         self.model.train()
         self.session.settle_buckets(self.model)
+        if self.session.sharded:
+            self.average.model.cpu()  # it was whole on the device for validation or saving
         for places in self.session.micro_batches():
             noise = BatchNoise(self.config.seed, self.step, places, self.config.batch_size, self.session.device)
             batch = self.run.fetch(rows[places.start : places.stop]).to(self.session.device, non_blocking=True)
@@ -211,15 +185,7 @@ class _Loop:
 
     def _diverged(self, what: str) -> UserError:
         rate = self.optimizers[0].param_groups[0]["lr"]
-        if self.saved_step is None:
-            last, start = "nothing was saved yet", "start again with"
-        else:
-            last, start = f"step {self.saved_step} is saved", "go on from there with --resume and"
-        return UserError(
-            f"{self.run.artifact['stage']} training stopped at step {self.step + 1}, learning rate {rate:.2g}: {what}; "
-            f"{last}",
-            f"{start} a lower --learning-rate or --grad-clip, or --precision fp32",
-        )
+        return diverged(str(self.run.artifact["stage"]), self.step + 1, rate, what, self.saved_step)
 
     def _log_training(self, values: Mapping[str, Tensor], grad_norm: float, rate: float) -> str:
         line: dict[str, Any] = {"step": self.step, "split": "train"}
@@ -243,8 +209,10 @@ class _Loop:
             self.validation = self.run.validate(self.average.model)
         self._write({"step": self.step, "split": "valid"} | self.validation)
         if self.session.is_main:
-            numbers = {k: v for k, v in self.validation.items() if isinstance(v, float)}
-            say(f"  step {self.step}: " + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
+            say(f"  step {self.step}: " + ", ".join(f"{k} {v:.4g}" for k, v in self._figures().items()))
+
+    def _figures(self) -> dict[str, float]:
+        return {k: v for k, v in self.validation.items() if isinstance(v, float)}
 
     def _write(self, line: Mapping[str, Any]) -> None:
         if self.metrics is not None:
@@ -262,6 +230,10 @@ class _Loop:
         self.prepared_step = self.step
 
     def _save(self) -> None:
+        if self.bad_steps:  # weights may be ruined and finite still
+            if self.session.is_main:
+                say(f"step {self.step} is not saved: the numbers of the last {self.bad_steps} steps are not finite")
+            return
         if self.session.agree(int(not weights_are_finite(self.bare))):
             raise self._diverged("the weights are not finite any more")
         self._prepare_average()
@@ -287,7 +259,6 @@ class _Loop:
         progress = {
             "step": self.step,
             "seconds": self.clock.seconds(),
-            "bad_steps": self.bad_steps,
             "skipped_steps": self.skipped_steps,
             "validation": self.validation,
             "training": self.config.to_dict(),

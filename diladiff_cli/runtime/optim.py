@@ -94,7 +94,10 @@ class AveragedModel:
 
     @torch.no_grad()
     def follow(self, model: nn.Module) -> None:
-        """From now on hold the averages as the parameters of ``model`` are, each process its part."""
+        """From now on hold the averages as the parameters of ``model`` are, each process its part.
+
+        The whole network may then rest on the CPU; :meth:`gather` brings it back.
+        """
         self.averages = [shared_like(a, p) for a, p in zip(self.averages, model.parameters(), strict=True)]
 
     @torch.no_grad()
@@ -106,7 +109,8 @@ class AveragedModel:
 
     @torch.no_grad()
     def gather(self, model: nn.Module) -> None:
-        """Bring :attr:`model` up to date, with the buffers (running statistics) of ``model``."""
+        """Bring :attr:`model` up to date, with the buffers (running statistics) of ``model``, on its device."""
+        self.model.to(next(model.parameters()).device)
         for parameter, average in zip(self.model.parameters(), self.averages, strict=True):
             if parameter is not average:
                 parameter.copy_(whole(average))

@@ -21,7 +21,7 @@ def made_from(artifact: Mapping[str, Any]) -> dict[str, Any]:
     """What a run's numbers depend on besides its settings: parents, data set, and whether its latents are stored ones.
 
     Args:
-        artifact: The fields of the artifact to be, as :class:`diladiff_cli.runtime.loop.Run` has them.
+        artifact: The fields of the artifact to be, as :class:`diladiff_cli.runtime.run.Run` has them.
     """
     found = {f"{stage} artifact": link["hash"][:12] for stage, link in artifact["parents"].items()}
     data = artifact["data"]
@@ -68,6 +68,8 @@ def check_resume(
             f"repeat its settings to continue, {'--resume to go on with the new ones, ' if changeable else ''}"
             "use --fresh to start over, or another --out",
         )
+    if config.max_steps < stored["step"] < stored["training"]["max_steps"]:
+        raise UserError(f"{out} is at step {stored['step']}, beyond --max-steps {config.max_steps}", "give more steps")
     if others := differences(stored["made_from"], made_from(artifact)):
         raise UserError(
             f"{out} holds a run made from something else ({', '.join(others.values())})",

@@ -17,7 +17,6 @@ TENSORS = "state.safetensors"
 PROGRESS: dict[str, tuple[type, ...]] = {  # what every state.json has
     "step": (int,),
     "seconds": (int, float),
-    "bad_steps": (int,),
     "validation": (dict,),
     "training": (dict,),
     "made_from": (dict,),
@@ -73,7 +72,7 @@ def _read(folder: Path) -> dict[str, Any]:
     if missing:
         raise ValueError(f"no {min(missing)}")
     odd = [k for k, kinds in PROGRESS.items() if not isinstance(progress[k], kinds) or isinstance(progress[k], bool)]
-    odd = odd or [k for k in ("step", "seconds", "bad_steps") if progress[k] < 0]
+    odd = odd or [k for k in ("step", "seconds") if progress[k] < 0]
     if odd or not isinstance(progress.get("files", {}), dict):
         raise ValueError(f"an odd {min(odd, default='table of files')}")
     return progress
@@ -97,9 +96,8 @@ def load_state(
         _put(averaged, tensors, "average/")
         for number, optimizer in enumerate(optimizers):
             state = optimizer.state_dict()
-            state["state"] = _nested(tensors, f"optimizer/{number}/")
+            state["state"] = _shared(optimizer, _nested(tensors, f"optimizer/{number}/"))
             optimizer.load_state_dict(state)
-            _share(optimizer)
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
         raise UserError(f"{path} cannot be used ({str(error).splitlines()[0]})", "start over with --fresh") from error
 
@@ -110,12 +108,15 @@ def _put(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
     module.load_state_dict({k: shared_like(v, own[k]) if k in own else v for k, v in found.items()})
 
 
-def _share(optimizer: torch.optim.Optimizer) -> None:
-    """Share the loaded state of each parameter out as the parameter is."""
-    for parameter, values in optimizer.state.items():
-        for name, value in values.items():
-            if value.shape == parameter.shape:
-                values[name] = shared_like(value, parameter)
+def _shared(optimizer: torch.optim.Optimizer, nested: dict[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
+    """The state of each parameter shared out as the parameter is, before the rest of it reaches the device."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return {
+        index: {
+            k: shared_like(v, parameters[index]) if v.shape == parameters[index].shape else v for k, v in own.items()
+        }
+        for index, own in nested.items()
+    }
 
 
 def _nested(tensors: Mapping[str, Tensor], prefix: str) -> dict[int, dict[str, Tensor]]:

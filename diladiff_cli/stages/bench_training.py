@@ -19,10 +19,10 @@ from diladiff_cli.networks.autoencoder import AutoEncoder
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.features import SelfFeatures
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
-from diladiff_cli.runtime.loop import LossFn
 from diladiff_cli.runtime.memory import PeakMemory
 from diladiff_cli.runtime.optim import LearningRate, build_optimizers
 from diladiff_cli.runtime.randomness import BatchNoise, generator
+from diladiff_cli.runtime.run import LossFn
 from diladiff_cli.stages.bench_speed import ROUNDS, fits, machine, megabytes, seconds
 from diladiff_cli.stages.common import linear_flops, seeded
 from diladiff_cli.stages.distill import MeanFlowLoss

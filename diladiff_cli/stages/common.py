@@ -14,7 +14,7 @@ from diladiff_cli.config import StageConfig
 from diladiff_cli.data.order import batch_rows
 from diladiff_cli.data.tokens import TokenData, open_tokens
 from diladiff_cli.errors import UserError
-from diladiff_cli.runtime.artifacts import Artifact, linked, parent_links
+from diladiff_cli.runtime.artifacts import Artifact, linked, parent_links, read_tokenizer
 from diladiff_cli.runtime.folders import restore
 from diladiff_cli.runtime.resume import check_resume
 
@@ -55,7 +55,7 @@ def child_fields(
         "network": network,
         "parents": parent_links(out, parents),
         "data": nearest.data | data | {"latents": relative(latents, out) if latents else None},
-        "tokenizer_path": nearest.tokenizer_path,
+        "tokenizer": read_tokenizer(nearest.tokenizer_path),
     }
 
 

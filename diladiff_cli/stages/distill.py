@@ -16,8 +16,9 @@ from diladiff_cli.core.ode import average_velocity_steps, euler
 from diladiff_cli.core.times import logit_normal, ordered_pair
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.artifacts import Artifact, load_artifact
-from diladiff_cli.runtime.loop import Run, train
+from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.randomness import BatchNoise, generator
+from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import Session
 from diladiff_cli.stages.common import child_fields, linear_flops, open_recorded_data, plan, row_order, seeded
 from diladiff_cli.stages.latent_data import latent_source

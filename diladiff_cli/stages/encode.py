@@ -16,7 +16,7 @@ from diladiff_cli import __version__
 from diladiff_cli.config import EncodeConfig
 from diladiff_cli.data.files import find_files
 from diladiff_cli.data.shards import ShardWriter
-from diladiff_cli.data.text import Piece, iter_pieces, stdin_ending
+from diladiff_cli.data.text import Piece, ending_by_content, iter_pieces
 from diladiff_cli.data.tokenizer import encode_documents, load_tokenizer, separator_id, train_size, train_tokenizer
 from diladiff_cli.data.tokens import FORMAT_VERSION, STAGE
 from diladiff_cli.errors import UserError
@@ -96,9 +96,11 @@ def rereadable(sources: Sequence[str]) -> Iterator[list[str]]:
         yield list(sources)
         return
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / f"stdin{stdin_ending()}"
-        with copy.open("wb") as file:
+        copy = Path(folder) / "standard input"
+        with copy.open("wb+") as file:
             shutil.copyfileobj(sys.stdin.buffer, file)
+            file.seek(0)
+            copy = copy.rename(copy.with_suffix(ending_by_content(file)))
         yield [str(copy) if source == "-" else source for source in sources]
 
 

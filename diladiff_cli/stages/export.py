@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CHECKSUM, CONFIG_FILE, check_log, read_json
-from diladiff_cli.runtime.artifacts import COMMANDS, Artifact, load_artifact, write_artifact
+from diladiff_cli.runtime.artifacts import COMMANDS, Artifact, load_artifact, read_tokenizer, write_artifact
 from diladiff_cli.runtime.folders import METRICS_FILE, recover, replacing
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import relative
@@ -132,7 +132,7 @@ def _write(
         state_dict=cast_weights(artifact, precision),
         parents=parents,
         data=data,
-        tokenizer_path=artifact.tokenizer_path,
+        tokenizer=read_tokenizer(artifact.tokenizer_path),
         progress=artifact.config.get("progress", {}),
         extra=lambda target: _copy_records(artifact.path, target),
         also={k: v for k, v in artifact.config.items() if k not in (*fixed, "hash")}

@@ -18,10 +18,11 @@ from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.features import FeatureSource, check_same_vocabulary
 from diladiff_cli.networks.moments import RunningMoments
 from diladiff_cli.runtime.artifacts import Artifact, load_artifact
-from diladiff_cli.runtime.loop import Run, train
+from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.optim import LearningRate
 from diladiff_cli.runtime.progress import say
 from diladiff_cli.runtime.randomness import BatchNoise
+from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import Session
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import (

@@ -14,9 +14,11 @@ from diladiff_cli.core.times import low_discrepancy
 from diladiff_cli.data.tokens import TokenData, open_tokens
 from diladiff_cli.metrics.likelihood import masked_figures
 from diladiff_cli.networks.denoiser import TokenDenoiser
+from diladiff_cli.runtime.artifacts import read_tokenizer
 from diladiff_cli.runtime.folders import restore
-from diladiff_cli.runtime.loop import Run, train
+from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.randomness import BatchNoise
+from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import Session
 from diladiff_cli.stages.common import (
     compile_method,
@@ -88,7 +90,7 @@ def train_mdlm(
         "network": network,
         "parents": {},
         "data": data_record(tokens, data, out),
-        "tokenizer_path": tokens.tokenizer_path,
+        "tokenizer": read_tokenizer(tokens.tokenizer_path),
     }
     if dry_run:
         return plan(artifact, config, out, resume)

@@ -13,8 +13,9 @@ from diladiff_cli.core.objectives import per_example_mse
 from diladiff_cli.core.times import low_discrepancy
 from diladiff_cli.networks.latent import LatentPrior
 from diladiff_cli.runtime.artifacts import Artifact, load_artifact
-from diladiff_cli.runtime.loop import Run, train
+from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.randomness import BatchNoise, generator
+from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import Session
 from diladiff_cli.stages.common import (
     child_fields,

@@ -6,7 +6,8 @@ import signal
 
 import pytest
 
-from diladiff_cli.cli.output import document, finite, write
+from diladiff_cli.cli.output import document, write
+from diladiff_cli.integrity import finite
 
 from .scripts import finish, start
 

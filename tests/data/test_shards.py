@@ -179,3 +179,14 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
 def test_the_order_does_not_depend_on_the_size_of_the_batch() -> None:
     small = np.concatenate([batch_rows(3, step, 4, 10) for step in range(10)])
     assert np.array_equal(small, np.concatenate([batch_rows(3, step, 20, 10) for step in range(2)]))
+
+
+def test_shards_that_were_exchanged_are_noticed(folder: Path) -> None:
+    """Each is whole and of the recorded size."""
+    first, second, other = (folder / f"train-0000{i}.safetensors" for i in (0, 1, 9))
+    for source, target in ((first, other), (second, first), (other, second)):
+        source.rename(target)
+    rows = open_tokens(folder).split("train")
+    assert rows.gather([12]).tolist() == ROWS[[12]].tolist()
+    with pytest.raises(UserError, match=r"train-00000\.safetensors is not the shard that was written"):
+        rows.gather([0])

@@ -106,6 +106,7 @@ def test_a_glob_and_several_sources_keep_their_order(tmp_path: Path) -> None:
         write(tmp_path / "deep" / f"{name}.txt", name)
     assert read(tmp_path / "deep" / "[ab].txt", tmp_path / "deep" / "c.txt") == ["a", "b", "c"]
     assert read(tmp_path / "**" / "*.txt") == ["a", "b", "c"]
+    assert read(tmp_path / "**") == ["a", "b", "c"]
 
 
 def test_a_file_whose_name_looks_like_a_glob_is_a_file(tmp_path: Path) -> None:

@@ -129,7 +129,6 @@ def vanish(place: Path) -> AbstractContextManager[None]:
 LATER: dict[str, tuple[Callable[[Path], AbstractContextManager[Any]], str]] = {
     "full disk": (lambda p: full_disk(p), "cannot write {out} (File too large); free space"),
     "read-only folder": (lambda p: read_only(p), "cannot write {out} (Permission denied); check its permissions"),
-    "vanished data": (lambda p: vanish(p / "copy" / "data"), "copy/data/tokenizer"),
 }
 
 
@@ -159,6 +158,22 @@ def test_a_checkpoint_that_fails_leaves_the_one_before_and_the_run_goes_on_later
     assert cli(*RUN).status == 0
     assert digest(out) == digest(tmp_path / "interrupted")
     assert log(out) == log(tmp_path / "interrupted")
+
+
+def test_a_run_ends_though_its_data_were_moved_away(
+    cli: Cli, chain_copy: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shards are open, and the tokenizer was read when the run began."""
+    step = loop._Loop._step
+
+    def move_then_step(self: Any) -> Any:
+        if self.step == 3:
+            shutil.move(chain_copy.data, tmp_path / "elsewhere")
+        return step(self)
+
+    monkeypatch.setattr(loop._Loop, "_step", move_then_step)
+    assert cli(*RUN).status == 0
+    assert load_artifact(tmp_path / "mdlm", "mdlm").config["progress"]["step"] == 6
 
 
 def test_a_log_without_room_stops_the_run_and_names_itself(

@@ -27,6 +27,7 @@ from diladiff_cli.cli.main import run
 from diladiff_cli.cli.output import quiet_libraries
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime import loop
+from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.sharding import whole
 from diladiff_cli.stages import distill, encode_latents, train_ae, train_mdlm, train_prior
 
@@ -56,7 +57,7 @@ def digest(model: nn.Module) -> str:
     return found.hexdigest()
 
 
-def observed(job: loop.Run, faults: list[Fault], digests: Path) -> loop.Run:
+def observed(job: Run, faults: list[Fault], digests: Path) -> loop.Run:
     """The same training, which notes its weights after each step and meets this process's faults."""
     step = -1
 
@@ -142,7 +143,7 @@ def main() -> None:
         name = command["name"]
         faults = [fault for fault in command.get("faults", []) if fault["rank"] == RANK]
 
-        def train(job: loop.Run, *rest: Any, name: str = name, faults: list[Fault] = faults) -> dict[str, Any]:
+        def train(job: Run, *rest: Any, name: str = name, faults: list[Fault] = faults) -> dict[str, Any]:
             return loop.train(observed(job, faults, Path(f"{name}-{RANK}.digests")), *rest)
 
         for stage in (train_mdlm, train_ae, train_prior, distill):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime import artifacts
-from diladiff_cli.runtime.artifacts import Artifact, load_artifact, parent_links, save_artifact
+from diladiff_cli.runtime.artifacts import Artifact, load_artifact, parent_links, read_tokenizer, save_artifact
 
 STATE = {
     "a.weight": torch.arange(12.0).reshape(3, 4),
@@ -32,7 +32,7 @@ def save(tmp_path: Path) -> Callable[..., Path]:
             "state_dict": STATE,
             "parents": parent_links(tmp_path / name, parents or {}),
             "data": {"path": "../data", "fingerprint": "f" * 8},
-            "tokenizer_path": tmp_path / "tokenizer",
+            "tokenizer": read_tokenizer(tmp_path / "tokenizer"),
             "progress": {"step": 7},
         }
         save_artifact(tmp_path / name, **content | changes)

@@ -1,7 +1,6 @@
 """Numbers gone bad: steps that are skipped, runs that stop, and what is told of them."""
 
 import json
-import signal
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,9 +12,8 @@ from torch import Tensor
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.gradients import clip_gradients, diagnose_gradients, gradient_norm
-from diladiff_cli.runtime.session import Interrupted
 
-from .test_loop import StopAt, lines, tensors
+from .test_loop import lines, tensors
 
 
 class Poison:
@@ -40,33 +38,69 @@ def test_a_step_whose_gradients_are_not_finite_is_skipped(toy: ModuleType, tmp_p
 
 
 def test_skipped_steps_leave_weights_and_optimiser_alone_and_are_counted(toy: ModuleType, tmp_path: Path) -> None:
-    config = toy.settings(ema_decay=0.0, save_every=3)
-    for name, steps, last in (("good", set(), 3), ("bad", {3, 4}, 5)):
-        fetch = StopAt(toy, last, signal.SIGTERM)
-        with pytest.raises(Interrupted):
-            toy.toy_train(config, tmp_path / name, loss_fn=Poison(toy, steps), fetch=fetch)
-    ours, theirs = tensors(tmp_path / "bad"), tensors(tmp_path / "good")
-    kept = [name for name in ours if name.startswith(("model/", "optimizer/")) and "moments" not in name]
-    assert len(kept) > 10
-    assert [name for name in kept if not torch.equal(ours[name], theirs[name])] == []
-    assert json.loads((tmp_path / "bad/state/state.json").read_text())["bad_steps"] == 2
+    """After steps 4 and 5, whose gradients are bad, the weights are those of step 3; step 6 moves them."""
+    seen: dict[str, list[dict[str, Tensor]]] = {"good": [], "bad": []}
+    for name, steps in (("good", set()), ("bad", {3, 4})):
+
+        def note(model: Any, kept: list[dict[str, Tensor]] = seen[name]) -> None:
+            model.moments.commit()
+            kept.append({k: v.clone() for k, v in model.named_parameters()})
+
+        toy.toy_train(toy.settings(ema_decay=0.0), tmp_path / name, loss_fn=Poison(toy, steps), after_step=note)
+    for after in (3, 4):
+        assert [k for k, v in seen["bad"][after].items() if not torch.equal(v, seen["good"][2][k])] == []
+    assert any(not torch.equal(v, seen["good"][2][k]) for k, v in seen["bad"][5].items())
+    assert json.loads((tmp_path / "bad/state/state.json").read_text())["skipped_steps"] == 2
+
+
+def test_nothing_is_saved_in_a_row_of_bad_steps(
+    toy: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights may be finite and ruined: every loss is infinite from step 5 on, and step 6 would be a checkpoint."""
+
+    def ruin(model: Any) -> None:
+        model.moments.commit()
+        if len(lines(tmp_path / "run", "train")) == 4:
+            torch.nn.init.constant_(model.out.bias, 1e30)
+
+    config = toy.settings(save_every=2, eval_every=0, max_steps=20)
+    with pytest.raises(UserError, match=r"not finite 5 steps in a row .*; step 4 is saved; go on from there"):
+        toy.toy_train(config, tmp_path / "run", after_step=ruin)
+    assert "step 6 is not saved: the numbers of the last 1 steps are not finite" in capsys.readouterr().err
+    assert float(tensors(tmp_path / "run")["model/out.bias"].abs().max()) < 1e3
+    lower = toy.settings(save_every=2, eval_every=0, max_steps=20, learning_rate=0.001)
+    assert toy.toy_train(lower, tmp_path / "run", True)["step"] == 20
+
+
+def test_a_run_that_ends_in_bad_steps_is_judged_by_its_validation(toy: ModuleType, tmp_path: Path) -> None:
+    poison = Poison(toy, {10, 11})
+    assert toy.toy_train(toy.settings(), tmp_path / "sound", loss_fn=poison)["step"] == 12
+    assert load_artifact(tmp_path / "sound", "mdlm").config["progress"]["step"] == 12
+    with pytest.raises(UserError, match="the last steps and the validation gave numbers that are not finite"):
+        toy.toy_train(
+            toy.settings(save_every=4),
+            tmp_path / "ruined",
+            loss_fn=poison,
+            validate=lambda model: {"loss": float("nan")},
+        )
+    assert load_artifact(tmp_path / "ruined", "mdlm").config["progress"]["step"] == 8
 
 
 def test_five_bad_steps_in_a_row_stop_the_run_and_leave_the_last_checkpoint(toy: ModuleType, tmp_path: Path) -> None:
     config = toy.settings(save_every=3, max_steps=20)
     with pytest.raises(UserError) as caught:
-        toy.toy_train(config, tmp_path / "run", loss_fn=Poison(toy, set(range(3, 6)) | set(range(7, 12))))
+        toy.toy_train(config, tmp_path / "run", loss_fn=Poison(toy, {3, 4, *range(7, 12)}))
     for part in (
         "mdlm training stopped at step 12, learning rate 0.0",
         "loss or gradient not finite 5 steps in a row (loss nan, largest finite gradient 0 in none, not finite in 5 ",
-        "parameters from inputs.weight on); step 9 is saved; go on from there with --resume and a lower --learn",
+        "parameters from inputs.weight on); step 6 is saved; go on from there with --resume and a lower --learn",
     ):
         assert part in str(caught.value)
     found = load_artifact(tmp_path / "run", "mdlm")
-    assert found.config["progress"]["step"] == 9
+    assert found.config["progress"]["step"] == 6
     assert all(value.isfinite().all() for value in found.state_dict().values())
     assert toy.toy_train(config, tmp_path / "run")["step"] == 20
-    assert lines(tmp_path / "run", "train")[-1]["skipped_steps"] == 5  # 4 to 6, and 8 and 9 before the checkpoint
+    assert lines(tmp_path / "run", "train")[-1]["skipped_steps"] == 2  # before the checkpoint
 
 
 def test_a_loss_that_is_not_finite_is_skipped_though_its_gradient_is(toy: ModuleType, tmp_path: Path) -> None:

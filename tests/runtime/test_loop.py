@@ -180,6 +180,15 @@ def test_other_settings_are_named_and_refused_unless_they_change_no_numbers(toy:
     assert stored["step"] == 1
 
 
+def test_fewer_steps_than_were_made_are_refused_and_as_many_end_the_run(toy: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        toy.toy_train(toy.settings(), tmp_path / "run", fetch=StopAt(toy, 6, signal.SIGTERM))
+    with pytest.raises(UserError, match="run is at step 6, beyond --max-steps 5; give more steps"):
+        toy.toy_train(toy.settings(max_steps=5), tmp_path / "run", True)
+    assert toy.toy_train(toy.settings(max_steps=6), tmp_path / "run", True)["loss"] > 0
+    assert load_artifact(tmp_path / "run", "mdlm").training["max_steps"] == 6
+
+
 def test_another_parent_or_data_set_is_named_and_refused(toy: ModuleType, tmp_path: Path) -> None:
     toy.toy_train(toy.settings(max_minutes=1e-6), tmp_path / "run")
     other = {"parents": {"ae": {"hash": "b" * 64}}, "data": {"fingerprint": "other", "latents": "../latents"}}

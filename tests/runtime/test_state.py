@@ -10,7 +10,6 @@ from diladiff_cli.runtime.state import load_state, read_progress, save_state, wh
 PROGRESS = {
     "step": 2,
     "seconds": 0.3,
-    "bad_steps": 0,
     "validation": {"loss": 0.1 + 0.2},
     "training": {"seed": 0},
     "made_from": {"data set": "abc"},

@@ -21,8 +21,9 @@ from diladiff_cli.core.times import low_discrepancy
 from diladiff_cli.data.order import batch_rows
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.networks.moments import RunningMoments
-from diladiff_cli.runtime.loop import Run, train
+from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.randomness import BatchNoise
+from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import Interrupted, Session
 from diladiff_cli.stages.distill import MeanFlowLoss
 
@@ -112,7 +113,7 @@ def make_run(config: StageConfig, tokenizer: Path, **changes: Any) -> Run:
             "network": {},
             "parents": {},
             "data": {"fingerprint": "toy"},
-            "tokenizer_path": tokenizer,
+            "tokenizer": {},
         },
     }
     return Run(**values | changes)

@@ -10,7 +10,7 @@ from tests.soak.kills import Soak
 from tests.soak.launcher import Launcher
 
 pytestmark = pytest.mark.slow
-KILLS = 4
+KILLS = 3
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,48 @@
+"""What a stage hands to the training loop."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from diladiff_cli.runtime.optim import LearningRate
+from diladiff_cli.runtime.randomness import BatchNoise
+
+LossFn = Callable[[nn.Module, Tensor, BatchNoise], tuple[Tensor, dict[str, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a stage hands to :func:`diladiff_cli.runtime.loop.train`.
+
+    Attributes:
+        model: The network to train.
+        loss_fn: ``(model, batch, noise) -> (loss, metrics)``, a mean over the micro-batch.
+        fetch: Row numbers -> batch on the CPU.
+        rows: Rows of the data set.
+        tokens_per_row: Tokens of a row, for the rate.
+        flops_per_row: Floating-point operations of a training step per row, for the model FLOP utilisation.
+        validate: ``(averaged model) -> metrics``.
+        artifact: The artifact's fields apart from weights and progress.
+        row_order: Step -> row numbers of its global batch.
+        learning_rate: Law of a parameter's learning rate, by name.
+        after_step: Called on the network after each optimiser step.
+        before_use: Called on the averaged network before it is validated or written.
+        compile_body: Compiles the network's expensive part, in place.
+    """
+
+    model: nn.Module
+    loss_fn: LossFn
+    fetch: Callable[[np.ndarray], Tensor]
+    rows: int
+    tokens_per_row: int
+    flops_per_row: float
+    validate: Callable[[Any], dict[str, Any]]
+    artifact: Mapping[str, Any]
+    row_order: Callable[[int], np.ndarray]
+    learning_rate: Callable[[str], LearningRate] = lambda _: LearningRate()
+    after_step: Callable[[Any], None] = lambda _: None
+    before_use: Callable[[Any], None] = lambda _: None
+    compile_body: Callable[[Any], None] = lambda _: None
