@@ -52,4 +52,4 @@ def test_a_bad_number_of_one_process_is_skipped_by_both_and_too_many_end_both_wi
     (line,) = found.errors("often")
     assert line.startswith("error: mdlm training stopped at step 7, ")
     assert "not finite 5 steps in a row (loss nan, " in line
-    assert "step 6 is saved" in line
+    assert "step 2 is saved" in line
