@@ -18,7 +18,7 @@ CHECKSUM = "checksum"
 CONFIG_FILE = "config.json"
 MOST_BYTES = 1 << 26  # of a JSON document
 MOST_DEPTH = 100  # of its nesting
-CHANGED = f"it has changed: its {CHECKSUM} does not fit, which has to go where the change is meant"
+CHANGED = f"it was changed since it was written; where that was meant, delete its {CHECKSUM}"
 
 
 def finite(value: Any) -> Any:

@@ -12,15 +12,15 @@ deadline=$(($(date +%s) + ${MINUTES:-1000000} * 60))
 mkdir -p "$out" && cd "$out"
 
 pause() { echo "time is up; the same command goes on" >&2 && exit 75; }
-minutes_left() { echo $(((deadline - $(date +%s)) / 60)); }
+seconds_left() { echo $((deadline - $(date +%s))); }
 finished() {
   [ -f "$1/config.json" ] && diladiff info "$1" 2>/dev/null |
     python3 -c 'import json, sys; r = json.load(sys.stdin); sys.exit(r["progress"]["step"] < r["training"]["max_steps"])'
 }
 train() { # FOLDER COMMAND...
   if finished "$1"; then return; fi
-  [ "$(minutes_left)" -ge 1 ] || pause
-  diladiff "${@:2}" --preset demo --config "$config" --out "$1" --max-minutes "$(minutes_left)"
+  [ "$(seconds_left)" -gt 0 ] || pause
+  diladiff "${@:2}" --preset demo --config "$config" --out "$1" --max-minutes "$(seconds_left | awk '{print $1 / 60}')"
   finished "$1" || pause
 }
 
@@ -28,8 +28,8 @@ train() { # FOLDER COMMAND...
 train ckpt/mdlm train-mdlm --data data
 train ckpt/ae train-ae --base ckpt/mdlm
 if [ ! -f latents/config.json ]; then # cut off, it goes on with the next shard
-  [ "$(minutes_left)" -ge 1 ] || pause
-  timeout "$(minutes_left)m" diladiff encode --ae ckpt/ae --out latents || { [ $? -eq 124 ] && pause || exit 1; }
+  [ "$(seconds_left)" -gt 0 ] || pause
+  timeout "$(seconds_left)" diladiff encode --ae ckpt/ae --out latents || { [ $? -eq 124 ] && pause || exit 1; }
 fi
 train ckpt/prior train-prior --ae ckpt/ae --latents latents
 train ckpt/student distill --prior ckpt/prior --latents latents

@@ -13,4 +13,5 @@ export PATH="$PWD/$venv/bin:$PATH"
 ruff check .
 ruff format --check .
 mypy
-pytest -q -m 'slow or not slow' --durations=15 "$@"
+# Two processes, since most tests wait or use one core; -n 0 runs them one after the other.
+pytest -q -m 'slow or not slow' -n 2 --durations=15 "$@"

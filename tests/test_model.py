@@ -137,3 +137,11 @@ def test_without_any_model_the_error_names_the_remedy(tmp_path: Path, monkeypatc
     monkeypatch.setattr(facade, "SHIPPED_MODEL", tmp_path / "none")
     with pytest.raises(UserError, match=r"no \./ckpt/student, and this installation ships no model; name one"):
         load()
+
+
+def test_loading_a_model_leaves_the_compiler_of_torch_alone(tiny_chain: Chain) -> None:
+    """It would take a second or two of every command that loads one."""
+    code = "import sys, diladiff_cli; diladiff_cli.load(sys.argv[1]); print('torch._dynamo' in sys.modules)"
+    command = [sys.executable, "-c", code, str(tiny_chain.student)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    assert done.stdout == "False\n"

@@ -173,7 +173,7 @@ def _pack(
             )
             raise UserError(
                 f"the {name} split has {packer.tokens} tokens in {packer.documents} documents, "
-                f"less than one block of {config.length}",
+                f"less than one block of {config.length} (in text files blank lines separate documents)",
                 remedy,
             )
     return {name: packer.close() for name, packer in packers.items()}

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from diladiff_cli.errors import UserError
 from diladiff_cli.networks.autoencoder import AutoEncoder
@@ -23,6 +24,16 @@ CLASSES: dict[str, type[nn.Module]] = {
 MOST_LENGTH = 1 << 24  # rotary positions leave no trace of it in the weights
 
 
+class _NoStartingValues(TorchFunctionMode):
+    """Leaves out the functions of ``nn.init``, of which some load torch's compiler for a tensor without memory."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return kwargs["out"] if "out" in kwargs else func(*args, **kwargs)
+
+
 def build(artifact: Artifact, device: torch.device | str = "cpu") -> Any:
     """The artifact's network with its weights in float32, frozen, in evaluation mode.
 
@@ -37,7 +48,7 @@ def build(artifact: Artifact, device: torch.device | str = "cpu") -> Any:
     make = CLASSES[artifact.stage]
     try:
         _check_sizes(network, state)
-        with torch.device("meta"):  # an outline, which takes no memory
+        with torch.device("meta"), _NoStartingValues():  # an outline, which takes no memory
             wanted = {name: value.shape for name, value in make(**network).state_dict().items()}
     except Exception as error:  # of whatever a constructor makes of values that no network has
         reason = (str(error) or type(error).__name__).splitlines()[0]

@@ -22,6 +22,7 @@ from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.optim import LearningRate
 from diladiff_cli.runtime.progress import say
 from diladiff_cli.runtime.randomness import BatchNoise
+from diladiff_cli.runtime.resume import check_resume
 from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import Session
 from diladiff_cli.settings import ConfigError
@@ -219,6 +220,7 @@ def train_ae(
     artifact = child_fields("ae", network, out, {"mdlm": parent}, tokens, data_path)
     if dry_run:
         return plan(artifact, config, out, resume)
+    check_resume(out, config, artifact, resume)  # before the features are measured
     session = Session(config, str(out))
     device = session.device
     source = source.to(device)
