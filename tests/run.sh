@@ -13,5 +13,6 @@ export PATH="$PWD/$venv/bin:$PATH"
 ruff check .
 ruff format --check .
 mypy
-# Two processes, since most tests wait or use one core; -n 0 runs them one after the other.
+# Two processes of one thread each; `-n 0` runs the tests one after the other.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 pytest -q -m 'slow or not slow' -n 2 --durations=15 "$@"

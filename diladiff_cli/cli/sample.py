@@ -162,6 +162,10 @@ def _replacing(out: Path, option: str) -> Iterator[IO[bytes]]:
 
     partial = partial_name(out)
     try:
+        if out.exists() and not out.is_file() and not out.is_dir():  # a device or pipe, which nothing may replace
+            with out.open("wb") as file:
+                yield file
+            return
         remove_leftovers(out)
         with partial.open("wb") as file:
             yield file

