@@ -1,5 +1,6 @@
 """The app, and its way from arguments to an exit status."""
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -76,9 +77,22 @@ def _terminate(number: int, _: FrameType | None) -> NoReturn:
     raise Terminated(number)
 
 
+def leave(status: int) -> NoReturn:
+    """End this process. After a failure of one of several, whose connections may be broken, nothing is cleaned up.
+
+    Everything is closed by then, and the threads of a broken connection can abort a process that ends as usual.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if status != DONE and distributed is not None and distributed.is_available() and distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 def main() -> NoReturn:
     """The console script."""
     signal.signal(signal.SIGTERM, _terminate)
     if not wants_debug(sys.argv[1:]):
         quiet_libraries()
-    sys.exit(run(sys.argv[1:]))
+    leave(run(sys.argv[1:]))

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diladiff_cli.cli.main import run
+from diladiff_cli.cli.main import leave, run
 from diladiff_cli.cli.output import quiet_libraries
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime import loop
@@ -151,7 +151,7 @@ def main() -> None:
         with streams(name), faulty_saving(faults):
             status = run(command["arguments"])
         Path(f"{name}-{RANK}.status").write_text(str(status))
-    sys.exit(status)
+    leave(status)
 
 
 if __name__ == "__main__":
