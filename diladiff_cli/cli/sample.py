@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -158,20 +158,15 @@ def _write_file(lines: Lines, out: Path) -> None:
 @contextmanager
 def _replacing(out: Path, option: str) -> Iterator[IO[bytes]]:
     """A temporary file beside ``out``, which then takes its place; where it cannot, a UserError blames ``option``."""
-    from diladiff_cli.runtime.folders import partial_name, remove_leftovers
+    from diladiff_cli.runtime.folders import remove_leftovers, replacing_file
 
-    partial = partial_name(out)
     try:
         if out.exists() and not out.is_file() and not out.is_dir():  # a device or pipe, which nothing may replace
             with out.open("wb") as file:
                 yield file
             return
         remove_leftovers(out)
-        with partial.open("wb") as file:
+        with replacing_file(out) as partial, partial.open("wb") as file:
             yield file
-        partial.replace(os.path.realpath(out))
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror})", f"choose another {option}") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)

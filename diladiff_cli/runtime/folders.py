@@ -1,4 +1,4 @@
-"""Folders that change as a whole: written beside their place, then swapped in."""
+"""Folders and files that change as a whole: written beside their place, then swapped in."""
 
 import ctypes
 import glob
@@ -15,7 +15,6 @@ from diladiff_cli.integrity import CONFIG_FILE, read_json
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 METRICS_FILE = "metrics.jsonl"
-BEGUN = {METRICS_FILE, f".{METRICS_FILE}.partial"}  # what a run writes before its first checkpoint
 
 
 def _exchange(a: Path, b: Path) -> bool:
@@ -35,10 +34,13 @@ def _old_name(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.old")
 
 
-def partial_name(folder: Path) -> Path:
-    """A new name beside a folder for what is being written; :func:`recover` removes what a kill leaves there."""
+def partial_name(folder: Path, name: str = "") -> Path:
+    """A name beside a folder for what is being written, where none is given a new one.
+
+    :func:`recover` removes what a kill leaves there.
+    """
     folder = _real(folder)
-    return folder.with_name(f".{folder.name}.partial-{uuid.uuid4().hex[:8]}")
+    return folder.with_name(f".{folder.name}.partial-{name or uuid.uuid4().hex[:8]}")
 
 
 def sync(path: Path) -> None:
@@ -57,14 +59,22 @@ def share(path: Path) -> None:
     path.chmod(0o666 & ~mask)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all."""
+@contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """The name of a new file, which takes the place of ``path`` when the block ends without error."""
     partial = partial_name(path)
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        yield partial
+        partial.replace(_real(path))
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that is there whole or not at all."""
+    with replacing_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def restore(folder: Path) -> None:
@@ -117,7 +127,8 @@ def check_replaceable(folder: Path, stage: str | None = None) -> str | None:
     try:
         found = read_json(folder / CONFIG_FILE)["stage"]
     except FileNotFoundError as error:
-        if {path.name for path in folder.iterdir()} <= BEGUN:
+        # What a run writes before its first checkpoint.
+        if all(path.name.startswith((METRICS_FILE, f".{METRICS_FILE}.partial")) for path in folder.iterdir()):
             return None
         raise UserError(f"{folder} holds files that are not of diladiff", remedy) from error
     except (OSError, ValueError, LookupError) as error:
@@ -151,14 +162,22 @@ def replacing(folder: Path, stage: str | None = None) -> Iterator[Path]:
                 if path.is_file():
                     share(path)
                 sync(path)
-            if not folder.exists():
-                partial.rename(folder)
-            elif not _exchange(partial, folder):
-                old = _old_name(folder)
-                folder.rename(old)
-                partial.rename(folder)
-                shutil.rmtree(old, ignore_errors=True)
-            with suppress(OSError):
-                sync(folder.parent)
+            take_place(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def take_place(new: Path, folder: Path) -> None:
+    """Put ``new`` where ``folder`` is, and remove that; a kill between leaves one of them, see :func:`recover`."""
+    folder = _real(folder)
+    if not folder.exists():
+        new.rename(folder)
+    elif _exchange(new, folder):
+        shutil.rmtree(new, ignore_errors=True)
+    else:
+        old = _old_name(folder)
+        folder.rename(old)
+        new.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    with suppress(OSError):
+        sync(folder.parent)

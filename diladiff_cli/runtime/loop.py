@@ -118,13 +118,13 @@ class _Loop:
         if why == 0:
             self._validate()
             if self.bad_steps and not all(math.isfinite(v) for v in self._figures().values()):
-                raise self._diverged("the last steps and the validation gave numbers that are not finite")
+                raise self._diverged(self.step, "the last steps and the validation gave numbers that are not finite")
             self.bad_steps = 0
         self._save()
         if self.config.log_with != "none":
             self.session.accelerator.end_training()
         if why > 1:
-            raise Interrupted(why)
+            raise Interrupted(why, self.saved_step)
         if why == 1 and self.session.is_main:
             say(f"stopped after {self.config.max_minutes} minutes at step {self.step}; the same command continues")
         return {"step": self.step, "seconds": self.clock.seconds()} | self.validation
@@ -182,11 +182,11 @@ class _Loop:
         if self.bad_steps >= BAD_STEPS:
             loss = self.session.mean_over_processes({"loss": torch.tensor(loss)})["loss"]  # that of all
             what = f"loss or gradient not finite {BAD_STEPS} steps in a row (loss {loss:.4g}"
-            raise self._diverged(f"{what}, {diagnose_gradients(self.bare)})")
+            raise self._diverged(self.step + 1, f"{what}, {diagnose_gradients(self.bare)})")
 
-    def _diverged(self, what: str) -> UserError:
+    def _diverged(self, step: int, what: str) -> UserError:
         rate = self.optimizers[0].param_groups[0]["lr"]
-        return diverged(str(self.run.artifact["stage"]), self.step + 1, rate, what, self.saved_step)
+        return diverged(str(self.run.artifact["stage"]), step, rate, what, self.saved_step)
 
     def _log_training(self, values: Mapping[str, Tensor], grad_norm: float, rate: float) -> str:
         line: dict[str, Any] = {"step": self.step, "split": "train"}
@@ -236,7 +236,7 @@ class _Loop:
                 say(f"step {self.step} is not saved: the numbers of the last {self.bad_steps} steps are not finite")
             return
         if self.session.agree(int(not weights_are_finite(self.bare))):
-            raise self._diverged("the weights are not finite any more")
+            raise self._diverged(self.step, "the weights are not finite any more")
         self._prepare_average()
         state = whole_state(self.bare, self.average.model, self.optimizers, keep=self.session.is_main)
         if self.session.is_main:

@@ -7,7 +7,7 @@ from typing import Any
 
 from diladiff_cli.errors import writing
 from diladiff_cli.integrity import check_log, finite
-from diladiff_cli.runtime.folders import METRICS_FILE, partial_name
+from diladiff_cli.runtime.folders import METRICS_FILE, partial_name, write_text
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -55,9 +55,7 @@ class MetricsLog:
             if starts_over:
                 self.path.touch()
                 return
-            partial = self.path.with_name(f".{self.path.name}.partial")
-            partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-            partial.replace(self.path)
+            write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def saved(self) -> None:
         """A checkpoint with a copy of the log is in place: go on there."""

@@ -24,11 +24,12 @@ PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4
 UNSUPPORTED = {"FSDP", "DEEPSPEED", "MEGATRON_LM", "TP"}
 
 
-class Interrupted(Exception):  # noqa: N818 (no error: everything was saved)
-    """A signal asked the run to stop, and everything was saved."""
+class Interrupted(Exception):  # noqa: N818 (no error: what can be used is saved)
+    """A signal asked the run to stop; ``saved_step`` is that of the last checkpoint, None where there is none."""
 
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(f"interrupted by signal {signal_number} after saving; the same command continues")
+    def __init__(self, signal_number: int, saved_step: int | None) -> None:
+        saved = "nothing is saved" if saved_step is None else f"step {saved_step} is saved"
+        super().__init__(f"interrupted by {signal.Signals(signal_number).name}, {saved}; the same command continues")
         self.signal_number = signal_number
 
 

@@ -13,9 +13,9 @@ from diladiff_cli.data.latents import FORMAT_VERSION
 from diladiff_cli.data.shards import is_whole, shard_name, write_shard
 from diladiff_cli.data.tokens import TokenData, TokenSplit
 from diladiff_cli.errors import UserError, writing
-from diladiff_cli.integrity import read_sealed, sealed
+from diladiff_cli.integrity import CHECKSUM, read_sealed, sealed
 from diladiff_cli.runtime.artifacts import load_artifact, parent_links
-from diladiff_cli.runtime.folders import share, write_text
+from diladiff_cli.runtime.folders import partial_name, recover, share, take_place, write_text
 from diladiff_cli.runtime.memory import Halving
 from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.runtime.progress import Bar
@@ -39,6 +39,7 @@ def encode_latents(
     """Write the standardised latents of a data set's blocks, in their order.
 
     Shards appear one by one under ``out``; the same command skips those that are there. Several processes share them.
+    With ``resume`` False they appear beside it, and take its place in the end.
 
     Args:
         ae: Artifact of ``train-ae``.
@@ -79,25 +80,27 @@ def encode_latents(
         shards = sum(-(-count // rows_per_shard) for count in rows.values())
         return plan | {"rows": rows, "shards": shards, "finished_shards": len(done)}
     state.wait_for_everyone()  # all have read the folder before it changes
+    place = partial_name(out, "fresh") if resume is False else out
     if state.is_main_process:
-        with writing(out):
-            out.mkdir(parents=True, exist_ok=True)
-            for leftover in _leftovers(out):
+        with writing(out, place):
+            recover(out)
+            place.mkdir(parents=True, exist_ok=True)
+            for leftover in _leftovers(place):
                 leftover.unlink()
-            if resume is False:
-                _clear(out)
-            write_text(out / "plan.json", sealed(plan))
+            write_text(place / "plan.json", sealed(plan))
     state.wait_for_everyone()
-    work = _Work(tokens, encoder, out, batch_size, rows_per_shard, done, state, Halving("blocks"))
+    work = _Work(tokens, encoder, place, batch_size, rows_per_shard, done, state, Halving("blocks"))
     with torch.autocast(state.device.type, torch.bfloat16, enabled=precision == "bf16"):
         splits = {name: work.encode_split(name) for name in ("train", "valid")}
     state.wait_for_everyone()
     config = plan | {"splits": splits}
     if state.is_main_process:
         for split in splits.values():
-            split["shards"] = [_record(out / name) for name in split["shards"]]
-        with writing(out):
-            write_text(out / "config.json", sealed(config))
+            split["shards"] = [_record(place / name) for name in split["shards"]]
+        with writing(out, place):
+            write_text(place / "config.json", sealed(config))
+            if place != out:
+                take_place(place, out)
     state.wait_for_everyone()
     return config
 
@@ -113,7 +116,7 @@ def _record(shard: Path) -> dict[str, Any]:
         record = read_sealed(note)
     except (OSError, ValueError) as error:
         raise UserError(f"{note} cannot be read ({error})", "use --fresh to encode again") from error
-    return {name: record.get(name) for name in ("file", "rows", "sha256")}
+    return {name: value for name, value in record.items() if name != CHECKSUM}
 
 
 def _finished_shards(out: Path, plan: dict[str, Any], resume: bool | None) -> set[str]:
@@ -141,13 +144,6 @@ def _finished_shards(out: Path, plan: dict[str, Any], resume: bool | None) -> se
 def _leftovers(out: Path) -> set[Path]:
     """Files that a killed run was writing."""
     return set(out.glob(".*.partial*"))
-
-
-def _clear(out: Path) -> None:
-    """Remove what an earlier run left, first the file that says it is complete."""
-    (out / "config.json").unlink(missing_ok=True)
-    for path in [*out.glob("*.safetensors.json"), *out.glob("*.safetensors")]:
-        path.unlink()
 
 
 @dataclass(frozen=True)

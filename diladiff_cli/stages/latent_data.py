@@ -12,6 +12,7 @@ from diladiff_cli.data.latents import open_latents
 from diladiff_cli.data.tokens import TokenData
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.artifacts import Artifact
+from diladiff_cli.runtime.folders import restore
 from diladiff_cli.stages.networks import TextEncoder
 
 
@@ -33,6 +34,7 @@ def latent_source(ae: Artifact, encoder: TextEncoder, tokens: TokenData, folder:
     if folder is None:
         split = tokens.split("train")
         return LatentSource(len(split), split.gather, encoder)
+    restore(folder)
     stored = open_latents(folder)
     if stored.config["ae_hash"] != ae.hash:
         raise UserError(f"{folder} holds latents of another auto-encoder", f"run encode --ae {ae.path} --out {folder}")

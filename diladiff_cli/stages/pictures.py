@@ -5,7 +5,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
-from diladiff_cli.runtime.folders import partial_name
+from diladiff_cli.runtime.folders import replacing_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,11 +110,6 @@ def save_picture(figure: "Figure", folder: Path, name: str, formats: Sequence[st
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{name}.{form}" for form in formats]
     for file, form in zip(files, formats, strict=True):
-        partial = partial_name(file)
-        try:
-            with matplotlib.rc_context(STYLE):
-                figure.savefig(partial, format=form, dpi=DOTS_PER_INCH, metadata=NAMELESS[form])
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing_file(file) as partial, matplotlib.rc_context(STYLE):
+            figure.savefig(partial, format=form, dpi=DOTS_PER_INCH, metadata=NAMELESS[form])
     return files

@@ -183,8 +183,11 @@ def test_debug_stands_before_the_command_or_in_the_environment(
 def test_a_run_interrupted_after_saving_exits_with_its_signal() -> None:
     from diladiff_cli.runtime.session import Interrupted
 
-    assert explain(Interrupted(15)) == (143, ["interrupted by signal 15 after saving; the same command continues"])
-    assert explain(Interrupted(2))[0] == 130
+    assert explain(Interrupted(15, 7)) == (143, ["interrupted by SIGTERM, step 7 is saved; the same command continues"])
+    assert explain(Interrupted(2, None)) == (
+        130,
+        ["interrupted by SIGINT, nothing is saved; the same command continues"],
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CHECKSUM
 from diladiff_cli.runtime.artifacts import load_artifact
-from diladiff_cli.runtime.folders import BEGUN, METRICS_FILE, restore
+from diladiff_cli.runtime.folders import METRICS_FILE, check_replaceable, restore
 from diladiff_cli.runtime.metrics_log import read_metrics
 from diladiff_cli.runtime.state import read_progress
 
@@ -155,7 +155,7 @@ def trained(place: Path, reference: Path, before: Before) -> int:
         assert before.earlier is None, "the earlier artifact is gone"
         assert before.position == 0, "the checkpoint is gone"
         if out.exists():
-            assert {path.name for path in out.iterdir()} <= BEGUN
+            assert check_replaceable(out) is None  # nothing but what a run begins with
         return 0
     if before.earlier is not None and not differences(out, before.earlier):
         return 0

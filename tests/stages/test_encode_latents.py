@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,21 +94,35 @@ def test_latents_of_another_auto_encoder_are_not_mixed_in(tiny_chain: Chain, tmp
     assert open_latents(out).config["ae_hash"] == load_artifact(tiny_chain.ae).hash
 
 
-def test_starting_over_leaves_no_shard_of_before_behind_when_it_is_cut_off(
+def test_starting_over_keeps_the_latents_of_before_until_the_new_ones_are_whole(
     tiny_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "latents"
+    out, write = tmp_path / "latents", module.write_shard
     encode_latents(ae=tiny_chain.ae, out=out)
+    before = contents(out)
 
-    def cut_off(*_: object) -> None:
-        raise KeyboardInterrupt
+    def cut_off(path: Path, *rest: Any) -> Any:
+        if path.name == "valid-00000.safetensors":
+            raise KeyboardInterrupt
+        return write(path, *rest)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(module, "write_shard", cut_off)
-        encode_latents(ae=tiny_chain.ae, out=out, resume=False)
-    assert [p.name for p in out.iterdir()] == ["plan.json"]
-    with pytest.raises(UserError, match="no complete latents"):
-        open_latents(out)
+        encode_latents(ae=tiny_chain.ae, out=out, precision="fp32", resume=False)
+    assert contents(out) == before
+    encode_latents(ae=tiny_chain.ae, out=out, precision="fp32", resume=False)
+    assert open_latents(out).config["precision"] == "fp32"
+    assert [p.name for p in tmp_path.iterdir()] == ["latents"]
+
+
+def test_shards_of_latents_that_were_exchanged_are_noticed(tiny_chain: Chain, tmp_path: Path) -> None:
+    out = tmp_path / "latents"
+    encode_latents(ae=tiny_chain.ae, out=out)
+    first, second, other = (out / f"train-0000{i}.safetensors" for i in (0, 1, 9))
+    for source, target in ((first, other), (second, first), (other, second)):
+        source.rename(target)
+    with pytest.raises(UserError, match=r"train-00000\.safetensors is not the shard that was written"):
+        open_latents(out).split("train").gather([0])
 
 
 @pytest.mark.parametrize("resume", [None, False])
