@@ -8,7 +8,7 @@ from typing import Any
 from diladiff_cli.cli.main import COMMANDS
 from diladiff_cli.settings import LARGEST
 
-from .conftest import Outcome
+from ..command_line import Outcome
 
 LIST = ("x", "1,", "1,,2", "nan", "inf", "1e99", "-1", "1;2")
 WHOLE_LIST = (*LIST, "0.5")

@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 
-from .conftest import environment
+from ..command_line import environment
 
 TEMPLATE = """
 import os, sys, time

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ..chain import Chain
+from ..command_line import Cli
 from .bad_values import check_errors
-from .conftest import Cli
 
 # Calls with several things wrong -> all that is said of them. {chain} is a finished pipeline.
 COMBINATIONS: list[tuple[str, list[str]]] = [

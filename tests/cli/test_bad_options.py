@@ -17,8 +17,8 @@ from diladiff_cli.cli.main import COMMANDS
 from diladiff_cli.settings import flag, shown
 
 from ..chain import Chain
+from ..command_line import Cli, Outcome
 from .bad_values import FILE, FREE_TEXT, NEEDED, OWN, bad_texts, check_errors, files, own_cases
-from .conftest import Cli, Outcome
 
 CONFIGURED = {c.name: c for c in COMMANDS if c.settings is not None}
 

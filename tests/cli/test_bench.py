@@ -8,7 +8,7 @@ import pytest
 
 from tests.chain import Chain
 
-from .conftest import Cli
+from ..command_line import Cli
 
 POINTS = ("--decode-steps", "2,4", "--steps", "1", "--seeds", "0", "--n", "4", "--scorer", "none")
 

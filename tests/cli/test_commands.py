@@ -12,7 +12,7 @@ import pytest
 from diladiff_cli.cli.sample import SEPARATOR
 
 from ..chain import LATENTS, LENGTH, Chain
-from .conftest import Cli
+from ..command_line import Cli
 
 
 def samples(text: str) -> list[dict[str, Any]]:

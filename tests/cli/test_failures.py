@@ -14,7 +14,7 @@ from diladiff_cli.errors import UserError, is_out_of_memory
 from diladiff_cli.settings import ConfigError, Settings
 
 from ..chain import Chain
-from .conftest import Cli
+from ..command_line import Cli
 from .scripts import finish, start
 
 WRONG_USAGE: list[tuple[str, list[str]]] = [

@@ -11,7 +11,7 @@ from diladiff_cli.cli.command import Command
 from diladiff_cli.cli.main import COMMANDS, main
 from diladiff_cli.settings import flag
 
-from .conftest import ROOT, Cli, environment
+from ..command_line import ROOT, Cli, environment
 
 PIPELINE = [
     "encode",

@@ -15,7 +15,7 @@ from diladiff_cli.cli.options import given_values, parameters
 from diladiff_cli.config import STAGES
 from diladiff_cli.settings import ConfigError, Settings, flag, option
 
-from .conftest import Cli
+from ..command_line import Cli
 
 CONFIGURED = [c for c in COMMANDS if c.settings is not None]
 

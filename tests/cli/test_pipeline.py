@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ..chain import write_text
-from .conftest import Cli, environment
+from ..command_line import Cli, environment
 
 SETTINGS = """
 batch_size = 16

@@ -7,7 +7,7 @@ import pytest
 
 from tests.chain import Chain
 
-from .conftest import Cli
+from ..command_line import Cli
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ import pytest
 from matplotlib.image import imread
 
 from ..chain import LENGTH, Chain
-from .conftest import Cli
+from ..command_line import Cli
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 OPTIONS = (

@@ -10,7 +10,7 @@ from diladiff_cli.runtime import loop
 from diladiff_cli.stages.encode_latents import encode_latents
 
 from ..chain import Chain
-from .conftest import Cli
+from ..command_line import Cli
 
 SMALL = ("--batch-size", "64", "--max-steps", "4", "--save-every", "2", "--precision", "fp32")
 MDLM = ("train-mdlm", "--data", "copy/data", "--out", "out", "--width", "16", "--layers", "1", "--heads", "2", *SMALL)

@@ -22,7 +22,7 @@ from diladiff_cli.stages.train_mdlm import train_mdlm
 from diladiff_cli.stages.train_prior import train_prior
 
 from ..chain import LENGTH, Chain, ae_config, mdlm_config, prior_config, write_text
-from .conftest import Cli
+from ..command_line import Cli
 from .forging import forge
 
 

@@ -19,7 +19,7 @@ from diladiff_cli.runtime.metrics_log import read_metrics
 from diladiff_cli.stages.networks import build
 
 from ..chain import Chain
-from .conftest import Cli
+from ..command_line import Cli
 from .obstacles import OBSTACLES, full_disk, prepare, read_only
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and capabilities are those of Linux")
