@@ -84,7 +84,7 @@ def reference_text(model: str | None, files: Sequence[str] = ()) -> ReferenceTex
         except UserError as error:
             reason = error.what
         else:
-            return ReferenceText(f"the validation split of {path}", "", cutter, tokenizer, blocks=blocks)
+            return ReferenceText(f"the validation split of {path.resolve()}", "", cutter, tokenizer, blocks=blocks)
     return ReferenceText(SHIPPED, reason, cutter, tokenizer)
 
 

@@ -96,6 +96,12 @@ def test_samples_without_token_ids_get_the_same_reference_by_their_models_tokeni
     assert report["reference"]["source"] == f"the validation split of {tiny_chain.data}"
 
 
+def test_a_data_set_that_is_reached_by_a_link_is_named_by_its_own_place(chain_copy: Chain) -> None:
+    real = chain_copy.data.rename(chain_copy.root / "elsewhere")
+    chain_copy.data.symlink_to(real)
+    assert reference_text(str(chain_copy.mdlm)).source == f"the validation split of {real}"
+
+
 def test_blocks_are_cut_to_samples_that_are_shorter(tiny_chain: Chain) -> None:
     pieces = reference_text(str(tiny_chain.mdlm)).pieces(5, 4)
     assert [len(piece["token_ids"]) for piece in pieces] == [5] * 4
