@@ -1,31 +1,88 @@
-"""Exact categorical draws in float64, with temperature and nucleus (method section 6).
+"""Exact categorical draws with temperature and nucleus (method section 6).
+
+Nothing is truncated: uniform numbers and sums of weights are float64, so that tokens of any probability are drawn as
+often as they should be, up to the rounding of single weights (6e-8 of each for float32 logits). The inverse of the
+distribution is looked for in sums of blocks first, and then within one block: one pass over the vocabulary.
 
 The nucleus is never built. A token is drawn from the whole distribution, and drawn again where the tokens likelier
 than it already reach ``top_p``: what is accepted has the law of the nucleus, without a sort of the vocabulary.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 GOLDEN, MIX_1, MIX_2 = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15  # of splitmix64, as signed numbers
+BLOCK = 256  # tokens
 
 
 def tempered_weights(logits: Tensor, temperature: float) -> Tensor:
-    """(M, K) float64 exp(logits / temperature), scaled so that the largest of each row is 1; temperature > 0."""
-    scaled = logits.to(torch.float64, copy=True)
+    """(M, N, BLOCK) exp(logits / temperature), scaled so that the largest of each row is 1; temperature > 0.
+
+    Vocabularies that are no multiple of the block are followed by zeros. In the precision of the logits (M, K), at
+    least float32.
+    """
+    rows, size = logits.shape
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    weights = logits.new_full((rows, -(-size // BLOCK) * BLOCK), -torch.inf, dtype=wide)
+    torch.sub(logits, logits.amax(-1, keepdim=True), out=weights[:, :size])
     if temperature != 1.0:
-        scaled /= temperature
-    return scaled.sub_(scaled.amax(-1, keepdim=True)).exp_()
+        weights /= temperature
+    return weights.exp_().view(rows, -1, BLOCK)
 
 
-def inverse_cdf(cumulative: Tensor, uniform: Tensor) -> Tensor:
-    """(M,) the first index whose cumulative weight (M, K) exceeds u times the total; u (M,) in [0, 1].
+def inverse_cdf(cumulative: Tensor, point: Tensor) -> Tensor:
+    """(M, 1) the first index whose cumulative weight (M, K) exceeds a point (M, 1), 0 or more.
 
     Only indices of positive weight are found: ``cumulative`` rises there, and the point is kept below the total.
     """
     total = cumulative[:, -1:]
-    point = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, point, right=True).squeeze(-1)
+    point = torch.minimum(point, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, point, right=True)
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """Distributions to draw from, one a row.
+
+    Attributes:
+        weights: (M, N, BLOCK), see :func:`tempered_weights`.
+        cumulative: (M, N) float64 weights of all blocks up to each.
+    """
+
+    weights: Tensor
+    cumulative: Tensor
+
+    @classmethod
+    def of(cls, weights: Tensor) -> "Categorical":
+        return cls(weights, weights.sum(-1, dtype=torch.float64).cumsum(-1))
+
+    def __getitem__(self, rows: Tensor) -> "Categorical":
+        return Categorical(self.weights[rows], self.cumulative[rows])
+
+    @property
+    def total(self) -> Tensor:
+        """(M,) float64."""
+        return self.cumulative[:, -1]
+
+    def of_tokens(self, tokens: Tensor) -> Tensor:
+        """(M,) weights of a token a row."""
+        return self.weights.flatten(1).gather(-1, tokens[:, None]).squeeze(-1)
+
+    def draw(self, uniform: Tensor) -> Tensor:
+        """(M,) tokens whose cumulative weight is the first to exceed u times the total; u (M,) float64 in [0, 1]."""
+        point = uniform[:, None] * self.cumulative[:, -1:]
+        block = inverse_cdf(self.cumulative, point)  # (M, 1)
+        weights = self.weights.take_along_dim(block[..., None], 1).squeeze(1).double()  # (M, BLOCK)
+        before = self.cumulative.gather(-1, (block - 1).clamp(min=0)).where(block > 0, 0.0)
+        return (BLOCK * block + inverse_cdf(weights.cumsum(-1), (point - before).clamp(min=0.0))).squeeze(-1)
+
+    def in_nucleus(self, tokens: Tensor, top_p: float) -> Tensor:
+        """(M,) whether the tokens that are strictly likelier than each of ``tokens`` total less than ``top_p``."""
+        own = self.of_tokens(tokens)[:, None, None]
+        likelier = torch.where(self.weights > own, self.weights, 0.0).sum((-1, -2), dtype=torch.float64)
+        return likelier < top_p * self.total
 
 
 def next_uniform(uniform: Tensor) -> Tensor:
@@ -42,7 +99,7 @@ def _shift(x: Tensor, bits: int) -> Tensor:
 
 
 def draw_tokens(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> tuple[Tensor, Tensor]:
-    """One categorical draw a row by inverse CDF, in float64.
+    """One categorical draw a row by inverse CDF.
 
     Args:
         logits: (M, K), -inf for tokens that must not be drawn.
@@ -55,35 +112,24 @@ def draw_tokens(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_p
     """
     if temperature == 0.0:
         return logits.argmax(-1), logits.double().softmax(-1).amax(-1)
-    weights = tempered_weights(logits, temperature)
-    cumulative = weights.cumsum(-1)
-    total = cumulative[:, -1]
-    tokens = inverse_cdf(cumulative, uniform.double())
+    found = Categorical.of(tempered_weights(logits, temperature))
+    tokens = found.draw(uniform.double())
     if top_p < 1.0:
-        tokens = _redraw_outside_nucleus(weights, cumulative, tokens, uniform.double(), top_p)
-    return tokens, weights.gather(-1, tokens[:, None]).squeeze(-1) / total
+        tokens = _redraw_outside_nucleus(found, tokens, uniform.double(), top_p)
+    return tokens, found.of_tokens(tokens).double() / found.total
 
 
-def _redraw_outside_nucleus(
-    weights: Tensor, cumulative: Tensor, tokens: Tensor, uniform: Tensor, top_p: float
-) -> Tensor:
+def _redraw_outside_nucleus(found: Categorical, tokens: Tensor, uniform: Tensor, top_p: float) -> Tensor:
     """Replace tokens (M,) until all are in their row's nucleus; each try succeeds with probability top_p or more."""
-    tokens, limit = tokens.clone(), top_p * cumulative[:, -1]
-    rows = (~_in_nucleus(weights, tokens, limit)).nonzero().squeeze(-1)
-    weights, cumulative, limit, uniform = weights[rows], cumulative[rows], limit[rows], uniform[rows]
+    tokens = tokens.clone()
+    rows = (~found.in_nucleus(tokens, top_p)).nonzero().squeeze(-1)
+    found, uniform = found[rows], uniform[rows]
     while len(rows):
         uniform = next_uniform(uniform)
-        tokens[rows] = inverse_cdf(cumulative, uniform)
-        outside = ~_in_nucleus(weights, tokens[rows], limit)
-        rows, uniform, limit = rows[outside], uniform[outside], limit[outside]
-        weights, cumulative = weights[outside], cumulative[outside]
+        tokens[rows] = found.draw(uniform)
+        outside = ~found.in_nucleus(tokens[rows], top_p)
+        rows, uniform, found = rows[outside], uniform[outside], found[outside]
     return tokens
-
-
-def _in_nucleus(weights: Tensor, tokens: Tensor, limit: Tensor) -> Tensor:
-    """(M,) whether the tokens that are strictly likelier than each of ``tokens`` weigh less than ``limit``."""
-    own = weights.gather(-1, tokens[:, None])
-    return torch.where(weights > own, weights, 0.0).sum(-1) < limit
 
 
 def entropies(logits: Tensor, temperature: float = 1.0) -> Tensor:

@@ -3,7 +3,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from diladiff_cli.core.draw import draw_tokens, inverse_cdf, next_uniform
+from diladiff_cli.core.draw import BLOCK, draw_tokens, inverse_cdf, next_uniform
 from diladiff_cli.core.textbook import gumbel_draw, keep_nucleus
 
 NEVER = -torch.inf
@@ -147,8 +147,29 @@ def test_hash_of_uniform_numbers_is_splitmix64() -> None:
 
 def test_points_at_the_ends_find_tokens_of_positive_weight() -> None:
     cumulative = torch.tensor([[0.0, 0.1, 0.1, 0.4, 0.4]], dtype=torch.float64).repeat(3, 1)
-    points = torch.tensor([0.0, LARGEST, 1.0], dtype=torch.float64)
-    assert inverse_cdf(cumulative, points).tolist() == [1, 3, 3]
+    points = torch.tensor([[0.0], [0.4 * LARGEST], [0.4]], dtype=torch.float64)
+    assert inverse_cdf(cumulative, points).tolist() == [[1], [3], [3]]
+
+
+@pytest.mark.parametrize("size", [BLOCK - 1, BLOCK, BLOCK + 1, 1000, 4 * BLOCK])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_blocks_of_a_vocabulary_find_what_one_sum_over_all_of_it_finds(size: int, dtype: torch.dtype) -> None:
+    logits = 3 * torch.randn(3000, size, generator=torch.Generator().manual_seed(13), dtype=dtype)
+    logits[:, ::3] = NEVER
+    points = uniform(3000, seed=14)
+    cumulative = logits.double().softmax(-1).cumsum(-1)
+    wanted = torch.searchsorted(cumulative, points[:, None] * cumulative[:, -1:], right=True).squeeze(-1)
+    tokens, sureness = draw_tokens(logits, points)
+    assert (tokens != wanted).sum() <= 1  # a point within rounding of a border
+    exact = logits.double().softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
+    torch.testing.assert_close(sureness, exact, rtol=1e-6, atol=0.0)  # that of single float32 weights
+
+
+def test_blocks_of_no_weight_are_never_drawn_from() -> None:
+    logits = torch.full((5, 4 * BLOCK), NEVER)
+    logits[:, BLOCK + 3] = 0.0
+    points = torch.tensor([0.0, 2.0**-53, 0.5, LARGEST, 1.0], dtype=torch.float64)
+    assert draw_tokens(logits, points, top_p=0.9)[0].tolist() == 5 * [BLOCK + 3]
 
 
 def test_gumbel_draws_follow_the_distribution() -> None:
