@@ -1,12 +1,22 @@
-"""The one exception that users see, and what of others they can mend: a lack of memory, and files that fail."""
+"""The one exception that users see, and what they can mend: another folder, a lack of memory, and files that fail."""
 
 import errno
 import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+# Stage of a folder -> what it is called, and the command that writes it.
+KINDS = {
+    "data": ("a token data set", "encode TEXT"),
+    "latents": ("a folder of latents", "encode --ae"),
+    "mdlm": ("a base", "train-mdlm"),
+    "ae": ("an auto-encoder", "train-ae"),
+    "prior": ("a prior", "train-prior"),
+    "student": ("a student", "distill"),
+}
 
 
 class UserError(Exception):
@@ -21,6 +31,35 @@ class UserError(Exception):
         super().__init__(f"{what}; {remedy}")
         self.what = what
         self.remedy = remedy
+
+
+def kind_of(stage: str) -> str:
+    """What a folder of a stage is called."""
+    return KINDS[stage][0] if stage in KINDS else f"of stage {stage}"
+
+
+def wrong_folder(path: Path, wanted: Sequence[str], found: object = None) -> UserError:
+    """For a folder of another kind than is wanted: says what it is, and what to give.
+
+    Args:
+        path: What was given.
+        wanted: The stages that will do.
+        found: The stage in its config.json; None where it has none.
+    """
+    commands = [KINDS[stage][1] for stage in wanted]
+    needed = kind_of(wanted[0]) if len(wanted) == 1 else "a model"
+    remedy = f"give {needed}, which {', '.join(commands[:-1])}{' or ' if commands[1:] else ''}{commands[-1]} writes"
+    if isinstance(found, str) and found in KINDS:
+        return UserError(f"{path} is {kind_of(found)}", remedy)
+    if not path.is_dir():
+        return UserError(f"{path} is a file" if path.exists() else f"there is no folder {path}", remedy)
+    why = "it has no config.json"
+    with suppress(OSError):
+        if (path / "config.json").exists():
+            why = "its config.json is of something else"
+        elif inside := sorted(str(p) for p in path.iterdir() if (p / "config.json").is_file()):
+            why += f", but {', '.join(inside[:4])}{', …' if inside[4:] else ''} {'have' if inside[1:] else 'has'}"
+    return UserError(f"{path} is no folder of diladiff ({why})", remedy)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -4,6 +4,7 @@ A field's ``help`` is also the help text of the command-line option of the same 
 """
 
 import math
+import re
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
@@ -19,13 +20,19 @@ Good = Callable[..., bool]  # whether all fields of those names are right by the
 class ConfigError(ValueError):
     """One or more bad settings.
 
+    As text it names them as Python does (``batch_size``), in ``problems`` as the command line does (``--batch-size``).
+
     Args:
         problems: One line per problem, each naming option, value and remedy.
     """
 
     def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
+        super().__init__("\n".join(map(_in_python, problems)))
         self.problems = problems
+
+
+def _in_python(problem: str) -> str:
+    return re.sub(r"(?<![\w-])--(?!help\b)([a-z][a-z0-9-]*)\b", lambda name: name[1].replace("-", "_"), problem)
 
 
 def option(

@@ -47,6 +47,8 @@ def configurations(draw: st.DrawFn, kind: type[Settings]) -> Settings:
             values[name] = ",".join(map(str, found))
     if 0 < values.get("temperature", 1.0) < 1e-4:
         values["temperature"] = 0.0
+    if values.get("velocity") == "sampled":
+        values["guidance"] = 0.0
     for name in STRENGTHS:
         if -1 < values.get(name, 0) < 0:  # -1 alone stands for the preset's
             values[name] += 1

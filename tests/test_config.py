@@ -84,7 +84,18 @@ def test_all_problems_are_told_at_once() -> None:
         "--learning-rate is 'fast'; give a value of type float",
         "--precision is 'fp16'; choose one of bf16, fp32",
     ]
-    assert str(error.value).splitlines() == error.value.problems
+    assert str(error.value).splitlines() == [
+        "unknown setting 'lenght'; see --help for the names",
+        "seed is -1; give at least 0",
+        "learning_rate is 'fast'; give a value of type float",
+        "precision is 'fp16'; choose one of bf16, fp32",
+    ]
+
+
+def test_as_text_problems_name_settings_as_python_does_and_leave_all_else_alone() -> None:
+    error = ConfigError(["--data /a--b/--c_d is no multiple of --grad-accum 3; launch with --multi_gpu"])
+    assert str(error) == "data /a--b/--c_d is no multiple of grad_accum 3; launch with --multi_gpu"
+    assert error.problems[0].startswith("--data ")
 
 
 @pytest.mark.parametrize(
@@ -155,10 +166,10 @@ def test_cross_layers_are_names_or_numbers_of_layers() -> None:
     assert AeConfig().cross_layer_indices(12) == (0, 11)
     assert AeConfig(cross_layers="last, 5,0").cross_layer_indices(8) == (0, 5, 7)
     assert AeConfig().cross_layer_indices(1) == (0,)
-    with pytest.raises(ConfigError, match=r"--cross-layers has '4'; use first, last or 0 to 3"):
+    with pytest.raises(ConfigError, match=r"cross_layers has '4'; use first, last or 0 to 3"):
         AeConfig(cross_layers="first,4").cross_layer_indices(4)
     for wrong in ("middle", "-1", "²", "first,", "first;last", "9" * 5000):
-        with pytest.raises(ConfigError, match=r"--cross-layers has .*; use first, last or numbers from 0"):
+        with pytest.raises(ConfigError, match=r"cross_layers has .*; use first, last or numbers from 0"):
             AeConfig(cross_layers=wrong)
 
 
@@ -219,7 +230,7 @@ def test_an_unreadable_file_is_named_with_the_remedy(tmp_path: Path, name: str, 
 
 
 def test_values_of_a_file_are_checked_like_options(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--layers is 0; give at least 1"):
+    with pytest.raises(ConfigError, match="layers is 0; give at least 1"):
         resolve("mdlm", file=write(tmp_path / "c.toml", "[mdlm]\nlayers = 0"))
     with pytest.raises(ConfigError, match="unknown setting 'layer'"):
         resolve("mdlm", file=write(tmp_path / "d.toml", "[mdlm]\nlayer = 2"))

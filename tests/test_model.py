@@ -105,6 +105,14 @@ def test_latents_of_another_shape_are_refused(student: Model) -> None:
         student.decode(torch.zeros(2, LATENTS, CHANNELS), steps=5)
 
 
+def test_a_bad_option_is_named_as_in_python(student: Model) -> None:
+    with pytest.raises(ConfigError) as caught:
+        student.sample(n=3, decode_steps=-1, top_p=2.0)
+    assert str(caught.value).splitlines() == ["decode_steps is -1; give at least 0", "top_p is 2.0; give at most 1"]
+    with pytest.raises(ConfigError, match=r"^n 3 is no multiple of decodings 2; change one$"):
+        student.sample(n=3, decodings=2)
+
+
 def test_a_base_has_no_latents(tiny_chain: Chain) -> None:
     model = load(tiny_chain.mdlm, "cpu")
     with pytest.raises(UserError, match="is of stage mdlm, which has no latents"):

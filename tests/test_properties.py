@@ -136,7 +136,8 @@ def test_blocks_hold_the_tokens_of_each_splits_documents_in_order(
     whole = [*documents, *(f"the cat and dog number {i}" for i in range(20))]  # enough for both splits
     (folder / "a.jsonl").write_text("".join(json.dumps({"text": document}) + "\n" for document in whole))
     with patch("diladiff_cli.data.text.PIECE", size):
-        record = encode_text(config, text=[str(folder / "a.jsonl")], out=folder / "data")
+        record = encode_text(config, text=[str(folder / "a.jsonl")], out=folder / "data", resume=False)
+    assert encode_text(config, text=[str(folder / "a.jsonl")], out=folder / "data") == record  # known in other pieces
     for split, holds in (("train", False), ("valid", True)):
         wanted = [document for i, document in enumerate(whole) if is_held_out(config, i) is holds]
         ids = [i for row in encode_documents(loaded, wanted) for i in row]

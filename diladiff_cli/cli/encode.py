@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from diladiff_cli.cli.command import command
-from diladiff_cli.cli.options import Resume
+from diladiff_cli.cli.options import DryRun, Resume
 from diladiff_cli.cli.output import Result, is_main_process, say
 from diladiff_cli.config import EncodeConfig
 from diladiff_cli.errors import UserError
@@ -20,12 +20,13 @@ LATENT_BATCH = 64  # a CPU is a third faster than with 256
 def _check(given: Mapping[str, Any], ae: str | None, **own: Any) -> list[str]:
     """Refuse options that belong to the other way of encoding, and an unknown precision."""
     text_only = {"text": own["text"], "valid": own["valid"]} | dict(given)
-    latents_only = {name: own[name] for name in ("data", "batch_size", "precision", "resume")}
+    latents_only = {name: own[name] for name in ("data", "batch_size", "precision")}
     what, idle = ("needs --ae; name the auto-encoder", latents_only)
     if ae is not None:
         what, idle = "has no meaning with --ae; leave it out", text_only
-    spelling = {"text": "TEXT", "resume": "--resume/--fresh"}
-    problems = [f"{spelling.get(name, flag(name))} {what}" for name, value in idle.items() if value is not None]
+    problems = [
+        f"{'TEXT' if name == 'text' else flag(name)} {what}" for name, value in idle.items() if value is not None
+    ]
     if own["precision"] is not None:
         wrong = check_value("precision", own["precision"], str, choices=("bf16", "fp32"))
         problems += [wrong] if wrong else []
@@ -79,13 +80,11 @@ def encode(
         typer.Option("--precision", metavar="TEXT", help=r"With --ae: bf16 or fp32 matrix products. \[default: bf16]"),
     ] = None,
     resume: Resume = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", metavar="", help="Check everything and print the plan as JSON, no more.")
-    ] = False,
+    dry_run: DryRun = False,
 ) -> Result:
     """Turn text into tokens, or tokens into latents (--ae)."""
     if ae is None:
-        return _encode_text(config, text or [], valid or [], out or Path("data"), dry_run)
+        return _encode_text(config, text or [], valid or [], out or Path("data"), resume, dry_run)
     from diladiff_cli.stages.encode_latents import encode_latents
 
     out = out or Path("latents")
@@ -98,14 +97,16 @@ def encode(
     return None
 
 
-def _encode_text(config: EncodeConfig, text: list[str], valid: list[str], out: Path, dry_run: bool) -> Result:
+def _encode_text(
+    config: EncodeConfig, text: list[str], valid: list[str], out: Path, resume: bool | None, dry_run: bool
+) -> Result:
     if not is_main_process():  # one pass over the text writes all shards
         return None
     from diladiff_cli.stages.encode import encode_text
 
     if not text:
         text, valid = _shipped(valid)
-    record = encode_text(config, text=text, valid=valid, out=out, dry_run=dry_run)
+    record = encode_text(config, text=text, valid=valid, out=out, resume=resume, dry_run=dry_run)
     if dry_run:
         return record
     splits = record["splits"]

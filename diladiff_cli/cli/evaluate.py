@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from diladiff_cli.cli.command import command
+from diladiff_cli.cli.options import DryRun
 from diladiff_cli.cli.output import Result, document, is_main_process, show
 from diladiff_cli.config import EvalConfig
 
@@ -50,6 +51,7 @@ def evaluate(
         ),
     ] = None,
     pretty: Annotated[bool, typer.Option("--pretty", metavar="", help="Indent the JSON.")] = False,
+    dry_run: DryRun = False,
 ) -> Result:
     """Measure samples or artifacts.
 
@@ -57,8 +59,10 @@ def evaluate(
     """
     if not is_main_process():  # which does this work alone
         return None
-    from diladiff_cli.stages.eval_files import evaluate_files
+    from diladiff_cli.stages.eval_files import evaluate_files, evaluation_plan
 
+    if dry_run:
+        return evaluation_plan(config, target, reference or (), data)
     reports = _with_tables(evaluate_files(config, target, reference or (), data))
     return map(document, reports) if pretty else reports
 

@@ -9,6 +9,7 @@ from typing import IO, Annotated, Any
 import typer
 
 from diladiff_cli.cli.command import command
+from diladiff_cli.cli.options import DryRun
 from diladiff_cli.cli.output import Result, is_main_process, say, write
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.errors import UserError
@@ -79,15 +80,26 @@ def sample(
             "--trace", metavar="FILE", help="Also write an HTML page that shows how the first text was decoded."
         ),
     ] = None,
+    dry_run: DryRun = False,
 ) -> Result:
     """Draw texts from a model, as JSON lines on stdout."""
     from diladiff_cli.model import default_model, load
+    from diladiff_cli.stages.sample import sample_plan, surplus_steps
 
     if model is None:
         model, note = default_model()
         say(note)
     loaded = load(model, data=data)
     _check_stage(loaded, config, given, data)
+    surplus = surplus_steps(loaded.sampler, config)
+    if surplus is not None:
+        say(surplus)
+    for file, option in ((out, "--out"), (trace, "--trace")):
+        if file is not None and os.path.isdir(file):
+            raise UserError(f"cannot write {file} (it is a folder)", f"choose another {option}")
+    if dry_run:
+        files = {"out": None if out is None else str(out), "trace": None if trace is None else str(trace)}
+        return sample_plan(loaded.sampler, config) | files
     if trace is not None and is_main_process():
         _write_trace(loaded, config, trace)
     samples = _with_bar(loaded, config, out is not None or not on_terminal)

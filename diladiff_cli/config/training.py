@@ -179,3 +179,14 @@ class DistillConfig(StageConfig):
     velocity: str = option(
         "ode", "Teacher velocity: of the ODE at z_t, or with the sampled noise.", choices=("ode", "sampled")
     )
+    guidance: float = option(
+        0.0, "How far the teacher's estimates are pushed away from those without self-conditioning.", low=0, high=100
+    )
+
+    def _problems(self, good: Good) -> list[str]:
+        problems = super()._problems(good)
+        if good("velocity", "guidance") and self.guidance and self.velocity == "sampled":
+            problems.append(
+                f"--guidance {self.guidance} needs a teacher, and --velocity sampled has none; leave out one"
+            )
+        return problems

@@ -39,6 +39,9 @@ class SampleConfig(Settings):
     temperature: float = option(1.0, "Divides the logits; 0 takes the likeliest token.", low=0, high=1e6)
     top_p: float = option(0.9, "Nucleus: draw among the likeliest tokens that together reach this.", low=1e-6, high=1)
     gamma: float = option(0.8, "Noise of a student's steps: 0 deterministic, 1 consistency-style.", low=0, high=1)
+    guidance: float = option(
+        0.0, "Of a prior: how far estimates are pushed away from those without self-conditioning.", low=0, high=100
+    )
     decodings: int = option(1, "Texts decoded from each latent; two or more give the latent agreement.", low=1)
     order: str = option(
         "random",

@@ -2,6 +2,7 @@
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -37,7 +38,7 @@ def find_files(source: str) -> list[Path] | None:
     try:
         path = Path(source).expanduser()
         if path.is_dir():
-            files = _distinct(_walk(path))
+            files = _distinct(p for p in _walk(path) if ending(p))
             if not files:
                 raise UserError(f"the folder {source} holds no text", f"put files there that end in {FORMATS}")
             return files
@@ -61,6 +62,13 @@ def find_files(source: str) -> list[Path] | None:
     return files
 
 
+def skipped_kinds(source: str) -> Counter[str]:
+    """The endings of the files in a folder that :func:`find_files` leaves out, and how often; none of other sources."""
+    path = Path(source).expanduser()
+    others = [p for p in _walk(path) if not ending(p)] if path.is_dir() else []
+    return Counter(p.suffix.lower() or "without an ending" for p in others)
+
+
 def _walk(folder: Path) -> Iterator[Path]:
     def fail(error: OSError) -> NoReturn:
         raise error
@@ -72,7 +80,7 @@ def _walk(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(os.path.realpath(place))
-        yield from (Path(place, name) for name in names if ending(name))
+        yield from (Path(place, name) for name in names)
 
 
 def _matches(pattern: Path) -> Iterable[Path]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from diladiff_cli.data.shards import Shards, well_formed
-from diladiff_cli.errors import UserError
+from diladiff_cli.errors import UserError, wrong_folder
 from diladiff_cli.integrity import CONFIG_FILE, read_sealed
 
 FORMAT_VERSION = 1
@@ -31,16 +31,22 @@ def open_latents(path: Path) -> LatentData:
     Raises:
         UserError: No latents there, not complete, or of a newer format.
     """
-    remedy = f"make it with encode --ae ckpt/ae --out {path}"
+    remedy = f"make it again with encode --ae --fresh --out {path}"
     try:
         config = read_sealed(path / CONFIG_FILE)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if (path / "plan.json").is_file():
+            raise UserError(
+                f"the latents in {path} are not complete", "repeat the encode --ae that began them"
+            ) from error
+        raise wrong_folder(path, (STAGE,)) from error
     except OSError as error:
-        raise UserError(f"{path} holds no complete latents ({error.strerror})", remedy) from error
+        raise UserError(f"{path / CONFIG_FILE} cannot be read ({error.strerror})", remedy) from error
     except ValueError as error:
-        raise UserError(f"{path} holds no complete latents ({path / CONFIG_FILE}: {error})", remedy) from error
+        raise UserError(f"{path / CONFIG_FILE} cannot be read ({error})", remedy) from error
     stage = config.get("stage")
     if stage != STAGE:
-        raise UserError(f"{path} is of stage {stage}, wanted {STAGE}", remedy)
+        raise wrong_folder(path, (STAGE,), stage)
     version = config.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise UserError(f"{path} has format {version}, newer than {FORMAT_VERSION}", "upgrade diladiff")
@@ -51,5 +57,5 @@ def open_latents(path: Path) -> LatentData:
         or not (isinstance(shape, list) and all(type(size) is int for size in shape))
         or not all(isinstance(config.get(key), str) for key in ("ae_hash", "fingerprint"))
     ):
-        raise UserError(f"{path} holds no complete latents (its {CONFIG_FILE} is damaged)", remedy)
+        raise UserError(f"{path / CONFIG_FILE} is damaged", remedy)
     return LatentData(path, config)

@@ -41,7 +41,7 @@ def write_shard(path: Path, rows: np.ndarray, key: str) -> dict[str, Any]:
     partial = path.with_name(f".{path.name}.partial")
     rows = np.ascontiguousarray(rows)
     try:
-        sums = np.array([row_sum(row) for row in rows], dtype=np.uint32)
+        sums = np.fromiter(map(row_sum, rows), dtype=np.uint32, count=len(rows))
         # Not save_file: it writes to a name of its own first, which a kill would leave there.
         partial.write_bytes(save({key: rows, CHECKSUMS: sums}))
         digest = file_hash(partial)
@@ -74,24 +74,31 @@ class ShardWriter:
         self.folder, self.split, self.key = folder, split, key
         self.rows_per_shard = max(1, SHARD_BYTES // row_bytes)
         self.records: list[dict[str, Any]] = []
-        self._pending: list[np.ndarray] = []
+        self._pending: np.ndarray | None = None  # room for a shard, filled up to _count
+        self._count = 0
 
-    def add(self, row: np.ndarray) -> None:
-        """Append one row."""
-        self._pending.append(row)
-        if len(self._pending) == self.rows_per_shard:
-            self._write()
+    def add(self, rows: np.ndarray) -> None:
+        """Append rows (n, ...)."""
+        if self._pending is None:
+            self._pending = np.empty((self.rows_per_shard, *rows.shape[1:]), rows.dtype)
+        while len(rows):
+            part = rows[: self.rows_per_shard - self._count]
+            self._pending[self._count : self._count + len(part)] = part
+            self._count += len(part)
+            rows = rows[len(part) :]
+            if self._count == self.rows_per_shard:
+                self._write(self._pending)
 
     def close(self) -> list[dict[str, Any]]:
         """Write what is left; returns the records of all shards."""
-        if self._pending:
-            self._write()
+        if self._pending is not None and self._count:
+            self._write(self._pending)
         return self.records
 
-    def _write(self) -> None:
+    def _write(self, pending: np.ndarray) -> None:
         path = self.folder / shard_name(self.split, len(self.records))
-        self.records.append(write_shard(path, np.stack(self._pending), self.key))
-        self._pending = []
+        self.records.append(write_shard(path, pending[: self._count], self.key))
+        self._count = 0
 
 
 class Shards:

@@ -9,6 +9,8 @@ from diladiff_cli.integrity import check_tokenizer
 
 MASK_TOKEN = "<|mask|>"
 SEPARATOR_TOKEN = "<|endoftext|>"
+# Without any of these files, some kinds of tokenizers are made empty, of a model's config.json alone.
+VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.spm", "*.tiktoken", "tekken.json")
 TRAINING_CHARACTERS = 200_000_000  # enough for merges; keeps memory bounded on large corpora
 
 
@@ -57,8 +59,13 @@ def load_tokenizer(spec: str | Path) -> Any:
     """
     from transformers import AutoTokenizer
 
-    if Path(spec).is_dir():
-        check_tokenizer(Path(spec))
+    folder = Path(spec)
+    if folder.is_dir():
+        check_tokenizer(folder)
+        if not any(next(folder.glob(pattern), None) for pattern in VOCABULARIES):
+            remedy = "give one with a tokenizer.json, a Hub id that can be reached, or train:8192"
+            inside = folder / "tokenizer"
+            raise UserError(f"the folder {spec} holds no tokenizer", f"give {inside}" if inside.is_dir() else remedy)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(spec), trust_remote_code=False)
     except Exception as error:  # missing, unreachable or damaged: transformers raises many kinds

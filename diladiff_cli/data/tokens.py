@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diladiff_cli.data.shards import Shards, well_formed
-from diladiff_cli.errors import UserError
+from diladiff_cli.errors import UserError, wrong_folder
 from diladiff_cli.integrity import CONFIG_FILE, read_sealed
 
 FORMAT_VERSION = 1
@@ -97,18 +97,17 @@ def open_tokens(path: Path) -> TokenData:
     Raises:
         UserError: No token data set there, a damaged one, or one of a newer format.
     """
-    remedy = f"make it with encode TEXT --out {path}"
+    remedy = f"restore it, or make it again with encode TEXT --fresh --out {path}"
     config_file = path / CONFIG_FILE
     try:
         config = read_sealed(config_file)
-    except FileNotFoundError as error:
-        why = "no config.json" if path.is_dir() else "there is no such folder"
-        raise UserError(f"{path} is no token data set: {why}", remedy) from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise wrong_folder(path, (STAGE,)) from error
     except (OSError, ValueError) as error:
         raise UserError(f"{config_file} cannot be read ({error})", remedy) from error
     found, version = config.get("stage"), config.get("format_version")
     if found != STAGE:
-        raise UserError(f"{path} is of stage {found}, wanted {STAGE}", remedy)
+        raise wrong_folder(path, (STAGE,), found)
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise UserError(f"{path} has format {version}, newer than {FORMAT_VERSION}", "upgrade diladiff")
     missing = NEEDED - config.keys()

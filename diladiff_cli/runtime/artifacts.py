@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diladiff_cli import __version__
-from diladiff_cli.errors import UserError
+from diladiff_cli.errors import KINDS, UserError, wrong_folder
 from diladiff_cli.integrity import (
     CONFIG_FILE,
     check_tokenizer,
@@ -33,7 +33,7 @@ from diladiff_cli.runtime.card import model_card
 from diladiff_cli.runtime.folders import METRICS_FILE, replacing, restore
 
 FORMAT_VERSION = 1
-COMMANDS = {"mdlm": "train-mdlm", "ae": "train-ae", "prior": "train-prior", "student": "distill"}
+COMMANDS = {stage: KINDS[stage][1] for stage in ("mdlm", "ae", "prior", "student")}
 MAX_SHARD_SIZE = "5GB"
 
 
@@ -149,29 +149,29 @@ def load_artifact(path: Path | str, stage: str | tuple[str, ...] | None = None) 
         stage: The stage or stages wanted; None for any.
 
     Raises:
-        UserError: Nothing there, a damaged config.json, another stage or a newer format.
+        UserError: Nothing there, a damaged config.json, another kind of folder or a newer format.
     """
     path = Path(path)
     wanted = (stage,) if isinstance(stage, str) else stage or tuple(COMMANDS)
-    remedy = " or ".join(f"{COMMANDS[s]} makes one" for s in wanted)
+    remedy = "restore it, or make it again" + (f" with {COMMANDS[wanted[0]]}" if len(wanted) == 1 else "")
     restore(path)
     try:
         config = read_sealed(path / CONFIG_FILE)
-    except FileNotFoundError as error:
-        why = "no config.json" if path.is_dir() else "there is no such folder"
-        raise UserError(f"{path} is no artifact of stage {'/'.join(wanted)}: {why}", remedy) from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise wrong_folder(path, wanted) from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path / CONFIG_FILE} cannot be read ({error})", remedy) from error
     version = config.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise UserError(f"{path} has format {version}, newer than {FORMAT_VERSION}", "upgrade diladiff")
     if not config.keys() >= {"stage", "format_version", "network", "training", "parents", "data", "files", "hash"}:
-        what = "a token data set or latents" if config.get("stage") in ("data", "latents") else "not an artifact"
-        raise UserError(f"{path} is {what}, wanted stage {'/'.join(wanted)}", remedy)
+        if config.get("stage") in COMMANDS:
+            raise UserError(f"{path / CONFIG_FILE} is damaged", remedy)
+        raise wrong_folder(path, wanted, config.get("stage"))
     if not _is_well_formed(config):
         raise UserError(f"{path / CONFIG_FILE} is damaged", remedy)
     if config["stage"] not in wanted:
-        raise UserError(f"{path} is of stage {config['stage']}, wanted {'/'.join(wanted)}", remedy)
+        raise wrong_folder(path, wanted, config["stage"])
     if any(Path(name).name != name or name == ".." for name in config["files"]):
         raise UserError(f"{path / CONFIG_FILE} names a file outside its folder", remedy)
     if config["hash"] != content_hash(config["stage"], config["network"], config["files"], config.get("tokenizer")):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from diladiff_cli.errors import UserError, writing
+from diladiff_cli.errors import UserError, kind_of, writing
 from diladiff_cli.integrity import CONFIG_FILE, read_json
 
 _AT_FDCWD = -100
@@ -134,7 +134,7 @@ def check_replaceable(folder: Path, stage: str | None = None) -> str | None:
     except (OSError, ValueError, LookupError) as error:
         raise UserError(f"{folder} holds a config.json that is not of diladiff, or damaged", remedy) from error
     if stage is not None and found != stage:
-        raise UserError(f"{folder} is of stage {found}, and {stage} would replace it", remedy)
+        raise UserError(f"{folder} is {kind_of(str(found))}, which {kind_of(stage)} would replace", remedy)
     return str(found)
 
 

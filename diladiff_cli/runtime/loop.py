@@ -66,6 +66,7 @@ class _Loop:
     ) -> None:
         self.run, self.session, self.config, self.out = run, session, config, out
         self.bare = run.model.to(session.device)
+        self.parameters = sum(p.numel() for p in self.bare.parameters() if p.requires_grad)
         self.average = AveragedModel(self.bare, config.ema_decay)
         if session.sharded:
             shard(self.bare, session.device)
@@ -94,15 +95,21 @@ class _Loop:
     def run_all(self, stop: StopRequest) -> dict[str, Any]:
         tokens, mark, why = 0, self.clock.seconds(), 0
         title = str(self.run.artifact["stage"])
+        first = self.step + 1
+        if self.session.is_main:
+            say(f"{title}: {self._outlook()}")
         with Bar(title, self.config.max_steps, self.step, self.session.is_main) as bar:
             while self.step < self.config.max_steps:
                 values, grad_norm = self._step()
                 tokens += self.config.batch_size * self.run.tokens_per_row
                 text = None
-                if self.step % self.config.log_every == 0:
+                if self.step % self.config.log_every == 0 or self.step == first:
                     now = self.clock.seconds()
-                    text = self._log_training(values, grad_norm, tokens / max(now - mark, 1e-9))
-                    tokens, mark = 0, now
+                    line = self._training_line(values, grad_norm, tokens / max(now - mark, 1e-9))
+                    text = self._in_words(line)
+                    if self.step % self.config.log_every == 0:  # the first one is for the user alone
+                        self._write(line)
+                        tokens, mark = 0, now
                 bar.update(1, text)
                 if self._due(self.config.eval_every) and self.step < self.config.max_steps:
                     self._validate()
@@ -188,7 +195,16 @@ class _Loop:
         rate = self.optimizers[0].param_groups[0]["lr"]
         return diverged(str(self.run.artifact["stage"]), step, rate, what, self.saved_step)
 
-    def _log_training(self, values: Mapping[str, Tensor], grad_norm: float, rate: float) -> str:
+    def _outlook(self) -> str:
+        """What is about to be done, for the user."""
+        config, session = self.config, self.session
+        done = f", {self.step:,} of them done" if self.step else ""
+        batch = f"{config.batch_size} x {self.run.tokens_per_row} tokens"
+        several = f"{session.processes} x " if session.processes > 1 else ""
+        place = f"{config.precision} on {several}{session.device.type}"
+        return f"{config.max_steps:,} steps{done}, batches of {batch}, {self.parameters:,} parameters to train, {place}"
+
+    def _training_line(self, values: Mapping[str, Tensor], grad_norm: float, rate: float) -> dict[str, Any]:
         line: dict[str, Any] = {"step": self.step, "split": "train"}
         line |= self.session.mean_over_processes(dict(values))
         line |= {"grad_norm": grad_norm, "learning_rate": self.optimizers[0].param_groups[0]["lr"]}
@@ -199,10 +215,13 @@ class _Loop:
         if peak is not None:
             rows_per_second = rate / self.run.tokens_per_row
             line["mfu"] = self.run.flops_per_row * rows_per_second / (peak * self.session.processes)
-        self._write(line)
+        return line
+
+    def _in_words(self, line: Mapping[str, Any]) -> str:
         mfu = f", MFU {line['mfu']:.1%}" if "mfu" in line else ""
         skipped = f", {self.skipped_steps} steps skipped" if self.skipped_steps else ""
-        return f"loss {line['loss']:.4f}, lr {line['learning_rate']:.2g}, {rate:,.0f} tokens/s{mfu}{skipped}"
+        rate = f"{line['tokens_per_second']:,.0f} tokens/s"
+        return f"loss {line['loss']:.4f}, lr {line['learning_rate']:.2g}, {rate}{mfu}{skipped}"
 
     def _validate(self) -> None:
         self._prepare_average()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diladiff_cli.config import STAGES, StageConfig
-from diladiff_cli.errors import UserError
+from diladiff_cli.errors import UserError, kind_of
 from diladiff_cli.runtime.folders import check_replaceable, restore
 from diladiff_cli.runtime.state import read_progress
 
@@ -52,7 +52,7 @@ def check_resume(
     restore(out)
     found = check_replaceable(out)
     if found is not None and STAGES.get(found) is not type(config):
-        raise UserError(f"{out} is of stage {found}, which this run would replace", "choose another --out")
+        raise UserError(f"{out} is {kind_of(found)}, which this run would replace", "choose another --out")
     if resume is False:
         return None
     stored = read_progress(out / "state")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CHECKSUM, file_hash, read_sealed, sealed
+from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.sharding import shared_like, whole
 
 TENSORS = "state.safetensors"
@@ -62,7 +63,7 @@ def read_progress(folder: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder / 'state.json'} is damaged ({error})", "start over with --fresh") from error
+        raise UserError(f"{folder / 'state.json'} is damaged ({error})", _remedy(folder)) from error
     return {k: v for k, v in progress.items() if k not in (CHECKSUM, "files")}
 
 
@@ -99,7 +100,18 @@ def load_state(
             state["state"] = _shared(optimizer, _nested(tensors, f"optimizer/{number}/"))
             optimizer.load_state_dict(state)
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
-        raise UserError(f"{path} cannot be used ({str(error).splitlines()[0]})", "start over with --fresh") from error
+        raise UserError(f"{path} cannot be used ({str(error).splitlines()[0]})", _remedy(folder)) from error
+
+
+def _remedy(folder: Path) -> str:
+    """What is left to do without a state: the artifact that it lies in may be whole."""
+    try:
+        artifact = load_artifact(folder.parent)
+        artifact.state_dict()
+    except UserError:
+        return "start over with --fresh"
+    step = artifact.config["progress"].get("step")
+    return f"the model of step {step} in {artifact.path} is whole: use it as it is, or train it again with --fresh"
 
 
 def _put(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:

@@ -17,7 +17,15 @@ from diladiff_cli.runtime.progress import Bar, say
 from diladiff_cli.stages.bench_speed import machine, seconds
 from diladiff_cli.stages.common import open_recorded_data
 from diladiff_cli.stages.eval_files import SampleMeasure
-from diladiff_cli.stages.sample import complete, decode, describe, draw_latents, ids_of, latent_batches
+from diladiff_cli.stages.sample import (
+    complete,
+    decode,
+    describe,
+    draw_latents,
+    ids_of,
+    latent_batches,
+    surplus_steps,
+)
 from diladiff_cli.stages.sample_sets import Sample
 from diladiff_cli.stages.sampler import Sampler, load_sampler
 
@@ -72,6 +80,9 @@ def bench_frontier(config: BenchConfig, models: Sequence[Path], out: Path) -> It
     """
     samplers = {str(model): load_sampler(model) for model in models}
     points = [point for sampler in samplers.values() for point in _points(sampler, config)]
+    notes = (surplus_steps(samplers[point.model], point.settings) for point in points)
+    for note in dict.fromkeys(note for note in notes if note):
+        say(note)
     measure = SampleMeasure(EvalConfig(scorer=config.scorer, batch_size=config.batch_size, precision=config.precision))
     with writing(out):
         (out / "points").mkdir(parents=True, exist_ok=True)

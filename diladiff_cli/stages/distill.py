@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diladiff_cli.config import DistillConfig
-from diladiff_cli.core.gaussian import NoiseLevel, TanSchedule, clean_estimate, diffuse, sampled_velocity, velocity
+from diladiff_cli.core.gaussian import NoiseLevel, clean_estimate, diffuse, sampled_velocity, velocity
 from diladiff_cli.core.objectives import adaptive_loss, meanflow_target
-from diladiff_cli.core.ode import average_velocity_steps, euler
+from diladiff_cli.core.ode import average_velocity_steps, euler, guided
 from diladiff_cli.core.times import logit_normal, ordered_pair
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.artifacts import Artifact, load_artifact
@@ -40,10 +40,10 @@ def draw_times(noise: BatchNoise, config: DistillConfig) -> tuple[Tensor, Tensor
 
 
 @torch.no_grad()
-def teacher_velocity(teacher: LatentPrior, z_t: Tensor, t: Tensor, level: NoiseLevel) -> Tensor:
-    """Velocity of the teacher's ODE at z_t from two calls, the second self-conditioned on the first."""
-    z_self = teacher(z_t, t, torch.zeros_like(z_t))
-    return velocity(z_t, teacher(z_t, t, z_self), level)
+def teacher_velocity(teacher: LatentPrior, z_t: Tensor, t: Tensor, level: NoiseLevel, guidance: float = 0.0) -> Tensor:
+    """Velocity of the teacher's ODE at z_t from two calls, the second self-conditioned on and guided by the first."""
+    plain = teacher(z_t, t, torch.zeros_like(z_t))
+    return velocity(z_t, guided(teacher(z_t, t, plain), plain, guidance), level)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class MeanFlowLoss:
     Attributes:
         to_latents: Fetched batch -> standardised latents.
         teacher: The frozen prior.
-        config: Laws of times, tangent warm-up, self-conditioning, loss weight.
+        config: Laws of times, tangent warm-up, self-conditioning, guidance of the teacher, loss weight.
     """
 
     to_latents: Callable[[Tensor], Tensor]
@@ -70,7 +70,7 @@ class MeanFlowLoss:
         if self.config.velocity == "sampled":
             v = sampled_velocity(z_0, eps, level)
         else:
-            v = teacher_velocity(self.teacher, z_t, t, level)
+            v = teacher_velocity(self.teacher, z_t, t, level, self.config.guidance)
         z_self = self._self_condition(model, z_t, t, level, noise)
 
         def average_velocity(z: Tensor, end: Tensor, start: Tensor) -> Tensor:
@@ -97,20 +97,21 @@ class MeanFlowLoss:
 
 @torch.no_grad()
 def student_figures(
-    student: nn.Module, teacher: LatentPrior, schedule: TanSchedule, shape: tuple[int, ...], device: torch.device
+    student: nn.Module, teacher: LatentPrior, shape: tuple[int, ...], device: torch.device, guidance: float = 0.0
 ) -> dict[str, float]:
-    """Distance per entry between few-step student samples and the teacher's ODE from the same noise.
+    """Distance per entry between few-step student samples and the teacher's (guided) ODE from the same noise.
 
     ``teacher_5_steps`` is the teacher's own Euler method at 5 evaluations, for comparison.
     """
     z = torch.randn(shape, generator=generator(device, 13), device=device)
-    wanted = euler(teacher, z, schedule, TEACHER_STEPS)
+    schedule = teacher.schedule
+    wanted = euler(teacher, z, schedule, TEACHER_STEPS, guidance=guidance)
 
     def distance(found: Tensor) -> float:
         return float((found - wanted).square().mean())
 
     figures = {f"student_{m}_steps": distance(average_velocity_steps(student, z, schedule, m)) for m in (1, 2, 5)}
-    return figures | {"teacher_5_steps": distance(euler(teacher, z, schedule, 5))}
+    return figures | {"teacher_5_steps": distance(euler(teacher, z, schedule, 5, guidance=guidance))}
 
 
 def distill(
@@ -164,7 +165,7 @@ def distill(
         tokens_per_row=tokens.length,
         # two teacher calls, one for self-conditioning, the jvp, backward
         flops_per_row=7 * linear_flops(model, parent.network["latents"]),
-        validate=lambda average: student_figures(average, teacher, model.schedule, shape, session.device),
+        validate=lambda average: student_figures(average, teacher, shape, session.device, config.guidance),
         artifact=artifact,
         row_order=row_order(config, source.rows),
         compile_body=lambda bare: None,  # compiling under jvp does not pay

@@ -14,18 +14,20 @@ import numpy as np
 
 from diladiff_cli import __version__
 from diladiff_cli.config import EncodeConfig
-from diladiff_cli.data.files import find_files
+from diladiff_cli.data.files import FORMATS, find_files, skipped_kinds
 from diladiff_cli.data.shards import ShardWriter
 from diladiff_cli.data.text import Piece, ending_by_content, iter_pieces
 from diladiff_cli.data.tokenizer import encode_documents, load_tokenizer, separator_id, train_size, train_tokenizer
 from diladiff_cli.data.tokens import FORMAT_VERSION, STAGE
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CONFIG_FILE, hash_files, sealed
-from diladiff_cli.runtime.folders import check_replaceable, recover, replacing
+from diladiff_cli.runtime.folders import check_replaceable, recover, replacing, restore
 from diladiff_cli.runtime.progress import Spinner, say
 from diladiff_cli.runtime.randomness import mix
+from diladiff_cli.stages.encode_again import TextHash, finished_data
 
 DOCUMENTS_AT_ONCE, CHARACTERS_AT_ONCE = 256, 1 << 20
+MOST_KINDS = 5  # of skipped files that are named
 
 
 def is_held_out(config: EncodeConfig, number: int) -> bool:
@@ -49,8 +51,7 @@ class Packer:
         full = len(self._rest) // self.length * self.length
         if full:
             rows: np.ndarray = np.array(self._rest[:full], dtype=self.dtype).reshape(-1, self.length)
-            for row in rows:
-                self.writer.add(row)
+            self.writer.add(rows)
             self.blocks += full // self.length
             del self._rest[:full]
 
@@ -105,31 +106,48 @@ def rereadable(sources: Sequence[str]) -> Iterator[list[str]]:
 
 
 def encode_text(
-    config: EncodeConfig, *, text: Sequence[str], valid: Sequence[str] = (), out: Path, dry_run: bool = False
+    config: EncodeConfig,
+    *,
+    text: Sequence[str],
+    valid: Sequence[str] = (),
+    out: Path,
+    resume: bool | None = None,
+    dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Write a token data set.
+    """Write a token data set, unless it is there already.
 
     Args:
         config: Tokenizer, block length and split.
         text: Text sources, see :func:`diladiff_cli.data.text.iter_pieces`.
         valid: Sources of the validation split; where given, nothing of ``text`` is held out.
-        out: Folder of the data set, replaced as a whole.
+        out: Folder of the data set.
+        resume: False replaces whatever data set is there, as a whole; otherwise another one is an error.
         dry_run: Only check the inputs.
 
     Returns:
         The data set's config.json, or the plan of a dry run.
 
     Raises:
-        UserError: A source or the tokenizer cannot be used, or there is too little text for one block of a split.
+        UserError: A source or the tokenizer cannot be used, there is too little text for one block of a split, or
+            ``out`` holds something else.
     """
     if not text:
         raise UserError("no text was given", "name files, folders, globs, a Hub data set, or - for standard input")
     files = {source: find_files(source) for source in [*text, *valid] if source != "-"}
+    _tell_skipped(files)
     size = train_size(config.tokenizer)
+    restore(out)
     check_replaceable(out, STAGE)
+    finished = None if resume is False else finished_data(config, text, valid, out, dry_run)
     if dry_run:
+        if size is None:
+            load_tokenizer(config.tokenizer)
         found = {source: "Hub data set" if paths is None else len(paths) for source, paths in files.items()}
-        return {"stage": STAGE, "settings": config.to_dict(), "files": found, "out": str(out)}
+        plan = {"stage": STAGE, "settings": config.to_dict(), "files": found, "out": str(out)}
+        return plan | {"finished": finished is not None}
+    if finished is not None:
+        say(f"{out} is finished; --fresh encodes it again")
+        return finished
     with nullcontext(list(text)) if size is None else rereadable(text) as sources:
         if size is None:
             tokenizer = load_tokenizer(config.tokenizer)
@@ -140,16 +158,36 @@ def encode_text(
         recover(out)
         with replacing(out, STAGE) as folder:
             tokenizer.save_pretrained(folder / "tokenizer")
-            splits = _pack(config, {False: (sources, text), True: (valid, valid)}, tokenizer, folder)
-            record = _record(config, tokenizer, splits, [*text, *valid], folder / "tokenizer")
+            hashes = {"text": TextHash(), "valid": TextHash()}
+            splits = _pack(config, {"text": (sources, text), "valid": (valid, valid)}, hashes, tokenizer, folder)
+            record = _record(config, tokenizer, splits, folder / "tokenizer")
+            record |= {"sources": [*text, *valid], "text_hashes": {name: h.value() for name, h in hashes.items()}}
             (folder / CONFIG_FILE).write_text(sealed(record))
     return record
 
 
+def _tell_skipped(files: Mapping[str, list[Path] | None]) -> None:
+    """Say which files of folders are no text sources."""
+    for source in files:
+        kinds = skipped_kinds(source)
+        if kinds:
+            shown = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(MOST_KINDS))
+            more = ", …" if len(kinds) > MOST_KINDS else ""
+            say(f"{source}: skipped {kinds.total()} files of other kinds ({shown}{more}); text ends in {FORMATS}")
+
+
 def _pack(
-    config: EncodeConfig, sources: Mapping[bool, tuple[Sequence[str], Sequence[str]]], tokenizer: Any, folder: Path
+    config: EncodeConfig,
+    sources: Mapping[str, tuple[Sequence[str], Sequence[str]]],
+    hashes: Mapping[str, TextHash],
+    tokenizer: Any,
+    folder: Path,
 ) -> dict[str, dict[str, Any]]:
-    """Write the shards of both splits; ``sources`` are those held out or not, and their names for the user."""
+    """Write the shards of both splits.
+
+    ``sources`` are those of "text" and of "valid", which are held out, and their names for the user; ``hashes`` get
+    their text.
+    """
     dtype = np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32
     row_bytes = config.length * np.dtype(dtype).itemsize
     packers = {
@@ -158,11 +196,11 @@ def _pack(
     }
     number = 0
     with Spinner("encoding") as spinner:
-        for held_out, (given, names) in sources.items():
-            for batch in batched(some_pieces(given, config.text_field, names) if given else ()):
+        for side, (given, names) in sources.items():
+            for batch in batched(hashes[side].of(some_pieces(given, config.text_field, names) if given else ())):
                 rows = encode_documents(tokenizer, [piece.text for piece in batch])
                 for piece, ids in zip(batch, rows, strict=True):
-                    holds = held_out or (not sources[True][0] and is_held_out(config, number))
+                    holds = side == "valid" or (not sources["valid"][0] and is_held_out(config, number))
                     packers["valid" if holds else "train"].add(ids if piece.last else ids[:-1], piece.last)
                     number += piece.last
                 spinner.update(f"{number:,} documents, {sum(p.tokens for p in packers.values()):,} tokens")
@@ -179,9 +217,7 @@ def _pack(
     return {name: packer.close() for name, packer in packers.items()}
 
 
-def _record(
-    config: EncodeConfig, tokenizer: Any, splits: dict[str, dict[str, Any]], sources: list[str], folder: Path
-) -> dict[str, Any]:
+def _record(config: EncodeConfig, tokenizer: Any, splits: dict[str, dict[str, Any]], folder: Path) -> dict[str, Any]:
     digest = hashlib.sha256()
     for name, split in splits.items():
         digest.update(json.dumps([name, [shard["sha256"] for shard in split["shards"]]]).encode())
@@ -191,7 +227,6 @@ def _record(
         "format_version": FORMAT_VERSION,
         "package_version": __version__,
         "settings": config.to_dict(),
-        "sources": sources,
         "length": config.length,
         "vocab_size": len(tokenizer),
         "mask_id": int(tokenizer.mask_token_id),

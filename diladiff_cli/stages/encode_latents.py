@@ -121,6 +121,8 @@ def _record(shard: Path) -> dict[str, Any]:
 
 def _finished_shards(out: Path, plan: dict[str, Any], resume: bool | None) -> set[str]:
     """Names of the shards under ``out`` that belong to this plan."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is no folder", "choose another --out")
     if not out.exists() or not set(out.iterdir()) - _leftovers(out):
         return set()
     try:

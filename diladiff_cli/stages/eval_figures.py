@@ -222,7 +222,8 @@ def teacher_distance(work: Evaluation) -> Figures:
     device = work.sampler.device
     teacher = build(work.artifact.parent("prior"), device)
     shape = (work.batches * SEQUENCES, *work.sampler.require_autoencoder().latent_shape)
-    figures = student_figures(student, teacher, student.schedule, shape, device)
+    guidance = work.artifact.config["training"].get("guidance", 0.0)  # students older than it have none
+    figures = student_figures(student, teacher, shape, device, guidance)
     return {"teacher_distance": figures | {"samples": shape[0], "teacher_steps": TEACHER_STEPS}}
 
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from diladiff_cli.config import EvalConfig
 from diladiff_cli.metrics.scorers import Scorer, Scores, load_scorer
+from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.progress import Bar, say
 from diladiff_cli.settings import ConfigError
+from diladiff_cli.stages.common import open_recorded_data
 from diladiff_cli.stages.eval_artifact import artifact_table, evaluate_artifact
 from diladiff_cli.stages.eval_samples import cell, evaluate_groups, report_table, score_texts
 from diladiff_cli.stages.reference_text import ReferenceText, reference_text
@@ -44,14 +46,45 @@ def evaluate_files(
         ConfigError: An option that nothing would heed.
         UserError: A file of samples cannot be read.
     """
+    found = _read(targets, reference, data)
+    return _reports(config, found, SampleMeasure(config, tuple(reference)), data)
+
+
+def evaluation_plan(
+    config: EvalConfig, targets: Sequence[str | Path], reference: Sequence[str] = (), data: Path | None = None
+) -> dict[str, Any]:
+    """What a dry run prints: what :func:`evaluate_files` would measure, for which it takes the same arguments.
+
+    Files of samples are read, networks are not, nor is a scorer looked for.
+
+    Raises:
+        ConfigError: An option that nothing would heed.
+        UserError: A file of samples, an artifact or its data set cannot be used.
+    """
+    measure = SampleMeasure(config, tuple(reference))
+    plans: list[dict[str, Any]] = []
+    for name, samples in _read(targets, reference, data):
+        if samples is None:
+            artifact = load_artifact(name)
+            blocks = {"data": str(open_recorded_data(artifact, data)[1])}
+            plans.append({"target": name, "stage": artifact.stage, "hash": artifact.hash} | blocks)
+            continue
+        groups = group_samples(samples)
+        texts = dict.fromkeys(measure.text(group[0].get("model")).source for group in groups)
+        plans.append({"target": name, "samples": [len(group) for group in groups], "reference": list(texts)})
+    return {"targets": plans, "settings": config.to_dict()}
+
+
+def _read(
+    targets: Sequence[str | Path], reference: Sequence[str], data: Path | None
+) -> list[tuple[str, list[Sample] | None]]:
+    """The targets by name, all files of samples read: a bad one is told before the work."""
     problems = idle_options(targets, reference, data)
     if problems:
         raise ConfigError(problems)
     names = [str(target) for target in targets]
     artifacts = _artifacts(names)
-    # All are read first, so that a bad one is told before the work.
-    found = [(name, None if name in artifacts else read_samples(name)) for name in names]
-    return _reports(config, found, SampleMeasure(config, tuple(reference)), data)
+    return [(name, None if name in artifacts else read_samples(name)) for name in names]
 
 
 def _artifacts(targets: Sequence[str | Path]) -> list[str]:
@@ -118,13 +151,14 @@ class SampleMeasure:
         """One report for each way of sampling."""
         together: dict[Any, tuple[ReferenceText, int, list[Sample]]] = {}
         for group in group_samples(samples):  # those of one text and length share a reference
-            text = self._text(group[0].get("model"))
+            text = self.text(group[0].get("model"))
             length = text.length_of(group)
             together.setdefault((text.key, length), (text, length, []))[2].extend(group)
         for text, length, found in together.values():
             yield from self._measure(found, text, length)
 
-    def _text(self, model: Any) -> ReferenceText:
+    def text(self, model: Any) -> ReferenceText:
+        """The reference of a model's samples; says on stderr which, once."""
         name = model if isinstance(model, str) and model else None
         if name not in self._texts:
             text = reference_text(name, self.files)

@@ -259,7 +259,10 @@ def report_table(report: dict[str, Any]) -> "Table":
     settings = ", ".join(f"{key} {value}" for key, value in report["settings"].items() if value is not None)
     lines = [f"reference: {report['reference']['source']}"] if "reference" in report else []
     lines.append(f"scorer: {report['scorer']['note'] or report['scorer']['name']}")
-    lines += [f"{name} left out: {reason}" for name, reason in report["left_out"].items()]
+    for reason in dict.fromkeys(report["left_out"].values()):
+        names = ", ".join(name for name, other in report["left_out"].items() if other == reason)
+        told = reason == report["scorer"]["note"]  # in the line above
+        lines.append(f"{names} left out" if told else f"{names} left out: {reason}")
     # As text: a name like diladiff[scorer] is no markup.
     table = Table(title=Text(settings or "samples"), caption=Text("\n".join(lines)), min_width=72)
     table.add_column("figure")

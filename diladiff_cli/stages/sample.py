@@ -43,6 +43,8 @@ def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
         problems.append(f"--steps is {config.steps}, but {what} and draws no latents; leave it out")
     if config.decodings > 1 and sampler.autoencoder is None:
         problems.append(f"--decodings is {config.decodings}, but {what} and has no latents; leave it out")
+    if config.guidance and sampler.stage != "prior":
+        problems.append(f"--guidance is {config.guidance}, but {what}; it is for a prior, leave it out")
     if config.n % config.decodings:
         problems.append(f"--n {config.n} is no multiple of --decodings {config.decodings}; change one")
     if sampler.stage == "ae" and config.n > len(sampler.held_out) * config.decodings:
@@ -59,6 +61,36 @@ def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
     )
 
 
+def surplus_steps(sampler: Sampler, config: SampleConfig) -> str | None:
+    """A line for the user where there are more decoding steps than tokens to reveal; None elsewhere.
+
+    Samples are exact all the same: in random order fewer tokens share a step, and the other orders end early.
+    """
+    length = sampler.decoder.length
+    if config.decode_steps <= length:
+        return None
+    what = "a step for each, the most that published figures have, is about as good"
+    if config.order != "random":
+        what = f"with --order {config.order} the steps beyond do nothing"
+    return f"--decode-steps {config.decode_steps} is more than the {length} tokens of a text: {what}"
+
+
+def sample_plan(sampler: Sampler, config: SampleConfig) -> dict[str, Any]:
+    """What a dry run prints: the model, and all settings as they would be used.
+
+    Raises:
+        ConfigError, UserError: As of :func:`complete`.
+    """
+    settings = complete(sampler, config)
+    return {
+        "stage": sampler.stage,
+        "model": sampler.name,
+        "hash": sampler.artifact.hash,
+        "length": sampler.decoder.length,
+        "settings": settings.to_dict() | {"steps": settings.steps or None},
+    }
+
+
 @torch.no_grad()
 def draw_latents(sampler: Sampler, indices: range, config: SampleConfig, on_step: OnStep | None = None) -> Tensor:
     """Standardised latents z_0 (B, N, C) of those numbers.
@@ -66,8 +98,8 @@ def draw_latents(sampler: Sampler, indices: range, config: SampleConfig, on_step
     A prior takes Euler steps and a student average-velocity steps from noise that depends on (seed, index) alone; an
     auto-encoder encodes the held-out blocks of those numbers (the oracle).
 
-    ``config`` is as :func:`complete` returns it; seed, steps, gamma and precision are read. ``on_step`` is called with
-    the clean estimate of each latent step, see :mod:`diladiff_cli.core.ode`; an auto-encoder takes none.
+    ``config`` is as :func:`complete` returns it; seed, steps, gamma, guidance and precision are read. ``on_step`` is
+    called with the clean estimate of each latent step, see :mod:`diladiff_cli.core.ode`; an auto-encoder takes none.
     """
     shape = sampler.require_autoencoder().latent_shape
     network = sampler.latent
@@ -77,7 +109,7 @@ def draw_latents(sampler: Sampler, indices: range, config: SampleConfig, on_step
         noise = SampleNoise(config.seed, indices)
         z = noise.normal(noise.START, *shape).float().to(sampler.device)
         if isinstance(network, LatentPrior):
-            return euler(network, z, network.schedule, config.steps, on_step)
+            return euler(network, z, network.schedule, config.steps, on_step, config.guidance)
         noises = None
         if config.gamma > 0 and config.steps > 1:
             noises = noise.normal(noise.GAMMA, config.steps - 1, *shape).float().to(sampler.device)
@@ -168,6 +200,7 @@ def describe(sampler: Sampler, ids: range, config: SampleConfig, tokens: Tensor)
         "temperature": config.temperature,
         "top_p": config.top_p,
         "gamma": config.gamma if config.steps and isinstance(sampler.latent, LatentStudent) else None,
+        "guidance": config.guidance or None,
         "order": config.order,
         "threshold": config.threshold if config.order == "threshold" else None,
         "entropy_bound": config.entropy_bound if config.order == "entropy" else None,

@@ -120,6 +120,7 @@ OWN: dict[str, dict[str, Cases]] = {
         "out": [*EMPTY, ("folder", 1, "cannot write folder ("), (f"{FILE}/below", 1, f"cannot write {FILE}/below (")],
         "format": [(value, 2, f"--format is {value!r}; choose one of jsonl, text") for value in ("", "xml", "TEXT")],
         "trace": [*EMPTY, ("folder", 1, "cannot write folder ("), (f"{FILE}/below", 1, f"cannot write {FILE}/below (")],
+        "dry_run": SWITCH,
     },
     "eval": {
         "target": [
@@ -127,13 +128,14 @@ OWN: dict[str, dict[str, Cases]] = {
             ("nowhere.jsonl", 1, "cannot read nowhere.jsonl (No such file or directory); give"),
             (f"{FILE}/below", 1, f"cannot read {FILE}/below (Not a directory); give"),
             ("empty.txt", 1, "empty.txt holds no samples; write some with"),
-            ("folder", 1, "folder is no artifact of stage"),
+            ("folder", 1, "folder is no folder of diladiff (it has no config.json); give a model, which "),
             ("bytes.toml", 1, "bytes.toml, line 1 is not JSON; every line must be"),
             ("x" * 300, 1, "(File name too long)"),
         ],
         "reference": [(v, s, line.replace("TEXT", "--reference")) for v, s, line in TEXT if v != "empty.txt"],
         "data": INPUT,
         "pretty": SWITCH,
+        "dry_run": SWITCH,
     },
     "bench": {
         "model": INPUT,
@@ -148,7 +150,7 @@ OWN: dict[str, dict[str, Cases]] = {
             ("nowhere.jsonl", 1, "nowhere.jsonl"),
             (f"{FILE}/below", 1, f"{FILE}/below"),
             ("empty.txt", 1, "empty.txt"),
-            ("folder", 1, "folder is no artifact of stage"),
+            ("folder", 1, "folder is no folder of diladiff (it has no config.json); give a model, which "),
             ("bytes.toml", 1, "bytes.toml"),
             ("x" * 300, 1, "(File name too long)"),
         ],

@@ -139,13 +139,13 @@ def test_all_that_is_wrong_with_a_call_is_told_at_once(
 
 
 def test_an_artifact_is_not_written_over_its_parent(cli: Cli, tiny_chain: Chain) -> None:
-    for line, parent in (
-        ("train-ae --base {0} --out {0} --dry-run", tiny_chain.mdlm),
-        ("train-prior --ae {0} --out {0} --dry-run", tiny_chain.ae),
-        ("distill --prior {0} --out {0} --dry-run", tiny_chain.prior),
+    for line, parent, kind in (
+        ("train-ae --base {0} --out {0} --dry-run", tiny_chain.mdlm, "a base"),
+        ("train-prior --ae {0} --out {0} --dry-run", tiny_chain.ae, "an auto-encoder"),
+        ("distill --prior {0} --out {0} --dry-run", tiny_chain.prior, "a prior"),
     ):
         (problem,) = check_errors(cli(*line.format(parent).split()), 1, {})
-        assert problem.startswith(f"{parent} is of stage ")
+        assert problem.startswith(f"{parent} is {kind}, which this run would replace; ")
 
 
 def test_a_file_name_that_is_no_text_is_shown_escaped(cli: Cli) -> None:

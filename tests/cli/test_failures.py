@@ -54,7 +54,6 @@ WRONG_USAGE: list[tuple[str, list[str]]] = [
         [
             "error: --data needs --ae; name the auto-encoder",
             "error: --batch-size needs --ae; name the auto-encoder",
-            "error: --resume/--fresh needs --ae; name the auto-encoder",
         ],
     ),
     (
@@ -86,22 +85,19 @@ WRONG_USAGE: list[tuple[str, list[str]]] = [
 ]
 
 FAILED: list[tuple[str, str]] = [
-    ("train-mdlm", "error: data is no token data set: there is no such folder; make it with encode TEXT --out data"),
-    ("train-ae", "error: ckpt/mdlm is no artifact of stage mdlm: there is no such folder; train-mdlm makes one"),
-    (
-        "train-prior --ae nowhere",
-        "error: nowhere is no artifact of stage ae: there is no such folder; train-ae makes one",
-    ),
-    ("distill", "error: ckpt/prior is no artifact of stage prior: there is no such folder; train-prior makes one"),
-    ("encode --ae ckpt/ae", "error: ckpt/ae is no artifact of stage ae: there is no such folder; train-ae makes one"),
+    ("train-mdlm", "error: there is no folder data; give a token data set, which encode TEXT writes"),
+    ("train-ae", "error: there is no folder ckpt/mdlm; give a base, which train-mdlm writes"),
+    ("train-prior --ae nowhere", "error: there is no folder nowhere; give an auto-encoder, which train-ae writes"),
+    ("distill", "error: there is no folder ckpt/prior; give a prior, which train-prior writes"),
+    ("encode --ae ckpt/ae", "error: there is no folder ckpt/ae; give an auto-encoder, which train-ae writes"),
     ("encode missing.txt", "error: there is no file or folder missing.txt; check the path"),
     (
         "sample --model nowhere",
-        "error: nowhere is no artifact of stage mdlm/ae/prior/student: there is no such folder; ",
+        "error: there is no folder nowhere; give a model, which train-mdlm, train-ae, train-prior or distill writes",
     ),
     ("eval missing.jsonl", "error: cannot read missing.jsonl (No such file or directory); "),
     ("info nowhere", "error: there is no folder nowhere; "),
-    ("export", "error: ckpt/student is no artifact of stage mdlm/ae/prior/student: there is no such folder; "),
+    ("export", "error: there is no folder ckpt/student; give a model, which "),
 ]
 
 
@@ -124,7 +120,7 @@ def test_a_parent_of_the_wrong_stage_is_named_with_the_command_that_makes_the_ri
 ) -> None:
     found = cli("train-prior", "--ae", tiny_chain.mdlm, "--dry-run")
     assert (found.status, found.out) == (1, "")
-    assert found.errors == [f"error: {tiny_chain.mdlm} is of stage mdlm, wanted ae; train-ae makes one"]
+    assert found.errors == [f"error: {tiny_chain.mdlm} is a base; give an auto-encoder, which train-ae writes"]
 
 
 def test_a_missing_grandparent_is_named(cli: Cli, tiny_chain: Chain, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from scipy import stats
 from torch import Tensor
 
 from diladiff_cli.core.gaussian import NoiseLevel, TanSchedule, expand, velocity
-from diladiff_cli.core.ode import average_velocity_steps, euler, gamma_target
+from diladiff_cli.core.ode import average_velocity_steps, euler, gamma_target, guided
 
 SCHEDULE = TanSchedule(5.0)
 MEAN, STD = 1.5, 0.4
@@ -88,6 +88,26 @@ def test_euler_reports_the_estimate_of_each_step_and_does_not_change_by_it() -> 
     assert torch.equal(euler(estimate, z, SCHEDULE, 4, lambda *step: told.append(step)), wanted)
     assert [step for step, _ in told] == [0, 1, 2, 3]
     assert all(z_hat is own for (_, z_hat), own in zip(told, made, strict=True))
+
+
+def test_guidance_follows_the_ode_of_the_pushed_estimate_and_conditions_on_the_estimate_itself() -> None:
+    """Plain estimates of a, self-conditioned ones of b, guidance w: the ODE of a constant estimate b + w (b - a)."""
+    z, a, b, w, seen = randn(3, 3, 2, seed=11), 0.5, 0.75, 2.0, list[tuple[float, float]]()
+
+    def estimate(z: Tensor, t: Tensor, z_self: Tensor) -> Tensor:
+        seen.append((float(t[0]), float(z_self.flatten()[0])))
+        return torch.full_like(z, b if z_self.any() else a)
+
+    found = euler(estimate, z, SCHEDULE, 4, guidance=w)
+    assert seen == [(1.0, 0.0), (0.75, a), (0.75, 0.0), (0.5, b), (0.5, 0.0), (0.25, b), (0.25, 0.0)]
+    constants = iter((a, *3 * (b + w * (b - a),)))
+    wanted = euler(lambda z, t, z_self: torch.full_like(z, next(constants)), z, SCHEDULE, 4)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_no_guidance_is_the_estimate_itself() -> None:
+    estimate = randn(2, 3, seed=12)
+    assert guided(estimate, randn(2, 3, seed=13), 0.0) is estimate
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])

@@ -26,8 +26,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     splits = {}
     for name, rows in (("train", ROWS), ("valid", ROWS[:3])):
         writer = ShardWriter(tmp_path, name, "tokens", ROWS[0].nbytes)
-        for row in rows:
-            writer.add(row)
+        for part in np.array_split(rows, [1, 2, 9]):  # of which the last ones cross shards
+            writer.add(part)
         splits[name] = {"rows": len(rows), "shards": writer.close()}
     config = {
         "stage": "data",
@@ -101,14 +101,14 @@ def change(folder: Path, **values: Any) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "missing": (lambda p: (p / "config.json").unlink(), "is no token data set: no config.json; make it with encode"),
+    "missing": (lambda p: (p / "config.json").unlink(), "no config.json); give a token data set, which encode"),
     "torn": (lambda p: (p / "config.json").write_text('{"stage": "da'), "config.json cannot be read"),
     "a list": (lambda p: (p / "config.json").write_text("[]"), "config.json cannot be read"),
-    "an artifact": (lambda p: change(p, stage="mdlm"), "is of stage mdlm, wanted data; make it with encode"),
+    "an artifact": (lambda p: change(p, stage="mdlm"), "is a base; give a token data set, which encode TEXT writes"),
     "newer": (lambda p: change(p, format_version=9), "has format 9, newer than 1; upgrade diladiff"),
     "incomplete": (
         lambda p: (p / "config.json").write_text('{"stage": "data", "format_version": 1}'),
-        "config.json is damaged: it has no fingerprint; make it with encode",
+        "config.json is damaged: it has no fingerprint; restore it, or make it again with encode TEXT --fresh --out",
     ),
 }
 
@@ -142,13 +142,13 @@ def test_latents_are_read_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "holds no complete latents"),
-        ("{", "holds no complete latents"),
-        ("[]", "holds no complete latents"),
-        ("{}", "is of stage None, wanted latents"),
-        ('{"stage": "data", "format_version": 1}', "is of stage data, wanted latents"),
+        (None, "has no config.json); give a folder of latents, which encode --ae writes"),
+        ("{", "config.json cannot be read"),
+        ("[]", "config.json cannot be read"),
+        ("{}", "its config.json is of something else); give a folder of latents"),
+        ('{"stage": "data", "format_version": 1}', "is a token data set; give a folder of latents"),
         ('{"stage": "latents", "format_version": 5}', "has format 5, newer than 1; upgrade diladiff"),
-        ('{"stage": "latents", "format_version": 1}', "holds no complete latents"),
+        ('{"stage": "latents", "format_version": 1}', "config.json is damaged; make it again with encode --ae --fresh"),
     ],
 )
 def test_a_folder_that_holds_no_latents_gives_one_line(tmp_path: Path, content: str | None, message: str) -> None:
@@ -158,6 +158,12 @@ def test_a_folder_that_holds_no_latents_gives_one_line(tmp_path: Path, content: 
         open_latents(tmp_path)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_latents_that_are_still_written_are_told(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text("{}")
+    with pytest.raises(UserError, match="are not complete; repeat the encode --ae that began them"):
+        open_latents(tmp_path)
 
 
 @given(rows=st.integers(1, 40), batch=st.integers(1, 50), seed=st.integers(0, 5))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from diladiff_cli.runtime import loop
+from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.stages.encode_latents import encode_latents
 
 from ..chain import Chain
@@ -84,7 +85,12 @@ def test_a_run_does_not_go_on_from_a_damaged_state(
     found = cli(*MDLM)
     assert found.status == 1
     assert f"out/state/{name}" in found.error
-    assert "--fresh" in found.error
+    whole = "; the model of step 2 in out is whole: use it as it is, or train it again with --fresh"
+    assert found.error.endswith(whole)
+    assert load_artifact(tmp_path / "out").state_dict()
+    flip(tmp_path / "out" / "model.safetensors")
+    assert cli(*MDLM).error.endswith("; start over with --fresh")
+    shutil.copy(tmp_path / "before" / "model.safetensors", tmp_path / "out" / "model.safetensors")
     shutil.copy(tmp_path / "before" / "state" / name, tmp_path / "out" / "state" / name)
     assert cli(*MDLM).status == 0
     flip(tmp_path / "out" / "state" / name)

@@ -183,8 +183,20 @@ def test_the_table_shows_both_sides_and_what_is_left_out() -> None:
     console = Console(file=io.StringIO(), width=100)
     console.print(report_table(report))
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    for part in ("entropy", "reference: an old book", "genppl left out: none installed"):
+    for part in ("entropy", "reference: an old book", "scorer: none installed", "genppl, mauve left out"):
         assert part in text
+
+
+def test_the_table_says_once_why_something_is_left_out() -> None:
+    samples = [{"text": s["text"]} for s in SAMPLES]
+    report = evaluate_samples(samples, None, None, scorer_note="none installed")
+    assert len(report["left_out"]) > len(set(report["left_out"].values()))
+    caption = str(report_table(report).caption).splitlines()
+    assert [line for line in caption if "none installed" in line] == ["scorer: none installed"]
+    for reason in set(report["left_out"].values()):
+        assert sum(reason in line for line in caption) == 1
+    for name in report["left_out"]:
+        assert sum("left out" in line and name in line.split(" left out")[0].split(", ") for line in caption) == 1
 
 
 @pytest.fixture(scope="module")

@@ -111,15 +111,19 @@ def change_config(path: Path, **values: Any) -> None:
 
 
 CONFIG_FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "missing": (lambda p: (p / "config.json").unlink(), "no config.json; train-mdlm makes one"),
+    "missing": (lambda p: (p / "config.json").unlink(), "no config.json); give a base, which train-mdlm writes"),
     "truncated": (lambda p: (p / "config.json").write_text('{"stage": "md'), "config.json cannot be read"),
     "not text": (lambda p: (p / "config.json").write_bytes(b"\xff\xfe\x00"), "config.json cannot be read"),
     "a list": (lambda p: (p / "config.json").write_text("[1]"), "cannot be read (it holds no JSON object)"),
-    "another program's": (lambda p: (p / "config.json").write_text('{"model_type": "bert"}'), "is not an artifact"),
-    "a data set's": (lambda p: (p / "config.json").write_text('{"stage": "data"}'), "is a token data set or latents"),
+    "another program's": (
+        lambda p: (p / "config.json").write_text('{"model_type": "bert"}'),
+        "its config.json is of something else); give",
+    ),
+    "a data set's": (lambda p: (p / "config.json").write_text('{"stage": "data"}'), "is a token data set; give a base"),
+    "nothing but a stage": (lambda p: (p / "config.json").write_text('{"stage": "ae"}'), "config.json is damaged"),
     "newer": (lambda p: change_config(p, format_version=99), "has format 99, newer than 1; upgrade diladiff"),
     "newer, other keys": (lambda p: (p / "config.json").write_text('{"format_version": 2}'), "has format 2, newer"),
-    "wrong stage": (lambda p: change_config(p, stage="ae"), "is of stage ae, wanted mdlm; train-mdlm makes one"),
+    "wrong stage": (lambda p: change_config(p, stage="ae"), "is an auto-encoder; give a base, which train-mdlm writes"),
     "changed network": (lambda p: change_config(p, network={"width": 8}), "config.json was changed"),
     "changed hashes": (lambda p: change_config(p, files={"model.safetensors": "0"}), "config.json was changed"),
     "escaping": (lambda p: change_config(p, files={"../../x.safetensors": "0"}), "names a file outside its folder"),
@@ -143,10 +147,21 @@ def test_a_config_that_cannot_be_trusted_gives_one_line(save: Callable[..., Path
 def test_a_place_without_artifact_names_every_command_that_would_make_one(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         load_artifact(tmp_path / "nowhere", ("prior", "student"))
-    assert_one_line(caught.value, "nowhere", "prior/student", "train-prior makes one or distill makes one")
+    assert_one_line(caught.value, "there is no folder", "nowhere; give a model, which train-prior or distill writes")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(
+        UserError, match="file is a file; give a model, which train-mdlm, train-ae, train-prior or dist"
+    ):
         load_artifact(tmp_path / "file")
+
+
+def test_a_folder_above_artifacts_names_them(save: Callable[..., Path]) -> None:
+    above = save("base").parent
+    with pytest.raises(UserError) as caught:
+        load_artifact(above, "mdlm")
+    assert_one_line(
+        caught.value, f"{above} is no folder of diladiff (it has no config.json, but {above}/base has); give"
+    )
 
 
 def flip(path: Path, place: int) -> None:

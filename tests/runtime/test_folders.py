@@ -150,7 +150,7 @@ def test_only_the_stage_asked_for_is_replaced(tmp_path: Path) -> None:
     assert check_replaceable(out, "mdlm") is None
     write(out, "old")
     assert check_replaceable(out, "mdlm") == "mdlm"
-    with pytest.raises(UserError, match="is of stage mdlm, and data would replace it"):
+    with pytest.raises(UserError, match="is a base, which a token data set would replace"):
         check_replaceable(out, "data")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is no folder"):

@@ -231,7 +231,7 @@ def test_a_folder_of_something_else_is_never_replaced(toy: ModuleType, tmp_path:
     with pytest.raises(UserError, match="holds files that are not of diladiff; move it away"):
         toy.toy_train(toy.settings(), tmp_path / "mine", resume)
     toy.toy_train(toy.settings(max_steps=1), tmp_path / "mdlm")
-    with pytest.raises(UserError, match="is of stage mdlm, which this run would replace"):
+    with pytest.raises(UserError, match="is a base, which this run would replace"):
         check_resume(tmp_path / "mdlm", AeConfig(), MADE_FROM, resume)
     assert (tmp_path / "mine" / "novel.txt").read_text() == "years of work"
 

@@ -38,7 +38,7 @@ def test_sharding_of_other_frameworks_is_refused_in_one_line(
 ) -> None:
     monkeypatch.setattr("accelerate.Accelerator.distributed_type", DistributedType(kind))
     with pytest.raises(
-        ConfigError, match=f"training under {kind} is not supported; launch with --multi_gpu, and use --shard"
+        ConfigError, match=f"training under {kind} is not supported; launch with --multi_gpu, and use shard"
     ):
         session(tmp_path)
 
@@ -47,9 +47,9 @@ def test_a_batch_that_processes_cannot_share_names_both_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("accelerate.Accelerator.num_processes", 8)
-    with pytest.raises(ConfigError, match="--batch-size 12 is no multiple of 8 processes times --grad-accum 1"):
+    with pytest.raises(ConfigError, match="batch_size 12 is no multiple of 8 processes times grad_accum 1"):
         session(tmp_path)
-    with pytest.raises(ConfigError, match="--batch-size 12 is no multiple of --grad-accum 5"):
+    with pytest.raises(ConfigError, match="batch_size 12 is no multiple of grad_accum 5"):
         session(tmp_path, grad_accum=5)
 
 

@@ -208,6 +208,7 @@ CASES = (
         ("encode", f"{INPUTS}/soak.txt", "--config", f"{INPUTS}/soak.toml", "--out", OUT),
         whole,
         earlier=("--seed", "1"),
+        replace=("--fresh",),
     ),
     Case("encode-ae", ("encode", "--ae", f"{INPUTS}/ckpt/ae", "--batch-size", "8", "--out", OUT), sharded, True),
     training("train-mdlm", "--data", f"{INPUTS}/data"),

@@ -123,7 +123,7 @@ def test_bases_are_compared_at_equal_entropy_and_equal_decoding_steps(
 def test_settings_that_do_not_fit_a_model_are_refused(tiny_chain: Chain, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="too few held-out blocks"):
         bench(tiny_chain, tmp_path, "ae", n=100_000)
-    with pytest.raises(ConfigError, match="--steps is '1,x'; give whole numbers"):
+    with pytest.raises(ConfigError, match="steps is '1,x'; give whole numbers"):
         BenchConfig(steps="1,x")
 
 

@@ -58,7 +58,7 @@ def test_a_window_holds_the_steps_in_the_middle_of_a_generation(steps: int) -> N
 
 def test_a_length_without_any_number_of_steps_is_refused() -> None:
     config = BenchConfig(**SMALL.to_dict() | {"decode_steps": "16,32"})
-    with pytest.raises(ConfigError, match="--decode-steps 16,32 has none up to length 8; give smaller ones"):
+    with pytest.raises(ConfigError, match="decode_steps 16,32 has none up to length 8; give smaller ones"):
         list(bench_speed(config))
 
 

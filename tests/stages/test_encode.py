@@ -127,7 +127,7 @@ def test_faults_are_one_line_and_leave_what_was_there(
     out.mkdir()
     (out / "config.json").write_text('{"stage": "data", "old": true}')
     with pytest.raises(UserError, match=message) as caught:
-        encode_text(config, text=[str(source)], out=out)
+        encode_text(config, text=[str(source)], out=out, resume=False)
     assert "\n" not in str(caught.value)
     assert json.loads((out / "config.json").read_text())["old"]
 
@@ -135,7 +135,7 @@ def test_faults_are_one_line_and_leave_what_was_there(
 def test_a_folder_of_another_kind_is_not_replaced(text: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "config.json").write_text('{"stage": "mdlm"}')
-    with pytest.raises(UserError, match="is of stage mdlm"):
+    with pytest.raises(UserError, match="is a base, which a token data set would replace"):
         encode_text(SMALL, text=[str(text)], out=tmp_path / "data")
 
 
@@ -146,6 +146,6 @@ def test_text_must_be_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", ["100", "many", "", "-300", "\u00b2"])
 def test_a_size_that_cannot_hold_all_bytes_is_refused(size: str) -> None:
-    with pytest.raises(ConfigError, match=f"--tokenizer train:{size} has no usable size; give at least train:258"):
+    with pytest.raises(ConfigError, match=f"tokenizer train:{size} has no usable size; give at least train:258"):
         EncodeConfig(tokenizer=f"train:{size}")
     assert EncodeConfig(tokenizer="train:258").tokenizer == "train:258"

@@ -199,7 +199,7 @@ def test_bad_settings_are_named_together(tiny_chain: Chain) -> None:
 
 
 def test_a_missing_data_set_is_named(tiny_chain: Chain, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no token data set"):
+    with pytest.raises(UserError, match="there is no folder .*none; give a token data set"):
         evaluate_artifact(tiny_chain.ae, data=tmp_path / "none")
 
 

@@ -218,5 +218,5 @@ def test_a_failed_export_leaves_the_older_bundle(
 
 
 def test_an_unknown_precision_is_refused(tiny_chain: Chain, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--precision is 'fp8'; choose one of bf16, fp32"):
+    with pytest.raises(ConfigError, match="precision is 'fp8'; choose one of bf16, fp32"):
         export(tiny_chain.mdlm, tmp_path / "bundle", "fp8")

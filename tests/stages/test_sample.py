@@ -237,10 +237,10 @@ def test_samples_come_as_soon_as_their_batch_is_done(samplers: dict[str, Sampler
 @pytest.mark.parametrize(
     ("stage", "settings", "message"),
     [
-        ("mdlm", {"steps": 5}, "--steps is 5, but .* is of stage mdlm and draws no latents; leave it out"),
-        ("ae", {"steps": 5}, "--steps is 5, but .* is of stage ae and draws no latents; leave it out"),
-        ("mdlm", {"decodings": 2}, "--decodings is 2, but .* has no latents; leave it out"),
-        ("student", {"n": 7, "decodings": 2}, "--n 7 is no multiple of --decodings 2; change one"),
+        ("mdlm", {"steps": 5}, "steps is 5, but .* is of stage mdlm and draws no latents; leave it out"),
+        ("ae", {"steps": 5}, "steps is 5, but .* is of stage ae and draws no latents; leave it out"),
+        ("mdlm", {"decodings": 2}, "decodings is 2, but .* has no latents; leave it out"),
+        ("student", {"n": 7, "decodings": 2}, "n 7 is no multiple of decodings 2; change one"),
     ],
 )
 def test_contradictory_options_are_refused_before_drawing(
@@ -274,7 +274,7 @@ def test_prior_and_student_need_the_auto_encoder_alone(
 def test_another_auto_encoder_is_refused(chain_copy: Chain) -> None:
     shutil.rmtree(chain_copy.ae)
     shutil.copytree(chain_copy.mdlm, chain_copy.ae)
-    with pytest.raises(UserError, match="is of stage mdlm, wanted ae"):
+    with pytest.raises(UserError, match="is a base; give an auto-encoder, which train-ae writes"):
         load_sampler(chain_copy.student, "cpu")
 
 

@@ -114,9 +114,9 @@ def test_the_auto_encoder_trains_with_every_kind_of_option(
 
 def test_settings_that_do_not_fit_the_base_are_named(tiny_chain: Chain, tmp_path: Path) -> None:
     for options, message in (
-        ({"compression": 3}, "--compression 3 does not divide"),
-        ({"cross_layers": "first,7"}, "--cross-layers has '7'"),
-        ({"encoder_width": 6}, "--encoder-width 6"),
+        ({"compression": 3}, "compression 3 does not divide"),
+        ({"cross_layers": "first,7"}, "cross_layers has '7'"),
+        ({"encoder_width": 6}, "encoder_width 6"),
     ):
         config = AeConfig(**ae_config().to_dict() | options)
         with pytest.raises(ConfigError, match=message):

@@ -1,0 +1,119 @@
+"""``encode`` once more: whether the data set in its folder is what it would write, or another, which it must leave."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diladiff_cli.config import EncodeConfig
+from diladiff_cli.data.files import find_files
+from diladiff_cli.data.shards import well_formed
+from diladiff_cli.data.text import Piece, iter_pieces
+from diladiff_cli.data.tokenizer import load_tokenizer
+from diladiff_cli.errors import UserError
+from diladiff_cli.integrity import CHECKSUM, CONFIG_FILE, check_tokenizer, file_hash, read_sealed
+from diladiff_cli.runtime.progress import say
+from diladiff_cli.runtime.resume import differences
+
+END = b"\xff"  # of a document; no part of any text in UTF-8
+MOST_NAMES = 3  # of sources that are shown
+REMEDY = "repeat what it was made with, use --fresh to replace it, or another --out"
+
+
+@dataclass
+class TextHash:
+    """SHA-256 of documents, in whatever pieces and files they come."""
+
+    _digest: Any = field(default_factory=hashlib.sha256)
+
+    def of(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        """The pieces as they are, each entered as it passes."""
+        for piece in pieces:
+            self._digest.update(piece.text.encode(errors="replace"))
+            if piece.last:
+                self._digest.update(END)
+            yield piece
+
+    def value(self) -> str:
+        """In hexadecimal, of all that has passed."""
+        return str(self._digest.hexdigest())
+
+
+def _hash_of(sources: Sequence[str], field: str) -> str:
+    found = TextHash()
+    for _ in found.of(iter_pieces(sources, field)):
+        pass
+    return found.value()
+
+
+def finished_data(
+    config: EncodeConfig, text: Sequence[str], valid: Sequence[str], out: Path, dry_run: bool = False
+) -> dict[str, Any] | None:
+    """The record of a data set that is what :func:`~diladiff_cli.stages.encode.encode_text` would write.
+
+    Text is compared by what it says, wherever it lies now; a Hub data set by its name, and so is all text where the
+    data set is older than these comparisons.
+
+    Args:
+        config: As of that function.
+        text: Its text sources.
+        valid: Those of the validation split.
+        out: Folder of the data set.
+        dry_run: Leave standard input alone, of which then nothing is known.
+
+    Returns:
+        Its config.json; None where there is none, or where one of the same sources is damaged.
+
+    Raises:
+        UserError: Another data set is there, which models may build on.
+    """
+    try:
+        stored = read_sealed(out / CONFIG_FILE)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{out / CONFIG_FILE} is damaged ({error})", "use --fresh to encode again") from error
+    settings = stored.get("settings")
+    if changed := differences(settings if isinstance(settings, Mapping) else {}, config.to_dict()):
+        raise UserError(f"{out} holds a data set with other settings ({', '.join(changed.values())})", REMEDY)
+    named_alike = stored.get("sources") == [*text, *valid]
+    if not _is_whole(out, stored):
+        if not named_alike:
+            raise UserError(f"{out} holds a damaged data set of other text", "use --fresh to replace it")
+        if not dry_run:
+            say(f"{out} is damaged: encoding it again")
+        return None
+    if Path(config.tokenizer).is_dir() and not _same_tokenizer(config.tokenizer, out / "tokenizer"):
+        raise UserError(f"{out} holds a data set of another tokenizer than that in {config.tokenizer}", REMEDY)
+    hashes = stored.get("text_hashes")
+    if not isinstance(hashes, Mapping) or any(find_files(s) is None for s in (*text, *valid) if s != "-"):
+        same = named_alike
+    elif dry_run and "-" in (*text, *valid):
+        same = True
+    else:
+        sides = {"text": text, "valid": valid}
+        same = all(_hash_of(sources, config.text_field) == hashes.get(side) for side, sources in sides.items())
+    if not same:
+        names = [str(name) for name in stored.get("sources") or ()]
+        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        raise UserError(f"{out} holds a data set of other text (it had {', '.join(names[:MOST_NAMES])}{more})", REMEDY)
+    return {name: value for name, value in stored.items() if name != CHECKSUM}
+
+
+def _is_whole(out: Path, stored: Mapping[str, Any]) -> bool:
+    """Whether the shards and the tokenizer are those recorded."""
+    if not well_formed(stored.get("splits")):
+        return False
+    shards = [shard for split in stored["splits"].values() for shard in split["shards"]]
+    try:
+        check_tokenizer(out / "tokenizer")
+        return all(file_hash(out / Path(shard["file"]).name) == shard.get("sha256") for shard in shards)
+    except (OSError, UserError):
+        return False
+
+
+def _same_tokenizer(first: str | Path, second: str | Path) -> bool:
+    found = [load_tokenizer(folder) for folder in (first, second)]
+    ours, theirs = ((t.backend_tokenizer.to_str(), t.mask_token_id, t.sep_token_id, t.eos_token_id) for t in found)
+    return bool(ours == theirs)

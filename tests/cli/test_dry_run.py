@@ -1,0 +1,52 @@
+"""Dry runs of the commands that draw and measure; those of training and encoding are with their commands."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ..chain import LENGTH, Chain
+from ..command_line import Cli
+
+
+@pytest.mark.parametrize(("stage", "steps"), [("mdlm", None), ("ae", None), ("prior", 200), ("student", 5)])
+def test_a_dry_run_of_sample_prints_its_settings_and_draws_nothing(
+    cli: Cli, tiny_chain: Chain, tmp_path: Path, stage: str, steps: int | None
+) -> None:
+    model = getattr(tiny_chain, stage)
+    found = cli("sample", "--model", model, "--n", "2", "--out", "s.jsonl", "--trace", "t.html", "--dry-run")
+    assert (found.status, found.err) == (0, "")
+    plan = json.loads(found.out)
+    assert (plan["stage"], plan["model"], plan["length"]) == (stage, str(model), LENGTH)
+    assert plan["hash"] == json.loads((model / "config.json").read_text())["hash"]
+    assert (plan["out"], plan["trace"]) == ("s.jsonl", "t.html")
+    settings = plan["settings"]
+    assert (settings["n"], settings["steps"], settings["decode_steps"]) == (2, steps, LENGTH // 4)
+    assert list(tmp_path.iterdir()) == []
+    drawn = json.loads(cli("sample", "--model", model, "--n", "2").out.splitlines()[0])
+    assert {k: settings[k] for k in ("seed", "steps", "decode_steps", "top_p", "order")}.items() <= drawn.items()
+
+
+def test_a_dry_run_finds_what_is_wrong_with_the_model(cli: Cli, tiny_chain: Chain) -> None:
+    found = cli("sample", "--model", tiny_chain.mdlm, "--steps", "3", "--dry-run")
+    assert (found.status, found.out) == (2, "")
+    assert "draws no latents" in found.error
+
+
+def test_a_dry_run_of_eval_prints_what_would_be_measured(cli: Cli, tiny_chain: Chain, tmp_path: Path) -> None:
+    drawn = cli("sample", "--model", tiny_chain.mdlm, "--n", "3").out
+    drawn += cli("sample", "--model", tiny_chain.mdlm, "--n", "2", "--decode-steps", "2").out
+    (tmp_path / "s.jsonl").write_text(drawn)
+    found = cli("eval", "s.jsonl", tiny_chain.ae, "--scorer", "smollm2", "--dry-run")
+    assert (found.status, len(found.errors)) == (0, 1)
+    plan = json.loads(found.out)
+    reference = f"the validation split of {tiny_chain.data}"
+    assert found.errors == [f"reference: {reference}"]
+    config = json.loads((tiny_chain.ae / "config.json").read_text())
+    assert plan["targets"] == [
+        {"target": "s.jsonl", "samples": [3, 2], "reference": [reference]},
+        {"target": str(tiny_chain.ae), "stage": "ae", "hash": config["hash"], "data": str(tiny_chain.data)},
+    ]
+    assert plan["settings"]["scorer"] == "smollm2"
+    found = cli("eval", "s.jsonl", "--data", tiny_chain.data, "--dry-run")
+    assert (found.status, found.out) == (2, "")
