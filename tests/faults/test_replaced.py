@@ -12,8 +12,9 @@ from diladiff_cli.config import EncodeConfig
 from diladiff_cli.data.shards import CHECKSUMS
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
+from diladiff_cli.integrity import CHECKSUM
 from diladiff_cli.model import SHIPPED_MODEL, load
-from diladiff_cli.runtime.artifacts import load_artifact
+from diladiff_cli.runtime.artifacts import content_hash, load_artifact
 from diladiff_cli.stages.encode import encode_text
 from diladiff_cli.stages.encode_latents import encode_latents
 from diladiff_cli.stages.export import export
@@ -74,7 +75,7 @@ def test_a_file_more_or_less_in_a_tokenizer_is_noticed(chain_copy: Chain, tmp_pa
 def test_data_that_were_replaced_are_used_only_by_name(cli: Cli, chain_copy: Chain, tmp_path: Path) -> None:
     write_text(chain_copy.text, seed=1)
     config = EncodeConfig(tokenizer=str(chain_copy.mdlm / "tokenizer"), length=LENGTH, valid_share=0.25)
-    encode_text(config, text=[str(chain_copy.text)], out=chain_copy.data)
+    encode_text(config, text=[str(chain_copy.text)], out=chain_copy.data, resume=False)
     commands: list[tuple[str | Path, ...]] = [
         ("train-ae", "--base", chain_copy.mdlm, "--out", tmp_path / "ae", "--dry-run"),
         ("train-prior", "--ae", chain_copy.ae, "--out", tmp_path / "prior", "--dry-run"),
@@ -117,12 +118,26 @@ def test_data_and_states_without_checksums_are_used_as_they_are(chain_copy: Chai
     assert train_mdlm(mdlm_config(), data=chain_copy.data, out=chain_copy.mdlm)["step"] == 5
 
 
+def age_bundle(root: Path) -> None:
+    """Turn a bundle into one that is older than checksums and hashes of tokenizers and logs."""
+    new_hash: dict[str, str] = {}
+    for name in ("parents/mdlm", "parents/ae", "parents/prior", "."):  # each before those that are made from it
+        file = root / name / "config.json"
+        config = json.loads(file.read_text())
+        for key in (CHECKSUM, "tokenizer", "log"):
+            del config[key]
+        was = config["hash"]
+        config["hash"] = new_hash[was] = content_hash(config["stage"], config["network"], config["files"])
+        for link in config["parents"].values():
+            link["hash"] = new_hash[link["hash"]]
+        file.write_text(json.dumps(config))
+
+
 def test_artifacts_without_hashes_of_their_tokenizer_are_used_as_they_are(tmp_path: Path) -> None:
     shutil.copytree(SHIPPED_MODEL, tmp_path / "model")
-    config = json.loads((tmp_path / "model" / "config.json").read_text())
     wanted = load(tmp_path / "model", "cpu").sample(n=1)
-    if "tokenizer" in config:  # shipped before it had them
-        pytest.fail("age this test's artifact: the shipped one has hashes now")
+    age_bundle(tmp_path / "model")
+    assert load(tmp_path / "model", "cpu").sample(n=1)[0]["token_ids"] == wanted[0]["token_ids"]
     export(tmp_path / "model", tmp_path / "bundle", "fp32")
     found = json.loads((tmp_path / "bundle" / "config.json").read_text())
     assert {"checksum", "tokenizer", "log"} <= found.keys()

@@ -1,0 +1,47 @@
+"""Writes the tables of the docs, the page of samples and the frontier's picture from the figures in docs/evidence.
+
+    python docs/build.py            # after examples/evidence.sh and examples/ablations.py have filled docs/evidence
+    python docs/build.py --check    # only says whether the pages are what the figures give
+
+A page marks where a table belongs: everything between `<!-- table: NAME -->` and `<!-- end -->` is replaced.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from tables import TABLES, stored
+
+from diladiff_cli.stages.bench_picture import frontier_picture
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+PAGES = (DOCS / "results.md", DOCS / "samples.md", ROOT / "README.md", ROOT / "diladiff_cli/assets/model/README.md")
+MARK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def rebuilt(page: str) -> str:
+    """A page with its tables made anew."""
+    return MARK.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], page)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 if a page is out of date")
+    check = parser.parse_args().check
+    stale = []
+    for path in PAGES:
+        page = path.read_text(encoding="utf-8")
+        if rebuilt(page) != page:
+            stale.append(path.name)
+            if not check:
+                path.write_text(rebuilt(page), encoding="utf-8")
+    if not check:
+        frontier_picture(stored("frontier.jsonl"), DOCS)
+    print(f"{'out of date' if check else 'written'}: {', '.join(stale) or 'nothing'}")
+    sys.exit(bool(check and stale))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,257 @@
+"""The tables of the docs, in Markdown, from the figures in docs/evidence."""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from diladiff_cli.metrics.frontier import interpolated
+
+EVIDENCE = Path(__file__).with_name("evidence")
+SPECIAL = re.compile(r"[*_`<>#|\\]")  # in Markdown
+NAMES = {"mdlm": "base", "ae": "auto-encoder (oracle)", "prior": "prior", "student": "student"}
+FIGURES = ("genppl", "entropy", "mauve", "latent_agreement")
+DIGITS = {"entropy": 4, "mauve": 2, "latent_agreement": 2}  # significant, where not 3
+HEADS = ("GenPPL", "entropy", "MAUVE", "latent agreement")
+
+Report = dict[str, Any]
+
+
+def stored(name: str) -> Any:
+    """What a JSON file of the evidence holds; of JSON lines a list."""
+    text = (EVIDENCE / name).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()] if name.endswith("l") else json.loads(text)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """To so many significant digits, with thousands apart; a dash for what was not measured."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.{digits}g}"
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def with_spread(figure: Report | None, digits: int = 3) -> str:
+    """Mean and deviation over seeds."""
+    if figure is None:
+        return "-"
+    return number(figure["mean"], digits) + (f" ± {figure['std']:.2g}" if figure["std"] is not None else "")
+
+
+def settings_of(report: Report) -> list[str]:
+    return [NAMES[report["stage"]], number(report["steps"]), str(report["decode_steps"]), f"{report['temperature']:g}"]
+
+
+def figures_of(report: Report) -> list[str]:
+    return [with_spread(report["figures"].get(name), DIGITS.get(name, 3)) for name in FIGURES]
+
+
+def in_order(reports: Iterable[Report]) -> list[Report]:
+    """By stage, temperature and decoding steps."""
+    return sorted(reports, key=lambda r: (list(NAMES).index(r["stage"]), -r["temperature"], r["decode_steps"]))
+
+
+def reference_row(report: Report, blank: Sequence[str]) -> list[str]:
+    """The held-out text's figures, below those of the models."""
+    return [
+        "held-out text",
+        *blank,
+        *(number(report["reference"].get(name), DIGITS.get(name, 3)) for name in FIGURES[:3]),
+        "-",
+    ]
+
+
+def chain() -> str:
+    rows = []
+    for info in stored("chain.json"):
+        training, progress = info["training"], info["progress"]
+        examples = progress["step"] * training["batch_size"]
+        rows.append(
+            [
+                NAMES[info["stage"]].removesuffix(" (oracle)"),
+                f"{info['parameters']['total'] / 1e6:.1f} M",
+                f"{progress['step']:,}",
+                f"{examples * info['data']['length'] / 1e6:.0f} M",
+                f"{progress['seconds'] / 60:.0f}",
+            ]
+        )
+    return table(["stage", "parameters", "steps", "tokens", "minutes"], rows)
+
+
+def recovery() -> str:
+    curves = stored("ae.json")["figures"]["curves"]
+    names = ("base", "autoencoder", "noise_latent")
+    rows = [
+        [f"{points[0]['ratio']:g}", *(percent(p["recovery"]) for p in points), *(f"{p['nll']:.2f}" for p in points)]
+        for points in zip(*(curves[name] for name in names), strict=True)
+    ]
+    models = ("base", "auto-encoder", "noise for a latent")
+    return table(["masking ratio", *(f"recovery, {m}" for m in models), *(f"NLL, {m}" for m in models)], rows)
+
+
+def bounds() -> str:
+    found, rows = stored("ae.json")["figures"]["masked_text"], []
+    for name, title in (("base", "base"), ("autoencoder", "auto-encoder, given the latent")):
+        part = found[name]
+        bound = f"{part['nats_per_token']:.3f} ± {part['stderr']:.3f}"
+        rows.append([title, bound, number(part["perplexity"]), percent(part["recovery"])])
+    return table(["model", "bound, nats per token", "perplexity bound", "recovery"], rows)
+
+
+def prior_loss() -> str:
+    found = stored("prior.json")["figures"]["prior_loss"]["by_noise"]
+    rows = [
+        [name, *(f"{level[key]:.3f}" for level in found)]
+        for name, key in (("prior", "loss"), ("white latent", "white"))
+    ]
+    return table(["sigma", *(f"{level['sigma']:g}" for level in found)], rows)
+
+
+def teacher_distance() -> str:
+    found = stored("student.json")["figures"]["teacher_distance"]
+    names = [name for name in found if name.endswith("_steps") and name[:7] in ("student", "teacher")]
+    kept = [name for name in names if name != "teacher_steps"]
+    rows = [[f"{name.split('_')[0]}, {name.split('_')[1]} steps", number(found[name])] for name in kept]
+    return table(["sampler", "mean squared distance"], rows)
+
+
+def _means(report: Report) -> Report:
+    return {name: figure["mean"] for name, figure in report["figures"].items()}
+
+
+def _base_at(reports: Sequence[Report], decode_steps: int, entropy: float) -> float | None:
+    """GenPPL of the base at an entropy, between its temperatures."""
+    same = [_means(r) for r in reports if r["stage"] == "mdlm" and r["decode_steps"] == decode_steps]
+    return interpolated(same, "genppl", entropy)
+
+
+def frontier() -> str:
+    reports = stored("frontier.jsonl")
+    rows = []
+    for r in in_order(reports):
+        others = [] if r["stage"] == "mdlm" else [found["genppl"] for found in r["at_equal_entropy"].values()]
+        speed = f"{r['tokens_per_second']['mean']:,.0f}"
+        rows.append([*settings_of(r), speed, *figures_of(r), number(others[0] if others else None)])
+    rows.append([*reference_row(reports[0], ["-"] * 4), "-"])
+    columns = ["model", "latent steps", "decode steps", "T", "tokens/s", *HEADS, "GenPPL of the base at this entropy"]
+    return table(columns, rows)
+
+
+def longer() -> str:
+    """A longer prior and its students beside the base of the chain, at their entropies."""
+    titles = {"prior": "longer prior", "student": "its student", "guided": "its student, guided"}
+    rows = []
+    for r in stored("longer.jsonl"):
+        (base,) = r["at_equal_entropy"].values()
+        rows.append([titles[Path(r["model"]).name], *settings_of(r)[1:], *figures_of(r), number(base["genppl"])])
+    head = ["model", "latent steps", "decode steps", "T", *HEADS, "GenPPL of the base at this entropy"]
+    return table(head, rows)
+
+
+def equal_entropy() -> str:
+    """The student beside the base at the student's entropy, at temperature 1."""
+    reports = stored("frontier.jsonl")
+    rows = []
+    for r in (r for r in reports if r["stage"] == "student" and r["temperature"] == 1):
+        (base,) = r["at_equal_entropy"].values()
+        own = [with_spread(r["figures"]["genppl"]), with_spread(r["figures"]["mauve"], 2)]
+        rows.append([str(r["decode_steps"]), own[0], number(base["genppl"]), own[1], number(base["mauve"], 2)])
+    models = ("student, 2 latent steps (DiLaDiff)", "base (MDLM) at its entropy")
+    head = ["decoding steps", *(f"{name}, {model}" for name in ("GenPPL", "MAUVE") for model in models)]
+    return table(head, rows)
+
+
+def steps_needed(reports: Sequence[Report], genppl: float, entropy: float) -> str:
+    """Decoding steps in which the base reaches a GenPPL at an entropy, between the measured ones in the logarithm."""
+    line: list[Report] = []
+    measured = sorted({r["decode_steps"] for r in reports if r["stage"] == "mdlm"})
+    for steps in measured:
+        found = _base_at(reports, steps, entropy)
+        if found is not None:
+            line.append({"entropy": -found, "genppl": float(steps)})  # GenPPL falls as the steps grow
+    if not line:
+        return "-"
+    if genppl >= -line[0]["entropy"]:
+        return f"{line[0]['genppl']:.0f} or fewer"
+    if genppl < -line[-1]["entropy"]:  # where more steps do not reach the entropy, nothing is known
+        return f"more than {measured[-1]}" if line[-1]["genppl"] == measured[-1] else "-"
+    needed = interpolated(line, "genppl", -genppl)
+    return "-" if needed is None else f"{needed:.1f}"
+
+
+def speedup() -> str:
+    reports = stored("frontier.jsonl")
+    rows = []
+    for stage in ("student", "prior"):
+        for r in sorted(
+            (r for r in reports if r["stage"] == stage), key=lambda r: (-r["temperature"], r["decode_steps"])
+        ):
+            means = _means(r)
+            needed = steps_needed(reports, means["genppl"], means["entropy"])
+            rows.append([*settings_of(r), number(means["genppl"]), number(means["entropy"], DIGITS["entropy"]), needed])
+    return table(["model", "latent steps", "decode steps", "T", "GenPPL", "entropy", "steps of the base"], rows)
+
+
+def semantics_noise() -> str:
+    found = stored("semantics.json")["noise"]
+    rows = [[name, *(f"{row[name]:.2f}" for row in found)] for name in ("similarity", "agreement")]
+    return table(["noise on the latent, sigma", *(f"{row['sigma']:g}" for row in found)], rows)
+
+
+def semantics_decodings() -> str:
+    found = stored("semantics.json")["decodings"]
+    return table(
+        ["decodings of", "similarity"],
+        [["one latent", f"{found['within']:.2f}"], ["two latents", f"{found['between']:.2f}"]],
+    )
+
+
+def semantics_interpolation() -> str:
+    found = stored("semantics.json")["interpolation"]["steps"]
+    rows = [
+        [f"similarity to the {name}", *(f"{row[f'similarity_to_{name}']:.2f}" for row in found)]
+        for name in ("first", "second")
+    ]
+    return table(["share of the second", *(f"{row['share']:g}" for row in found)], rows)
+
+
+def samples(stage: str) -> Callable[[], str]:
+    """Texts as they came, a line each."""
+
+    def made() -> str:
+        found = [s for s in stored("samples.jsonl") if Path(s["model"]).name == stage]
+        texts = [" / ".join(s["text"].split("\n")) for s in found]
+        return "".join(f"{i}. {re.sub(SPECIAL, _escaped, text)}\n" for i, text in enumerate(texts, 1))
+
+    return made
+
+
+def _escaped(found: "re.Match[str]") -> str:
+    return "\\" + found.group()
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "chain": chain,
+    "recovery": recovery,
+    "bounds": bounds,
+    "prior-loss": prior_loss,
+    "teacher-distance": teacher_distance,
+    "frontier": frontier,
+    "equal-entropy": equal_entropy,
+    "longer": longer,
+    "speedup": speedup,
+    "semantics-noise": semantics_noise,
+    "semantics-decodings": semantics_decodings,
+    "semantics-interpolation": semantics_interpolation,
+    **{f"samples-{stage}": samples(stage) for stage in NAMES},
+}

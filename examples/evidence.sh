@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Measures a finished chain of examples/train_demo.sh: all that docs/build.py needs but the ablations.
+#
+#   CHAIN=demo EMBEDDER=sentence-transformers/all-MiniLM-L6-v2 bash examples/evidence.sh    # into ./evidence
+#   cp evidence/*.json evidence/*.jsonl docs/evidence/ && python docs/build.py
+#
+# Cut off, the same command goes on: finished points of the frontier are kept, finished files are not made again.
+# Speeds are measured as well: nothing else should run. SEEDS=0 takes a third of the time.
+set -euo pipefail
+here=$(dirname "$(realpath "$0")")
+chain=${CHAIN:-demo}
+out=${OUT:-evidence}
+seeds=${SEEDS:-0,1,2}
+embedder=${EMBEDDER:-sentence-transformers/all-MiniLM-L6-v2}
+models=$chain/ckpt
+mkdir -p "$out"
+
+into() { # FILE COMMAND...: whole or not at all
+  if [ ! -f "$out/$1" ]; then "${@:2}" >"$out/$1.part" && mv "$out/$1.part" "$out/$1"; fi
+}
+chain_information() { for stage in mdlm ae prior student; do diladiff info "$models/$stage"; done | python3 -c '
+import json, sys
+text, found, decoder = sys.stdin.read(), [], json.JSONDecoder()
+while text.strip():
+    value, end = decoder.raw_decode(text := text.lstrip())
+    found, text = [*found, value], text[end:]
+print(json.dumps(found, indent=1))'; }
+frontier() { diladiff bench "$@" --scorer "${SCORER:-auto}" --out "$out/bench"; }
+all_samples() {
+  diladiff sample --model "$models/mdlm" --decode-steps 64 --n 30
+  diladiff sample --model "$models/prior" --steps 200 --decode-steps 16 --n 30
+  diladiff sample --model "$models/student" --steps 2 --decode-steps 16 --n 30
+}
+latent_steps() {
+  frontier --model "$models/prior" --prior-steps 5,10,50,200 --decode-steps 16 --n 128 --seeds "$seeds"
+  for gamma in 0 0.4 0.8; do
+    frontier --model "$models/student" --steps 1,2,5 --decode-steps 16 --gamma "$gamma" --n 128 --seeds "$seeds"
+  done
+}
+all=(--model "$models/student" --against "$models/mdlm" "$models/prior" --steps 2 --prior-steps 200)
+powers=4,8,16,32,64
+
+into chain.json chain_information
+into samples.jsonl all_samples
+into frontier.jsonl frontier "${all[@]}" --decode-steps $powers --temperatures 1.0,0.85,0.7 --n 128 --seeds "$seeds"
+into latent_steps.jsonl latent_steps
+into oracle.jsonl frontier --model "$models/ae" --decode-steps $powers --n 128 --seeds "$seeds"
+into many.jsonl frontier "${all[@]}" --decode-steps 8,16 --n 1024 --seeds "$seeds"
+into semantics.json python3 "$here/semantics.py" --model "$models/ae" --embedder "$embedder"
+for stage in mdlm ae prior student; do into "$stage.json" diladiff eval "$models/$stage"; done

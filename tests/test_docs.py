@@ -1,0 +1,36 @@
+"""The tables of the docs are what the stored figures give."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from .command_line import ROOT, environment
+
+DOCS = ROOT / "docs"
+
+
+def build(docs: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, str(docs / "build.py"), *arguments]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+
+
+def test_the_pages_are_what_the_evidence_gives() -> None:
+    done = build(DOCS, "--check")
+    assert (done.returncode, done.stdout) == (0, "out of date: nothing\n"), done.stderr
+
+
+def test_a_page_that_differs_from_the_evidence_is_named_and_mended(tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    shutil.copytree(DOCS, docs)
+    for name in ("README.md", "diladiff_cli/assets/model/README.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    page = docs / "samples.md"
+    was = page.read_text()
+    page.write_text(was.replace("\n1. ", "\n1. Changed: "))
+    done = build(docs, "--check")
+    assert (done.returncode, done.stdout) == (1, "out of date: samples.md\n"), done.stderr
+    assert page.read_text() != was
+    assert build(docs).returncode == 0
+    assert page.read_text() == was
