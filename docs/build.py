@@ -1,6 +1,6 @@
 """Writes the tables of the docs, the page of samples and the frontier's picture from the figures in docs/evidence.
 
-    python docs/build.py            # after examples/evidence.sh and examples/ablations.py have filled docs/evidence
+    python docs/build.py            # after new files of examples/evidence.sh were put into docs/evidence
     python docs/build.py --check    # only says whether the pages are what the figures give
 
 A page marks where a table belongs: everything between `<!-- table: NAME -->` and `<!-- end -->` is replaced.

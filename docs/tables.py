@@ -21,7 +21,7 @@ Report = dict[str, Any]
 def stored(name: str) -> Any:
     """What a JSON file of the evidence holds; of JSON lines a list."""
     text = (EVIDENCE / name).read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()] if name.endswith("l") else json.loads(text)
+    return [json.loads(line) for line in text.split("\n") if line] if name.endswith("l") else json.loads(text)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -230,7 +230,7 @@ def samples(stage: str) -> Callable[[], str]:
 
     def made() -> str:
         found = [s for s in stored("samples.jsonl") if Path(s["model"]).name == stage]
-        texts = [" / ".join(s["text"].split("\n")) for s in found]
+        texts = [" / ".join(s["text"].splitlines()) for s in found]
         return "".join(f"{i}. {re.sub(SPECIAL, _escaped, text)}\n" for i, text in enumerate(texts, 1))
 
     return made

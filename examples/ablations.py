@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--chain", default="demo", help="folder of examples/train_demo.sh")
     parser.add_argument("--out", type=Path, default=Path("ablations"))
     parser.add_argument("--embedder", help="BERT encoder for the group `features`: a Hugging Face id or folder")
-    parser.add_argument("--only", nargs="*", help="variants; all unless given")
+    parser.add_argument("--only", nargs="*", choices=[v.name for v in VARIANTS], help="variants; all unless given")
     parser.add_argument("--ae-steps", default="300")
     parser.add_argument("--prior-steps", default="500", help="of priors on the variants' auto-encoders")
     parser.add_argument("--schedule-steps", default="1000", help="of priors on the chain's latents")
@@ -121,9 +121,12 @@ def main() -> None:
         chosen = [v for v in chosen if not v.own_base]
     found = options.out / "ablations.json"
     results = {r["variant"]: r for r in json.loads(found.read_text())} if found.exists() else {}
+    settings = {name: str(value) for name, value in vars(options).items() if name not in ("out", "only")}
+    if any(r["settings"] != settings for r in results.values()):
+        sys.exit(f"{found} holds results with other settings; repeat those, or choose another --out")
     for variant in chosen:
         if variant.name not in results:
-            results[variant.name] = measure(variant, options)
+            results[variant.name] = measure(variant, options) | {"settings": settings}
             order = [v.name for v in VARIANTS if v.name in results]
             found.write_text(json.dumps([results[name] for name in order], indent=1) + "\n")
     print(found)

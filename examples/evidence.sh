@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures a finished chain of examples/train_demo.sh: all that docs/build.py needs but the ablations.
+# Measures a finished chain of examples/train_demo.sh, for the tables that docs/build.py makes.
 #
 #   CHAIN=demo EMBEDDER=sentence-transformers/all-MiniLM-L6-v2 bash examples/evidence.sh    # into ./evidence
 #   cp evidence/*.json evidence/*.jsonl docs/evidence/ && python docs/build.py
@@ -16,7 +16,10 @@ models=$chain/ckpt
 mkdir -p "$out"
 
 into() { # FILE COMMAND...: whole or not at all
-  if [ ! -f "$out/$1" ]; then "${@:2}" >"$out/$1.part" && mv "$out/$1.part" "$out/$1"; fi
+  if [ ! -f "$out/$1" ]; then
+    "${@:2}" >"$out/$1.part" # no `&&`: a function left of it would go on after a failure
+    mv "$out/$1.part" "$out/$1"
+  fi
 }
 chain_information() { for stage in mdlm ae prior student; do diladiff info "$models/$stage"; done | python3 -c '
 import json, sys

@@ -1,8 +1,8 @@
 """Exact categorical draws with temperature and nucleus (method section 6).
 
-Nothing is truncated: uniform numbers and sums of weights are float64, so that tokens of any probability are drawn as
-often as they should be, up to the rounding of single weights (6e-8 of each for float32 logits). The inverse of the
-distribution is looked for in sums of blocks first, and then within one block: one pass over the vocabulary.
+Uniform numbers and sums of weights are float64, so that rare tokens are drawn as often as they should be. A single
+weight is rounded as its logit is: for float32 by about 6e-8 times its distance to the largest, and to 0 below 1e-45.
+The inverse of the distribution is looked for in sums of blocks first, then within one: one pass over the vocabulary.
 
 The nucleus is never built. A token is drawn from the whole distribution, and drawn again where the tokens likelier
 than it already reach ``top_p``: what is accepted has the law of the nucleus, without a sort of the vocabulary.
@@ -26,6 +26,7 @@ def tempered_weights(logits: Tensor, temperature: float) -> Tensor:
     rows, size = logits.shape
     wide = torch.promote_types(logits.dtype, torch.float32)
     weights = logits.new_full((rows, -(-size // BLOCK) * BLOCK), -torch.inf, dtype=wide)
+    logits = logits.to(wide)
     torch.sub(logits, logits.amax(-1, keepdim=True), out=weights[:, :size])
     if temperature != 1.0:
         weights /= temperature

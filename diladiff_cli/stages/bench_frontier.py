@@ -149,7 +149,7 @@ def _measured(
     if figures_file.exists():
         figures = json.loads(figures_file.read_text())
     else:
-        lines = samples_file.read_text(encoding="utf-8").splitlines()
+        lines = samples_file.read_text(encoding="utf-8").strip("\n").split("\n")  # texts may hold other line ends
         # The model may lie elsewhere now; the reference is found by its path.
         (figures,) = measure.reports([json.loads(line) | {"model": point.model} for line in lines])
         if figures["scorer"]["name"] is not None:  # without one, a later call may have it

@@ -53,7 +53,7 @@ def finished_data(
     """The record of a data set that is what :func:`~diladiff_cli.stages.encode.encode_text` would write.
 
     Text is compared by what it says, wherever it lies now; a Hub data set by its name, and so is all text where the
-    data set is older than these comparisons.
+    data set is older than these comparisons. Text beside a Hub data set counts as other text.
 
     Args:
         config: As of that function.
@@ -74,30 +74,35 @@ def finished_data(
         return None
     except (OSError, ValueError) as error:
         raise UserError(f"{out / CONFIG_FILE} is damaged ({error})", "use --fresh to encode again") from error
-    settings = stored.get("settings")
-    if changed := differences(settings if isinstance(settings, Mapping) else {}, config.to_dict()):
+    settings, wanted = stored.get("settings"), config.to_dict()
+    stored_settings = dict(settings) if isinstance(settings, Mapping) else {}
+    own_tokenizer = Path(config.tokenizer).is_dir()  # compared by what it is, wherever it lies now
+    if own_tokenizer:
+        stored_settings["tokenizer"] = config.tokenizer
+    if changed := differences(stored_settings, wanted):
         raise UserError(f"{out} holds a data set with other settings ({', '.join(changed.values())})", REMEDY)
-    named_alike = stored.get("sources") == [*text, *valid]
-    if not _is_whole(out, stored):
-        if not named_alike:
-            raise UserError(f"{out} holds a damaged data set of other text", "use --fresh to replace it")
-        if not dry_run:
-            say(f"{out} is damaged: encoding it again")
-        return None
-    if Path(config.tokenizer).is_dir() and not _same_tokenizer(config.tokenizer, out / "tokenizer"):
-        raise UserError(f"{out} holds a data set of another tokenizer than that in {config.tokenizer}", REMEDY)
+    sources = [*text, *valid]
     hashes = stored.get("text_hashes")
-    if not isinstance(hashes, Mapping) or any(find_files(s) is None for s in (*text, *valid) if s != "-"):
-        same = named_alike
-    elif dry_run and "-" in (*text, *valid):
+    on_hub = [source for source in sources if source != "-" and find_files(source) is None]
+    if on_hub or not isinstance(hashes, Mapping):
+        same = stored.get("sources") == sources and len(on_hub) in (0, len(sources))
+    elif dry_run and "-" in sources:
         same = True
     else:
         sides = {"text": text, "valid": valid}
-        same = all(_hash_of(sources, config.text_field) == hashes.get(side) for side, sources in sides.items())
+        same = all(_hash_of(given, config.text_field) == hashes.get(side) for side, given in sides.items())
     if not same:
         names = [str(name) for name in stored.get("sources") or ()]
         more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
         raise UserError(f"{out} holds a data set of other text (it had {', '.join(names[:MOST_NAMES])}{more})", REMEDY)
+    if not _is_whole(out, stored):
+        if "-" in sources:  # which is read by now
+            raise UserError(f"{out} is damaged", "use --fresh to encode again")
+        if not dry_run:
+            say(f"{out} is damaged: encoding it again")
+        return None
+    if own_tokenizer and not _same_tokenizer(config.tokenizer, out / "tokenizer"):
+        raise UserError(f"{out} holds a data set of another tokenizer than that in {config.tokenizer}", REMEDY)
     return {name: value for name, value in stored.items() if name != CHECKSUM}
 
 

@@ -130,7 +130,7 @@ def test_the_same_command_mends_a_damaged_data_set(tmp_path: Path, damage: str) 
     record = encode_text(CONFIG, text=text, out=tmp_path / "data")
     wanted = {p: p.read_bytes() for p in (tmp_path / "data").rglob("*") if p.is_file()}
     DAMAGES[damage](tmp_path / "data")
-    with pytest.raises(UserError, match="holds a damaged data set of other text; use --fresh to replace it"):
+    with pytest.raises(UserError, match="holds a data set of other text .*; repeat what it was made with, use --fresh"):
         encode_text(CONFIG, text=text * 2, out=tmp_path / "data")
     assert encode_text(CONFIG, text=text, out=tmp_path / "data") == record
     assert {p: p.read_bytes() for p in (tmp_path / "data").rglob("*") if p.is_file()} == wanted
