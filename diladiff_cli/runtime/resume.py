@@ -60,7 +60,8 @@ def check_resume(
         if resume or (out / "config.json").exists():
             raise UserError(f"{out} holds no training state to resume", "use --fresh to start over, or another --out")
         return None
-    changed = differences(stored["training"], config.to_dict())
+    # Options that are younger than the run: their defaults are what it did.
+    changed = differences(type(config)().to_dict() | stored["training"], config.to_dict())
     changeable = changed.keys() <= CHANGEABLE
     if changed and not (resume and changeable):
         raise UserError(

@@ -165,6 +165,13 @@ def test_blocks_of_a_vocabulary_find_what_one_sum_over_all_of_it_finds(size: int
     torch.testing.assert_close(sureness, exact, rtol=1e-6, atol=0.0)  # that of single float32 weights
 
 
+def test_logits_of_half_precision_are_weighed_in_single_precision() -> None:
+    logits = 8 * torch.randn(200, 12, generator=torch.Generator().manual_seed(15)).bfloat16()
+    tokens, sureness = draw_tokens(logits, uniform(200, seed=16))
+    exact = logits.double().softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
+    torch.testing.assert_close(sureness, exact, rtol=1e-5, atol=0.0)
+
+
 def test_blocks_of_no_weight_are_never_drawn_from() -> None:
     logits = torch.full((5, 4 * BLOCK), NEVER)
     logits[:, BLOCK + 3] = 0.0

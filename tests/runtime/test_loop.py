@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diladiff_cli.config import AeConfig
 from diladiff_cli.errors import UserError
+from diladiff_cli.integrity import CHECKSUM, sealed
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.metrics_log import read_metrics
 from diladiff_cli.runtime.resume import check_resume, differences
@@ -216,6 +217,17 @@ def test_other_settings_of_the_optimisation_need_an_explicit_resume(
     assert "going on with other settings: learning_rate 0.02 -> 0.01, max_steps 3 -> 5" in capsys.readouterr().err
     assert [line["step"] for line in lines(tmp_path / "run", "train")] == [1, 2, 3, 4, 5]
     assert load_artifact(tmp_path / "run", "mdlm").training["max_steps"] == 5
+
+
+def test_a_run_older_than_an_option_goes_on_with_its_default(toy: ModuleType, tmp_path: Path) -> None:
+    toy.toy_train(toy.settings(max_steps=3), tmp_path / "run")
+    file = tmp_path / "run" / "state" / "state.json"
+    progress = json.loads(file.read_text())
+    del progress["training"]["beta1"], progress[CHECKSUM]
+    file.write_text(sealed(progress))
+    assert toy.toy_train(toy.settings(max_steps=3), tmp_path / "run")["step"] == 3
+    with pytest.raises(UserError, match=r"other settings \(beta1 0.9 -> 0.5\)"):
+        toy.toy_train(toy.settings(max_steps=3, beta1=0.5), tmp_path / "run")
 
 
 def test_resuming_where_nothing_was_trained_is_refused(toy: ModuleType, tmp_path: Path) -> None:

@@ -13,8 +13,11 @@ import pytest
 from diladiff_cli.config import EncodeConfig
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
+from diladiff_cli.integrity import CHECKSUM, sealed
 from diladiff_cli.stages import encode as stage
+from diladiff_cli.stages import encode_again
 from diladiff_cli.stages.encode import encode_text
+from diladiff_cli.stages.encode_again import finished_data
 
 from ..chain import write_text
 from ..command_line import Cli
@@ -114,6 +117,31 @@ def test_fresh_replaces_what_is_there(tmp_path: Path) -> None:
         config = replace(CONFIG, length=length)
         encode_text(config, text=[str(tmp_path / "text.txt")], out=tmp_path / "data", resume=False)
         assert open_tokens(tmp_path / "data").length == length
+
+
+def test_damage_is_not_mended_from_standard_input_that_is_read_by_then(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.truncate(made / "data" / "valid-00000.safetensors", 100)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((made / "text.txt").read_bytes())))
+    with pytest.raises(UserError, match="is damaged; use --fresh to encode again"):
+        again(made, text="-")
+
+
+def test_a_hub_data_set_is_compared_by_name_and_text_beside_it_counts_as_other(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, local = made / "data" / "config.json", str(made / "text.txt")
+    monkeypatch.setattr(encode_again, "find_files", lambda source: None if source == "owner/set" else [Path(source)])
+    for sources, same in ((["owner/set"], True), (["owner/set", local], False)):
+        record = json.loads(config.read_text()) | {"sources": sources}
+        del record[CHECKSUM]
+        config.write_text(sealed(record))
+        if same:
+            assert finished_data(CONFIG, sources, (), made / "data") == record
+        else:
+            with pytest.raises(UserError, match=OTHER_TEXT):
+                finished_data(CONFIG, sources, (), made / "data")
 
 
 DAMAGES: dict[str, Callable[[Path], Any]] = {
