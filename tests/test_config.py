@@ -82,13 +82,13 @@ def test_all_problems_are_told_at_once() -> None:
         "unknown setting 'lenght'; see --help for the names",
         "--seed is -1; give at least 0",
         "--learning-rate is 'fast'; give a value of type float",
-        "--precision is 'fp16'; choose one of bf16, fp32",
+        "--precision is 'fp16'; choose one of auto, bf16, fp32",
     ]
     assert str(error.value).splitlines() == [
         "unknown setting 'lenght'; see --help for the names",
         "seed is -1; give at least 0",
         "learning_rate is 'fast'; give a value of type float",
-        "precision is 'fp16'; choose one of bf16, fp32",
+        "precision is 'fp16'; choose one of auto, bf16, fp32",
     ]
 
 

@@ -22,6 +22,8 @@ def _check(given: Mapping[str, Any], model: str | None, out: str | None, speed: 
     problems = [f"{flag(name)} {why}; leave it out" for name in names]
     if speed and out is not None:
         problems.append("--out has no meaning with --speed, which keeps nothing; leave it out")
+    if speed and own["data"] is not None:
+        problems.append("--data has no meaning with --speed, which makes its own networks; leave it out")
     if speed and (model is not None or own["against"] or own["more"]):
         problems.append(
             "--model and --against have no meaning with --speed, which makes its own networks; leave them out"
@@ -66,6 +68,14 @@ def bench(
             show_default=False,
         ),
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            metavar="FOLDER",
+            help=r"Of an auto-encoder: token data set to encode. \[default: the one that it was trained on]",
+        ),
+    ] = None,
     speed: Annotated[
         bool,
         typer.Option("--speed", metavar="", help="Measure speed alone, of random networks, beside a textbook sampler."),
@@ -78,7 +88,7 @@ def bench(
     models = [*(against or ()), *(more or ())]
     if not is_main_process():  # which does this work alone
         return None
-    return _speed(config) if speed else _frontier(config, model, models, out or Path("bench"))
+    return _speed(config) if speed else _frontier(config, model, models, out or Path("bench"), data)
 
 
 def _speed(config: BenchConfig) -> Iterator[Mapping[str, Any]]:
@@ -92,7 +102,9 @@ def _speed(config: BenchConfig) -> Iterator[Mapping[str, Any]]:
     show(training_table(training))
 
 
-def _frontier(config: BenchConfig, model: Path | None, models: list[Path], out: Path) -> Iterator[Mapping[str, Any]]:
+def _frontier(
+    config: BenchConfig, model: Path | None, models: list[Path], out: Path, data: Path | None
+) -> Iterator[Mapping[str, Any]]:
     from diladiff_cli.model import default_model
     from diladiff_cli.stages.bench_frontier import bench_frontier
     from diladiff_cli.stages.bench_picture import frontier_picture
@@ -101,7 +113,7 @@ def _frontier(config: BenchConfig, model: Path | None, models: list[Path], out: 
     if model is None:
         model, note = default_model()
         say(note)
-    reports = yield from _kept(bench_frontier(config, list(dict.fromkeys([model, *models])), out))
+    reports = yield from _kept(bench_frontier(config, list(dict.fromkeys([model, *models])), out, data))
     show(frontier_table(reports))
     for file in frontier_picture(reports, out):
         say(str(file))

@@ -28,7 +28,7 @@ def _check(given: Mapping[str, Any], ae: str | None, **own: Any) -> list[str]:
         f"{'TEXT' if name == 'text' else flag(name)} {what}" for name, value in idle.items() if value is not None
     ]
     if own["precision"] is not None:
-        wrong = check_value("precision", own["precision"], str, choices=("bf16", "fp32"))
+        wrong = check_value("precision", own["precision"], str, choices=("auto", "bf16", "fp32"))
         problems += [wrong] if wrong else []
     return problems
 
@@ -77,7 +77,9 @@ def encode(
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option("--precision", metavar="TEXT", help=r"With --ae: bf16 or fp32 matrix products. \[default: bf16]"),
+        typer.Option(
+            "--precision", metavar="TEXT", help=r"With --ae: auto, bf16 or fp32 matrix products. \[default: auto]"
+        ),
     ] = None,
     resume: Resume = None,
     dry_run: DryRun = False,
@@ -88,7 +90,7 @@ def encode(
     from diladiff_cli.stages.encode_latents import encode_latents
 
     out = out or Path("latents")
-    size, kind = batch_size or LATENT_BATCH, precision or "bf16"
+    size, kind = batch_size or LATENT_BATCH, precision or "auto"
     record = encode_latents(ae=ae, data=data, out=out, batch_size=size, precision=kind, resume=resume, dry_run=dry_run)
     if dry_run:
         return record

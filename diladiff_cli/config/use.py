@@ -97,7 +97,11 @@ class BenchConfig(Settings):
     top_p: float = option(0.9, "Nucleus: draw among the likeliest tokens that together reach this.", low=1e-6, high=1)
     gamma: float = option(0.8, "Noise of a student's steps: 0 deterministic, 1 consistency-style.", low=0, high=1)
     batch_size: int = option(32, "Samples drawn at once, and texts scored at once.", low=1)
-    precision: str = option("bf16", "bf16: autocast of matrix products.", choices=("bf16", "fp32"))
+    precision: str = option(
+        "auto",
+        "bf16: autocast of matrix products; auto: where the device is fast at it.",
+        choices=("auto", "bf16", "fp32"),
+    )
     scorer: str = option("auto", "auto (gpt2-large or smollm2 or none), none, smollm2, a GGUF file, Hub id or folder.")
     vocab_sizes: str = option("4096,30522", "With --speed: vocabularies, a list.")
     lengths: str = option("128,1024", "With --speed: lengths of texts, a list.")

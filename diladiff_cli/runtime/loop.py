@@ -23,6 +23,7 @@ from diladiff_cli.runtime.gradients import (
 )
 from diladiff_cli.runtime.metrics_log import MetricsLog
 from diladiff_cli.runtime.optim import AveragedModel, build_optimizers, set_learning_rates
+from diladiff_cli.runtime.precision import has_fast_bf16
 from diladiff_cli.runtime.progress import Bar, say
 from diladiff_cli.runtime.randomness import BatchNoise
 from diladiff_cli.runtime.resume import check_resume, differences, made_from
@@ -98,6 +99,8 @@ class _Loop:
         first = self.step + 1
         if self.session.is_main:
             say(f"{title}: {self._outlook()}")
+            if self.config.precision == "bf16" and not has_fast_bf16(self.session.device):
+                say("bf16 is emulated here, and slow; --precision fp32 is faster, with --resume where a run goes on")
         with Bar(title, self.config.max_steps, self.step, self.session.is_main) as bar:
             while self.step < self.config.max_steps:
                 values, grad_norm = self._step()

@@ -13,7 +13,9 @@ from diladiff_cli.errors import UserError, writing
 from diladiff_cli.integrity import file_hash
 from diladiff_cli.metrics.frontier import interpolated, spread
 from diladiff_cli.runtime.folders import write_text
+from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.runtime.progress import Bar, say
+from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.bench_speed import machine, seconds
 from diladiff_cli.stages.common import open_recorded_data
 from diladiff_cli.stages.eval_files import SampleMeasure
@@ -27,7 +29,7 @@ from diladiff_cli.stages.sample import (
     surplus_steps,
 )
 from diladiff_cli.stages.sample_sets import Sample
-from diladiff_cli.stages.sampler import Sampler, load_sampler
+from diladiff_cli.stages.sampler import Sampler, load_sampler, sampling_device
 
 Report = dict[str, Any]
 FIGURES = ("genppl", "entropy", "mauve", "latent_agreement", "distinct_2", "repetition_4")
@@ -58,7 +60,9 @@ class Point:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def bench_frontier(config: BenchConfig, models: Sequence[Path], out: Path) -> Iterator[Report]:
+def bench_frontier(
+    config: BenchConfig, models: Sequence[Path], out: Path, data: Path | None = None
+) -> Iterator[Report]:
     """Measure every model at every number of steps and temperature.
 
     What was measured before with the same models and settings is taken from ``out``, so that a further point costs
@@ -68,6 +72,7 @@ def bench_frontier(config: BenchConfig, models: Sequence[Path], out: Path) -> It
         config: The points.
         models: Artifacts of any stage; all of one data set.
         out: Folder of samples and figures.
+        data: Data set whose held-out blocks an auto-encoder encodes; None for the one that it was trained on.
 
     Yields:
         A report a point: settings, ``figures`` (mean, spread over seeds, and each seed's), ``tokens_per_second``,
@@ -78,7 +83,10 @@ def bench_frontier(config: BenchConfig, models: Sequence[Path], out: Path) -> It
         UserError: An unusable model or folder.
         ConfigError: Settings that do not fit a model.
     """
-    samplers = {str(model): load_sampler(model) for model in models}
+    config = replace(config, precision=settled_precision(config.precision, sampling_device()))
+    samplers = {str(model): load_sampler(model, data=data) for model in models}
+    if data is not None and all(sampler.stage != "ae" for sampler in samplers.values()):
+        raise ConfigError([f"--data is {data}, but none of the models is an auto-encoder; leave it out"])
     points = [point for sampler in samplers.values() for point in _points(sampler, config)]
     notes = (surplus_steps(samplers[point.model], point.settings) for point in points)
     for note in dict.fromkeys(note for note in notes if note):
@@ -125,7 +133,7 @@ def _content(sampler: Sampler) -> tuple[str, ...]:
     found = [artifact.hash, *(link["hash"] for _, link in sorted(artifact.config["parents"].items()))]
     found.append(file_hash(artifact.tokenizer_path / "tokenizer.json"))
     if sampler.stage == "ae":
-        found.append(open_recorded_data(artifact, None)[0].fingerprint)
+        found.append(open_recorded_data(artifact, sampler.data)[0].fingerprint)
     return tuple(found)
 
 

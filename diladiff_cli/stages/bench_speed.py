@@ -7,7 +7,7 @@ the network's body without its vocabulary head.
 import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from statistics import median
 from typing import Any
@@ -21,6 +21,7 @@ from diladiff_cli.core.times import sampling_grid
 from diladiff_cli.core.unmask import Decoding, unmask
 from diladiff_cli.networks.denoiser import TokenDenoiser, with_bf16_blocks
 from diladiff_cli.runtime.memory import PeakMemory, available_bytes
+from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.runtime.randomness import generator
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import seeded
@@ -86,6 +87,7 @@ def bench_speed(config: BenchConfig) -> Iterator[Report]:
         ratios (medians over paired measurements), peak memory, and on what it was measured.
     """
     device = sampling_device()
+    config = replace(config, precision=settled_precision(config.precision, device))
     for vocab_size, length in product(config.integers("vocab_sizes"), config.integers("lengths")):
         decoder = _random_decoder(config, vocab_size, length, device)
         steps = config.integers("decode_steps") or (16, 64, length)

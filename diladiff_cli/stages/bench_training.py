@@ -5,7 +5,7 @@ Random networks of one width learn from random data with the objectives of the r
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from statistics import median
 from typing import Any
@@ -21,6 +21,7 @@ from diladiff_cli.networks.features import SelfFeatures
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.memory import PeakMemory
 from diladiff_cli.runtime.optim import LearningRate, build_optimizers
+from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.runtime.randomness import BatchNoise, generator
 from diladiff_cli.runtime.run import LossFn
 from diladiff_cli.stages.bench_speed import ROUNDS, fits, machine, megabytes, seconds
@@ -65,6 +66,7 @@ def bench_training(config: BenchConfig) -> Iterator[Report]:
         computes all logits (``plain``) and the ``speedup_over_plain``.
     """
     device, batch_size = sampling_device(), max(config.integers("batch_sizes"))
+    config = replace(config, precision=settled_precision(config.precision, device))
     for vocab_size, length in product(config.integers("vocab_sizes"), config.integers("lengths")):
         rate = matmul_rate(config, batch_size * length, device)
         for work in works(config, vocab_size, length, batch_size, device):

@@ -17,6 +17,7 @@ from diladiff_cli.core.times import logit_normal, ordered_pair
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.artifacts import Artifact, load_artifact
 from diladiff_cli.runtime.loop import train
+from diladiff_cli.runtime.precision import settled
 from diladiff_cli.runtime.randomness import BatchNoise, generator
 from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import Session
@@ -141,6 +142,7 @@ def distill(
     Raises:
         UserError: Unusable inputs.
     """
+    config = settled(config, out, resume)
     parent: Artifact = load_artifact(prior, "prior")
     ae = parent.parent("ae")
     tokens, data_path = open_recorded_data(parent, data)

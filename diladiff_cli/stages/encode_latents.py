@@ -17,6 +17,7 @@ from diladiff_cli.integrity import CHECKSUM, read_sealed, sealed
 from diladiff_cli.runtime.artifacts import load_artifact, parent_links
 from diladiff_cli.runtime.folders import partial_name, recover, share, take_place, write_text
 from diladiff_cli.runtime.memory import Halving
+from diladiff_cli.runtime.precision import AUTO, settled_precision
 from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.stages.common import open_recorded_data, relative
@@ -32,7 +33,7 @@ def encode_latents(
     data: Path | None = None,
     out: Path,
     batch_size: int = 64,
-    precision: str = "bf16",
+    precision: str = AUTO,
     resume: bool | None = None,
     dry_run: bool = False,
 ) -> dict[str, Any]:
@@ -46,7 +47,8 @@ def encode_latents(
         data: Token data set; None for the one that the auto-encoder was trained on.
         out: Folder of the latents.
         batch_size: Blocks encoded at once.
-        precision: "bf16" for autocast of matrix products, or "fp32"; latents are stored in float16 either way.
+        precision: "bf16" for autocast of matrix products, or "fp32"; latents are stored in float16 either way. "auto"
+            goes on with that of finished shards, and otherwise takes the faster one.
         resume: False starts over; otherwise finished shards of the same auto-encoder and data are kept.
         dry_run: Only check the inputs.
 
@@ -59,6 +61,7 @@ def encode_latents(
     artifact = load_artifact(ae, "ae")
     tokens, data_path = open_recorded_data(artifact, data)
     state = process_state()
+    precision = settled_precision(_stored_precision(out, resume) if precision == AUTO else precision, state.device)
     encoder = text_encoder(artifact, build(artifact, state.device), state.device)
     latents, channels = encoder.autoencoder.latent_shape
     rows_per_shard = max(1, SHARD_BYTES // (2 * latents * channels))
@@ -117,6 +120,16 @@ def _record(shard: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{note} cannot be read ({error})", "use --fresh to encode again") from error
     return {name: value for name, value in record.items() if name != CHECKSUM}
+
+
+def _stored_precision(out: Path, resume: bool | None) -> str:
+    """That of the latents that may go on in a folder; ``auto`` where there are none."""
+    if resume is False:
+        return AUTO
+    try:
+        return str(read_sealed(out / "plan.json").get("precision", AUTO))
+    except (OSError, ValueError):  # told by whoever looks for finished shards
+        return AUTO
 
 
 def _finished_shards(out: Path, plan: dict[str, Any], resume: bool | None) -> set[str]:

@@ -20,6 +20,7 @@ from diladiff_cli.networks.moments import RunningMoments
 from diladiff_cli.runtime.artifacts import Artifact, load_artifact
 from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.optim import LearningRate
+from diladiff_cli.runtime.precision import settled
 from diladiff_cli.runtime.progress import say
 from diladiff_cli.runtime.randomness import BatchNoise
 from diladiff_cli.runtime.resume import check_resume
@@ -211,6 +212,7 @@ def train_ae(
         UserError: Unusable inputs.
         ConfigError: Settings that do not fit the base.
     """
+    config = settled(config, out, resume)
     parent = load_artifact(base, "mdlm")
     tokens, data_path = open_recorded_data(parent, data)
     if config.features != "self":

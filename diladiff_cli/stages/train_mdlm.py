@@ -17,6 +17,7 @@ from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.runtime.artifacts import read_tokenizer
 from diladiff_cli.runtime.folders import restore
 from diladiff_cli.runtime.loop import train
+from diladiff_cli.runtime.precision import settled
 from diladiff_cli.runtime.randomness import BatchNoise
 from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import Session
@@ -82,6 +83,7 @@ def train_mdlm(
     Raises:
         UserError: Unusable data or output folder.
     """
+    config = settled(config, out, resume)
     restore(data)
     tokens = open_tokens(data)
     network = network_arguments(config, tokens)

@@ -14,6 +14,7 @@ from diladiff_cli.core.times import low_discrepancy
 from diladiff_cli.networks.latent import LatentPrior
 from diladiff_cli.runtime.artifacts import Artifact, load_artifact
 from diladiff_cli.runtime.loop import train
+from diladiff_cli.runtime.precision import settled
 from diladiff_cli.runtime.randomness import BatchNoise, generator
 from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import Session
@@ -128,6 +129,7 @@ def train_prior(
     Raises:
         UserError: Unusable inputs.
     """
+    config = settled(config, out, resume)
     parent = load_artifact(ae, "ae")
     tokens, data_path = open_recorded_data(parent, data)
     network = network_arguments(config, parent)

@@ -142,6 +142,7 @@ OWN: dict[str, dict[str, Cases]] = {
         "against": INPUT,
         "more": [("", 2, "FOLDER is empty"), ("nowhere", 2, "nowhere is no option; give models with --model")],
         "out": PLACES,
+        "data": INPUT,
         "speed": SWITCH,
     },
     "plot": {
@@ -186,6 +187,7 @@ NEEDED: dict[str, str] = {
     "eval.target": "--scorer=none",
     "eval.data": "{chain}/ckpt/mdlm --batches=1 --draws=1",
     "bench": "--model={chain}/ckpt/mdlm --scorer=none --n=2 --seeds=0 --decode-steps=1",
+    "bench.data": "--model={chain}/ckpt/ae --scorer=none --n=2 --seeds=0 --decode-steps=1",
     "plot": "{chain}/ckpt/mdlm --format=png",
     "plot.target": "",
     "info": "{chain}/ckpt/mdlm",

@@ -51,7 +51,7 @@ COMBINATIONS: list[tuple[str, list[str]]] = [
             "--length is 0; give at least 2",
             "--batch-size needs --ae; name the auto-encoder",
             "--precision needs --ae; name the auto-encoder",
-            "--precision is 'fp8'; choose one of bf16, fp32",
+            "--precision is 'fp8'; choose one of auto, bf16, fp32",
         ],
     ),
     (
@@ -103,13 +103,14 @@ COMBINATIONS: list[tuple[str, list[str]]] = [
         ],
     ),
     (
-        "bench --speed --width 12 --steps 0 --against a --seconds 0 --out x",
+        "bench --speed --width 12 --steps 0 --against a --data b --seconds 0 --out x",
         [
             "--seconds is 0.0; give at least 0.01",
             "--steps is '0'; give whole numbers of at least 1, separated by commas",
             "--width 12 is no multiple of 8, twice the heads; change it",
             "--steps has no meaning with --speed; leave it out",
             "--out has no meaning with --speed, which keeps nothing; leave it out",
+            "--data has no meaning with --speed, which makes its own networks; leave it out",
             "--model and --against have no meaning with --speed, which makes its own networks; leave them out",
         ],
     ),

@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diladiff_cli.config import MdlmConfig
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.latent import LatentPrior
+from diladiff_cli.runtime import optim
 from diladiff_cli.runtime.optim import AveragedModel, LearningRate, build_optimizers, schedule, set_learning_rates
 
 
@@ -152,3 +154,35 @@ def test_the_average_is_frozen_and_takes_over_buffers_when_told() -> None:
     assert float(average.model.running_mean.sum()) == 0
     average.gather(model)
     assert torch.equal(average.model.running_mean, model.running_mean)
+
+
+class Dtypes(TorchDispatchMode):
+    """Notes the precisions of all matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+            self.seen.add(found.dtype)
+        return found
+
+
+def test_muon_multiplies_in_the_precision_that_the_processor_is_fast_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    updates = {}
+    for fast, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(optim, "has_fast_bf16", lambda _, fast=fast: fast)
+        seeded = torch.Generator().manual_seed(0)
+        matrix = torch.nn.Parameter(torch.randn(12, 20, generator=seeded))
+        matrix.grad = torch.randn(12, 20, generator=seeded)
+        before = matrix.detach().clone()
+        with Dtypes() as products:
+            optim.Muon([matrix], lr=0.1, weight_decay=0.0, momentum=0.0, nesterov=False).step()
+        assert products.seen == {dtype}
+        updates[fast] = matrix.detach() - before
+    scale = updates[False].square().mean().sqrt()
+    assert (updates[True] - updates[False]).abs().max() < 0.1 * scale
+    singular = torch.linalg.svdvals(updates[False])
+    assert singular.max() < 2 * singular.min()  # nearly orthogonal

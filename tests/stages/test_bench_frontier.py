@@ -1,5 +1,6 @@
 """``bench`` from Python: points, what is kept of them, and the comparison at equal entropy."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,18 @@ def test_another_model_in_the_same_place_is_measured_anew(chain_copy: Chain, tmp
     distill(distill_config(max_steps=2), prior=chain_copy.prior, out=chain_copy.student, resume=False)
     bench(chain_copy, tmp_path, **settings)
     assert len(drawn) == 2
+
+
+def test_an_auto_encoder_draws_from_the_latents_of_the_data_given(chain_copy: Chain, tmp_path: Path) -> None:
+    wanted = bench(chain_copy, tmp_path / "bench", "ae", decode_steps="4")
+    shutil.move(chain_copy.data, tmp_path / "moved")
+    with pytest.raises(UserError, match="is missing"):
+        bench(chain_copy, tmp_path / "bench", "ae", decode_steps="4")
+    config = BenchConfig(**SETTINGS | {"decode_steps": "4"})
+    found = list(bench_frontier(config, [chain_copy.ae], tmp_path / "other", tmp_path / "moved"))
+    assert found[0]["figures"]["entropy"] == wanted[0]["figures"]["entropy"]
+    with pytest.raises(ConfigError, match="none of the models is an auto-encoder"):
+        next(bench_frontier(config, [chain_copy.mdlm, chain_copy.student], tmp_path / "other", tmp_path / "moved"))
 
 
 def test_the_default_steps_are_powers_of_two_up_to_the_length(tiny_chain: Chain, tmp_path: Path) -> None:

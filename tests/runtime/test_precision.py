@@ -1,0 +1,102 @@
+"""Which precision ``auto`` means."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from diladiff_cli.runtime.artifacts import load_artifact
+from diladiff_cli.runtime.precision import has_fast_bf16, settled, settled_precision
+from diladiff_cli.stages.encode_latents import encode_latents
+from diladiff_cli.stages.train_mdlm import train_mdlm
+
+from ..chain import Chain
+from .toy_run import settings, toy_train
+
+CPU = torch.device("cpu")
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, capabilities: Mapping[str, object]) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"architecture": "x86_64", "avx2": True, "avx512_bf16": False, "amx_bf16": False}, "fp32"),
+        ({"architecture": "x86_64", "avx512_f": True}, "fp32"),
+        ({"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}, "bf16"),
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": True}, "bf16"),
+        ({"architecture": "aarch64", "neon": True, "bf16": False}, "fp32"),
+        ({"architecture": "aarch64", "neon": True, "bf16": True}, "bf16"),
+        ({}, "fp32"),
+    ],
+)
+def test_auto_is_what_the_processor_is_fast_at(
+    capabilities: Mapping[str, object], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, capabilities)
+    assert settled_precision("auto", CPU) == expected
+    assert has_fast_bf16(CPU) == (expected == "bf16")
+    for asked in ("bf16", "fp32"):
+        assert settled_precision(asked, CPU) == asked
+
+
+def test_a_torch_that_tells_no_capabilities_trains_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert settled_precision("auto", CPU) == "fp32"
+
+
+def test_apple_gpus_train_in_fp32() -> None:
+    assert settled_precision("auto", torch.device("mps")) == "fp32"
+
+
+def test_a_run_keeps_the_precision_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy_train(settings(max_steps=2, precision="bf16"), tmp_path / "run")
+    pretend(monkeypatch, {})
+    asked = settings(precision="auto")
+    kept, fresh = replace(asked, precision="bf16"), replace(asked, precision="fp32")
+    assert [settled(asked, tmp_path / "run", resume) for resume in (None, True, False)] == [kept, kept, fresh]
+    assert settled(asked, tmp_path / "new", None) == fresh
+    assert settled(fresh, tmp_path / "run", None) == fresh
+
+
+@pytest.mark.parametrize(("capabilities", "expected"), [({}, "fp32"), ({"avx512_bf16": True}, "bf16")])
+def test_what_auto_became_is_recorded(
+    capabilities: Mapping[str, object],
+    expected: str,
+    tiny_chain: Chain,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pretend(monkeypatch, capabilities)
+    config = settings(width=8, layers=1, heads=2, max_steps=1, precision="auto")
+    train_mdlm(config, data=tiny_chain.data, out=tmp_path / "mdlm")
+    assert load_artifact(tmp_path / "mdlm").config["training"]["precision"] == expected
+    assert f" {expected} on " in capsys.readouterr().err
+    assert encode_latents(ae=tiny_chain.ae, out=tmp_path / "latents")["precision"] == expected
+
+
+def test_latents_go_on_in_the_precision_that_they_began_with(
+    tiny_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode_latents(ae=tiny_chain.ae, out=tmp_path, precision="bf16")
+    pretend(monkeypatch, {})
+    assert encode_latents(ae=tiny_chain.ae, out=tmp_path)["precision"] == "bf16"
+    assert encode_latents(ae=tiny_chain.ae, out=tmp_path, resume=False)["precision"] == "fp32"
+
+
+@pytest.mark.parametrize(("capabilities", "told"), [({}, True), ({"avx512_bf16": True}, False)])
+def test_who_trains_in_emulated_bf16_is_told(
+    capabilities: Mapping[str, object],
+    told: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pretend(monkeypatch, capabilities)
+    toy_train(settings(max_steps=1, precision="bf16"), tmp_path / "run")
+    assert ("bf16 is emulated here" in capsys.readouterr().err) == told
