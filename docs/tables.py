@@ -147,6 +147,32 @@ def frontier() -> str:
     return table(columns, rows)
 
 
+def latent_steps() -> str:
+    """Priors and students in few and many latent steps, with more or less noise."""
+    rows = []
+    for r in stored("latent_steps.jsonl"):
+        gamma = f"{r['gamma']:g}" if r["stage"] == "student" else "-"
+        rows.append([NAMES[r["stage"]], str(r["steps"]), gamma, percent(r["latent_share"]), *figures_of(r)])
+    return table(["model", "latent steps", "gamma", "share of the time", *HEADS], rows)
+
+
+def oracle() -> str:
+    """The decoder with latents of held-out texts, beside the base at its entropy."""
+    bases, rows = stored("frontier.jsonl"), []
+    for r in stored("oracle.jsonl"):
+        base = _base_at(bases, r["decode_steps"], r["figures"]["entropy"]["mean"])
+        rows.append([str(r["decode_steps"]), *figures_of(r), number(base)])
+    return table(["decode steps", *HEADS, "GenPPL of the base at this entropy"], rows)
+
+
+def many() -> str:
+    """Points of many texts, for MAUVE."""
+    reports = stored("many.jsonl")
+    rows = [[*settings_of(r)[:3], f"{r['n']:,} x {len(r['seeds'])}", *figures_of(r)] for r in in_order(reports)]
+    rows.append(reference_row(reports[0], ["-", "-", f"{reports[0]['reference']['n']:,}"]))
+    return table(["model", "latent steps", "decode steps", "texts", *HEADS], rows)
+
+
 def longer() -> str:
     """A longer prior and its students beside the base of the chain, at their entropies."""
     titles = {"prior": "longer prior", "student": "its student", "guided": "its student, guided"}
@@ -248,7 +274,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "teacher-distance": teacher_distance,
     "frontier": frontier,
     "equal-entropy": equal_entropy,
+    "latent-steps": latent_steps,
     "longer": longer,
+    "many": many,
+    "oracle": oracle,
     "speedup": speedup,
     "semantics-noise": semantics_noise,
     "semantics-decodings": semantics_decodings,

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# All stages on the text that ships with the package, then a table of what they reach: about 20 minutes on two CPU cores.
+# All stages on the text that ships with the package, then a table of what they reach: about 20 minutes on two CPU cores
+# (45 on processors without bf16 products).
 #
 #   bash examples/quickstart.sh    # into ./quickstart
 #   MDLM_STEPS=4000 AE_STEPS=1200 PRIOR_STEPS=3600 STUDENT_STEPS=1000 bash examples/quickstart.sh    # hours, and better

@@ -12,11 +12,22 @@ from diladiff_cli.settings import check_value
 
 @command("info", examples=("diladiff info ckpt/student", "diladiff info data | jq .fingerprint"))
 def info(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="An artifact, a bundle, a token data set or latents.")],
+    path: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="PATH",
+            help="An artifact, a bundle, a token data set or latents. Without one: the model that sample would take.",
+        ),
+    ] = None,
 ) -> Result:
     """Say what a folder is and how it was made."""
     from diladiff_cli.stages.info import describe, info_table
 
+    if path is None:
+        from diladiff_cli.model import default_model
+
+        path, note = default_model()
+        say(note)
     record = describe(path)
     show(info_table(record))
     return record
@@ -46,6 +57,8 @@ def export(
         return None
     from diladiff_cli.stages import export as stage
 
+    earlier = out.exists()
     summary = stage.export(model, out, precision)
-    say(f"{out}: {summary['stage']} in {precision}, {summary['bytes'] / 1e6:,.1f} MB")
+    instead = ", in place of an earlier bundle" if earlier else ""
+    say(f"{out}: {summary['stage']} in {precision}, {summary['bytes'] / 1e6:,.1f} MB{instead}")
     return None

@@ -106,8 +106,9 @@ def sample(
     lines: Lines = _texts(samples) if format == "text" else samples
     if out is None:
         return lines
+    earlier = out.is_file()
     _write_file(lines, out)
-    say(f"{out}: {config.n} samples")
+    say(f"{out}: {config.n} samples" + (", in place of an earlier file" if earlier else ""))
     return None
 
 

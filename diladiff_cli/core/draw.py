@@ -1,8 +1,9 @@
 """Exact categorical draws with temperature and nucleus (method section 6).
 
-Uniform numbers and sums of weights are float64, so that rare tokens are drawn as often as they should be. A single
-weight is rounded as its logit is: for float32 by about 6e-8 times its distance to the largest, and to 0 below 1e-45.
-The inverse of the distribution is looked for in sums of blocks first, then within one: one pass over the vocabulary.
+Uniform numbers and sums of blocks are float64, so that rare tokens are drawn as often as they should be. A single
+weight is rounded as its logit is: for float32 by about 6e-8 times its distance to the largest, and to 0 below 1e-45;
+the sum of a block, of tokens in the same precision, by about as much. The inverse of the distribution is looked for
+among blocks first, then within one: one pass over the vocabulary.
 
 The nucleus is never built. A token is drawn from the whole distribution, and drawn again where the tokens likelier
 than it already reach ``top_p``: what is accepted has the law of the nucleus, without a sort of the vocabulary.
@@ -57,7 +58,7 @@ class Categorical:
 
     @classmethod
     def of(cls, weights: Tensor) -> "Categorical":
-        return cls(weights, weights.sum(-1, dtype=torch.float64).cumsum(-1))
+        return cls(weights, weights.sum(-1).cumsum(-1, dtype=torch.float64))
 
     def __getitem__(self, rows: Tensor) -> "Categorical":
         return Categorical(self.weights[rows], self.cumulative[rows])
@@ -75,14 +76,16 @@ class Categorical:
         """(M,) tokens whose cumulative weight is the first to exceed u times the total; u (M,) float64 in [0, 1]."""
         point = uniform[:, None] * self.cumulative[:, -1:]
         block = inverse_cdf(self.cumulative, point)  # (M, 1)
-        weights = self.weights.take_along_dim(block[..., None], 1).squeeze(1).double()  # (M, BLOCK)
+        weights = self.weights.take_along_dim(block[..., None], 1).squeeze(1)  # (M, BLOCK)
         before = self.cumulative.gather(-1, (block - 1).clamp(min=0)).where(block > 0, 0.0)
-        return (BLOCK * block + inverse_cdf(weights.cumsum(-1), (point - before).clamp(min=0.0))).squeeze(-1)
+        share = (point - before) / (self.cumulative.gather(-1, block) - before)
+        within = weights.cumsum(-1, dtype=torch.float64)  # whose total is the block's but for rounding
+        return (BLOCK * block + inverse_cdf(within, (share * within[:, -1:]).clamp(min=0.0))).squeeze(-1)
 
     def in_nucleus(self, tokens: Tensor, top_p: float) -> Tensor:
         """(M,) whether the tokens that are strictly likelier than each of ``tokens`` total less than ``top_p``."""
         own = self.of_tokens(tokens)[:, None, None]
-        likelier = torch.where(self.weights > own, self.weights, 0.0).sum((-1, -2), dtype=torch.float64)
+        likelier = torch.where(self.weights > own, self.weights, 0.0).sum(-1).sum(-1, dtype=torch.float64)
         return likelier < top_p * self.total
 
 

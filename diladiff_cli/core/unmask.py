@@ -17,8 +17,8 @@ from diladiff_cli.core.times import sampling_grid
 Body = Callable[[Tensor, Tensor], Tensor]  # (x_t (B', L), rows (B',)) -> hidden (B', L, D)
 Head = Callable[[Tensor], Tensor]  # hidden (M, D) -> logits (M, K)
 HEADS_AT_ONCE = 1024  # positions whose logits exist at the same time
-# Of them, vocabulary entries drawn from at once: float64 that fits a CPU's caches, or fills a GPU.
-ENTRIES_AT_ONCE, ENTRIES_AT_ONCE_GPU = 1 << 18, 1 << 25
+# Of them, vocabulary entries drawn from at once: few MB for the caches of a CPU, or what fills a GPU.
+ENTRIES_AT_ONCE, ENTRIES_AT_ONCE_GPU = 1 << 20, 1 << 25
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,25 @@ def some_pieces(sources: Sequence[str], field: str, names: Sequence[str]) -> Ite
     yield from pieces
 
 
+def splittable(pieces: Iterable[Piece], config: EncodeConfig) -> Iterator[Piece]:
+    """The pieces, to be read before a tokenizer is trained on them.
+
+    Raises:
+        UserError: After the last, where none of their documents or all would be held out for validation.
+    """
+    number = held_out = 0
+    for piece in pieces:
+        yield piece
+        held_out += piece.last and is_held_out(config, number)
+        number += piece.last
+    if held_out in (0, number):
+        raise UserError(
+            f"of {number} documents {held_out} would be held out for validation (in text files blank lines separate "
+            "documents)",
+            f"give more text, another --valid-share than {config.valid_share}, or --valid",
+        )
+
+
 @contextmanager
 def rereadable(sources: Sequence[str]) -> Iterator[list[str]]:
     """The sources with standard input copied to a temporary file, since a tokenizer's training reads them first."""
@@ -154,6 +173,7 @@ def encode_text(
         else:
             say(f"training a tokenizer of {size} tokens")
             pieces = some_pieces(sources, config.text_field, text)
+            pieces = pieces if valid else splittable(pieces, config)
             tokenizer = train_tokenizer((piece.text for piece in pieces), size)
         recover(out)
         with replacing(out, STAGE) as folder:

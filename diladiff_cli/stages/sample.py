@@ -87,7 +87,18 @@ def sample_plan(sampler: Sampler, config: SampleConfig) -> dict[str, Any]:
         "model": sampler.name,
         "hash": sampler.artifact.hash,
         "length": sampler.decoder.length,
-        "settings": settings.to_dict() | {"steps": settings.steps or None},
+        "settings": settings.to_dict() | _in_use(sampler, settings),
+    }
+
+
+def _in_use(sampler: Sampler, config: SampleConfig) -> dict[str, Any]:
+    """The settings that hold for some models and orders only, None where they do nothing."""
+    return {
+        "steps": config.steps or None,
+        "gamma": config.gamma if config.steps and isinstance(sampler.latent, LatentStudent) else None,
+        "guidance": config.guidance if isinstance(sampler.latent, LatentPrior) and config.guidance else None,
+        "threshold": config.threshold if config.order == "threshold" else None,
+        "entropy_bound": config.entropy_bound if config.order == "entropy" else None,
     }
 
 
@@ -193,18 +204,16 @@ def describe(sampler: Sampler, ids: range, config: SampleConfig, tokens: Tensor)
     """The samples as they are written: token ids (B, L), texts, and the settings that they were drawn with."""
     shared: Sample = {
         "seed": config.seed,
-        "steps": config.steps or None,
+        "steps": None,  # here for their places
         "decode_steps": config.decode_steps,
         "model": sampler.name,
         "stage": sampler.stage,
         "temperature": config.temperature,
         "top_p": config.top_p,
-        "gamma": config.gamma if config.steps and isinstance(sampler.latent, LatentStudent) else None,
-        "guidance": config.guidance or None,
+        "gamma": None,
+        "guidance": None,
         "order": config.order,
-        "threshold": config.threshold if config.order == "threshold" else None,
-        "entropy_bound": config.entropy_bound if config.order == "entropy" else None,
-    }
+    } | _in_use(sampler, config)
     samples = []
     for i, row in zip(ids, tokens.tolist(), strict=True):
         sample = {"id": i, "text": decode_text(sampler.tokenizer, row), "token_ids": row} | shared

@@ -55,6 +55,8 @@ def test_sample_into_a_file_leaves_stdout_alone(cli: Cli, tiny_chain: Chain, tmp
         cli("sample", "--model", tiny_chain.mdlm, "--n", "2").out
     )
     assert [p.name for p in tmp_path.iterdir()] == ["s.jsonl"]
+    found = cli("sample", "--model", tiny_chain.mdlm, "--n", "1", "--out", "s.jsonl")
+    assert found.errors == ["s.jsonl: 1 samples, in place of an earlier file"]
 
 
 def test_a_failing_sample_leaves_the_old_file(
@@ -204,6 +206,23 @@ def test_info_gives_a_record_and_a_table(cli: Cli, tiny_chain: Chain) -> None:
         assert found.status == 0
         assert json.loads(found.out)["stage"] == stage
         assert str(path) in found.err
+
+
+def test_info_without_a_folder_tells_of_the_model_that_sample_takes(cli: Cli) -> None:
+    found = cli("info")
+    assert (found.status, json.loads(found.out)["stage"]) == (0, "student")
+    assert "model: the small one that ships with diladiff" in found.err
+
+
+def test_a_bundle_replaced_is_told(cli: Cli, tiny_chain: Chain) -> None:
+    told = [cli("export", "--model", tiny_chain.mdlm).errors[0] for _ in range(2)]
+    assert told[1] == told[0] + ", in place of an earlier bundle"
+
+
+def test_the_shipped_model_is_compared_with_the_shipped_text(cli: Cli, tmp_path: Path) -> None:
+    cli("sample", "--n", "2", "--steps", "1", "--decode-steps", "1", "--out", "s.jsonl")
+    found = cli("eval", "s.jsonl", "--scorer", "none")
+    assert "reference: the text that ships with diladiff (a bundle comes without its data set)" in found.err
 
 
 def test_a_bundle_samples_what_its_model_samples(cli: Cli, tiny_chain: Chain) -> None:

@@ -8,6 +8,8 @@ import pytest
 from ..chain import LENGTH, Chain
 from ..command_line import Cli
 
+IN_BOTH = ("seed", "steps", "decode_steps", "top_p", "gamma", "guidance", "order", "threshold", "entropy_bound")
+
 
 @pytest.mark.parametrize(("stage", "steps"), [("mdlm", None), ("ae", None), ("prior", 200), ("student", 5)])
 def test_a_dry_run_of_sample_prints_its_settings_and_draws_nothing(
@@ -24,7 +26,8 @@ def test_a_dry_run_of_sample_prints_its_settings_and_draws_nothing(
     assert (settings["n"], settings["steps"], settings["decode_steps"]) == (2, steps, LENGTH // 4)
     assert list(tmp_path.iterdir()) == []
     drawn = json.loads(cli("sample", "--model", model, "--n", "2").out.splitlines()[0])
-    assert {k: settings[k] for k in ("seed", "steps", "decode_steps", "top_p", "order")}.items() <= drawn.items()
+    assert {k: settings[k] for k in IN_BOTH}.items() <= drawn.items()
+    assert (settings["gamma"] is None, settings["guidance"], settings["threshold"]) == (stage != "student", None, None)
 
 
 def test_a_dry_run_finds_what_is_wrong_with_the_model(cli: Cli, tiny_chain: Chain) -> None:

@@ -24,7 +24,6 @@ WRONG_USAGE: list[tuple[str, list[str]]] = [
     ("sample --temprature 2", ["error: no such option: --temprature; did you mean --temperature or --trace?"]),
     ("sample extra", ["error: got unexpected extra argument(s) (extra); see diladiff sample --help"]),
     ("eval", ["error: missing argument 'TARGET'; see diladiff eval --help"]),
-    ("info", ["error: missing argument 'PATH'; see diladiff info --help"]),
     ("train-mdlm --batch-size x", ["error: --batch-size is 'x'; give a value of type int"]),
     ("train-mdlm --max-steps 1.5", ["error: --max-steps is '1.5'; give a value of type int"]),
     ("train-mdlm --learning-rate nan", ["error: --learning-rate is nan; give a finite number"]),

@@ -70,6 +70,24 @@ def test_tail_beyond_single_precision_is_reached() -> None:
     assert draw_tokens(logits, points)[0].tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("size", [BLOCK, 3 * BLOCK])
+@pytest.mark.parametrize("place", [0, 100, BLOCK - 1])
+def test_a_rare_token_among_many_is_drawn_as_often_as_it_should_be(size: int, place: int) -> None:
+    logits = torch.randn(size, generator=torch.Generator().manual_seed(9))
+    logits[place] = -20.0  # far below the rounding of the others' sum in single precision
+
+    def first_point_beyond(token: int) -> float:
+        low, high = 0.0, 1.0  # tokens do not fall as the point rises
+        for _ in range(60):
+            middle = (low + high) / 2
+            drawn, _ = draw_tokens(logits[None], torch.tensor([middle], dtype=torch.float64))
+            low, high = (low, middle) if drawn > token else (middle, high)
+        return high
+
+    share = first_point_beyond(place) - (first_point_beyond(place - 1) if place else 0.0)
+    assert share == pytest.approx(float(logits.double().softmax(-1)[place]), rel=1e-3, abs=0)
+
+
 def test_sureness_is_the_tempered_probability_of_the_drawn_token_before_the_nucleus() -> None:
     rows = LOGITS.expand(200, 12)
     tokens, sureness = draw_tokens(rows, uniform(200, seed=6), temperature=0.7, top_p=0.8)

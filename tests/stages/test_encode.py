@@ -110,12 +110,13 @@ def test_a_dry_run_writes_nothing(text: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "content", "message"),
     [
-        (SMALL, "one short line", "less than one block"),
+        (SMALL, "one short line", "of 1 documents 0 would be held out"),
+        (replace(SMALL, length=64), "\n\n".join("abcdefghijklmnopqrstuvwxyz"), "less than one block"),
         (EncodeConfig(tokenizer="./no-such-tokenizer"), "x", "the tokenizer ./no-such-tokenizer cannot be loaded"),
         (
             EncodeConfig(tokenizer="train:300", length=16, valid_share=0.0),
-            "a b c d e f g h i j k l m n o p " * 9,
-            "valid split",
+            "a b c d e f g h i j k l m n o p \n\n" * 9,
+            "of 9 documents 0 would be held out",
         ),
     ],
 )
