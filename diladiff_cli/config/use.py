@@ -42,6 +42,12 @@ class SampleConfig(Settings):
     guidance: float = option(
         0.0, "Of a prior: how far estimates are pushed away from those without self-conditioning.", low=0, high=100
     )
+    latent_until: float = option(
+        0.0,
+        "Time t, from 1 to 0, at which the base takes over from the decoder that looks at latents (0: never).",
+        low=0,
+        high=1,
+    )
     decodings: int = option(1, "Texts decoded from each latent; two or more give the latent agreement.", low=1)
     order: str = option(
         "random",
@@ -96,6 +102,12 @@ class BenchConfig(Settings):
     decodings: int = option(2, "Texts decoded from each latent; two or more give the latent agreement.", low=1)
     top_p: float = option(0.9, "Nucleus: draw among the likeliest tokens that together reach this.", low=1e-6, high=1)
     gamma: float = option(0.8, "Noise of a student's steps: 0 deterministic, 1 consistency-style.", low=0, high=1)
+    latent_until: float = option(
+        0.0,
+        "Time t, from 1 to 0, at which the base takes over from the decoder that looks at latents (0: never).",
+        low=0,
+        high=1,
+    )
     batch_size: int = option(32, "Samples drawn at once, and texts scored at once.", low=1)
     precision: str = option(
         "auto",

@@ -7,6 +7,7 @@ vocabulary head, the softmax and the draw run only where a token is revealed.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -45,6 +46,21 @@ class Decoding:
     entropy_bound: float = 0.5
 
 
+@dataclass(frozen=True)
+class Successor:
+    """Networks that take over in the course of decoding.
+
+    Attributes:
+        time: In [0, 1]: those steps that begin at it or later (t at most ``time``) are theirs.
+        body: See :func:`unmask`.
+        head: See :func:`unmask`.
+    """
+
+    time: float
+    body: Body
+    head: Head
+
+
 def unmask(
     body: Body,
     head: Head,
@@ -54,6 +70,7 @@ def unmask(
     uniform: Tensor,
     decoding: Decoding,
     on_step: Callable[[int, Tensor], None] | None = None,
+    successor: Successor | None = None,
 ) -> Tensor:
     """Reveal all masked positions of ``x`` in ``decoding.steps`` steps.
 
@@ -66,6 +83,7 @@ def unmask(
         uniform: (B, L) float64 uniform draws, one per position, for its token.
         decoding: Steps, temperature, nucleus and order.
         on_step: Called with the step's number and the tokens after it.
+        successor: Takes the place of ``body`` and ``head`` in the last steps.
 
     Returns:
         (B, L) tokens without masks.
@@ -73,7 +91,9 @@ def unmask(
     x = x.clone()
     hidden_at_first = (x == mask_id).sum(1)
     grid = sampling_grid(decoding.steps).tolist()
-    for step, end in enumerate(grid[1:]):
+    for step, (start, end) in enumerate(pairwise(grid)):
+        if successor is not None and start <= successor.time:
+            body, head = successor.body, successor.head
         if decoding.order == "random":
             _reveal_at_random(body, head, x, mask_id, reveal_times, uniform, decoding, end)
         else:

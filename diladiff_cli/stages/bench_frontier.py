@@ -34,6 +34,8 @@ from diladiff_cli.stages.sampler import Sampler, load_sampler, sampling_device
 Report = dict[str, Any]
 FIGURES = ("genppl", "entropy", "mauve", "latent_agreement", "distinct_2", "repetition_4")
 COMPARED = ("genppl", "mauve", "latent_agreement", "repetition_4")  # at equal entropy
+# Options that are younger than some kept points, which hold for their defaults.
+UNSET: dict[str, Any] = {"latent_until": 0.0}
 FORMAT_VERSION = 1  # of the kept points; raised when samples or figures of the same settings change
 
 
@@ -56,6 +58,7 @@ class Point:
     def key(self, seed: int, *more: Any) -> str:
         """Name of what is kept of one seed: a hash of all that it depends on."""
         settings = replace(self.settings, seed=seed, batch_size=1).to_dict()
+        settings = {name: settings[name] for name in settings if settings[name] != UNSET.get(name)}
         content = [FORMAT_VERSION, __version__, *self.content, settings, *more]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
@@ -120,6 +123,7 @@ def _points(sampler: Sampler, config: BenchConfig) -> Iterator[Point]:
                     temperature=temperature,
                     top_p=config.top_p,
                     gamma=config.gamma if sampler.stage == "student" else SampleConfig().gamma,
+                    latent_until=0.0 if sampler.autoencoder is None else config.latent_until,
                     decodings=1 if sampler.autoencoder is None else config.decodings,
                     batch_size=config.batch_size,
                     precision=config.precision,
@@ -214,7 +218,7 @@ def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int]) -> Repor
             figures[name] = {"mean": mean, "std": std, "by_seed": values}
     speeds = [run["speed"] for run in runs]
     rate, rate_std = spread([speed["tokens_per_second"] for speed in speeds])
-    names = ("steps", "decode_steps", "temperature", "top_p", "gamma", "n", "decodings", "precision")
+    names = ("steps", "decode_steps", "temperature", "top_p", "gamma", "latent_until", "n", "decodings", "precision")
     settings = {name: getattr(point.settings, name) for name in names}
     return {
         "model": point.model,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.core.ode import average_velocity_steps, euler
-from diladiff_cli.core.unmask import Body, Decoding, Head, unmask
+from diladiff_cli.core.unmask import Body, Decoding, Head, Successor, unmask
 from diladiff_cli.data.tokenizer import decode_text
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
@@ -43,6 +43,8 @@ def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
         problems.append(f"--steps is {config.steps}, but {what} and draws no latents; leave it out")
     if config.decodings > 1 and sampler.autoencoder is None:
         problems.append(f"--decodings is {config.decodings}, but {what} and has no latents; leave it out")
+    if config.latent_until and sampler.autoencoder is None:
+        problems.append(f"--latent-until is {config.latent_until}, but {what} and has no latents; leave it out")
     if config.guidance and sampler.stage != "prior":
         problems.append(f"--guidance is {config.guidance}, but {what}; it is for a prior, leave it out")
     if config.n % config.decodings:
@@ -97,6 +99,7 @@ def _in_use(sampler: Sampler, config: SampleConfig) -> dict[str, Any]:
         "steps": config.steps or None,
         "gamma": config.gamma if config.steps and isinstance(sampler.latent, LatentStudent) else None,
         "guidance": config.guidance if isinstance(sampler.latent, LatentPrior) and config.guidance else None,
+        "latent_until": config.latent_until or None,
         "threshold": config.threshold if config.order == "threshold" else None,
         "entropy_bound": config.entropy_bound if config.order == "entropy" else None,
     }
@@ -151,6 +154,7 @@ def _decode_batch(
     sampler: Sampler, ids: range, config: SampleConfig, z_0: Tensor | None, on_step: OnStep | None
 ) -> Tensor:
     decoder, device = sampler.decoder_in(config.precision), sampler.device
+    base = sampler.base_in(config.precision) if config.latent_until else None
     z = None
     if z_0 is not None:
         z = sampler.require_autoencoder().latents_for_decoder(z_0.to(device, torch.float32))
@@ -166,6 +170,7 @@ def _decode_batch(
             noise.uniform(noise.TOKEN, decoder.length).to(device),
             _decoding(config),
             on_step,
+            None if base is None else Successor(config.latent_until, *decoding_functions(base)),
         ).cpu()
 
 

@@ -58,6 +58,19 @@ class Sampler:
     def _bf16_decoder(self) -> TokenDenoiser:
         return with_bf16_blocks(self.decoder)
 
+    def base_in(self, precision: str) -> TokenDenoiser:
+        """The base that an auto-encoder was made from, as :meth:`decoder_in`; a UserError where it is missing."""
+        return self._bf16_base if precision == "bf16" else self._base
+
+    @cached_property
+    def _base(self) -> TokenDenoiser:
+        base: TokenDenoiser = build(autoencoder_of(self.artifact).parent("mdlm"), self.device)
+        return base
+
+    @cached_property
+    def _bf16_base(self) -> TokenDenoiser:
+        return with_bf16_blocks(self._base)
+
     @cached_property
     def encoder(self) -> TextEncoder:
         """Clean tokens -> standardised latents, loaded on first use: drawing from a prior does without."""

@@ -6,7 +6,7 @@ from scipy import stats
 from torch import Tensor
 
 from diladiff_cli.core.textbook import keep_nucleus, textbook_unmask
-from diladiff_cli.core.unmask import Decoding, unmask
+from diladiff_cli.core.unmask import Body, Decoding, Head, Successor, unmask
 
 # Three ternary tokens: every state, with masks, has a number in base four.
 LENGTH, KINDS, MASK = 3, 3, 3
@@ -154,6 +154,30 @@ def test_prompt_stays_and_conditions_the_rest() -> None:
     x = sample(TABLES["exact"], 3, seed=50, start=torch.tensor([MASK, 2, MASK]))
     assert (x[:, 1] == 2).all()
     assert p_value(x, law(TABLES["exact"], 3, start=(MASK, 2, MASK))) > 1e-3
+
+
+def test_a_successor_takes_over_at_its_time() -> None:
+    calls: list[str] = []
+
+    def body(name: str) -> Body:
+        def noted(x_t: Tensor, _: Tensor) -> Tensor:
+            calls.append(name)
+            return x_t[..., None].double()
+
+        return noted
+
+    def head(token: int) -> Head:
+        return lambda hidden: torch.full((len(hidden), 4), -torch.inf).index_fill_(1, torch.tensor([token]), 0.0)
+
+    reveal_times = torch.tensor([[0.9, 0.6, 0.4, 0.1]])
+    uniform = torch.rand(1, 4, generator=generator(62), dtype=torch.float64)
+    for time, late in ((1.0, 4), (0.99, 3), (0.5, 2), (0.26, 1), (0.24, 0)):
+        calls.clear()
+        successor = Successor(time, body("late"), head(2))
+        x = torch.full((1, 4), 3)
+        done = unmask(body("early"), head(1), x, 3, reveal_times, uniform, Decoding(4), None, successor)
+        assert calls == ["early"] * (4 - late) + ["late"] * late
+        assert done.tolist() == [[1] * (4 - late) + [2] * late]
 
 
 def test_revealed_counts_of_each_step_are_binomial() -> None:
