@@ -58,6 +58,7 @@ class SampleConfig(Settings):
     entropy_bound: float = option(0.5, "Nats that the tokens of a step of --order entropy may total.", low=0)
     seed: int = option(0, "Seed; sample i depends on the seed and i alone.", low=0)
     batch_size: int = option(32, "Samples drawn at once; the samples do not depend on it.", low=1)
+    compile: bool = option(False, "Compile the decoder's body, half a minute or more; worth it in long runs.")
     precision: str = option("fp32", "bf16: autocast of matrix products.", choices=("bf16", "fp32"))
 
     def _problems(self, good: Good) -> list[str]:

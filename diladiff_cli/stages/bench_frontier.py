@@ -35,7 +35,7 @@ Report = dict[str, Any]
 FIGURES = ("genppl", "entropy", "mauve", "latent_agreement", "distinct_2", "repetition_4")
 COMPARED = ("genppl", "mauve", "latent_agreement", "repetition_4")  # at equal entropy
 # Options that are younger than some kept points, which hold for their defaults.
-UNSET: dict[str, Any] = {"latent_until": 0.0}
+UNSET: dict[str, Any] = {"latent_until": 0.0, "compile": False}
 FORMAT_VERSION = 1  # of the kept points; raised when samples or figures of the same settings change
 
 

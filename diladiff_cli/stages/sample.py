@@ -153,8 +153,8 @@ def decode(
 def _decode_batch(
     sampler: Sampler, ids: range, config: SampleConfig, z_0: Tensor | None, on_step: OnStep | None
 ) -> Tensor:
-    decoder, device = sampler.decoder_in(config.precision), sampler.device
-    base = sampler.base_in(config.precision) if config.latent_until else None
+    decoder, device = sampler.decoder_in(config.precision, config.compile), sampler.device
+    base = sampler.base_in(config.precision, config.compile) if config.latent_until else None
     z = None
     if z_0 is not None:
         z = sampler.require_autoencoder().latents_for_decoder(z_0.to(device, torch.float32))

@@ -1,5 +1,6 @@
 """What sampling needs of an artifact: its networks, loaded with those of its ancestors that take part."""
 
+import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from diladiff_cli.networks.denoiser import TokenDenoiser, with_bf16_blocks
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.artifacts import Artifact, load_artifact
 from diladiff_cli.runtime.processes import process_state
-from diladiff_cli.stages.common import open_recorded_data
+from diladiff_cli.stages.common import compile_method, open_recorded_data
 from diladiff_cli.stages.networks import TextEncoder, build, text_encoder
 
 LATENT_STEPS = {"prior": 200, "student": 5}  # the default N_cont
@@ -50,26 +51,34 @@ class Sampler:
         """One of "mdlm", "ae", "prior", "student"."""
         return self.artifact.stage
 
-    def decoder_in(self, precision: str) -> TokenDenoiser:
-        """The decoder as ``precision`` runs it: for "bf16" a copy whose blocks hold bf16 matrices, cast once."""
-        return self._bf16_decoder if precision == "bf16" else self.decoder
+    def decoder_in(self, precision: str, compiled: bool = False) -> TokenDenoiser:
+        """The decoder as ``precision`` runs it: for "bf16" matrices are cast once; on demand the body is compiled."""
+        return self._variant("decoder", precision, compiled)
 
-    @cached_property
-    def _bf16_decoder(self) -> TokenDenoiser:
-        return with_bf16_blocks(self.decoder)
-
-    def base_in(self, precision: str) -> TokenDenoiser:
+    def base_in(self, precision: str, compiled: bool = False) -> TokenDenoiser:
         """The base that an auto-encoder was made from, as :meth:`decoder_in`; a UserError where it is missing."""
-        return self._bf16_base if precision == "bf16" else self._base
+        return self._variant("base", precision, compiled)
+
+    def _variant(self, name: str, precision: str, compiled: bool) -> TokenDenoiser:
+        key = (name, precision, compiled)
+        if key not in self._variants:
+            if compiled:
+                found = copy.copy(self._variant(name, precision, False))  # which shares the weights
+                compile_method("body", found)
+            elif precision == "bf16":
+                found = with_bf16_blocks(self._variant(name, "fp32", False))
+            else:
+                found = self.decoder if name == "decoder" else self._base()
+            self._variants[key] = found
+        return self._variants[key]
 
     @cached_property
+    def _variants(self) -> dict[tuple[str, str, bool], TokenDenoiser]:
+        return {}
+
     def _base(self) -> TokenDenoiser:
         base: TokenDenoiser = build(autoencoder_of(self.artifact).parent("mdlm"), self.device)
         return base
-
-    @cached_property
-    def _bf16_base(self) -> TokenDenoiser:
-        return with_bf16_blocks(self._base)
 
     @cached_property
     def encoder(self) -> TextEncoder:
