@@ -14,6 +14,7 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.encoder import LatentEncoder
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
+from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.sample import Progress, Sample, decode, describe, generate
 from diladiff_cli.stages.sampler import Sampler, default_decode_steps, load_sampler
@@ -164,7 +165,11 @@ class Model:
             raise ConfigError([f"steps is {config.steps}, but the latents are given; leave it out"])
         if len(latents) == 0:
             return []
-        config = replace(config, decode_steps=config.decode_steps or default_decode_steps(self.sampler))
+        config = replace(
+            config,
+            decode_steps=config.decode_steps or default_decode_steps(self.sampler),
+            precision=settled_precision(config.precision, self.sampler.device),
+        )
         ids = range(len(latents) * config.decodings)
         tokens = decode(self.sampler, ids, config, latents.repeat_interleave(config.decodings, 0))
         return describe(self.sampler, ids, config, tokens)

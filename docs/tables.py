@@ -165,6 +165,15 @@ def oracle() -> str:
     return table(["decode steps", *HEADS, "GenPPL of the base at this entropy"], rows)
 
 
+def handover() -> str:
+    """The student whose last half of the steps is the base's."""
+    bases, rows = stored("frontier.jsonl"), []
+    for r in in_order(stored("handover.jsonl")):
+        base = _base_at(bases, r["decode_steps"], r["figures"]["entropy"]["mean"])
+        rows.append([*settings_of(r)[1:], *figures_of(r), number(base)])
+    return table(["latent steps", "decode steps", "T", *HEADS, "GenPPL of the base at this entropy"], rows)
+
+
 def many() -> str:
     """Points of many texts, for MAUVE."""
     reports = stored("many.jsonl")
@@ -274,6 +283,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "teacher-distance": teacher_distance,
     "frontier": frontier,
     "equal-entropy": equal_entropy,
+    "handover": handover,
     "latent-steps": latent_steps,
     "longer": longer,
     "many": many,

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Measures a finished chain of examples/train_demo.sh, for the tables that docs/build.py makes.
+# Measures a finished chain of examples/train_demo.sh, or the one that ships, for the tables that docs/build.py makes.
 #
-#   CHAIN=demo EMBEDDER=sentence-transformers/all-MiniLM-L6-v2 bash examples/evidence.sh    # into ./evidence
+#   CHAIN=shipped EMBEDDER=sentence-transformers/all-MiniLM-L6-v2 bash examples/evidence.sh    # into ./evidence
 #   cp evidence/*.json evidence/*.jsonl docs/evidence/ && python docs/build.py
 #
 # Cut off, the same command goes on: finished points of the frontier are kept, finished files are not made again.
@@ -13,7 +13,16 @@ out=${OUT:-evidence}
 seeds=${SEEDS:-0,1,2}
 embedder=${EMBEDDER:-sentence-transformers/all-MiniLM-L6-v2}
 models=$chain/ckpt
+data=()
 mkdir -p "$out"
+if [ "$chain" = shipped ]; then # a bundle, which comes without its data set
+  bundle=$(python3 -c 'from diladiff_cli.model import SHIPPED_MODEL; print(SHIPPED_MODEL)')
+  models=$out/shipped data=(--data "$out/data")
+  mkdir -p "$models"
+  ln -sfn "$bundle" "$models/student"
+  for stage in mdlm ae prior; do ln -sfn "$bundle/parents/$stage" "$models/$stage"; done
+  [ -f "$out/data/config.json" ] || diladiff encode --preset demo --tokenizer "$bundle/tokenizer" --out "$out/data"
+fi
 
 into() { # FILE COMMAND...: whole or not at all
   if [ ! -f "$out/$1" ]; then
@@ -47,7 +56,9 @@ into chain.json chain_information
 into samples.jsonl all_samples
 into frontier.jsonl frontier "${all[@]}" --decode-steps $powers --temperatures 1.0,0.85,0.7 --n 128 --seeds "$seeds"
 into latent_steps.jsonl latent_steps
-into oracle.jsonl frontier --model "$models/ae" --decode-steps $powers --n 128 --seeds "$seeds"
+into oracle.jsonl frontier --model "$models/ae" ${data[@]+"${data[@]}"} --decode-steps $powers --n 128 --seeds "$seeds"
 into many.jsonl frontier "${all[@]}" --decode-steps 8,16 --n 1024 --seeds "$seeds"
-into semantics.json python3 "$here/semantics.py" --model "$models/ae" --embedder "$embedder"
-for stage in mdlm ae prior student; do into "$stage.json" diladiff eval "$models/$stage"; done
+into handover.jsonl frontier --model "$models/student" --steps 2 --latent-until 0.5 --decode-steps 4,8,16,32 \
+  --temperatures 1.0,0.85 --n 128 --seeds "$seeds"
+into semantics.json python3 "$here/semantics.py" --model "$models/ae" ${data[@]+"${data[@]}"} --embedder "$embedder"
+for stage in mdlm ae prior student; do into "$stage.json" diladiff eval "$models/$stage" ${data[@]+"${data[@]}"}; done

@@ -57,7 +57,7 @@ def export(
         return None
     from diladiff_cli.stages import export as stage
 
-    earlier = out.exists()
+    earlier = (out / "config.json").exists()
     summary = stage.export(model, out, precision)
     instead = ", in place of an earlier bundle" if earlier else ""
     say(f"{out}: {summary['stage']} in {precision}, {summary['bytes'] / 1e6:,.1f} MB{instead}")

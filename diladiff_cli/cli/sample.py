@@ -84,16 +84,15 @@ def sample(
 ) -> Result:
     """Draw texts from a model, as JSON lines on stdout."""
     from diladiff_cli.model import default_model, load
-    from diladiff_cli.stages.sample import sample_plan, surplus_steps
+    from diladiff_cli.stages.sample import sample_plan, step_notes
 
     if model is None:
         model, note = default_model()
         say(note)
     loaded = load(model, data=data)
     _check_stage(loaded, config, given, data)
-    surplus = surplus_steps(loaded.sampler, config)
-    if surplus is not None:
-        say(surplus)
+    for note in step_notes(loaded.sampler, config):
+        say(note)
     for file, option in ((out, "--out"), (trace, "--trace")):
         if file is not None and os.path.isdir(file):
             raise UserError(f"cannot write {file} (it is a folder)", f"choose another {option}")

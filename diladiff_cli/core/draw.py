@@ -1,9 +1,9 @@
 """Exact categorical draws with temperature and nucleus (method section 6).
 
-Uniform numbers and sums of blocks are float64, so that rare tokens are drawn as often as they should be. A single
-weight is rounded as its logit is: for float32 by about 6e-8 times its distance to the largest, and to 0 below 1e-45;
-the sum of a block, of tokens in the same precision, by about as much. The inverse of the distribution is looked for
-among blocks first, then within one: one pass over the vocabulary.
+Uniform numbers and the sums that they are looked for in are float64, so that rare tokens are drawn as often as they
+should be. A single weight is rounded as its logit is: for float32 by about 6e-8 times its distance to the largest, and
+to 0 below 1e-45; the weight of a block of tokens, summed in float32, by about as much. The inverse of the distribution
+is looked for among blocks first, then within one: one pass over the vocabulary.
 
 The nucleus is never built. A token is drawn from the whole distribution, and drawn again where the tokens likelier
 than it already reach ``top_p``: what is accepted has the law of the nucleus, without a sort of the vocabulary.

@@ -7,7 +7,6 @@ vocabulary head, the softmax and the draw run only where a token is revealed.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -51,12 +50,12 @@ class Successor:
     """Networks that take over in the course of decoding.
 
     Attributes:
-        time: In [0, 1]: those steps that begin at it or later (t at most ``time``) are theirs.
+        steps: How many steps, the last ones, are theirs.
         body: See :func:`unmask`.
         head: See :func:`unmask`.
     """
 
-    time: float
+    steps: int
     body: Body
     head: Head
 
@@ -91,8 +90,8 @@ def unmask(
     x = x.clone()
     hidden_at_first = (x == mask_id).sum(1)
     grid = sampling_grid(decoding.steps).tolist()
-    for step, (start, end) in enumerate(pairwise(grid)):
-        if successor is not None and start <= successor.time:
+    for step, end in enumerate(grid[1:]):
+        if successor is not None and step + successor.steps >= decoding.steps:
             body, head = successor.body, successor.head
         if decoding.order == "random":
             _reveal_at_random(body, head, x, mask_id, reveal_times, uniform, decoding, end)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from diladiff_cli.config import StageConfig
-from diladiff_cli.runtime.precision import has_fast_bf16
 from diladiff_cli.runtime.sharding import local, shared_like, whole
 
 
@@ -46,11 +45,14 @@ class _Float32ForBf16(TorchFunctionMode):
 
 
 class Muon(torch.optim.Muon):
-    """Muon, whose products are in float32 where bf16 is emulated: torch's own would take a hundred times as long."""
+    """Muon, whose products are in float32 unless ``bf16`` is asked for; torch's own always takes bf16."""
+
+    def __init__(self, params: Any, *, bf16: bool, **options: Any) -> None:
+        super().__init__(params, **options)
+        self.bf16 = bf16
 
     def step(self, closure: Any = None) -> Any:
-        fast = has_fast_bf16(self.param_groups[0]["params"][0].device)
-        with nullcontext() if fast else _Float32ForBf16():
+        with nullcontext() if self.bf16 else _Float32ForBf16():
             return super().step(closure)  # type: ignore[no-untyped-call]
 
 
@@ -84,7 +86,8 @@ def build_optimizers(
     if describe(False):
         found.append(torch.optim.AdamW(describe(False), lr=config.learning_rate, betas=betas))
     if describe(True):
-        found.append(Muon(describe(True), lr=config.learning_rate, adjust_lr_fn="match_rms_adamw"))
+        bf16 = config.precision == "bf16"
+        found.append(Muon(describe(True), bf16=bf16, lr=config.learning_rate, adjust_lr_fn="match_rms_adamw"))
     return found
 
 

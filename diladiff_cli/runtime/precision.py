@@ -1,11 +1,11 @@
 """Which precision of matrix products suits the machine."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
+from accelerate.utils import broadcast_object_list
 
 from diladiff_cli.config import StageConfig
 from diladiff_cli.runtime.folders import restore
@@ -19,14 +19,23 @@ Config = TypeVar("Config", bound=StageConfig)
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether a device multiplies bf16 matrices in hardware; a CPU that does not takes a hundred times as long."""
+    """Whether a device has instructions for products of bf16 matrices.
+
+    A CPU with AVX2 alone takes a hundred times as long for them as in float32.
+    """
     if device.type == "cpu":
-        # Younger than the oldest torch that serves.
-        capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-        return any(capabilities.get(name, False) for name in CPU_BF16)
+        return any(_capability(name) for name in CPU_BF16)
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type != "mps"
+
+
+def _capability(name: str) -> bool:
+    """Whether torch finds a set of instructions; versions of torch that tell of few know those of x86-64."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        return bool(torch.cpu.get_capabilities().get(name, False))
+    known = {"avx512_bf16": "_is_avx512_bf16_supported", "amx_bf16": "_is_amx_tile_supported"}
+    return bool(getattr(torch.cpu, known.get(name, ""), bool)())
 
 
 def settled_precision(precision: str, device: torch.device | None = None) -> str:
@@ -36,12 +45,18 @@ def settled_precision(precision: str, device: torch.device | None = None) -> str
     return "bf16" if has_fast_bf16(process_state().device if device is None else device) else "fp32"
 
 
+def agreed_precision(precision: str) -> str:
+    """:func:`settled_precision` of the main process, for all processes, which must all call it."""
+    found = [settled_precision(precision)]
+    broadcast_object_list(found)
+    return found[0]
+
+
 def settled(config: Config, out: Path, resume: bool | None) -> Config:
     """A training configuration with its precision settled; a run in ``out`` that may go on keeps its own."""
     if config.precision != AUTO:
         return config
     restore(out)
     stored = None if resume is False else read_progress(out / "state")
-    if stored is not None:
-        return replace(config, precision=stored["training"]["precision"])
-    return replace(config, precision=settled_precision(AUTO))
+    precision = AUTO if stored is None else stored["training"].get("precision", AUTO)
+    return replace(config, precision=agreed_precision(precision))

@@ -65,6 +65,8 @@ class Session:
     """
 
     def __init__(self, config: StageConfig, out: str) -> None:
+        if config.precision not in ("bf16", "fp32"):
+            raise ValueError(f"precision {config.precision} was not settled")
         place = Path(out).absolute()
         if config.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else torch refuses cuBLAS

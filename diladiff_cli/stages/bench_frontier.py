@@ -19,6 +19,7 @@ from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.bench_speed import machine, seconds
 from diladiff_cli.stages.common import open_recorded_data
 from diladiff_cli.stages.eval_files import SampleMeasure
+from diladiff_cli.stages.reference_text import SHIPPED
 from diladiff_cli.stages.sample import (
     complete,
     decode,
@@ -26,7 +27,7 @@ from diladiff_cli.stages.sample import (
     draw_latents,
     ids_of,
     latent_batches,
-    surplus_steps,
+    step_notes,
 )
 from diladiff_cli.stages.sample_sets import Sample
 from diladiff_cli.stages.sampler import Sampler, load_sampler, sampling_device
@@ -91,10 +92,11 @@ def bench_frontier(
     if data is not None and all(sampler.stage != "ae" for sampler in samplers.values()):
         raise ConfigError([f"--data is {data}, but none of the models is an auto-encoder; leave it out"])
     points = [point for sampler in samplers.values() for point in _points(sampler, config)]
-    notes = (surplus_steps(samplers[point.model], point.settings) for point in points)
-    for note in dict.fromkeys(note for note in notes if note):
+    notes = (note for point in points for note in step_notes(samplers[point.model], point.settings))
+    for note in dict.fromkeys(notes):
         say(note)
-    measure = SampleMeasure(EvalConfig(scorer=config.scorer, batch_size=config.batch_size, precision=config.precision))
+    settings = EvalConfig(scorer=config.scorer, batch_size=config.batch_size, precision=config.precision)
+    measure = SampleMeasure(settings, data=data)
     with writing(out):
         (out / "points").mkdir(parents=True, exist_ok=True)
     seeds = config.integers("seeds")
@@ -152,15 +154,15 @@ def _measured(
     """Speed and figures of one seed, kept or new."""
     samples_file = out / "points" / f"{point.key(seed)}.jsonl"
     speed_file = out / "points" / f"{point.key(seed, config.batch_size, machine(sampler.device))}.speed.json"
-    figures_file = out / "points" / f"{point.key(seed, config.scorer)}.figures.json"
+    reference = [] if measure.data is None else [open_recorded_data(sampler.artifact, measure.data)[0].fingerprint]
+    figures_file = out / "points" / f"{point.key(seed, config.scorer, *reference)}.figures.json"
     if not (speed_file.exists() and samples_file.exists()):
         samples, speed = _draw(sampler, replace(point.settings, seed=seed))
         with writing(out):
             write_text(samples_file, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples))
             write_text(speed_file, json.dumps(speed) + "\n")
-    if figures_file.exists():
-        figures = json.loads(figures_file.read_text())
-    else:
+    figures = json.loads(figures_file.read_text()) if figures_file.exists() else None
+    if figures is None or _has_lesser_reference(figures, measure, point):
         lines = samples_file.read_text(encoding="utf-8").strip("\n").split("\n")  # texts may hold other line ends
         # The model may lie elsewhere now; the reference is found by its path.
         (figures,) = measure.reports([json.loads(line) | {"model": point.model} for line in lines])
@@ -239,6 +241,11 @@ def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int]) -> Repor
         "left_out": runs[0]["left_out"],
         "scorer": runs[0]["scorer"],
     }
+
+
+def _has_lesser_reference(figures: Report, measure: SampleMeasure, point: Point) -> bool:
+    """Whether kept figures are beside the shipped text, though the model's own held-out text is there now."""
+    return (figures.get("reference") or {}).get("source") == SHIPPED != measure.text(point.model).source
 
 
 def _check_comparable(reports: Sequence[Report], out: Path) -> None:

@@ -17,7 +17,7 @@ from diladiff_cli.integrity import CHECKSUM, read_sealed, sealed
 from diladiff_cli.runtime.artifacts import load_artifact, parent_links
 from diladiff_cli.runtime.folders import partial_name, recover, share, take_place, write_text
 from diladiff_cli.runtime.memory import Halving
-from diladiff_cli.runtime.precision import AUTO, settled_precision
+from diladiff_cli.runtime.precision import AUTO, agreed_precision
 from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.stages.common import open_recorded_data, relative
@@ -61,7 +61,7 @@ def encode_latents(
     artifact = load_artifact(ae, "ae")
     tokens, data_path = open_recorded_data(artifact, data)
     state = process_state()
-    precision = settled_precision(_stored_precision(out, resume) if precision == AUTO else precision, state.device)
+    precision = agreed_precision(_stored_precision(out, resume)) if precision == AUTO else precision
     encoder = text_encoder(artifact, build(artifact, state.device), state.device)
     latents, channels = encoder.autoencoder.latent_shape
     rows_per_shard = max(1, SHARD_BYTES // (2 * latents * channels))

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diladiff_cli.metrics import agreement
+from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import open_recorded_data
@@ -84,7 +85,7 @@ def evaluate_artifact(
         draws: Masks per sequence of the likelihood bound; the published figures have 128.
         likelihood: Of a prior: sequences for the bound of the whole model, which takes minutes; 0 leaves it out.
         seed: Of masks, noise and samples.
-        precision: "fp32", or "bf16" for autocast of matrix products.
+        precision: "fp32", "bf16" for autocast of matrix products, or "auto".
 
     Returns:
         ``path``, ``stage``, ``hash``, ``data``, ``settings``, ``figures``, ``definitions`` (of each figure) and
@@ -94,10 +95,11 @@ def evaluate_artifact(
         UserError: The artifact, a parent or the data set is missing, changed or damaged.
         ConfigError: A setting out of its range.
     """
+    precision = settled_precision(precision)
     limits = {"batches": (batches, 1), "draws": (draws, 1), "likelihood": (likelihood, 0), "seed": (seed, 0)}
     problems = [f"--{k} is {value}; give at least {low}" for k, (value, low) in limits.items() if value < low]
     if precision not in ("fp32", "bf16"):
-        problems.append(f"--precision is {precision!r}; choose one of fp32, bf16")
+        problems.append(f"--precision is {precision!r}; choose one of auto, bf16, fp32")
     if problems:
         raise ConfigError(problems)
     sampler = load_sampler(path, data=data)

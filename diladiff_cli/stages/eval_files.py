@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from diladiff_cli.config import EvalConfig
 from diladiff_cli.metrics.scorers import Scorer, Scores, load_scorer
 from diladiff_cli.runtime.artifacts import load_artifact
+from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.runtime.progress import Bar, say
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import open_recorded_data
@@ -46,6 +47,7 @@ def evaluate_files(
         ConfigError: An option that nothing would heed.
         UserError: A file of samples cannot be read.
     """
+    config = replace(config, precision=settled_precision(config.precision, sampling_device()))
     found = _read(targets, reference, data)
     return _reports(config, found, SampleMeasure(config, tuple(reference)), data)
 
@@ -135,10 +137,12 @@ class SampleMeasure:
     Attributes:
         config: Scorer and batches.
         files: Reference text; none for what :func:`reference_text` finds.
+        data: Token data set whose held-out blocks are the reference; None for the one that each model was trained on.
     """
 
     config: EvalConfig
     files: tuple[str, ...] = ()
+    data: Path | None = None
     _texts: dict[str | None, ReferenceText] = field(default_factory=dict, init=False, repr=False)
     _references: dict[Any, _Reference] = field(default_factory=dict, init=False, repr=False)
 
@@ -161,7 +165,7 @@ class SampleMeasure:
         """The reference of a model's samples; says on stderr which, once."""
         name = model if isinstance(model, str) and model else None
         if name not in self._texts:
-            text = reference_text(name, self.files)
+            text = reference_text(name, self.files, self.data)
             if text.key not in [other.key for other in self._texts.values()]:
                 say(f"reference: {text.source}" + (f" ({text.reason})" if text.reason else ""))
             self._texts[name] = text

@@ -9,7 +9,7 @@ from typing import Any
 from diladiff_cli.data.tokenizer import encode_documents, load_tokenizer
 from diladiff_cli.data.tokens import TokenSplit
 from diladiff_cli.errors import UserError
-from diladiff_cli.runtime.artifacts import Artifact, load_artifact
+from diladiff_cli.runtime.artifacts import Artifact, linked, load_artifact
 from diladiff_cli.stages.common import open_recorded_data
 from diladiff_cli.stages.sample_sets import Sample, blocks_as_samples, reference_samples, spread
 
@@ -61,7 +61,7 @@ class ReferenceText:
         return blocks_as_samples(self.tokenizer, self.blocks.gather(spread(len(self.blocks), n))[:, :length])
 
 
-def reference_text(model: str | None, files: Sequence[str] = ()) -> ReferenceText:
+def reference_text(model: str | None, files: Sequence[str] = (), data: Path | None = None) -> ReferenceText:
     """The text to compare samples of ``model`` with.
 
     It is ``files`` where there are any; else the validation split of the data set that the model was trained on, where
@@ -71,6 +71,10 @@ def reference_text(model: str | None, files: Sequence[str] = ()) -> ReferenceTex
     Args:
         model: Path of an artifact, as samples name it; None where they name none.
         files: Text sources.
+        data: Token data set to take in place of the one that the model was trained on.
+
+    Raises:
+        UserError: ``data`` was given and is not of the model's tokenizer and length, or holds nothing out.
     """
     artifact, tokenizer = (None, None) if model is None else (_artifact(model), _tokenizer(model))
     # A data set's fingerprint covers its tokenizer, which all models of that data set share.
@@ -80,28 +84,33 @@ def reference_text(model: str | None, files: Sequence[str] = ()) -> ReferenceTex
     reason = ""
     if artifact is not None and tokenizer is not None:
         try:
-            path, blocks = held_out(artifact)
+            path, blocks = held_out(artifact, data)
         except UserError as error:
+            if data is not None:
+                raise
             # A bundle names a folder that its user may never have had.
-            reason = "a bundle comes without its data set" if "export" in artifact.config else error.what
+            gone = "export" in artifact.config and not linked(artifact.path, artifact.data.get("path", "")).exists()
+            reason = "a bundle comes without its data set" if gone else error.what
         else:
             return ReferenceText(f"the validation split of {path.resolve()}", "", cutter, tokenizer, blocks=blocks)
     return ReferenceText(SHIPPED, reason, cutter, tokenizer)
 
 
-def held_out(artifact: Artifact) -> tuple[Path, TokenSplit]:
-    """The data set that an artifact was trained on, and the blocks that it held out.
+def held_out(artifact: Artifact, data: Path | None = None) -> tuple[Path, TokenSplit]:
+    """The data set given, else the one that an artifact was trained on, and the blocks that it held out.
 
     Raises:
         UserError: The data set is missing or damaged, was changed since, or held nothing out.
     """
-    if "path" not in artifact.data:
+    if data is None and "path" not in artifact.data:
         raise UserError(f"{artifact.path} names no data set", "name a text with --reference")
     try:
-        data, path = open_recorded_data(artifact, None)
+        tokens, path = open_recorded_data(artifact, data)
     except UserError as error:
+        if data is not None:
+            raise
         raise UserError(error.what, "name a text with --reference") from error
-    blocks = data.split("valid")
+    blocks = tokens.split("valid")
     if not len(blocks):
         raise UserError(f"{path} holds no text out for validation", "name a text with --reference")
     return path, blocks

@@ -4,6 +4,7 @@ Every random number of sample i comes from (seed, i) alone: samples depend neith
 number of processes, nor on how many are drawn.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -20,10 +21,11 @@ from diladiff_cli.data.tokenizer import decode_text
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.memory import Halving
+from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.runtime.randomness import SampleNoise
 from diladiff_cli.settings import ConfigError
-from diladiff_cli.stages.sampler import LATENT_STEPS, Sampler, default_decode_steps
+from diladiff_cli.stages.sampler import LATENT_STEPS, Sampler, autoencoder_of, default_decode_steps
 
 Sample = dict[str, Any]
 Progress = Callable[[int, int], None]  # samples finished, decoding step of the batch under way
@@ -35,7 +37,7 @@ def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
 
     Raises:
         ConfigError: With all options that make no sense together or for this stage.
-        UserError: The held-out blocks that an ``ae`` needs are missing.
+        UserError: The held-out blocks that an ``ae`` needs are missing, or the base that ``latent_until`` needs.
     """
     problems = []
     what = f"{sampler.name} is of stage {sampler.stage}"
@@ -56,25 +58,39 @@ def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
         )
     if problems:
         raise ConfigError(problems)
-    return replace(
+    completed = replace(
         config,
+        precision=settled_precision(config.precision, sampler.device),
         steps=config.steps or LATENT_STEPS.get(sampler.stage, 0),
         decode_steps=config.decode_steps or default_decode_steps(sampler),
     )
+    if not base_steps(completed):
+        return replace(completed, latent_until=0.0)
+    autoencoder_of(sampler.artifact).parent("mdlm")  # told before any work if it is missing
+    return completed
 
 
-def surplus_steps(sampler: Sampler, config: SampleConfig) -> str | None:
-    """A line for the user where there are more decoding steps than tokens to reveal; None elsewhere.
+def base_steps(config: SampleConfig) -> int:
+    """How many of the decoding steps begin at ``latent_until`` or later, and are the base's."""
+    return math.floor(config.latent_until * config.decode_steps + 1e-6)
 
-    Samples are exact all the same: in random order fewer tokens share a step, and the other orders end early.
+
+def step_notes(sampler: Sampler, config: SampleConfig) -> list[str]:
+    """Lines for the user on steps that do nothing.
+
+    Where there are more decoding steps than tokens to reveal, samples are exact all the same: in random order fewer
+    tokens share a step, and the other orders end early.
     """
-    length = sampler.decoder.length
-    if config.decode_steps <= length:
-        return None
-    what = "a step for each, the most that published figures have, is about as good"
-    if config.order != "random":
-        what = f"with --order {config.order} the steps beyond do nothing"
-    return f"--decode-steps {config.decode_steps} is more than the {length} tokens of a text: {what}"
+    length, steps = sampler.decoder.length, config.decode_steps or default_decode_steps(sampler)
+    notes = []
+    if steps > length:
+        what = "a step for each, the most that published figures have, is about as good"
+        if config.order != "random":
+            what = f"with --order {config.order} the steps beyond do nothing"
+        notes.append(f"--decode-steps {steps} is more than the {length} tokens of a text: {what}")
+    if config.latent_until and not base_steps(replace(config, decode_steps=steps)):
+        notes.append(f"--latent-until {config.latent_until} does nothing: the last of {steps} steps begins before it")
+    return notes
 
 
 def sample_plan(sampler: Sampler, config: SampleConfig) -> dict[str, Any]:
@@ -170,7 +186,7 @@ def _decode_batch(
             noise.uniform(noise.TOKEN, decoder.length).to(device),
             _decoding(config),
             on_step,
-            None if base is None else Successor(config.latent_until, *decoding_functions(base)),
+            None if base is None else Successor(base_steps(config), *decoding_functions(base)),
         ).cpu()
 
 

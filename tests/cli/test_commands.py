@@ -214,7 +214,8 @@ def test_info_without_a_folder_tells_of_the_model_that_sample_takes(cli: Cli) ->
     assert "model: the small one that ships with diladiff" in found.err
 
 
-def test_a_bundle_replaced_is_told(cli: Cli, tiny_chain: Chain) -> None:
+def test_a_bundle_replaced_is_told(cli: Cli, tiny_chain: Chain, tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
     told = [cli("export", "--model", tiny_chain.mdlm).errors[0] for _ in range(2)]
     assert told[1] == told[0] + ", in place of an earlier bundle"
 

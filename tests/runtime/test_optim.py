@@ -64,8 +64,9 @@ def test_a_warm_up_longer_than_the_run_stays_finite() -> None:
 
 def test_muon_gets_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
     model = network()
-    adamw, muon = build_optimizers(model, settings(optimizer="muon"), lambda _: LearningRate())
-    assert isinstance(muon, torch.optim.Muon)
+    adamw, muon = build_optimizers(model, settings(optimizer="muon", precision="bf16"), lambda _: LearningRate())
+    assert isinstance(muon, optim.Muon)
+    assert muon.bf16
     inside = {n for n, p in model.named_parameters() if p.ndim == 2 and n.startswith("blocks.")}
     assert "blocks.1.cross.kv.weight" in inside
     assert names_of(model, muon) == inside
@@ -170,18 +171,17 @@ class Dtypes(TorchDispatchMode):
         return found
 
 
-def test_muon_multiplies_in_the_precision_that_the_processor_is_fast_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_muon_multiplies_in_the_precision_of_the_run() -> None:
     updates = {}
-    for fast, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(optim, "has_fast_bf16", lambda _, fast=fast: fast)
+    for bf16, dtype in ((True, torch.bfloat16), (False, torch.float32)):
         seeded = torch.Generator().manual_seed(0)
         matrix = torch.nn.Parameter(torch.randn(12, 20, generator=seeded))
         matrix.grad = torch.randn(12, 20, generator=seeded)
         before = matrix.detach().clone()
         with Dtypes() as products:
-            optim.Muon([matrix], lr=0.1, weight_decay=0.0, momentum=0.0, nesterov=False).step()
+            optim.Muon([matrix], bf16=bf16, lr=0.1, weight_decay=0.0, momentum=0.0, nesterov=False).step()
         assert products.seen == {dtype}
-        updates[fast] = matrix.detach() - before
+        updates[bf16] = matrix.detach() - before
     scale = updates[False].square().mean().sqrt()
     assert (updates[True] - updates[False]).abs().max() < 0.1 * scale
     singular = torch.linalg.svdvals(updates[False])

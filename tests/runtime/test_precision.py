@@ -7,10 +7,28 @@ from pathlib import Path
 import pytest
 import torch
 
+from diladiff_cli.config import (
+    AeConfig,
+    BenchConfig,
+    DistillConfig,
+    EvalConfig,
+    MdlmConfig,
+    PriorConfig,
+    SampleConfig,
+)
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.precision import has_fast_bf16, settled, settled_precision
+from diladiff_cli.stages.bench_frontier import bench_frontier
+from diladiff_cli.stages.bench_speed import bench_speed
+from diladiff_cli.stages.bench_training import bench_training
+from diladiff_cli.stages.distill import distill
 from diladiff_cli.stages.encode_latents import encode_latents
+from diladiff_cli.stages.eval_files import evaluate_files
+from diladiff_cli.stages.sample import sample_plan
+from diladiff_cli.stages.sampler import load_sampler
+from diladiff_cli.stages.train_ae import train_ae
 from diladiff_cli.stages.train_mdlm import train_mdlm
+from diladiff_cli.stages.train_prior import train_prior
 
 from ..chain import Chain
 from .toy_run import settings, toy_train
@@ -44,8 +62,15 @@ def test_auto_is_what_the_processor_is_fast_at(
         assert settled_precision(asked, CPU) == asked
 
 
-def test_a_torch_that_tells_no_capabilities_trains_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["_is_avx512_bf16_supported", "_is_amx_tile_supported"])
+def test_versions_of_torch_that_tell_of_few_capabilities(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities")
+    for other in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, other, lambda: False)
+    assert settled_precision("auto", CPU) == "fp32"
+    monkeypatch.setattr(torch.cpu, name, lambda: True)
+    assert settled_precision("auto", CPU) == "bf16"
+    monkeypatch.delattr(torch.cpu, name)
     assert settled_precision("auto", CPU) == "fp32"
 
 
@@ -100,3 +125,30 @@ def test_who_trains_in_emulated_bf16_is_told(
     pretend(monkeypatch, capabilities)
     toy_train(settings(max_steps=1, precision="bf16"), tmp_path / "run")
     assert ("bf16 is emulated here" in capsys.readouterr().err) == told
+
+
+def test_every_command_settles_it(tiny_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, {"amx_bf16": True})
+    out, auto = tmp_path / "out", "auto"
+    plans = [
+        train_mdlm(MdlmConfig(width=8, heads=2, precision=auto), data=tiny_chain.data, out=out, dry_run=True),
+        train_ae(AeConfig(precision=auto), base=tiny_chain.mdlm, out=out, dry_run=True),
+        train_prior(PriorConfig(width=8, heads=2, precision=auto), ae=tiny_chain.ae, out=out, dry_run=True),
+        distill(DistillConfig(precision=auto), prior=tiny_chain.prior, out=out, dry_run=True),
+    ]
+    assert [plan["training"]["precision"] for plan in plans] == ["bf16"] * 4
+    plan = sample_plan(load_sampler(tiny_chain.student), SampleConfig(precision=auto))
+    assert plan["settings"]["precision"] == "bf16"
+    bench = BenchConfig(n=2, seeds="0", steps="1", decode_steps="1", scorer="none", precision=auto)
+    assert next(bench_frontier(bench, [tiny_chain.student], tmp_path / "bench"))["precision"] == "bf16"
+    small = BenchConfig(
+        vocab_sizes="50", lengths="8", batch_sizes="1", width=16, layers=1, seconds=0.01, precision=auto
+    )
+    assert [next(measure(small))["precision"] for measure in (bench_speed, bench_training)] == ["bf16", "bf16"]
+    (report,) = evaluate_files(EvalConfig(scorer="none", batches=1, draws=1, precision=auto), [tiny_chain.mdlm])
+    assert report["settings"]["precision"] == "bf16"
+
+
+def test_no_run_begins_in_a_precision_that_was_not_settled(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="precision auto was not settled"):
+        toy_train(settings(precision="auto"), tmp_path / "run")

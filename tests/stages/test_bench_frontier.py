@@ -109,8 +109,19 @@ def test_an_auto_encoder_draws_from_the_latents_of_the_data_given(chain_copy: Ch
     config = BenchConfig(**SETTINGS | {"decode_steps": "4"})
     found = list(bench_frontier(config, [chain_copy.ae], tmp_path / "other", tmp_path / "moved"))
     assert found[0]["figures"]["entropy"] == wanted[0]["figures"]["entropy"]
+    assert found[0]["reference"]["source"] == f"the validation split of {tmp_path / 'moved'}"
+    assert found[0]["reference"]["entropy"] == wanted[0]["reference"]["entropy"]
     with pytest.raises(ConfigError, match="none of the models is an auto-encoder"):
         next(bench_frontier(config, [chain_copy.mdlm, chain_copy.student], tmp_path / "other", tmp_path / "moved"))
+
+
+def test_figures_beside_the_shipped_text_are_measured_again_when_the_data_set_is_back(
+    chain_copy: Chain, tmp_path: Path
+) -> None:
+    shutil.move(chain_copy.data, tmp_path / "moved")
+    assert "ships with" in bench(chain_copy, tmp_path / "bench", "mdlm")[0]["reference"]["source"]
+    shutil.move(tmp_path / "moved", chain_copy.data)
+    assert str(chain_copy.data) in bench(chain_copy, tmp_path / "bench", "mdlm")[0]["reference"]["source"]
 
 
 def test_the_default_steps_are_powers_of_two_up_to_the_length(tiny_chain: Chain, tmp_path: Path) -> None:

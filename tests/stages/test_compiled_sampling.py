@@ -1,5 +1,6 @@
 """``sample --compile``."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,18 +11,41 @@ from diladiff_cli.stages.sample import generate
 from diladiff_cli.stages.sampler import load_sampler
 from tests.chain import LENGTH, Chain
 
+SETTINGS: dict[str, Any] = {"n": 5, "batch_size": 3, "steps": 1, "decode_steps": LENGTH}
+
+
+def drawn(chain: Chain, **settings: Any) -> list[list[int]]:
+    sampler = load_sampler(chain.student, "cpu")
+    return [sample["token_ids"] for sample in generate(sampler, SampleConfig(**SETTINGS | settings))]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_runs_is_compiled_once(tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+    compiled: list[list[int]] = []  # batch sizes of the calls, by function
+
+    def compiler(function: Callable[..., Any]) -> Callable[..., Any]:
+        calls: list[int] = []
+        compiled.append(calls)
+
+        def noted(x_t: torch.Tensor, *rest: Any) -> Any:
+            calls.append(len(x_t))
+            return function(x_t, *rest)
+
+        return noted
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    plain = drawn(tiny_chain, precision=precision)
+    assert compiled == []
+    assert drawn(tiny_chain, precision=precision, compile=True) == plain
+    assert [3 in calls and max(calls) == 3 for calls in compiled] == [True]
+    compiled.clear()
+    mixed = drawn(tiny_chain, precision=precision, compile=True, latent_until=0.5)
+    assert [bool(calls) for calls in compiled] == [True, True]  # decoder and base
+    assert mixed == drawn(tiny_chain, precision=precision, latent_until=0.5)
+
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_compiled_decoder_draws_the_same_up_to_rounding(tiny_chain: Chain) -> None:
-    sampler = load_sampler(tiny_chain.student, "cpu")
-    settings: dict[str, Any] = {"n": 5, "batch_size": 3, "steps": 1, "decode_steps": LENGTH}
-
-    def drawn(**more: bool) -> torch.Tensor:
-        return torch.tensor([s["token_ids"] for s in generate(sampler, SampleConfig(**settings | more))])
-
-    plain = drawn()
-    compiled = drawn(compile=True)
+    plain, compiled = (torch.tensor(drawn(tiny_chain, compile=choice)) for choice in (False, True))
     assert (plain == compiled).float().mean() > 0.9
-    assert sampler.decoder_in("fp32", compiled=True).body is not sampler.decoder.body
-    assert torch.equal(drawn(), plain)

@@ -1,6 +1,7 @@
 """``--latent-until``: the base takes over from the decoder that looks at latents."""
 
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.randomness import SampleNoise
-from diladiff_cli.stages.sample import generate
+from diladiff_cli.stages.sample import base_steps, complete, generate, sample_plan, step_notes
 from diladiff_cli.stages.sampler import Sampler, load_sampler
 from tests.chain import LENGTH, Chain
 
@@ -38,7 +39,26 @@ def test_the_base_takes_over_at_the_time_given(tiny_chain: Chain, stage: str) ->
     assert all(ids(mixed)[i][j] == latent[i][j] for i, j in early)
 
 
+@pytest.mark.parametrize(
+    ("time", "steps", "wanted"),
+    [(0.3, 10, 3), (0.5, 10, 5), (0.15, 20, 3), (0.35, 100, 35), (0.47, 100, 47), (0.05, 16, 0), (1.0, 7, 7)],
+)
+def test_the_base_takes_the_steps_that_begin_at_the_time_or_later(time: float, steps: int, wanted: int) -> None:
+    assert base_steps(SampleConfig(latent_until=time, decode_steps=steps)) == wanted
+
+
+def test_a_time_that_no_step_begins_at_is_told_and_leaves_all_as_it_is(tiny_chain: Chain) -> None:
+    sampler = load_sampler(tiny_chain.student, "cpu")
+    config = SampleConfig(latent_until=0.05, decode_steps=16)
+    assert step_notes(sampler, config) == ["--latent-until 0.05 does nothing: the last of 16 steps begins before it"]
+    assert complete(sampler, config) == complete(sampler, replace(config, latent_until=0.0))
+    assert draw(sampler, latent_until=0.05, decode_steps=16)[0]["latent_until"] is None
+    assert step_notes(sampler, replace(config, latent_until=0.0625)) == []
+
+
 def test_a_base_that_is_needed_and_missing_is_told(chain_copy: Chain) -> None:
     shutil.rmtree(chain_copy.mdlm)
+    sampler = load_sampler(chain_copy.student, "cpu")
     with pytest.raises(UserError, match="mdlm, which is missing"):
-        draw(load_sampler(chain_copy.student, "cpu"), latent_until=0.5)
+        sample_plan(sampler, SampleConfig(latent_until=0.5))
+    assert sample_plan(sampler, SampleConfig())["stage"] == "student"
