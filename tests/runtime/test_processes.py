@@ -47,8 +47,12 @@ def test_a_signal_saves_and_the_same_command_continues(
 
 
 def two_processes(out: Path, environment: dict[str, str], settings: dict[str, Any], *options: str) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launch, SCRIPT, str(out), json.dumps(settings), *options]
+    launched([SCRIPT, str(out), json.dumps(settings), *options], environment)
+
+
+def launched(script: list[str], environment: dict[str, str]) -> None:
+    """Two processes of a script."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *script]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         _, errors = process.communicate(timeout=500)
@@ -56,6 +60,22 @@ def two_processes(out: Path, environment: dict[str, str], settings: dict[str, An
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 0, errors[-3000:]
+
+
+@pytest.mark.parametrize("fast", [0, 1])
+def test_processes_on_unlike_processors_agree_on_a_precision(
+    tmp_path: Path, environment: dict[str, str], fast: int
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, torch\n"
+        "from diladiff_cli.runtime.precision import agreed_precision\n"
+        "rank = int(os.environ['RANK'])\n"
+        f"torch.cpu.get_capabilities = lambda: {{'avx512_bf16': rank == {fast}}}\n"
+        f"open({str(tmp_path)!r} + f'/{{rank}}', 'w').write(agreed_precision('auto'))\n"
+    )
+    launched([str(script)], environment)
+    assert [(tmp_path / str(rank)).read_text() for rank in (0, 1)] == ["fp32" if fast else "bf16"] * 2
 
 
 @pytest.mark.parametrize("parts", [1, 2])
