@@ -10,6 +10,7 @@ from diladiff_cli.config import (
     AUGMENTATIONS,
     STAGES,
     AeConfig,
+    DistillConfig,
     MdlmConfig,
     StageConfig,
     read_config_file,
@@ -245,3 +246,11 @@ def test_a_whole_number_that_no_float_can_be_is_told_with_the_rest() -> None:
     with pytest.raises(ConfigError) as caught:
         MdlmConfig.from_dict({"learning_rate": 10**400, "seed": -1})
     assert [problem.split()[0] for problem in caught.value.problems] == ["--seed", "--learning-rate"]
+
+
+def test_warm_ups_that_will_not_be_over_are_told() -> None:
+    assert MdlmConfig(max_steps=2000).notes() == []
+    found = AeConfig(max_steps=1000).notes()
+    assert [note.split(" is not less")[0] for note in found] == ["--warmup-steps 1000", "--decoder-warmup-steps 10000"]
+    assert all("--max-steps 1000" in note for note in found)
+    assert len(DistillConfig(max_steps=20, warmup_steps=0).notes()) == 1

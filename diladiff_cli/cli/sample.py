@@ -84,14 +84,14 @@ def sample(
 ) -> Result:
     """Draw texts from a model, as JSON lines on stdout."""
     from diladiff_cli.model import default_model, load
-    from diladiff_cli.stages.sample import sample_plan, step_notes
+    from diladiff_cli.stages.sample import notes_on, sample_plan
 
     if model is None:
         model, note = default_model()
         say(note)
     loaded = load(model, data=data)
     _check_stage(loaded, config, given, data)
-    for note in step_notes(loaded.sampler, config):
+    for note in notes_on(loaded.sampler, config):
         say(note)
     for file, option in ((out, "--out"), (trace, "--trace")):
         if file is not None and os.path.isdir(file):

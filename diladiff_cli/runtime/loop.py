@@ -101,6 +101,8 @@ class _Loop:
             say(f"{title}: {self._outlook()}")
             if self.config.precision == "bf16" and not has_fast_bf16(self.session.device):
                 say("bf16 is emulated here, and slow; --precision fp32 is faster, with --resume where a run goes on")
+            for note in self.config.notes():
+                say(note)
         with Bar(title, self.config.max_steps, self.step, self.session.is_main) as bar:
             while self.step < self.config.max_steps:
                 values, grad_norm = self._step()

@@ -27,7 +27,7 @@ from diladiff_cli.stages.sample import (
     draw_latents,
     ids_of,
     latent_batches,
-    step_notes,
+    notes_on,
 )
 from diladiff_cli.stages.sample_sets import Sample
 from diladiff_cli.stages.sampler import Sampler, load_sampler, sampling_device
@@ -92,7 +92,7 @@ def bench_frontier(
     if data is not None and all(sampler.stage != "ae" for sampler in samplers.values()):
         raise ConfigError([f"--data is {data}, but none of the models is an auto-encoder; leave it out"])
     points = [point for sampler in samplers.values() for point in _points(sampler, config)]
-    notes = (note for point in points for note in step_notes(samplers[point.model], point.settings))
+    notes = (note for point in points for note in notes_on(samplers[point.model], point.settings))
     for note in dict.fromkeys(notes):
         say(note)
     settings = EvalConfig(scorer=config.scorer, batch_size=config.batch_size, precision=config.precision)

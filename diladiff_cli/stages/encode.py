@@ -102,10 +102,11 @@ def splittable(pieces: Iterable[Piece], config: EncodeConfig) -> Iterator[Piece]
         held_out += piece.last and is_held_out(config, number)
         number += piece.last
     if held_out in (0, number):
+        share = f"give a {'smaller' if held_out else 'larger'} --valid-share than {config.valid_share}, or --valid"
         raise UserError(
             f"of {number} documents {held_out} would be held out for validation (in text files blank lines separate "
             "documents)",
-            f"give more text, another --valid-share than {config.valid_share}, or --valid",
+            share if number > 1 else "give several documents, or a text for validation with --valid",
         )
 
 
@@ -171,7 +172,7 @@ def encode_text(
         if size is None:
             tokenizer = load_tokenizer(config.tokenizer)
         else:
-            say(f"training a tokenizer of {size} tokens")
+            say(f"reading the text, for a tokenizer of {size} tokens")
             pieces = some_pieces(sources, config.text_field, text)
             pieces = pieces if valid else splittable(pieces, config)
             tokenizer = train_tokenizer((piece.text for piece in pieces), size)

@@ -93,7 +93,11 @@ def _describe_artifact(path: Path) -> Record:
         "parents": {stage: _parent(path, stage, link) for stage, link in config["parents"].items()},
         "data": artifact.data | _data_state(path, artifact.data.get("path"), artifact.data.get("fingerprint")),
     }
-    return record | ({"export": config["export"]} if "export" in config else {})
+    if "export" not in config:
+        return record
+    if record["data"]["state"] == "missing":
+        record["data"] |= {"path": None, "state": "not in the bundle"}
+    return record | {"export": config["export"]}
 
 
 def count_parameters(artifact: Artifact) -> Record:

@@ -21,7 +21,7 @@ from diladiff_cli.data.tokenizer import decode_text
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.memory import Halving
-from diladiff_cli.runtime.precision import settled_precision
+from diladiff_cli.runtime.precision import has_fast_bf16, settled_precision
 from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.runtime.randomness import SampleNoise
 from diladiff_cli.settings import ConfigError
@@ -75,18 +75,19 @@ def base_steps(config: SampleConfig) -> int:
     return math.floor(config.latent_until * config.decode_steps + 1e-6)
 
 
-def step_notes(sampler: Sampler, config: SampleConfig) -> list[str]:
-    """Lines for the user on steps that do nothing.
+def notes_on(sampler: Sampler, config: SampleConfig) -> list[str]:
+    """Lines for the user on steps that do nothing, and on a precision that is slow here.
 
     Where there are more decoding steps than tokens to reveal, samples are exact all the same: in random order fewer
     tokens share a step, and the other orders end early.
     """
     length, steps = sampler.decoder.length, config.decode_steps or default_decode_steps(sampler)
     notes = []
+    if config.precision == "bf16" and not has_fast_bf16(sampler.device):
+        notes.append("bf16 is emulated here, and slow; --precision fp32 is faster")
     if steps > length:
-        what = "a step for each, the most that published figures have, is about as good"
-        if config.order != "random":
-            what = f"with --order {config.order} the steps beyond do nothing"
+        enough = "a step for each, the most that published figures have, is about as good"
+        what = enough if config.order == "random" else f"with --order {config.order} the steps beyond do nothing"
         notes.append(f"--decode-steps {steps} is more than the {length} tokens of a text: {what}")
     if config.latent_until and not base_steps(replace(config, decode_steps=steps)):
         notes.append(f"--latent-until {config.latent_until} does nothing: the last of {steps} steps begins before it")
@@ -234,6 +235,7 @@ def describe(sampler: Sampler, ids: range, config: SampleConfig, tokens: Tensor)
         "gamma": None,
         "guidance": None,
         "order": config.order,
+        "precision": config.precision,
     } | _in_use(sampler, config)
     samples = []
     for i, row in zip(ids, tokens.tolist(), strict=True):

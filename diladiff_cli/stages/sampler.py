@@ -16,6 +16,7 @@ from diladiff_cli.networks.denoiser import TokenDenoiser, with_bf16_blocks
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.artifacts import Artifact, load_artifact
 from diladiff_cli.runtime.processes import process_state
+from diladiff_cli.runtime.progress import say
 from diladiff_cli.stages.common import compile_method, open_recorded_data
 from diladiff_cli.stages.networks import TextEncoder, build, text_encoder
 
@@ -63,6 +64,7 @@ class Sampler:
         key = (name, precision, compiled)
         if key not in self._variants:
             if compiled:
+                say("compiling, for half a minute or more")
                 found = copy.copy(self._variant(name, precision, False))  # which shares the weights
                 compile_method("body", found)
             elif precision == "bf16":

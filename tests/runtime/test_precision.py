@@ -24,7 +24,7 @@ from diladiff_cli.stages.bench_training import bench_training
 from diladiff_cli.stages.distill import distill
 from diladiff_cli.stages.encode_latents import encode_latents
 from diladiff_cli.stages.eval_files import evaluate_files
-from diladiff_cli.stages.sample import sample_plan
+from diladiff_cli.stages.sample import notes_on, sample_plan
 from diladiff_cli.stages.sampler import load_sampler
 from diladiff_cli.stages.train_ae import train_ae
 from diladiff_cli.stages.train_mdlm import train_mdlm
@@ -152,3 +152,13 @@ def test_every_command_settles_it(tiny_chain: Chain, tmp_path: Path, monkeypatch
 def test_no_run_begins_in_a_precision_that_was_not_settled(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="precision auto was not settled"):
         toy_train(settings(precision="auto"), tmp_path / "run")
+
+
+@pytest.mark.parametrize(("capabilities", "told"), [({}, 1), ({"avx512_bf16": True}, 0)])
+def test_who_samples_in_emulated_bf16_is_told(
+    capabilities: Mapping[str, object], told: int, tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, capabilities)
+    sampler = load_sampler(tiny_chain.mdlm, "cpu")
+    assert len(notes_on(sampler, SampleConfig(precision="bf16"))) == told
+    assert notes_on(sampler, SampleConfig(precision="auto")) == notes_on(sampler, SampleConfig()) == []

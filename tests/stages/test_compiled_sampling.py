@@ -20,7 +20,9 @@ def drawn(chain: Chain, **settings: Any) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_what_runs_is_compiled_once(tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+def test_what_runs_is_compiled_once(
+    tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], precision: str
+) -> None:
     compiled: list[list[int]] = []  # batch sizes of the calls, by function
 
     def compiler(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -34,9 +36,12 @@ def test_what_runs_is_compiled_once(tiny_chain: Chain, monkeypatch: pytest.Monke
         return noted
 
     monkeypatch.setattr(torch, "compile", compiler)
+    capsys.readouterr()
     plain = drawn(tiny_chain, precision=precision)
     assert compiled == []
+    assert capsys.readouterr().err == ""
     assert drawn(tiny_chain, precision=precision, compile=True) == plain
+    assert capsys.readouterr().err == "compiling, for half a minute or more\n"
     assert [3 in calls and max(calls) == 3 for calls in compiled] == [True]
     compiled.clear()
     mixed = drawn(tiny_chain, precision=precision, compile=True, latent_until=0.5)

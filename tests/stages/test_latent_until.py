@@ -9,7 +9,7 @@ import pytest
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.randomness import SampleNoise
-from diladiff_cli.stages.sample import base_steps, complete, generate, sample_plan, step_notes
+from diladiff_cli.stages.sample import base_steps, complete, generate, notes_on, sample_plan
 from diladiff_cli.stages.sampler import Sampler, load_sampler
 from tests.chain import LENGTH, Chain
 
@@ -50,10 +50,10 @@ def test_the_base_takes_the_steps_that_begin_at_the_time_or_later(time: float, s
 def test_a_time_that_no_step_begins_at_is_told_and_leaves_all_as_it_is(tiny_chain: Chain) -> None:
     sampler = load_sampler(tiny_chain.student, "cpu")
     config = SampleConfig(latent_until=0.05, decode_steps=16)
-    assert step_notes(sampler, config) == ["--latent-until 0.05 does nothing: the last of 16 steps begins before it"]
+    assert notes_on(sampler, config) == ["--latent-until 0.05 does nothing: the last of 16 steps begins before it"]
     assert complete(sampler, config) == complete(sampler, replace(config, latent_until=0.0))
     assert draw(sampler, latent_until=0.05, decode_steps=16)[0]["latent_until"] is None
-    assert step_notes(sampler, replace(config, latent_until=0.0625)) == []
+    assert notes_on(sampler, replace(config, latent_until=0.0625)) == []
 
 
 def test_a_base_that_is_needed_and_missing_is_told(chain_copy: Chain) -> None:
