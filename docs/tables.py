@@ -14,6 +14,7 @@ NAMES = {"mdlm": "base", "ae": "auto-encoder (oracle)", "prior": "prior", "stude
 FIGURES = ("genppl", "entropy", "mauve", "latent_agreement")
 DIGITS = {"entropy": 4, "mauve": 2, "latent_agreement": 2}  # significant, where not 3
 HEADS = ("GenPPL", "entropy", "MAUVE", "latent agreement")
+BESIDE = "GenPPL of the base at this entropy"
 
 Report = dict[str, Any]
 
@@ -143,43 +144,49 @@ def frontier() -> str:
         speed = f"{r['tokens_per_second']['mean']:,.0f}"
         rows.append([*settings_of(r), speed, *figures_of(r), number(others[0] if others else None)])
     rows.append([*reference_row(reports[0], ["-"] * 4), "-"])
-    columns = ["model", "latent steps", "decode steps", "T", "tokens/s", *HEADS, "GenPPL of the base at this entropy"]
+    columns = ["model", "latent steps", "decode steps", "T", "tokens/s", *HEADS, BESIDE]
     return table(columns, rows)
 
 
 def latent_steps() -> str:
     """Priors and students in few and many latent steps, with more or less noise."""
-    rows = []
+    bases, rows = stored("wider.jsonl"), []
     for r in stored("latent_steps.jsonl"):
         gamma = f"{r['gamma']:g}" if r["stage"] == "student" else "-"
-        rows.append([NAMES[r["stage"]], str(r["steps"]), gamma, percent(r["latent_share"]), *figures_of(r)])
-    return table(["model", "latent steps", "gamma", "share of the time", *HEADS], rows)
+        rows.append([NAMES[r["stage"]], str(r["steps"]), gamma, *_beside_the_base(r, bases)])
+    return table(["model", "latent steps", "gamma", *HEADS, BESIDE], rows)
 
 
 def oracle() -> str:
     """The decoder with latents of held-out texts, beside the base at its entropy."""
-    bases, rows = stored("frontier.jsonl"), []
-    for r in stored("oracle.jsonl"):
-        base = _base_at(bases, r["decode_steps"], r["figures"]["entropy"]["mean"])
-        rows.append([str(r["decode_steps"]), *figures_of(r), number(base)])
-    return table(["decode steps", *HEADS, "GenPPL of the base at this entropy"], rows)
+    bases = stored("wider.jsonl")
+    rows = [[str(r["decode_steps"]), *_beside_the_base(r, bases)] for r in stored("oracle.jsonl")]
+    return table(["decode steps", *HEADS, BESIDE], rows)
 
 
-def handover() -> str:
-    """The student whose last half of the steps is the base's."""
-    bases, rows = stored("frontier.jsonl"), []
-    for r in in_order(stored("handover.jsonl")):
-        base = _base_at(bases, r["decode_steps"], r["figures"]["entropy"]["mean"])
-        rows.append([*settings_of(r)[1:], *figures_of(r), number(base)])
-    return table(["latent steps", "decode steps", "T", *HEADS, "GenPPL of the base at this entropy"], rows)
+def wider() -> str:
+    """More temperatures and decoding steps than the frontier, and the prior."""
+    reports = in_order(stored("wider.jsonl"))
+    rows = [[*settings_of(r), *_beside_the_base(r, reports)] for r in reports]
+    return table(["model", "latent steps", "decode steps", "T", *HEADS, BESIDE], rows)
 
 
-def many() -> str:
-    """Points of many texts, for MAUVE."""
-    reports = stored("many.jsonl")
-    rows = [[*settings_of(r)[:3], f"{r['n']:,} x {len(r['seeds'])}", *figures_of(r)] for r in in_order(reports)]
-    rows.append(reference_row(reports[0], ["-", "-", f"{reports[0]['reference']['n']:,}"]))
-    return table(["model", "latent steps", "decode steps", "texts", *HEADS], rows)
+def latent_until() -> str:
+    """The student whose last half of the steps is the base's, and without."""
+    reports = in_order(stored("latent_until.jsonl"))
+    rows = [
+        [f"{r.get('latent_until') or 0:g}", *settings_of(r)[2:], *_beside_the_base(r, reports)]
+        for r in reports
+        if r["stage"] == "student"
+    ]
+    return table(["latent until", "decode steps", "T", *HEADS, BESIDE], rows)
+
+
+def _beside_the_base(report: Report, others: Sequence[Report]) -> list[str]:
+    """Figures, and the GenPPL of the base among other reports at the same entropy."""
+    if report["stage"] == "mdlm":
+        return [*figures_of(report), "-"]
+    return [*figures_of(report), number(_base_at(others, report["decode_steps"], _means(report)["entropy"]))]
 
 
 def longer() -> str:
@@ -189,7 +196,7 @@ def longer() -> str:
     for r in stored("longer.jsonl"):
         (base,) = r["at_equal_entropy"].values()
         rows.append([titles[Path(r["model"]).name], *settings_of(r)[1:], *figures_of(r), number(base["genppl"])])
-    head = ["model", "latent steps", "decode steps", "T", *HEADS, "GenPPL of the base at this entropy"]
+    head = ["model", "latent steps", "decode steps", "T", *HEADS, BESIDE]
     return table(head, rows)
 
 
@@ -283,14 +290,14 @@ TABLES: dict[str, Callable[[], str]] = {
     "teacher-distance": teacher_distance,
     "frontier": frontier,
     "equal-entropy": equal_entropy,
-    "handover": handover,
+    "latent-until": latent_until,
     "latent-steps": latent_steps,
     "longer": longer,
-    "many": many,
     "oracle": oracle,
     "speedup": speedup,
+    "wider": wider,
     "semantics-noise": semantics_noise,
     "semantics-decodings": semantics_decodings,
     "semantics-interpolation": semantics_interpolation,
-    **{f"samples-{stage}": samples(stage) for stage in NAMES},
+    **{f"samples-{stage}": samples(stage) for stage in NAMES if stage != "ae"},
 }

@@ -34,3 +34,16 @@ def test_a_page_that_differs_from_the_evidence_is_named_and_mended(tmp_path: Pat
     assert page.read_text() != was
     assert build(docs).returncode == 0
     assert page.read_text() == was
+
+
+def test_every_table_is_on_a_page() -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", "from tables import TABLES; print(*TABLES)"],
+        env=environment(),
+        cwd=DOCS,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    pages = "".join(path.read_text() for path in (ROOT / "README.md", *DOCS.glob("*.md")))
+    assert [name for name in found.stdout.split() if f"<!-- table: {name} -->" not in pages] == []
