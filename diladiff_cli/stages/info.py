@@ -245,5 +245,5 @@ def _links(links: Mapping[str, Mapping[str, Any]]) -> "Table":
     for column in ("what", "path", "hash", "state"):
         table.add_column(column, overflow="fold")
     for name, link in links.items():
-        table.add_row(name, str(link.get("path", "-")), str(link["hash"] or "-")[:12], link["state"])
+        table.add_row(name, str(link.get("path") or "-"), str(link["hash"] or "-")[:12], link["state"])
     return table

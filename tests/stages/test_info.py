@@ -12,6 +12,7 @@ from diladiff_cli import __version__
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.stages.encode_latents import encode_latents
+from diladiff_cli.stages.export import export
 from diladiff_cli.stages.info import describe, info_table
 from diladiff_cli.stages.networks import build
 from tests.chain import CHANNELS, LATENTS, LENGTH, Chain
@@ -81,6 +82,15 @@ def test_a_parent_of_other_weights_is_changed(fresh: Chain) -> None:
     del config["checksum"]
     (fresh.ae / "config.json").write_text(json.dumps(config))
     assert describe(fresh.ae)["parents"]["mdlm"]["state"] == "changed"
+
+
+def test_a_bundle_away_from_its_data_says_that_they_are_no_part_of_it(tiny_chain: Chain, tmp_path: Path) -> None:
+    export(tiny_chain.student, tmp_path / "here" / "bundle")
+    assert describe(tmp_path / "here" / "bundle")["data"]["state"] == "unchanged"
+    (tmp_path / "here").rename(tmp_path / "there")
+    (tmp_path / "there" / "bundle").rename(tmp_path / "moved")
+    data = describe(tmp_path / "moved")["data"]
+    assert (data["path"], data["state"]) == (None, "not in the bundle")
 
 
 def test_a_token_data_set_is_described(tiny_chain: Chain) -> None:
