@@ -14,6 +14,8 @@ from typing import Any, Self
 LARGEST: dict[type, float] = {int: 2**32 - 1, float: 1e9}
 SHOWN = 60  # characters of a bad value in a message
 
+PRECISIONS = ("auto", "bf16", "fp32")
+
 Good = Callable[..., bool]  # whether all fields of those names are right by themselves
 
 
@@ -46,6 +48,13 @@ def option(
     """A dataclass field with help text, an inclusive range, and choices."""
     metadata = {"help": help, "low": low, "high": high, "choices": choices}
     return field(default=default, metadata=metadata)
+
+
+def precision_option(default: str) -> Any:
+    """The field of the precision of matrix products."""
+    return option(
+        default, "bf16: autocast of matrix products; auto: where the device is fast at it.", choices=PRECISIONS
+    )
 
 
 def flag(name: str) -> str:

@@ -144,8 +144,7 @@ def frontier() -> str:
         speed = f"{r['tokens_per_second']['mean']:,.0f}"
         rows.append([*settings_of(r), speed, *figures_of(r), number(others[0] if others else None)])
     rows.append([*reference_row(reports[0], ["-"] * 4), "-"])
-    columns = ["model", "latent steps", "decode steps", "T", "tokens/s", *HEADS, BESIDE]
-    return table(columns, rows)
+    return table(["model", "latent steps", "decode steps", "T", "tokens/s", *HEADS, BESIDE], rows)
 
 
 def latent_steps() -> str:
@@ -159,8 +158,8 @@ def latent_steps() -> str:
 
 def oracle() -> str:
     """The decoder with latents of held-out texts, beside the base at its entropy."""
-    bases = stored("wider.jsonl")
-    rows = [[str(r["decode_steps"]), *_beside_the_base(r, bases)] for r in stored("oracle.jsonl")]
+    bases, reports = stored("wider.jsonl"), stored("oracle.jsonl")
+    rows = [[str(r["decode_steps"]), *_beside_the_base(r, bases)] for r in reports]
     return table(["decode steps", *HEADS, BESIDE], rows)
 
 
@@ -174,11 +173,8 @@ def wider() -> str:
 def latent_until() -> str:
     """The student whose last half of the steps is the base's, and without."""
     reports = in_order(stored("latent_until.jsonl"))
-    rows = [
-        [f"{r.get('latent_until') or 0:g}", *settings_of(r)[2:], *_beside_the_base(r, reports)]
-        for r in reports
-        if r["stage"] == "student"
-    ]
+    students = [r for r in reports if r["stage"] == "student"]
+    rows = [[f"{r['latent_until']:g}", *settings_of(r)[2:], *_beside_the_base(r, reports)] for r in students]
     return table(["latent until", "decode steps", "T", *HEADS, BESIDE], rows)
 
 
@@ -196,8 +192,7 @@ def longer() -> str:
     for r in stored("longer.jsonl"):
         (base,) = r["at_equal_entropy"].values()
         rows.append([titles[Path(r["model"]).name], *settings_of(r)[1:], *figures_of(r), number(base["genppl"])])
-    head = ["model", "latent steps", "decode steps", "T", *HEADS, BESIDE]
-    return table(head, rows)
+    return table(["model", "latent steps", "decode steps", "T", *HEADS, BESIDE], rows)
 
 
 def equal_entropy() -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from diladiff_cli.cli.command import command
+from diladiff_cli.cli.options import EncodedData
 from diladiff_cli.cli.output import Result, is_main_process, say, show
 from diladiff_cli.config import BenchConfig
 from diladiff_cli.settings import flag
@@ -68,14 +69,7 @@ def bench(
             show_default=False,
         ),
     ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data",
-            metavar="FOLDER",
-            help=r"Of an auto-encoder: token data set to encode. \[default: the one that it was trained on]",
-        ),
-    ] = None,
+    data: EncodedData = None,
     speed: Annotated[
         bool,
         typer.Option("--speed", metavar="", help="Measure speed alone, of random networks, beside a textbook sampler."),

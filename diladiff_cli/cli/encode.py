@@ -11,7 +11,7 @@ from diladiff_cli.cli.options import DryRun, Resume
 from diladiff_cli.cli.output import Result, is_main_process, say
 from diladiff_cli.config import EncodeConfig
 from diladiff_cli.errors import UserError
-from diladiff_cli.settings import check_value, flag
+from diladiff_cli.settings import PRECISIONS, check_value, flag
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "text"
 LATENT_BATCH = 64  # a CPU is a third faster than with 256
@@ -28,7 +28,7 @@ def _check(given: Mapping[str, Any], ae: str | None, **own: Any) -> list[str]:
         f"{'TEXT' if name == 'text' else flag(name)} {what}" for name, value in idle.items() if value is not None
     ]
     if own["precision"] is not None:
-        wrong = check_value("precision", own["precision"], str, choices=("auto", "bf16", "fp32"))
+        wrong = check_value("precision", own["precision"], str, choices=PRECISIONS)
         problems += [wrong] if wrong else []
     return problems
 

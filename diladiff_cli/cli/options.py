@@ -43,6 +43,14 @@ RecordedData = Annotated[
     Path | None,
     typer.Option("--data", metavar="FOLDER", help=r"Token data set. \[default: the one that the parent records]"),
 ]
+EncodedData = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="FOLDER",
+        help=r"Of an auto-encoder: token data set to encode. \[default: the one that it was trained on]",
+    ),
+]
 Latents = Annotated[
     Path | None,
     typer.Option("--latents", metavar="FOLDER", help=r"Latents of encode --ae. \[default: encode on the fly]"),

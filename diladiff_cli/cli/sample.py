@@ -9,7 +9,7 @@ from typing import IO, Annotated, Any
 import typer
 
 from diladiff_cli.cli.command import command
-from diladiff_cli.cli.options import DryRun
+from diladiff_cli.cli.options import DryRun, EncodedData
 from diladiff_cli.cli.output import Result, is_main_process, say, write
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.errors import UserError
@@ -57,14 +57,7 @@ def sample(
             r"\[default: ckpt/student, else the small model that ships with diladiff]",
         ),
     ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data",
-            metavar="FOLDER",
-            help=r"Of an auto-encoder: token data set to encode. \[default: the one that it was trained on]",
-        ),
-    ] = None,
+    data: EncodedData = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help=r"Written once it is complete. \[default: stdout]")
     ] = None,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from diladiff_cli.settings import ConfigError, Good, Settings, flag, option, shown
+from diladiff_cli.settings import ConfigError, Good, Settings, flag, option, precision_option, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +26,7 @@ class StageConfig(Settings):
     beta2: float = option(0.98, "AdamW's second decay rate, below 1.", low=0, high=0.999999)
     grad_clip: float = option(1.0, "Largest norm of the gradient (0: no clipping).", low=0)
     ema_decay: float = option(0.9999, "Decay of the averaged weights, which are the ones saved.", low=0, high=1)
-    precision: str = option(
-        "auto",
-        "bf16: autocast of matrix products; auto: where the device is fast at it.",
-        choices=("auto", "bf16", "fp32"),
-    )
+    precision: str = precision_option("auto")
     compile: bool = option(False, "Compile the network's body with torch.compile.")
     shard: bool = option(False, "Share weights, averages and the optimiser's state out between steps (FSDP).")
     deterministic: bool = option(False, "On a GPU: only algorithms that give the same bits again; slower.")

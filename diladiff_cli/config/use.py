@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from diladiff_cli.settings import LARGEST, Good, Settings, flag, option, shown
+from diladiff_cli.settings import LARGEST, Good, Settings, flag, option, precision_option, shown
 
 SMALLEST_VOCABULARY = 258  # all bytes, the separator and the mask token
 LARGEST_VOCABULARY = 1 << 24
@@ -59,11 +59,7 @@ class SampleConfig(Settings):
     seed: int = option(0, "Seed; sample i depends on the seed and i alone.", low=0)
     batch_size: int = option(32, "Samples drawn at once; the samples do not depend on it.", low=1)
     compile: bool = option(False, "Compile the decoder's body, half a minute or more; worth it in long runs.")
-    precision: str = option(
-        "fp32",
-        "bf16: autocast of matrix products; auto: where the device is fast at it.",
-        choices=("auto", "bf16", "fp32"),
-    )
+    precision: str = precision_option("fp32")
 
     def _problems(self, good: Good) -> list[str]:
         if good("temperature") and 0 < self.temperature < COLDEST:
@@ -78,11 +74,7 @@ class EvalConfig(Settings):
     scorer: str = option("auto", "auto (gpt2-large or smollm2 or none), none, smollm2, a GGUF file, Hub id or folder.")
     context: int = option(0, "Of samples: most scorer tokens of a text that count (0: all the scorer takes).", low=0)
     batch_size: int = option(8, "Texts at once.", low=1)
-    precision: str = option(
-        "fp32",
-        "bf16: autocast of matrix products; auto: where the device is fast at it.",
-        choices=("auto", "bf16", "fp32"),
-    )
+    precision: str = precision_option("fp32")
     draws: int = option(16, "Of artifacts: masks for each text; the published figures have 128.", low=1)
     batches: int = option(8, "Of artifacts: amount of work, 16 held-out blocks and 4 latents each.", low=1)
     likelihood: int = option(0, "Of a prior: sequences for the bound of the whole model, minutes (0: none).", low=0)
@@ -118,11 +110,7 @@ class BenchConfig(Settings):
         high=1,
     )
     batch_size: int = option(32, "Samples drawn at once, and texts scored at once.", low=1)
-    precision: str = option(
-        "auto",
-        "bf16: autocast of matrix products; auto: where the device is fast at it.",
-        choices=("auto", "bf16", "fp32"),
-    )
+    precision: str = precision_option("auto")
     scorer: str = option("auto", "auto (gpt2-large or smollm2 or none), none, smollm2, a GGUF file, Hub id or folder.")
     vocab_sizes: str = option("4096,30522", "With --speed: vocabularies, a list.")
     lengths: str = option("128,1024", "With --speed: lengths of texts, a list.")

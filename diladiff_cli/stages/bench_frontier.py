@@ -35,8 +35,7 @@ from diladiff_cli.stages.sampler import Sampler, load_sampler, sampling_device
 Report = dict[str, Any]
 FIGURES = ("genppl", "entropy", "mauve", "latent_agreement", "distinct_2", "repetition_4")
 COMPARED = ("genppl", "mauve", "latent_agreement", "repetition_4")  # at equal entropy
-# Options that are younger than some kept points, which hold for their defaults.
-UNSET: dict[str, Any] = {"latent_until": 0.0, "compile": False}
+YOUNG = ("latent_until", "compile")  # options younger than some kept points, which hold for their defaults
 FORMAT_VERSION = 1  # of the kept points; raised when samples or figures of the same settings change
 
 
@@ -59,7 +58,8 @@ class Point:
     def key(self, seed: int, *more: Any) -> str:
         """Name of what is kept of one seed: a hash of all that it depends on."""
         settings = replace(self.settings, seed=seed, batch_size=1).to_dict()
-        settings = {name: settings[name] for name in settings if settings[name] != UNSET.get(name)}
+        unset = SampleConfig().to_dict()
+        settings = {k: v for k, v in settings.items() if k not in YOUNG or v != unset[k]}
         content = [FORMAT_VERSION, __version__, *self.content, settings, *more]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 

@@ -9,7 +9,7 @@ from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import open_recorded_data
 from diladiff_cli.stages.eval_figures import PARTS, Evaluation, Figures
-from diladiff_cli.stages.sampler import load_sampler
+from diladiff_cli.stages.sampler import load_sampler, sampling_device
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -95,7 +95,7 @@ def evaluate_artifact(
         UserError: The artifact, a parent or the data set is missing, changed or damaged.
         ConfigError: A setting out of its range.
     """
-    precision = settled_precision(precision)
+    precision = settled_precision(precision, sampling_device())
     limits = {"batches": (batches, 1), "draws": (draws, 1), "likelihood": (likelihood, 0), "seed": (seed, 0)}
     problems = [f"--{k} is {value}; give at least {low}" for k, (value, low) in limits.items() if value < low]
     if precision not in ("fp32", "bf16"):

@@ -226,14 +226,11 @@ def describe(sampler: Sampler, ids: range, config: SampleConfig, tokens: Tensor)
     """The samples as they are written: token ids (B, L), texts, and the settings that they were drawn with."""
     shared: Sample = {
         "seed": config.seed,
-        "steps": None,  # here for their places
         "decode_steps": config.decode_steps,
         "model": sampler.name,
         "stage": sampler.stage,
         "temperature": config.temperature,
         "top_p": config.top_p,
-        "gamma": None,
-        "guidance": None,
         "order": config.order,
         "precision": config.precision,
     } | _in_use(sampler, config)
