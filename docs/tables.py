@@ -137,19 +137,19 @@ def _base_at(reports: Sequence[Report], decode_steps: int, entropy: float) -> fl
 
 
 def frontier() -> str:
+    """Every model, temperature and number of steps, the last column between the base's temperatures."""
     reports = stored("frontier.jsonl")
     rows = []
     for r in in_order(reports):
-        others = [] if r["stage"] == "mdlm" else [found["genppl"] for found in r["at_equal_entropy"].values()]
         speed = f"{r['tokens_per_second']['mean']:,.0f}"
-        rows.append([*settings_of(r), speed, *figures_of(r), number(others[0] if others else None)])
+        rows.append([*settings_of(r), speed, *_beside_the_base(r, reports)])
     rows.append([*reference_row(reports[0], ["-"] * 4), "-"])
     return table(["model", "latent steps", "decode steps", "T", "tokens/s", *HEADS, BESIDE], rows)
 
 
 def latent_steps() -> str:
     """Priors and students in few and many latent steps, with more or less noise."""
-    bases, rows = stored("wider.jsonl"), []
+    bases, rows = stored("frontier.jsonl"), []
     for r in stored("latent_steps.jsonl"):
         gamma = f"{r['gamma']:g}" if r["stage"] == "student" else "-"
         rows.append([NAMES[r["stage"]], str(r["steps"]), gamma, *_beside_the_base(r, bases)])
@@ -158,23 +158,16 @@ def latent_steps() -> str:
 
 def oracle() -> str:
     """The decoder with latents of held-out texts, beside the base at its entropy."""
-    bases, reports = stored("wider.jsonl"), stored("oracle.jsonl")
+    bases, reports = stored("frontier.jsonl"), stored("oracle.jsonl")
     rows = [[str(r["decode_steps"]), *_beside_the_base(r, bases)] for r in reports]
     return table(["decode steps", *HEADS, BESIDE], rows)
 
 
-def wider() -> str:
-    """More temperatures and decoding steps than the frontier, and the prior."""
-    reports = in_order(stored("wider.jsonl"))
-    rows = [[*settings_of(r), *_beside_the_base(r, reports)] for r in reports]
-    return table(["model", "latent steps", "decode steps", "T", *HEADS, BESIDE], rows)
-
-
 def latent_until() -> str:
     """The student whose last half of the steps is the base's, and without."""
-    reports = in_order(stored("latent_until.jsonl"))
-    students = [r for r in reports if r["stage"] == "student"]
-    rows = [[f"{r['latent_until']:g}", *settings_of(r)[2:], *_beside_the_base(r, reports)] for r in students]
+    reports = stored("frontier.jsonl")
+    students = in_order(r for r in [*stored("latent_until.jsonl"), *reports] if r["stage"] == "student")
+    rows = [[f"{r['latent_until'] or 0:g}", *settings_of(r)[2:], *_beside_the_base(r, reports)] for r in students]
     return table(["latent until", "decode steps", "T", *HEADS, BESIDE], rows)
 
 
@@ -290,7 +283,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "longer": longer,
     "oracle": oracle,
     "speedup": speedup,
-    "wider": wider,
     "semantics-noise": semantics_noise,
     "semantics-decodings": semantics_decodings,
     "semantics-interpolation": semantics_interpolation,

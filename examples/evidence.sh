@@ -49,21 +49,25 @@ latent_steps() {
     frontier --model "$models/student" --steps 1,2,5 --decode-steps 16 --gamma "$gamma" --n 128 --seeds "$seeds"
   done
 }
-latent_until() {
-  local points=(--model "$models/student" --steps 2 --decode-steps 4,8,16,32 --temperatures 1.0,0.85 --n 128 --seeds "$seeds")
-  frontier "${points[@]}" --against "$models/mdlm"
-  frontier "${points[@]}" --latent-until 0.5
-}
-all=(--model "$models/student" --against "$models/mdlm" "$models/prior" --steps 2 --prior-steps 200)
 powers=4,8,16,32,64
+few=(--n 128 --seeds "$seeds")
+student=(--model "$models/student" --steps 2)
+whole_frontier() {
+  frontier "${student[@]}" --decode-steps "$powers" --against "$models/mdlm" --temperatures 1.0,0.85,0.7 "${few[@]}"
+  frontier --model "$models/prior" --prior-steps 200 --decode-steps "$powers" "${few[@]}"
+}
+many() {
+  local many=(--decode-steps 8,16 --temperatures 0.85 --n 1024 --seeds "$seeds")
+  frontier "${student[@]}" "${many[@]}" --against "$models/mdlm"
+  frontier "${student[@]}" "${many[@]}" --latent-until 0.5
+}
 
 into chain.json chain_information
 into samples.jsonl all_samples
-into frontier.jsonl frontier "${all[@]}" --decode-steps 4,8,16,32 --temperatures 1.0,0.8 --n 128 --seeds "$seeds"
-into wider.jsonl frontier "${all[@]}" --decode-steps $powers --temperatures 1.0,0.85,0.7 --n 128 --seeds "$seeds"
+into frontier.jsonl whole_frontier
+into latent_until.jsonl frontier "${student[@]}" --decode-steps "$powers" --latent-until 0.5 --temperatures 1.0,0.85,0.7 "${few[@]}"
 into latent_steps.jsonl latent_steps
-into oracle.jsonl frontier --model "$models/ae" ${data[@]+"${data[@]}"} --decode-steps $powers --n 128 --seeds "$seeds"
-into many.jsonl frontier "${all[@]}" --decode-steps 8,16 --n 1024 --seeds "$seeds"
-into latent_until.jsonl latent_until
+into oracle.jsonl frontier --model "$models/ae" ${data[@]+"${data[@]}"} --decode-steps "$powers" "${few[@]}"
+into many.jsonl many
 into semantics.json python3 "$here/semantics.py" --model "$models/ae" ${data[@]+"${data[@]}"} --embedder "$embedder"
 for stage in mdlm ae prior student; do into "$stage.json" diladiff eval "$models/$stage" ${data[@]+"${data[@]}"}; done

@@ -92,8 +92,7 @@ def bench_frontier(
     if data is not None and all(sampler.stage != "ae" for sampler in samplers.values()):
         raise ConfigError([f"--data is {data}, but none of the models is an auto-encoder; leave it out"])
     points = [point for sampler in samplers.values() for point in _points(sampler, config)]
-    notes = (note for point in points for note in notes_on(samplers[point.model], point.settings))
-    for note in dict.fromkeys(notes):
+    for note in dict.fromkeys(note for point in points for note in _notes(point, samplers[point.model], config)):
         say(note)
     settings = EvalConfig(scorer=config.scorer, batch_size=config.batch_size, precision=config.precision)
     measure = SampleMeasure(settings, data=data)
@@ -131,6 +130,12 @@ def _points(sampler: Sampler, config: BenchConfig) -> Iterator[Point]:
                     precision=config.precision,
                 )
                 yield Point(sampler.name, sampler.stage, content, complete(sampler, settings))
+
+
+def _notes(point: Point, sampler: Sampler, config: BenchConfig) -> list[str]:
+    """On a point's settings, ``latent_until`` as it was asked for."""
+    until = config.latent_until if sampler.autoencoder else 0.0
+    return notes_on(sampler, replace(point.settings, latent_until=until))
 
 
 def _content(sampler: Sampler) -> tuple[str, ...]:
@@ -229,6 +234,7 @@ def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int]) -> Repor
         **settings,
         "steps": point.settings.steps or None,
         "gamma": point.settings.gamma if point.stage == "student" else None,
+        "latent_until": point.settings.latent_until or None,
         "seeds": list(seeds),
         "figures": figures,
         "tokens_per_second": {"mean": rate, "std": rate_std, "by_seed": [s["tokens_per_second"] for s in speeds]},

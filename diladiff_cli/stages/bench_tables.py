@@ -20,6 +20,16 @@ def short_names(reports: Sequence[Report]) -> dict[str, str]:
     return {model: os.path.relpath(model, shared) if shared else model for model in models}
 
 
+def _common(reports: Sequence[Report]) -> str:
+    """The settings that hold for all points, or for all that they can hold for."""
+    found = {
+        name: next((r[name] for r in reports if r.get(name) is not None), None) for name in ("gamma", "latent_until")
+    }
+    shown = [f"{name.replace('_', ' ')} {value:g}" for name, value in found.items() if value is not None]
+    r = reports[0]
+    return ", ".join([f"{r['n']} texts, {len(r['seeds'])} seeds, nucleus {r['top_p']:g}", *shown, r["precision"]])
+
+
 def _with_spread(figure: dict[str, Any] | None) -> str:
     if figure is None:
         return "-"
@@ -35,7 +45,8 @@ def frontier_table(reports: Sequence[Report]) -> "Table":
         {base for r in reports for base, found in r["at_equal_entropy"].items() if found["genppl"] is not None}
     )
     columns = ["model", "latent", "decode", "T", "seconds", "tokens/s", "genppl", "entropy", "mauve", "agreement"]
-    table = Table(*columns, *(f"genppl of {names[base]} at this entropy" for base in bases), title="quality and speed")
+    titles = (f"genppl of {names[base]} at this entropy" for base in bases)
+    table = Table(*columns, *titles, title="quality and speed", caption=_common(reports), caption_justify="left")
     for r in reports:
         figures = [_with_spread(r["figures"].get(n)) for n in ("genppl", "entropy", "mauve", "latent_agreement")]
         settings = [names[r["model"]], cell(r["steps"]), str(r["decode_steps"]), f"{r['temperature']:g}"]

@@ -83,7 +83,9 @@ def open_recorded_data(artifact: Artifact, given: Path | None) -> tuple[TokenDat
     path = given or linked(artifact.path, artifact.data["path"])
     restore(path)
     if given is None and not (path / "config.json").exists():
-        raise UserError(f"the data set of {artifact.path}, {path}, is missing", "name one with --data")
+        what = f"{artifact.path} is a bundle, which comes without its data set"
+        missing = f"the data set of {artifact.path}, {path}, is missing"
+        raise UserError(what if "export" in artifact.config else missing, "name one with --data")
     data = open_tokens(path)
     if given is None and data.fingerprint != artifact.data.get("fingerprint"):
         raise UserError(

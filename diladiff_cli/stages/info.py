@@ -34,9 +34,10 @@ def describe(path: Path) -> Record:
     Returns:
         Plain JSON values. Always ``path``, ``stage``, ``title``, ``package_version``, ``format_version``, ``parents``
         (stage to path, hash and state), ``files`` (name to bytes) and ``bytes``. Of an artifact also ``hash``,
-        ``network``, ``parameters``, ``training``, ``progress``, ``validation``, and its ``data`` with their state; of
-        data and latents ``fingerprint``, ``splits`` and what they were made with. A state is "unchanged", "changed",
-        "missing" or "damaged".
+        ``ancestors`` (what its unchanged parents were made from in turn, as ``parents``), ``network``,
+        ``parameters``, ``training``, ``progress``, ``validation``, and its ``data`` with their state; of data and
+        latents ``fingerprint``, ``splits`` and what they were made with. A state is "unchanged", "changed", "missing"
+        or "damaged".
 
     Raises:
         UserError: The folder is none of these, or is damaged.
@@ -77,6 +78,7 @@ def _describe_artifact(path: Path) -> Record:
     artifact = load_artifact(path)
     config = artifact.config
     progress = dict(config.get("progress", {}))
+    parents = {stage: _parent(path, stage, link) for stage, link in config["parents"].items()}
     validation = progress.pop("validation", {})
     record = {
         "stage": artifact.stage,
@@ -90,7 +92,8 @@ def _describe_artifact(path: Path) -> Record:
         "training": artifact.training,
         "progress": progress,
         "validation": validation,
-        "parents": {stage: _parent(path, stage, link) for stage, link in config["parents"].items()},
+        "parents": parents,
+        "ancestors": {stage: found for stage, found in _origins(parents).items() if stage not in parents},
         "data": artifact.data | _data_state(path, artifact.data.get("path"), artifact.data.get("fingerprint")),
     }
     if "export" not in config:
@@ -136,6 +139,17 @@ def count_parameters(artifact: Artifact) -> Record:
 def _parent(path: Path, stage: str, link: Mapping[str, str]) -> Record:
     folder = linked(path, link["path"])
     return {"path": str(folder), "hash": link["hash"], "state": _parent_state(folder, stage, link["hash"])}
+
+
+def _origins(parents: Mapping[str, Record]) -> Record:
+    """Parents, and theirs in turn as far as they are unchanged."""
+    found = dict(parents)
+    for stage, parent in parents.items():
+        if parent["state"] == "unchanged":
+            folder = Path(parent["path"])
+            links = load_artifact(folder, stage).config["parents"]
+            found = _origins({name: _parent(folder, name, link) for name, link in links.items()}) | found
+    return found
 
 
 def _parent_state(folder: Path, stage: str, wanted: str) -> str:
@@ -203,7 +217,7 @@ def info_table(record: Record) -> "Group":
         head["parameters"] = f"{found['total']:,} {'/'.join(found['dtypes'])} ({parts})"
     head["files"] = f"{len(record['files'])}, {record['bytes']:,} bytes"
     tables = [_pairs(record["title"], head)]
-    links = dict(record["parents"])
+    links = record["parents"] | record.get("ancestors", {})
     if isinstance(record.get("data"), dict):
         links["data"] = record["data"] | {"hash": record["data"].get("fingerprint")}
     if links:

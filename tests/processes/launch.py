@@ -14,6 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("worker.py")
+EMULATED = Path(__file__).with_name("emulated.py")  # the worker on another device
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 PATIENCE = 300.0  # seconds until a test gives a launch up
 
@@ -67,7 +68,7 @@ def environment(rank: int = 0, processes: int = 1, port: int = 0) -> dict[str, s
     return found
 
 
-def launch(folder: Path, processes: int, jobs: Sequence[Job], bare: bool = False) -> Launch:
+def launch(folder: Path, processes: int, jobs: Sequence[Job], bare: bool = False, worker: Path = WORKER) -> Launch:
     """Run commands in a row on one or more processes.
 
     Args:
@@ -76,11 +77,12 @@ def launch(folder: Path, processes: int, jobs: Sequence[Job], bare: bool = False
         jobs: The commands.
         bare: Let the first process keep the place where they meet, as without a launcher; else it is kept here, as
             torchrun does.
+        worker: The script that runs them.
     """
     from torch.distributed import TCPStore
 
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(WORKER), json.dumps([job.described() for job in jobs])]
+    command = [sys.executable, str(worker), json.dumps([job.described() for job in jobs])]
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     kept_here = {} if bare else {"TORCHELASTIC_USE_AGENT_STORE": "True"}
     port = free_port() if bare else store.port

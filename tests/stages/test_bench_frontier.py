@@ -60,6 +60,24 @@ def test_a_point_for_every_model_number_of_steps_and_temperature(tiny_chain: Cha
     assert frontier_table(reports).row_count == len(reports) + 1  # and the reference
 
 
+def test_the_table_tells_what_all_points_share(tiny_chain: Chain, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"decode_steps": "4", "steps": "2", "seeds": "0"}
+    reports = bench(tiny_chain, tmp_path, "mdlm", "student", latent_until=0.5, gamma=0.0, **settings)
+    assert [r["latent_until"] for r in reports] == [None, 0.5]
+    shared = "4 texts, 1 seeds, nucleus 0.9, gamma 0, latent until 0.5, fp32"
+    assert frontier_table(reports).caption == shared
+
+
+def test_a_time_for_the_base_that_is_too_small_is_told(
+    tiny_chain: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings: dict[str, Any] = {"decode_steps": "2,4", "steps": "2", "seeds": "0"}
+    reports = bench(tiny_chain, tmp_path, "mdlm", "student", latent_until=0.3, **settings)
+    assert [r["latent_until"] for r in reports] == [None, None, None, 0.3]
+    told = [line for line in capsys.readouterr().err.splitlines() if "--latent-until" in line]
+    assert told == ["--latent-until 0.3 does nothing: the last of 2 steps begins before it"]
+
+
 def test_figures_are_those_of_the_samples_that_sample_draws(tiny_chain: Chain, tmp_path: Path) -> None:
     report = bench(tiny_chain, tmp_path, decode_steps="4", steps="2", seeds="5")[0]
     config = SampleConfig(n=4, steps=2, decode_steps=4, seed=5, decodings=2)

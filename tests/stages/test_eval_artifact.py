@@ -1,6 +1,7 @@
 import io
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from diladiff_cli.stages.common import open_recorded_data
 from diladiff_cli.stages.eval_artifact import DEFINITIONS, artifact_table, evaluate_artifact
 from diladiff_cli.stages.eval_figures import NOISE_STDS, Evaluation, agreement, prior_velocity
 from diladiff_cli.stages.eval_samples import evaluate_samples
+from diladiff_cli.stages.export import export
 from diladiff_cli.stages.sample import generate
 from diladiff_cli.stages.sampler import load_sampler
 from tests.chain import LATENTS, LENGTH, Chain
@@ -201,6 +203,13 @@ def test_bad_settings_are_named_together(tiny_chain: Chain) -> None:
 def test_a_missing_data_set_is_named(tiny_chain: Chain, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no folder .*none; give a token data set"):
         evaluate_artifact(tiny_chain.ae, data=tmp_path / "none")
+
+
+def test_a_bundle_says_that_it_comes_without_its_data_set(chain_copy: Chain, tmp_path: Path) -> None:
+    export(chain_copy.ae, tmp_path / "bundle")
+    shutil.rmtree(chain_copy.data)
+    with pytest.raises(UserError, match=r"bundle is a bundle, which comes without its data set; name one with --data$"):
+        evaluate_artifact(tmp_path / "bundle", **SETTINGS)
 
 
 def test_the_oracle_of_a_prior_is_its_auto_encoder(tiny_chain: Chain) -> None:

@@ -61,6 +61,19 @@ def test_parents_are_found_and_compared(tiny_chain: Chain) -> None:
     assert describe(tiny_chain.mdlm)["parents"] == {}
 
 
+def test_the_rest_of_the_chain_is_found_as_far_as_it_is_unchanged(fresh: Chain) -> None:
+    ancestors = describe(fresh.student)["ancestors"]
+    assert {name: (found["path"], found["state"]) for name, found in ancestors.items()} == {
+        "mdlm": (str(fresh.mdlm), "unchanged")
+    }
+    assert set(describe(fresh.prior)["ancestors"]) == {"mdlm"}
+    assert describe(fresh.ae)["ancestors"] == {}  # its base is a parent
+    shutil.rmtree(fresh.mdlm)
+    assert describe(fresh.student)["ancestors"]["mdlm"]["state"] == "missing"
+    shutil.rmtree(fresh.ae)
+    assert describe(fresh.student)["ancestors"] == {}  # nothing tells what it was made from
+
+
 def test_changed_missing_and_damaged_origins_are_told(fresh: Chain) -> None:
     shutil.rmtree(fresh.prior)
     shutil.rmtree(fresh.ae)

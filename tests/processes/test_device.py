@@ -1,0 +1,173 @@
+"""Tensors lie where they belong: every command on a device of its own gives what the CPU gives."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ..chain import Chain
+from .conftest import Commands
+from .launch import EMULATED, Job, Launch, environment, launch
+
+pytestmark = pytest.mark.slow
+
+TIMINGS = ("seconds", "tokens_per_second", "latent_share", "machine", "device", "precision")
+FEW = ["--n", "4", "--batch-size", "2", "--decode-steps", "4"]
+SAMPLED: dict[str, tuple[str, list[str]]] = {
+    "base": ("mdlm", FEW),
+    "oracle": ("ae", [*FEW, "--decodings", "2"]),
+    "prior": ("prior", [*FEW, "--steps", "3", "--guidance", "1", "--top-p", "0.9"]),
+    "student": ("student", [*FEW, "--gamma", "0.5", "--latent-until", "0.5"]),
+    "confidence": ("student", [*FEW, "--order", "confidence"]),
+    "threshold": ("mdlm", [*FEW, "--order", "threshold"]),
+    "entropy": ("student", [*FEW, "--order", "entropy"]),
+}
+STAGES = ("mdlm", "ae", "prior", "student")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same commands on the CPU and on the emulated device."""
+
+    cpu: Launch
+    device: Launch
+
+    def output(self, name: str) -> str:
+        """What a command wrote to stdout on the device, after a check that it ended well on both."""
+        for launched in (self.cpu, self.device):
+            assert launched.read(name, 0, "status") == "0", launched.read(name, 0, "err")
+        return self.device.read(name, 0, "out")
+
+
+@pytest.fixture(scope="module")
+def pair(tiny_chain: Chain, commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """All commands on both, in folders of their own."""
+    ckpt = tiny_chain.root / "ckpt"
+    jobs = [Job(f"train-{stage}", [*commands[stage], "--out", f"ckpt/{stage}"]) for stage in STAGES]
+    jobs += [
+        Job("train-guided", [*commands["student"], "--guidance", "1", "--optimizer", "muon", "--out", "ckpt/guided"]),
+        Job("encode", ["encode", "--ae", tiny_chain.ae, "--out", "latents", "--precision", "fp32"]),
+    ]
+    jobs += [Job(f"sample-{n}", ["sample", "--model", ckpt / stage, *few]) for n, (stage, few) in SAMPLED.items()]
+    jobs += [Job(f"eval-{s}", ["eval", ckpt / s, "--batches", "1", "--draws", "1"]) for s in STAGES]
+    bench = ["bench", "--model", tiny_chain.student, "--against", tiny_chain.mdlm, "--n", "4", "--steps", "2"]
+    sizes = ["--vocab-sizes", "50", "--lengths", "8", "--batch-sizes", "2", "--decode-steps", "2"]
+    small = ["--width", "16", "--layers", "1", "--seconds", "0.1"]
+    jobs += [
+        Job("trace", ["sample", "--model", tiny_chain.student, "--decode-steps", "4", "--n", "1", "--trace", "t.html"]),
+        Job("bench", [*bench, "--decode-steps", "4", "--scorer", "none", "--seeds", "0", "--out", "bench"]),
+        Job("speed", ["bench", "--speed", *sizes, *small]),
+    ]
+    folders = [tmp_path_factory.mktemp(name) for name in ("cpu", "device")]
+    return Pair(launch(folders[0], 1, jobs), launch(folders[1], 1, jobs, worker=EMULATED))
+
+
+def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Places and values of JSON, without times and names of devices."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if inner is None:
+        yield place, value
+        return
+    for key, part in inner:
+        if key not in TIMINGS:
+            yield from leaves(part, f"{place}/{key}")
+
+
+def read(text: str) -> dict[str, Any]:
+    """The leaves of lines of JSON, or of a document."""
+    try:
+        return dict(leaves(json.loads(text)))
+    except json.JSONDecodeError:
+        return dict(leaves([json.loads(line) for line in text.splitlines()]))
+
+
+def assert_alike(here: str, there: str) -> None:
+    """Equal but for the rounding of attention, which is another kernel for each device."""
+    found, expected = read(here), read(there)
+    assert found
+    assert found.keys() == expected.keys()
+    for place, value in expected.items():
+        assert found[place] == (pytest.approx(value, rel=1e-3, abs=1e-5) if isinstance(value, float) else value), place
+
+
+@pytest.mark.parametrize("stage", [*STAGES, "guided"])
+def test_training_gives_the_same_losses(pair: Pair, stage: str) -> None:
+    """And gradients' norms, and validation."""
+    pair.output(f"train-{stage}")
+    assert "fp32 on emulated" in pair.device.read(f"train-{stage}", 0, "err")
+    logs = [(launched.folder / "ckpt" / stage / "metrics.jsonl").read_text() for launched in (pair.device, pair.cpu)]
+    assert logs[0].count("grad_norm") == 5
+    assert_alike(*logs)
+
+
+@pytest.mark.parametrize("name", [*(f"sample-{n}" for n in SAMPLED), *(f"eval-{s}" for s in STAGES), "bench"])
+def test_figures_and_texts_are_the_same(pair: Pair, name: str) -> None:
+    """Of whatever prints JSON."""
+    assert_alike(pair.output(name), pair.cpu.read(name, 0, "out"))
+
+
+def test_latents_are_the_same(pair: Pair) -> None:
+    """All shards."""
+    pair.output("encode")
+    shards = sorted(pair.cpu.folder.glob("latents/**/*.safetensors"))
+    assert len(shards) > 2
+    for shard in shards:
+        here = load_file(pair.device.folder / shard.relative_to(pair.cpu.folder))
+        for name, values in load_file(shard).items():
+            if values.is_floating_point():  # a checksum is not
+                torch.testing.assert_close(here[name], values, rtol=1e-2, atol=1e-4)
+
+
+def test_pages_of_traces_are_the_same(pair: Pair) -> None:
+    """The trace decodes every estimate of the latent as well."""
+    pair.output("trace")
+    pages = [(launched.folder / "t.html").read_text() for launched in (pair.cpu, pair.device)]
+    assert len(pages[0]) > 1000
+    assert pages[0] == pages[1]
+
+
+def test_speed_is_measured_there(pair: Pair) -> None:
+    """Networks of the benchmark, both samplers and the bare body."""
+    assert read(pair.output("speed"))
+
+
+MISPLACED = (
+    "torch.ones(3, device=DEVICE) + torch.ones(3)",
+    "torch.nn.Linear(2, 2).to(DEVICE)(torch.ones(1, 2))",
+    "torch.rand(3, device=DEVICE, generator=torch.Generator())",
+    "torch.rand(3, generator=torch.Generator(DEVICE))",
+    "torch.ones(2, 2, device=DEVICE).numpy()",
+)
+SCRIPT = """
+import sys
+import torch
+from tests.processes import emulated
+kept = emulated.set_up()
+DEVICE = emulated.DEVICE
+with emulated.GeneratorsStayAtHome():
+    assert (torch.ones(3, device=DEVICE) + 1).tolist() == [2] * 3
+    for code in sys.argv[1:]:
+        try:
+            eval(code)
+            print("no error")
+        except Exception as error:
+            print(type(error).__name__, error)
+"""
+
+
+def test_the_emulation_tells_what_does_not_belong(tmp_path: Path) -> None:
+    """As CUDA does; a command that did any of it would fail here."""
+    command = [sys.executable, "-c", SCRIPT, *MISPLACED]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = done.stdout.splitlines()
+    assert len(found) == len(MISPLACED)
+    assert all(line.startswith("OtherDeviceError") for line in found[:-1])
+    assert "numpy() is not supported" in found[-1]
