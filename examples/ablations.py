@@ -2,8 +2,9 @@
 
     python examples/ablations.py --chain demo --out ablations [--embedder FOLDER] [--only strong-2x ...]
 
-Takes base and latents from a chain of examples/train_demo.sh, trains a fresh auto-encoder and prior for each variant,
-and writes what they reach to ablations.json. Cut off, the same command goes on where it was.
+Takes base, data and latents from a chain of examples/train_demo.sh, or from a folder laid out as it leaves one
+(ckpt/mdlm, ckpt/ae, data, latents), trains a fresh auto-encoder and prior for each variant, and writes what they reach
+to ablations.json. Cut off, the same command goes on where it was.
 """
 
 import argparse
@@ -63,11 +64,16 @@ def lines(text: str) -> list[Any]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def data_of(variant: Variant, options: argparse.Namespace) -> Path:
+    """The chain's data set, or that of this script with the tokenizer of the encoder."""
+    return options.out / "data" if variant.own_base else Path(options.chain) / "data"
+
+
 def base_of(variant: Variant, options: argparse.Namespace) -> Path:
     """The chain's base, or one of this script with the tokenizer of the encoder."""
     if not variant.own_base:
         return Path(options.chain) / "ckpt/mdlm"
-    data, base = options.out / "data", options.out / "base"
+    data, base = data_of(variant, options), options.out / "base"
     if not (data / "config.json").exists():
         run("encode", "--preset", "demo", "--tokenizer", options.embedder, "--out", str(data))
     run("train-mdlm", "--preset", "demo", "--data", str(data), "--max-steps", options.base_steps, "--out", str(base))
@@ -78,18 +84,21 @@ def measure(variant: Variant, options: argparse.Namespace) -> dict[str, Any]:
     """Train what the variant needs, and its figures."""
     folder, chain = options.out / variant.name, Path(options.chain)
     folder.mkdir(parents=True, exist_ok=True)
+    data = ["--data", str(data_of(variant, options))]
     if variant.ae is None:
         ae, latents = chain / "ckpt/ae", ["--latents", str(chain / "latents")]
     else:
         ae, latents = folder / "ae", []
         features = ["--features", options.embedder] if variant.features else []
         base = ["--base", str(base_of(variant, options)), "--out", str(ae)]
-        run("train-ae", "--preset", "demo", "--max-steps", options.ae_steps, *variant.ae, *features, *base)
+        run("train-ae", "--preset", "demo", "--max-steps", options.ae_steps, *variant.ae, *features, *base, *data)
     prior = folder / "prior"
     steps = ["--max-steps", options.schedule_steps if variant.ae is None else options.prior_steps]
-    run("train-prior", "--preset", "demo", *steps, *variant.prior, "--ae", str(ae), *latents, "--out", str(prior))
-    sampling = ["--prior-steps", "100", "--decode-steps", "16", "--seeds", "0", "--n", options.n]
-    points = run("bench", "--model", str(ae), "--against", str(prior), *sampling, "--out", str(folder / "bench"))
+    made_from = ["--ae", str(ae), *latents, *data]
+    run("train-prior", "--preset", "demo", *steps, *variant.prior, *made_from, "--out", str(prior))
+    sampling = ["--prior-steps", "100", "--decode-steps", "16", "--seeds", "0"]
+    sampling += ["--n", options.n, "--scorer", options.scorer]
+    points = run("bench", "--model", str(ae), "--against", str(prior), *sampling, *data, "--out", str(folder / "bench"))
     trained = {name: json.loads((path / "config.json").read_text()) for name, path in (("ae", ae), ("prior", prior))}
     return {
         "variant": variant.name,
@@ -111,6 +120,7 @@ def main() -> None:
     parser.add_argument("--prior-steps", default="500", help="of priors on the variants' auto-encoders")
     parser.add_argument("--schedule-steps", default="1000", help="of priors on the chain's latents")
     parser.add_argument("--base-steps", default="500", help="of the base with the encoder's tokenizer")
+    parser.add_argument("--scorer", default="auto", help="as of diladiff bench")
     parser.add_argument("--n", default="256", help="texts of a figure")
     options = parser.parse_args()
     if options.embedder and os.path.isdir(options.embedder):

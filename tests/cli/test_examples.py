@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ..chain import Chain, write_text
+from ..chain import LENGTH, Chain, write_text
 from ..command_line import Cli, environment
 from .test_pipeline import SETTINGS
 
@@ -53,6 +53,36 @@ def test_the_demo_trains_in_pieces_into_a_bundle_that_samples(shell: Cli, folder
     assert {p: p.stat().st_mtime_ns for p in (folder / "demo" / "ckpt").rglob("*")} == before
     drawn = shell("sample", "--model", "demo/bundle", "--n", "2")
     assert (drawn.status, len(drawn.out.splitlines())) == (0, 2), drawn.err
+
+
+@pytest.mark.slow
+def test_ablations_differ_in_one_choice_and_are_made_once(chain_copy: Chain, cli: Cli, tmp_path: Path) -> None:
+    latents = chain_copy.root / "latents"
+    assert cli("encode", "--ae", chain_copy.ae, "--out", latents, "--precision", "fp32").status == 0
+    short = ["--ae-steps", "2", "--prior-steps", "2", "--schedule-steps", "3", "--scorer", "none"]
+    command = [sys.executable, str(EXAMPLES / "ablations.py"), "--chain", str(chain_copy.root), *short]
+
+    def run(*options: str) -> "subprocess.CompletedProcess[str]":
+        whole = [*command, "--out", "ablations", *options]
+        return subprocess.run(whole, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=600)
+
+    done = run("--n", "4", "--only", "strong-4x", "d-2")
+    assert done.returncode == 0, done.stderr
+    file = tmp_path / "ablations" / "ablations.json"
+    found = {result["variant"]: result for result in json.loads(file.read_text())}
+    assert {name: result["steps"] for name, result in found.items()} == {
+        "strong-4x": {"ae": 2, "prior": 2},
+        "d-2": {"ae": 80, "prior": 3},
+    }
+    assert found["strong-4x"]["network"]["ae"]["encoder"]["latents"] == LENGTH // 4
+    assert found["d-2"]["network"]["prior"]["schedule_d"] == 2.0
+    assert all(set(result["points"]) == {"ae", "prior"} for result in found.values())
+    before = file.read_bytes()
+    assert run("--n", "4", "--only", "d-2").returncode == 0
+    other = run("--n", "6", "--only", "d-2")
+    assert other.returncode == 1
+    assert "holds results with other settings" in other.stderr
+    assert file.read_bytes() == before
 
 
 @pytest.mark.slow
