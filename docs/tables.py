@@ -137,7 +137,7 @@ def _base_at(reports: Sequence[Report], decode_steps: int, entropy: float) -> fl
 
 
 def frontier() -> str:
-    """Every model, temperature and number of steps, the last column between the base's temperatures."""
+    """All points of it, the last column between the base's temperatures."""
     reports = stored("frontier.jsonl")
     rows = []
     for r in in_order(reports):

@@ -37,37 +37,38 @@ while text.strip():
     value, end = decoder.raw_decode(text := text.lstrip())
     found, text = [*found, value], text[end:]
 print(json.dumps(found, indent=1))'; }
-frontier() { diladiff bench "$@" --scorer "${SCORER:-auto}" --out "$out/bench"; }
+bench() { diladiff bench "$@" --scorer "${SCORER:-auto}" --out "$out/bench"; }
 all_samples() {
   diladiff sample --model "$models/mdlm" --decode-steps 64 --n 30
   diladiff sample --model "$models/prior" --steps 200 --decode-steps 16 --n 30
   diladiff sample --model "$models/student" --steps 2 --decode-steps 16 --n 30
 }
-latent_steps() {
-  frontier --model "$models/prior" --prior-steps 5,10,50,200 --decode-steps 16 --n 128 --seeds "$seeds"
-  for gamma in 0 0.4 0.8; do
-    frontier --model "$models/student" --steps 1,2,5 --decode-steps 16 --gamma "$gamma" --n 128 --seeds "$seeds"
-  done
-}
 powers=4,8,16,32,64
 few=(--n 128 --seeds "$seeds")
 student=(--model "$models/student" --steps 2)
+temperatures=1.0,0.85,0.7
 whole_frontier() {
-  frontier "${student[@]}" --decode-steps "$powers" --against "$models/mdlm" --temperatures 1.0,0.85,0.7 "${few[@]}"
-  frontier --model "$models/prior" --prior-steps 200 --decode-steps "$powers" "${few[@]}"
+  bench "${student[@]}" --decode-steps "$powers" --against "$models/mdlm" --temperatures "$temperatures" "${few[@]}"
+  bench --model "$models/prior" --prior-steps 200 --decode-steps "$powers" "${few[@]}"
 }
-many() {
-  local many=(--decode-steps 8,16 --temperatures 0.85 --n 1024 --seeds "$seeds")
-  frontier "${student[@]}" "${many[@]}" --against "$models/mdlm"
-  frontier "${student[@]}" "${many[@]}" --latent-until 0.5
+latent_steps() {
+  bench --model "$models/prior" --prior-steps 5,10,50,200 --decode-steps 16 "${few[@]}"
+  for gamma in 0 0.4 0.8; do
+    bench --model "$models/student" --steps 1,2,5 --decode-steps 16 --gamma "$gamma" "${few[@]}"
+  done
+}
+many_texts() {
+  local points=(--decode-steps 16 --temperatures 1.0,0.85 --n 1024 --seeds "$seeds")
+  bench "${student[@]}" "${points[@]}" --against "$models/mdlm"
+  bench "${student[@]}" "${points[@]}" --latent-until 0.5
 }
 
 into chain.json chain_information
 into samples.jsonl all_samples
 into frontier.jsonl whole_frontier
-into latent_until.jsonl frontier "${student[@]}" --decode-steps "$powers" --latent-until 0.5 --temperatures 1.0,0.85,0.7 "${few[@]}"
+into latent_until.jsonl bench "${student[@]}" --decode-steps "$powers" --latent-until 0.5 --temperatures "$temperatures" "${few[@]}"
 into latent_steps.jsonl latent_steps
-into oracle.jsonl frontier --model "$models/ae" ${data[@]+"${data[@]}"} --decode-steps "$powers" "${few[@]}"
-into many.jsonl many
+into oracle.jsonl bench --model "$models/ae" ${data[@]+"${data[@]}"} --decode-steps "$powers" "${few[@]}"
+into many.jsonl many_texts
 into semantics.json python3 "$here/semantics.py" --model "$models/ae" ${data[@]+"${data[@]}"} --embedder "$embedder"
 for stage in mdlm ae prior student; do into "$stage.json" diladiff eval "$models/$stage" ${data[@]+"${data[@]}"}; done

@@ -91,6 +91,9 @@ def bench_frontier(
     samplers = {str(model): load_sampler(model, data=data) for model in models}
     if data is not None and all(sampler.stage != "ae" for sampler in samplers.values()):
         raise ConfigError([f"--data is {data}, but none of the models is an auto-encoder; leave it out"])
+    if config.latent_until and all(sampler.autoencoder is None for sampler in samplers.values()):
+        problem = f"--latent-until is {config.latent_until}, but none of the models has latents; leave it out"
+        raise ConfigError([problem])
     points = [point for sampler in samplers.values() for point in _points(sampler, config)]
     for note in dict.fromkeys(note for point in points for note in _notes(point, samplers[point.model], config)):
         say(note)
@@ -124,7 +127,7 @@ def _points(sampler: Sampler, config: BenchConfig) -> Iterator[Point]:
                     temperature=temperature,
                     top_p=config.top_p,
                     gamma=config.gamma if sampler.stage == "student" else SampleConfig().gamma,
-                    latent_until=0.0 if sampler.autoencoder is None else config.latent_until,
+                    latent_until=_latent_until(sampler, config),
                     decodings=1 if sampler.autoencoder is None else config.decodings,
                     batch_size=config.batch_size,
                     precision=config.precision,
@@ -132,10 +135,14 @@ def _points(sampler: Sampler, config: BenchConfig) -> Iterator[Point]:
                 yield Point(sampler.name, sampler.stage, content, complete(sampler, settings))
 
 
+def _latent_until(sampler: Sampler, config: BenchConfig) -> float:
+    """As it was asked for, of a model that has latents."""
+    return 0.0 if sampler.autoencoder is None else config.latent_until
+
+
 def _notes(point: Point, sampler: Sampler, config: BenchConfig) -> list[str]:
-    """On a point's settings, ``latent_until`` as it was asked for."""
-    until = config.latent_until if sampler.autoencoder else 0.0
-    return notes_on(sampler, replace(point.settings, latent_until=until))
+    """On a point's settings before they were completed."""
+    return notes_on(sampler, replace(point.settings, latent_until=_latent_until(sampler, config)))
 
 
 def _content(sampler: Sampler) -> tuple[str, ...]:

@@ -22,12 +22,14 @@ def short_names(reports: Sequence[Report]) -> dict[str, str]:
 
 def _common(reports: Sequence[Report]) -> str:
     """The settings that hold for all points, or for all that they can hold for."""
-    found = {
-        name: next((r[name] for r in reports if r.get(name) is not None), None) for name in ("gamma", "latent_until")
-    }
-    shown = [f"{name.replace('_', ' ')} {value:g}" for name, value in found.items() if value is not None]
     r = reports[0]
-    return ", ".join([f"{r['n']} texts, {len(r['seeds'])} seeds, nucleus {r['top_p']:g}", *shown, r["precision"]])
+    seeds, decodings = len(r["seeds"]), max(r["decodings"] for r in reports)
+    parts = [f"{r['n']} texts", f"{seeds} seed{'s' * (seeds > 1)}", f"nucleus {r['top_p']:g}"]
+    parts += [f"{decodings} texts from each latent"] * (decodings > 1)
+    for name, title in (("gamma", "gamma"), ("latent_until", "latent until")):
+        used = [r[name] for r in reports if r[name] is not None]
+        parts += [f"{title} {used[0]:g}"] if used else []
+    return ", ".join([*parts, r["precision"]])
 
 
 def _with_spread(figure: dict[str, Any] | None) -> str:

@@ -93,7 +93,7 @@ def _describe_artifact(path: Path) -> Record:
         "progress": progress,
         "validation": validation,
         "parents": parents,
-        "ancestors": {stage: found for stage, found in _origins(parents).items() if stage not in parents},
+        "ancestors": _ancestors(parents),
         "data": artifact.data | _data_state(path, artifact.data.get("path"), artifact.data.get("fingerprint")),
     }
     if "export" not in config:
@@ -141,14 +141,18 @@ def _parent(path: Path, stage: str, link: Mapping[str, str]) -> Record:
     return {"path": str(folder), "hash": link["hash"], "state": _parent_state(folder, stage, link["hash"])}
 
 
-def _origins(parents: Mapping[str, Record]) -> Record:
-    """Parents, and theirs in turn as far as they are unchanged."""
-    found = dict(parents)
-    for stage, parent in parents.items():
-        if parent["state"] == "unchanged":
-            folder = Path(parent["path"])
-            links = load_artifact(folder, stage).config["parents"]
-            found = _origins({name: _parent(folder, name, link) for name, link in links.items()}) | found
+def _ancestors(parents: Mapping[str, Record]) -> Record:
+    """What unchanged parents were made from in turn, as far as each is of an earlier stage than its child."""
+    stages, found, waiting = list(COMMANDS), dict[str, Any](), list(parents.items())
+    while waiting:
+        child, record = waiting.pop()
+        if record["state"] != "unchanged":
+            continue
+        folder = Path(record["path"])
+        for stage, link in load_artifact(folder, child).config["parents"].items():
+            if stage in stages[: stages.index(child)] and stage not in (*parents, *found):
+                found[stage] = _parent(folder, stage, link)
+                waiting.append((stage, found[stage]))
     return found
 
 

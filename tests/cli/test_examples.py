@@ -68,6 +68,7 @@ def test_ablations_differ_in_one_choice_and_are_made_once(chain_copy: Chain, cli
 
     done = run("--n", "4", "--only", "strong-4x", "d-2")
     assert done.returncode == 0, done.stderr
+    assert "$ diladiff train-prior" in done.stderr
     file = tmp_path / "ablations" / "ablations.json"
     found = {result["variant"]: result for result in json.loads(file.read_text())}
     assert {name: result["steps"] for name, result in found.items()} == {
@@ -78,7 +79,9 @@ def test_ablations_differ_in_one_choice_and_are_made_once(chain_copy: Chain, cli
     assert found["d-2"]["network"]["prior"]["schedule_d"] == 2.0
     assert all(set(result["points"]) == {"ae", "prior"} for result in found.values())
     before = file.read_bytes()
-    assert run("--n", "4", "--only", "d-2").returncode == 0
+    again = run("--n", "4", "--only", "d-2")
+    assert again.returncode == 0
+    assert "$ diladiff" not in again.stderr
     other = run("--n", "6", "--only", "d-2")
     assert other.returncode == 1
     assert "holds results with other settings" in other.stderr

@@ -5,6 +5,7 @@ nothing of a GPU's kernels, memory or speed, and autocast has no effect.
 """
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,14 +14,16 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
+from diladiff_cli.cli.main import run
 from tests.processes import worker
 
 KIND = "emulated"
 DEVICE = torch.device("cpu")  # until set_up
+counts = {"operations": 0}
 aten = torch.ops.aten
 ACROSS = (aten.copy_.default, aten._to_copy.default)
-# A GPU takes indices from the CPU as well.
 INDEXING = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default)
+JOINING = (aten.cat.default, aten.stack.default)
 
 
 class OtherDeviceError(Exception):
@@ -45,6 +48,15 @@ class DeviceTensor(torch.Tensor):
         made.held = held
         return made
 
+    @property
+    def data(self) -> torch.Tensor:
+        """As of any tensor."""
+        return self.detach()
+
+    @data.setter
+    def data(self, value: torch.Tensor) -> None:
+        raise NotImplementedError("what it holds would stay as it was")
+
     def __repr__(self, **_: Any) -> str:
         return f"DeviceTensor({self.held})"
 
@@ -61,18 +73,29 @@ class DeviceTensor(torch.Tensor):
         return compute(op, *args, **(kwargs or {}))
 
 
+def strangers(op: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+    """The tensors on the CPU that a GPU's operation would refuse.
+
+    It takes single numbers from there, but does not join them, and the places to look at.
+    """
+    if op in ACROSS:
+        return []
+    if op in INDEXING and isinstance(args[0], DeviceTensor):
+        args = (args[0], *args[2:])
+    tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, torch.Tensor)]
+    return [t for t in tensors if not isinstance(t, DeviceTensor) and (t.dim() or op in JOINING)]
+
+
 def compute(op: Any, *args: Any, **kwargs: Any) -> Any:
     """Run an operation of the device on what its tensors hold.
 
     Raises:
-        OtherDeviceError: A tensor that is no scalar lies on the CPU.
+        OtherDeviceError: Of tensors some lie on the CPU.
     """
-    values = tree_flatten((args, kwargs))[0]
-    tensors = [value for value in values if isinstance(value, torch.Tensor)]
-    mine = [tensor for tensor in tensors if isinstance(tensor, DeviceTensor)]
-    strangers = [t for t in tensors if not isinstance(t, DeviceTensor) and t.dim()]
-    if mine and strangers and op not in (*ACROSS, *INDEXING):
+    mine = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, DeviceTensor)]
+    if mine and strangers(op, args, kwargs):
         raise OtherDeviceError(f"{op} of tensors on {DEVICE} and the CPU")
+    counts["operations"] += 1
     wanted = kwargs.get("device")
     if op is aten.copy_.default:
         here = isinstance(args[0], DeviceTensor)
@@ -115,8 +138,9 @@ class GeneratorsStayAtHome(TorchFunctionMode):
             wanted = kwargs.get("device")
             tensors = [value for value in args if isinstance(value, torch.Tensor)]
             kind = torch.device(wanted).type if wanted is not None else tensors[0].device.type if tensors else "cpu"
-            if getattr(generator, "kind", "cpu") != kind:
-                raise OtherDeviceError(f"{op} on {kind} with a generator of {generator.kind}")
+            own = getattr(generator, "kind", "cpu")
+            if own != kind:
+                raise OtherDeviceError(f"{op} on {kind} with a generator of {own}")
         return op(*args, **kwargs)
 
 
@@ -151,6 +175,7 @@ def set_up() -> list[torch.library.Library]:
     library = torch.library.Library("_", "IMPL")
     library.fallback(compute, "PrivateUse1")
     library.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    torch.__future__.set_swap_module_params_on_conversion(True)  # or conversions would go through `data`
     torch.Generator = Generator  # type: ignore[misc]
     torch.tensor, torch.as_tensor = from_host(torch.tensor), from_host(torch.as_tensor)
     os.environ.pop("ACCELERATE_USE_CPU", None)
@@ -159,8 +184,17 @@ def set_up() -> list[torch.library.Library]:
     return [library]
 
 
+def counted(arguments: list[str]) -> int:
+    """Run a command, and say last how much of it ran on the device."""
+    counts["operations"] = 0
+    status = run(arguments)
+    print(f"{counts['operations']} operations on {DEVICE}", file=sys.stderr)
+    return status
+
+
 def main() -> None:
     kept = set_up()
+    worker.run = counted
     with GeneratorsStayAtHome():
         worker.main()
     del kept

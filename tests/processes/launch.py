@@ -68,7 +68,14 @@ def environment(rank: int = 0, processes: int = 1, port: int = 0) -> dict[str, s
     return found
 
 
-def launch(folder: Path, processes: int, jobs: Sequence[Job], bare: bool = False, worker: Path = WORKER) -> Launch:
+def launch(
+    folder: Path,
+    processes: int,
+    jobs: Sequence[Job],
+    bare: bool = False,
+    worker: Path = WORKER,
+    patience: float = PATIENCE,
+) -> Launch:
     """Run commands in a row on one or more processes.
 
     Args:
@@ -78,6 +85,7 @@ def launch(folder: Path, processes: int, jobs: Sequence[Job], bare: bool = False
         bare: Let the first process keep the place where they meet, as without a launcher; else it is kept here, as
             torchrun does.
         worker: The script that runs them.
+        patience: Seconds until it is given up.
     """
     from torch.distributed import TCPStore
 
@@ -91,7 +99,7 @@ def launch(folder: Path, processes: int, jobs: Sequence[Job], bare: bool = False
         for rank in range(processes)
     ]
     try:
-        ended = _wait(running)
+        ended = _wait(running, patience)
     finally:
         for process in running:
             if process.poll() is None:
@@ -107,10 +115,10 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
-def _wait(running: "Sequence[subprocess.Popen[bytes]]") -> list[float]:
+def _wait(running: "Sequence[subprocess.Popen[bytes]]", patience: float) -> list[float]:
     """When each process ended."""
     ended: dict[int, float] = {}
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while len(ended) < len(running):
         for rank, process in enumerate(running):
             if rank not in ended and process.poll() is not None:

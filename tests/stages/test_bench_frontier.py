@@ -64,7 +64,7 @@ def test_the_table_tells_what_all_points_share(tiny_chain: Chain, tmp_path: Path
     settings: dict[str, Any] = {"decode_steps": "4", "steps": "2", "seeds": "0"}
     reports = bench(tiny_chain, tmp_path, "mdlm", "student", latent_until=0.5, gamma=0.0, **settings)
     assert [r["latent_until"] for r in reports] == [None, 0.5]
-    shared = "4 texts, 1 seeds, nucleus 0.9, gamma 0, latent until 0.5, fp32"
+    shared = "4 texts, 1 seed, nucleus 0.9, 2 texts from each latent, gamma 0, latent until 0.5, fp32"
     assert frontier_table(reports).caption == shared
 
 
@@ -76,6 +76,11 @@ def test_a_time_for_the_base_that_is_too_small_is_told(
     assert [r["latent_until"] for r in reports] == [None, None, None, 0.3]
     told = [line for line in capsys.readouterr().err.splitlines() if "--latent-until" in line]
     assert told == ["--latent-until 0.3 does nothing: the last of 2 steps begins before it"]
+
+
+def test_a_time_for_the_base_is_refused_where_no_model_has_latents(tiny_chain: Chain, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="latent_until is 0.5, but none of the models has latents; leave it out"):
+        bench(tiny_chain, tmp_path, "mdlm", latent_until=0.5)
 
 
 def test_figures_are_those_of_the_samples_that_sample_draws(tiny_chain: Chain, tmp_path: Path) -> None:

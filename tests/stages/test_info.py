@@ -74,6 +74,19 @@ def test_the_rest_of_the_chain_is_found_as_far_as_it_is_unchanged(fresh: Chain) 
     assert describe(fresh.student)["ancestors"] == {}  # nothing tells what it was made from
 
 
+def test_parents_that_name_each_other_are_followed_once(fresh: Chain) -> None:
+    for folder, links in (
+        (fresh.mdlm, {"ae": fresh.ae, "mdlm": fresh.mdlm}),
+        (fresh.ae, {"mdlm": fresh.mdlm, "student": fresh.student}),
+    ):
+        config = json.loads((folder / "config.json").read_text())
+        config["parents"] = {stage: {"path": str(p), "hash": load_artifact(p).hash} for stage, p in links.items()}
+        del config["checksum"]
+        (folder / "config.json").write_text(json.dumps(config))
+    assert set(describe(fresh.student)["ancestors"]) == {"mdlm"}
+    assert describe(fresh.mdlm)["ancestors"] == {}
+
+
 def test_changed_missing_and_damaged_origins_are_told(fresh: Chain) -> None:
     shutil.rmtree(fresh.prior)
     shutil.rmtree(fresh.ae)

@@ -1,0 +1,30 @@
+"""A scorer small enough for tests."""
+
+from typing import Any
+
+import torch
+
+from diladiff_cli.metrics.scorers import Scorer
+
+WORDS = ["<end>", "?", "a", "b", "c", "d", "e", "f"]
+
+
+def build_scorer() -> Scorer:
+    """A random GPT-2 of two layers over a vocabulary of eight words."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    core = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="?"))
+    core.pre_tokenizer = WhitespaceSplit()
+    build: Any = PreTrainedTokenizerFast  # untyped upstream
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = GPT2Config(
+            vocab_size=len(WORDS), n_positions=32, n_embd=16, n_layer=2, n_head=2, initializer_range=0.5
+        )
+        config.bos_token_id = config.eos_token_id = 0
+        model: torch.nn.Module = GPT2LMHeadModel(config)
+    tokenizer = build(tokenizer_object=core, eos_token="<end>", unk_token="?")
+    return Scorer("tiny", tokenizer, model.eval(), context=32)
