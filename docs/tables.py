@@ -167,7 +167,7 @@ def latent_until() -> str:
     """The student whose last half of the steps is the base's, and without."""
     reports = stored("frontier.jsonl")
     students = in_order(r for r in [*stored("latent_until.jsonl"), *reports] if r["stage"] == "student")
-    rows = [[f"{r['latent_until'] or 0:g}", *settings_of(r)[2:], *_beside_the_base(r, reports)] for r in students]
+    rows = [[f"{r.get('latent_until') or 0:g}", *settings_of(r)[2:], *_beside_the_base(r, reports)] for r in students]
     return table(["latent until", "decode steps", "T", *HEADS, BESIDE], rows)
 
 
