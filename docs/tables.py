@@ -82,7 +82,7 @@ def chain() -> str:
                 NAMES[info["stage"]].removesuffix(" (oracle)"),
                 f"{info['parameters']['total'] / 1e6:.1f} M",
                 f"{progress['step']:,}",
-                f"{examples * info['data']['length'] / 1e6:.0f} M",
+                f"{examples * info['length'] / 1e6:.0f} M",
                 f"{progress['seconds'] / 60:.0f}",
             ]
         )

@@ -33,11 +33,13 @@ into() { # FILE COMMAND...: whole or not at all
 chain_information() { for stage in mdlm ae prior student; do diladiff info "$models/$stage"; done | python3 -c '
 import json, sys
 text, found, decoder = sys.stdin.read(), [], json.JSONDecoder()
+kept = ("stage", "hash", "parameters", "network", "training", "progress", "validation")
 while text.strip():
     value, end = decoder.raw_decode(text := text.lstrip())
-    found, text = [*found, value], text[end:]
+    found.append({name: value[name] for name in kept} | {"length": value["data"]["length"]})
+    text = text[end:]
 print(json.dumps(found, indent=1))'; }
-bench() { diladiff bench "$@" --scorer "${SCORER:-auto}" --out "$out/bench"; }
+bench() { diladiff bench "$@" ${data[@]+"${data[@]}"} --scorer "${SCORER:-auto}" --out "$out/bench"; }
 all_samples() {
   diladiff sample --model "$models/mdlm" --decode-steps 64 --n 30
   diladiff sample --model "$models/prior" --steps 200 --decode-steps 16 --n 30
@@ -68,7 +70,7 @@ into samples.jsonl all_samples
 into frontier.jsonl whole_frontier
 into latent_until.jsonl bench "${student[@]}" --decode-steps "$powers" --latent-until 0.5 --temperatures "$temperatures" "${few[@]}"
 into latent_steps.jsonl latent_steps
-into oracle.jsonl bench --model "$models/ae" ${data[@]+"${data[@]}"} --decode-steps "$powers" "${few[@]}"
+into oracle.jsonl bench --model "$models/ae" --decode-steps "$powers" "${few[@]}"
 into many.jsonl many_texts
 into semantics.json python3 "$here/semantics.py" --model "$models/ae" ${data[@]+"${data[@]}"} --embedder "$embedder"
 for stage in mdlm ae prior student; do into "$stage.json" diladiff eval "$models/$stage" ${data[@]+"${data[@]}"}; done

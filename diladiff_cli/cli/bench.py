@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from diladiff_cli.cli.command import command
-from diladiff_cli.cli.options import EncodedData
 from diladiff_cli.cli.output import Result, is_main_process, say, show
 from diladiff_cli.config import BenchConfig
 from diladiff_cli.settings import flag
@@ -69,7 +68,16 @@ def bench(
             show_default=False,
         ),
     ] = None,
-    data: EncodedData = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            metavar="FOLDER",
+            help="Data set whose held-out text is the reference, and what an auto-encoder encodes. "
+            r"\[default: the one that each model was trained on]",
+            show_default=False,
+        ),
+    ] = None,
     speed: Annotated[
         bool,
         typer.Option("--speed", metavar="", help="Measure speed alone, of random networks, beside a textbook sampler."),

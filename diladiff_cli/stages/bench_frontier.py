@@ -76,7 +76,8 @@ def bench_frontier(
         config: The points.
         models: Artifacts of any stage; all of one data set.
         out: Folder of samples and figures.
-        data: Data set whose held-out blocks an auto-encoder encodes; None for the one that it was trained on.
+        data: Data set whose held-out blocks are the reference, and what an auto-encoder encodes; None for the one that
+            each model was trained on.
 
     Yields:
         A report a point: settings, ``figures`` (mean, spread over seeds, and each seed's), ``tokens_per_second``,
@@ -89,8 +90,6 @@ def bench_frontier(
     """
     config = replace(config, precision=settled_precision(config.precision, sampling_device()))
     samplers = {str(model): load_sampler(model, data=data) for model in models}
-    if data is not None and all(sampler.stage != "ae" for sampler in samplers.values()):
-        raise ConfigError([f"--data is {data}, but none of the models is an auto-encoder; leave it out"])
     if config.latent_until and all(sampler.autoencoder is None for sampler in samplers.values()):
         problem = f"--latent-until is {config.latent_until}, but none of the models has latents; leave it out"
         raise ConfigError([problem])
@@ -99,6 +98,7 @@ def bench_frontier(
         say(note)
     settings = EvalConfig(scorer=config.scorer, batch_size=config.batch_size, precision=config.precision)
     measure = SampleMeasure(settings, data=data)
+    _check_texts({measure.text(model).source for model in samplers})
     with writing(out):
         (out / "points").mkdir(parents=True, exist_ok=True)
     seeds = config.integers("seeds")
@@ -270,10 +270,14 @@ def _check_comparable(reports: Sequence[Report], out: Path) -> None:
             f"the points in {out} were measured by several scorers ({', '.join(sorted(scorers))})",
             "name one with --scorer, or choose another --out",
         )
+    _check_texts(texts)
+
+
+def _check_texts(texts: set[str]) -> None:
     if len(texts) > 1:
         raise UserError(
             f"the models have several reference texts ({'; '.join(sorted(texts))})",
-            "compare models of one data set, or choose another --out if the data set was moved",
+            "name one data set with --data, or choose another --out if it was moved",
         )
 
 

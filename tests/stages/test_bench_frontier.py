@@ -16,6 +16,7 @@ from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages import bench_frontier as module
 from diladiff_cli.stages.bench_frontier import bench_frontier
 from diladiff_cli.stages.bench_tables import frontier_table
+from diladiff_cli.stages.export import export
 from diladiff_cli.stages.sample import generate
 from diladiff_cli.stages.sampler import load_sampler
 from tests.chain import LENGTH, Chain
@@ -138,8 +139,18 @@ def test_an_auto_encoder_draws_from_the_latents_of_the_data_given(chain_copy: Ch
     assert found[0]["figures"]["entropy"] == wanted[0]["figures"]["entropy"]
     assert found[0]["reference"]["source"] == f"the validation split of {tmp_path / 'moved'}"
     assert found[0]["reference"]["entropy"] == wanted[0]["reference"]["entropy"]
-    with pytest.raises(ConfigError, match="none of the models is an auto-encoder"):
-        next(bench_frontier(config, [chain_copy.mdlm, chain_copy.student], tmp_path / "other", tmp_path / "moved"))
+    (other, *_) = bench_frontier(config, [chain_copy.mdlm, chain_copy.student], tmp_path / "other", tmp_path / "moved")
+    assert other["reference"] == found[0]["reference"]
+
+
+def test_models_with_several_reference_texts_are_refused_before_anything_is_drawn(
+    chain_copy: Chain, tmp_path: Path, drawn: list[Any]
+) -> None:
+    export(chain_copy.mdlm, tmp_path / "here" / "deeper" / "bundle")
+    (tmp_path / "here" / "deeper" / "bundle").rename(tmp_path / "bundle")  # away from its data set
+    with pytest.raises(UserError, match="several reference texts .*; name one data set with --data"):
+        list(bench_frontier(BenchConfig(**SETTINGS), [chain_copy.student, tmp_path / "bundle"], tmp_path / "bench"))
+    assert drawn == []
 
 
 def test_figures_beside_the_shipped_text_are_measured_again_when_the_data_set_is_back(
