@@ -130,10 +130,10 @@ def _means(report: Report) -> Report:
     return {name: figure["mean"] for name, figure in report["figures"].items()}
 
 
-def _base_at(reports: Sequence[Report], decode_steps: int, entropy: float) -> float | None:
-    """GenPPL of the base at an entropy, between its temperatures."""
+def _base_at(reports: Sequence[Report], decode_steps: int, entropy: float, name: str = "genppl") -> float | None:
+    """A figure of the base at an entropy, between its temperatures."""
     same = [_means(r) for r in reports if r["stage"] == "mdlm" and r["decode_steps"] == decode_steps]
-    return interpolated(same, "genppl", entropy)
+    return interpolated(same, name, entropy)
 
 
 def frontier() -> str:
@@ -167,7 +167,7 @@ def latent_until() -> str:
     """The student whose last half of the steps is the base's, and without."""
     reports = stored("frontier.jsonl")
     students = in_order(r for r in [*stored("latent_until.jsonl"), *reports] if r["stage"] == "student")
-    rows = [[f"{r.get('latent_until') or 0:g}", *settings_of(r)[2:], *_beside_the_base(r, reports)] for r in students]
+    rows = [[f"{r['latent_until'] or 0:g}", *settings_of(r)[2:], *_beside_the_base(r, reports)] for r in students]
     return table(["latent until", "decode steps", "T", *HEADS, BESIDE], rows)
 
 
@@ -178,27 +178,25 @@ def _beside_the_base(report: Report, others: Sequence[Report]) -> list[str]:
     return [*figures_of(report), number(_base_at(others, report["decode_steps"], _means(report)["entropy"]))]
 
 
-def longer() -> str:
-    """A longer prior and its students beside the base of the chain, at their entropies."""
-    titles = {"prior": "longer prior", "student": "its student", "guided": "its student, guided"}
-    rows = []
-    for r in stored("longer.jsonl"):
-        (base,) = r["at_equal_entropy"].values()
-        rows.append([titles[Path(r["model"]).name], *settings_of(r)[1:], *figures_of(r), number(base["genppl"])])
-    return table(["model", "latent steps", "decode steps", "T", *HEADS, BESIDE], rows)
-
-
 def equal_entropy() -> str:
-    """The student beside the base at the student's entropy, at temperature 1."""
+    """The student at temperature 0.85, alone and with the base taking over, beside the base at its entropies."""
     reports = stored("frontier.jsonl")
     rows = []
-    for r in (r for r in reports if r["stage"] == "student" and r["temperature"] == 1):
-        (base,) = r["at_equal_entropy"].values()
-        own = [with_spread(r["figures"]["genppl"]), with_spread(r["figures"]["mauve"], 2)]
-        rows.append([str(r["decode_steps"]), own[0], number(base["genppl"]), own[1], number(base["mauve"], 2)])
-    models = ("student, 2 latent steps (DiLaDiff)", "base (MDLM) at its entropy")
-    head = ["decoding steps", *(f"{name}, {model}" for name in ("GenPPL", "MAUVE") for model in models)]
-    return table(head, rows)
+    for alone, mixed in zip(*map(_students_at_085, (reports, stored("latent_until.jsonl"))), strict=True):
+        row = [str(alone["decode_steps"])]
+        for name in ("genppl", "mauve"):
+            for r in (alone, mixed):
+                base = _base_at(reports, r["decode_steps"], _means(r)["entropy"], name)
+                row.append(
+                    f"{with_spread(r['figures'][name], DIGITS.get(name, 3))} ({number(base, DIGITS.get(name, 3))})"
+                )
+        rows.append(row)
+    models = ("student", "base takes over at 0.5")
+    return table(["decoding steps", *(f"{name}, {model}" for name in ("GenPPL", "MAUVE") for model in models)], rows)
+
+
+def _students_at_085(reports: Iterable[Report]) -> list[Report]:
+    return in_order(r for r in reports if r["stage"] == "student" and r["temperature"] == 0.85)
 
 
 def steps_needed(reports: Sequence[Report], genppl: float, entropy: float) -> str:
@@ -220,16 +218,14 @@ def steps_needed(reports: Sequence[Report], genppl: float, entropy: float) -> st
 
 
 def speedup() -> str:
-    reports = stored("frontier.jsonl")
-    rows = []
-    for stage in ("student", "prior"):
-        for r in sorted(
-            (r for r in reports if r["stage"] == stage), key=lambda r: (-r["temperature"], r["decode_steps"])
-        ):
-            means = _means(r)
-            needed = steps_needed(reports, means["genppl"], means["entropy"])
-            rows.append([*settings_of(r), number(means["genppl"]), number(means["entropy"], DIGITS["entropy"]), needed])
-    return table(["model", "latent steps", "decode steps", "T", "GenPPL", "entropy", "steps of the base"], rows)
+    """For each of the student's points, in how many steps the base is as good."""
+    reports, rows = stored("frontier.jsonl"), []
+    for r in in_order(r for r in [*reports, *stored("latent_until.jsonl")] if r["stage"] == "student"):
+        means, until = _means(r), f"{r['latent_until'] or 0:g}"
+        needed = steps_needed(reports, means["genppl"], means["entropy"])
+        shown = [number(means["genppl"]), number(means["entropy"], DIGITS["entropy"])]
+        rows.append([*settings_of(r)[2:], until, *shown, needed])
+    return table(["decode steps", "T", "latent until", "GenPPL", "entropy", "steps of the base"], rows)
 
 
 def semantics_noise() -> str:
@@ -280,7 +276,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "equal-entropy": equal_entropy,
     "latent-until": latent_until,
     "latent-steps": latent_steps,
-    "longer": longer,
     "oracle": oracle,
     "speedup": speedup,
     "semantics-noise": semantics_noise,

@@ -3,7 +3,7 @@
 # (45 on processors without bf16 products).
 #
 #   bash examples/quickstart.sh    # into ./quickstart
-#   MDLM_STEPS=4000 AE_STEPS=1200 PRIOR_STEPS=3600 STUDENT_STEPS=1000 bash examples/quickstart.sh    # hours, and better
+#   MDLM_STEPS=4000 AE_STEPS=1200 PRIOR_STEPS=9000 STUDENT_STEPS=2400 bash examples/quickstart.sh    # hours, and better
 #
 # Cut off, the same command continues where it was.
 set -euo pipefail
