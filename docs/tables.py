@@ -122,7 +122,8 @@ def teacher_distance() -> str:
     found = stored("student.json")["figures"]["teacher_distance"]
     names = [name for name in found if name.endswith("_steps") and name[:7] in ("student", "teacher")]
     kept = [name for name in names if name != "teacher_steps"]
-    rows = [[f"{name.split('_')[0]}, {name.split('_')[1]} steps", number(found[name])] for name in kept]
+    titles = [f"{name.split('_')[0]}, {name.split('_')[1]} steps".replace(" 1 steps", " 1 step") for name in kept]
+    rows = [[title, number(found[name])] for title, name in zip(titles, kept, strict=True)]
     return table(["sampler", "mean squared distance"], rows)
 
 
