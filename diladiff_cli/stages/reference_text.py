@@ -9,7 +9,7 @@ from typing import Any
 from diladiff_cli.data.tokenizer import encode_documents, load_tokenizer
 from diladiff_cli.data.tokens import TokenSplit
 from diladiff_cli.errors import UserError
-from diladiff_cli.runtime.artifacts import Artifact, linked, load_artifact
+from diladiff_cli.runtime.artifacts import Artifact, load_artifact
 from diladiff_cli.stages.common import open_recorded_data
 from diladiff_cli.stages.sample_sets import Sample, blocks_as_samples, reference_samples, spread
 
@@ -88,9 +88,7 @@ def reference_text(model: str | None, files: Sequence[str] = (), data: Path | No
         except UserError as error:
             if data is not None:
                 raise
-            # A bundle names a folder that its user may never have had.
-            gone = "export" in artifact.config and not linked(artifact.path, artifact.data.get("path", "")).exists()
-            reason = "a bundle comes without its data set" if gone else error.what
+            reason = error.what
         else:
             return ReferenceText(f"the validation split of {path.resolve()}", "", cutter, tokenizer, blocks=blocks)
     return ReferenceText(SHIPPED, reason, cutter, tokenizer)

@@ -55,7 +55,7 @@ class DeviceTensor(torch.Tensor):
 
     @data.setter
     def data(self, value: torch.Tensor) -> None:
-        raise NotImplementedError("what it holds would stay as it was")
+        raise TypeError("assigning data would leave what this tensor holds as it was")
 
     def __repr__(self, **_: Any) -> str:
         return f"DeviceTensor({self.held})"

@@ -18,6 +18,7 @@ from ..scorer import build_scorer
 from .conftest import Commands
 from .launch import EMULATED, Job, Launch, environment, launch
 
+# Private, and younger than the oldest torch that the package runs with.
 if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
     pytest.skip("this version of torch has no devices written in Python", allow_module_level=True)
 
