@@ -12,11 +12,30 @@ from diladiff_cli.core.objectives import token_nll
 from diladiff_cli.networks.layers import Block, LatentCache, init_weights, make_norm, rotary_angles
 
 LOGITS_AT_ONCE = 1 << 25  # of a training step: 128 MB in float32
+VECTORS, TOKENS = 256, 4096  # that a product of the sampler's head takes at once
 
 
 def latent_positions(latents: int, length: int) -> Tensor:
     """(N,) the place in the text of each latent: (j + 0.5) L / N - 0.5 (method section 3)."""
     return (torch.arange(latents) + 0.5) * (length / latents) - 0.5
+
+
+def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(..., K) logits of hidden states x (..., D), by a table (K, D) and a bias (K,).
+
+    Float32 products on a CPU without gradients, those of the sampler, are made in parts, the table first: at a large
+    vocabulary 1.2 to 3 times as fast, the more so the fewer vectors there are.
+    """
+    plain = x.device.type != "cpu" or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
+    if plain or x.dim() != 2 or len(x) == 0:
+        return F.linear(x, weight, bias)
+    if len(x) == 1:  # alone it takes longer than with another
+        return project(x.expand(2, -1), weight, bias)[:1]
+    logits = x.new_empty(len(x), len(weight))
+    for rows, vectors in zip(torch.split(logits, VECTORS), torch.split(x, VECTORS), strict=True):
+        for part, table in zip(torch.split(rows, TOKENS, dim=1), torch.split(weight, TOKENS), strict=True):
+            part.copy_((table @ vectors.t()).t())
+    return logits if bias is None else logits.add_(bias)
 
 
 class TokenDenoiser(nn.Module):
@@ -106,7 +125,10 @@ class TokenDenoiser(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (..., K) of hidden states (..., D), with -inf at the mask token."""
-        logits = F.linear(hidden, self.embedding.weight) if self.head is None else self.head(hidden)
+        if self.head is None:
+            logits = project(hidden, self.embedding.weight)
+        else:
+            logits = project(hidden, self.head.weight, self.head.bias)
         logits[..., self.mask_id] = -torch.inf
         return logits
 

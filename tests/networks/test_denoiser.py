@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from diladiff_cli.networks.autoencoder import load_base_weights
-from diladiff_cli.networks.denoiser import TokenDenoiser, latent_positions, with_bf16_blocks
+from diladiff_cli.networks.denoiser import TokenDenoiser, latent_positions, project, with_bf16_blocks
 
 VOCAB, MASK, LENGTH, LATENTS, CHANNELS = 23, 22, 12, 6, 5
 BASE: dict[str, Any] = {
@@ -72,6 +72,26 @@ def test_the_sparse_head_gives_the_selected_rows_of_the_full_one(tied: bool) -> 
     sparse = model(tokens(), select, latents())
     assert sparse.shape == (int(select.sum()), VOCAB)
     torch.testing.assert_close(sparse, full[select], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 8, 9])
+@pytest.mark.parametrize("bias", [None, torch.randn(50)])
+def test_logits_in_parts_are_those_of_one_product(
+    monkeypatch: pytest.MonkeyPatch, rows: int, bias: Tensor | None
+) -> None:
+    monkeypatch.setattr("diladiff_cli.networks.denoiser.VECTORS", 4)
+    monkeypatch.setattr("diladiff_cli.networks.denoiser.TOKENS", 16)
+    x, weight = torch.randn(rows, 8), torch.randn(50, 8)
+    with torch.inference_mode():
+        found = project(x, weight, bias)
+    torch.testing.assert_close(found, torch.nn.functional.linear(x, weight, bias), rtol=1e-5, atol=1e-5)
+
+
+def test_logits_under_autocast_and_with_gradients_are_those_of_a_linear_layer() -> None:
+    x, weight = torch.randn(6, 8), torch.randn(50, 8, requires_grad=True)
+    assert project(x, weight).requires_grad
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert project(x, weight).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("at_once", [1, 64, 1 << 20])
