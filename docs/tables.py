@@ -1,75 +1,30 @@
 """The tables of the docs, in Markdown, from the figures in docs/evidence."""
 
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+
+from ablation_tables import VARIANTS, ablation
+from layout import (
+    BESIDE,
+    DIGITS,
+    HEADS,
+    NAMES,
+    Report,
+    figures_of,
+    in_order,
+    number,
+    percent,
+    reference_row,
+    settings_of,
+    stored,
+    table,
+    with_spread,
+)
 
 from diladiff_cli.metrics.frontier import interpolated
 
-EVIDENCE = Path(__file__).with_name("evidence")
 SPECIAL = re.compile(r"[*_`<>#|\\]")  # in Markdown
-NAMES = {"mdlm": "base", "ae": "auto-encoder (oracle)", "prior": "prior", "student": "student"}
-FIGURES = ("genppl", "entropy", "mauve", "latent_agreement")
-DIGITS = {"entropy": 4, "mauve": 2, "latent_agreement": 2}  # significant, where not 3
-HEADS = ("GenPPL", "entropy", "MAUVE", "latent agreement")
-BESIDE = "GenPPL of the base at this entropy"
-
-Report = dict[str, Any]
-
-
-def stored(name: str) -> Any:
-    """What a JSON file of the evidence holds; of JSON lines a list."""
-    text = (EVIDENCE / name).read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.split("\n") if line] if name.endswith("l") else json.loads(text)
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """To so many significant digits, with thousands apart; a dash for what was not measured."""
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.{digits}g}"
-
-
-def percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def with_spread(figure: Report | None, digits: int = 3) -> str:
-    """Mean and deviation over seeds."""
-    if figure is None:
-        return "-"
-    return number(figure["mean"], digits) + (f" ± {figure['std']:.2g}" if figure["std"] is not None else "")
-
-
-def settings_of(report: Report) -> list[str]:
-    return [NAMES[report["stage"]], number(report["steps"]), str(report["decode_steps"]), f"{report['temperature']:g}"]
-
-
-def figures_of(report: Report) -> list[str]:
-    return [with_spread(report["figures"].get(name), DIGITS.get(name, 3)) for name in FIGURES]
-
-
-def in_order(reports: Iterable[Report]) -> list[Report]:
-    """By stage, temperature and decoding steps."""
-    return sorted(reports, key=lambda r: (list(NAMES).index(r["stage"]), -r["temperature"], r["decode_steps"]))
-
-
-def reference_row(report: Report, blank: Sequence[str]) -> list[str]:
-    """The held-out text's figures, below those of the models."""
-    return [
-        "held-out text",
-        *blank,
-        *(number(report["reference"].get(name), DIGITS.get(name, 3)) for name in FIGURES[:3]),
-        "-",
-    ]
 
 
 def chain() -> str:
@@ -170,6 +125,17 @@ def latent_until() -> str:
     students = in_order(r for r in [*stored("latent_until.jsonl"), *reports] if r["stage"] == "student")
     rows = [[f"{r['latent_until'] or 0:g}", *settings_of(r)[2:], *_beside_the_base(r, reports)] for r in students]
     return table(["latent until", "decode steps", "T", *HEADS, BESIDE], rows)
+
+
+def many_texts() -> str:
+    """Base and student with many texts a figure."""
+    reports = stored("many.jsonl")
+    bases, rows = [*stored("frontier.jsonl"), *reports], []
+    for r in sorted(reports, key=lambda r: (-r["temperature"], r["stage"], r["latent_until"] or 0)):
+        until = f"{r['latent_until'] or 0:g}" if r["stage"] != "mdlm" else "-"
+        rows.append([NAMES[r["stage"]], until, f"{r['temperature']:g}", *_beside_the_base(r, bases)])
+    rows.append([*reference_row(reports[0], ["-"] * 2), "-"])
+    return table(["model", "latent until", "T", *HEADS, BESIDE], rows)
 
 
 def _beside_the_base(report: Report, others: Sequence[Report]) -> list[str]:
@@ -277,10 +243,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "equal-entropy": equal_entropy,
     "latent-until": latent_until,
     "latent-steps": latent_steps,
+    "many-texts": many_texts,
     "oracle": oracle,
     "speedup": speedup,
     "semantics-noise": semantics_noise,
     "semantics-decodings": semantics_decodings,
     "semantics-interpolation": semantics_interpolation,
+    **{f"ablation-{group}": ablation(group) for group in VARIANTS},
     **{f"samples-{stage}": samples(stage) for stage in NAMES if stage != "ae"},
 }

@@ -1,12 +1,31 @@
 """The configuration of the commands beside training: text in, samples and figures out."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from diladiff_cli.settings import LARGEST, Good, Settings, flag, option, precision_option, shown
 
 SMALLEST_VOCABULARY = 258  # all bytes, the separator and the mask token
 LARGEST_VOCABULARY = 1 << 24
 COLDEST = 1e-4  # logits divided by less overflow
+
+
+def latent_until_option() -> Any:
+    meaning = "Time t, from 1 to 0, at which the base takes over from the decoder that looks at latents (0: never)."
+    return option(0.0, meaning, low=0, high=1)
+
+
+def order_option() -> Any:
+    choices = ("random", "confidence", "threshold", "entropy")
+    return option("random", "Positions to reveal: random is exact, the others approximate.", choices=choices)
+
+
+def threshold_option() -> Any:
+    return option(0.9, "Probability above which --order threshold reveals a token.", low=0, high=1)
+
+
+def entropy_bound_option() -> Any:
+    return option(0.5, "Nats that the tokens of a step of --order entropy may total.", low=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,20 +61,11 @@ class SampleConfig(Settings):
     guidance: float = option(
         0.0, "Of a prior: how far estimates are pushed away from those without self-conditioning.", low=0, high=100
     )
-    latent_until: float = option(
-        0.0,
-        "Time t, from 1 to 0, at which the base takes over from the decoder that looks at latents (0: never).",
-        low=0,
-        high=1,
-    )
+    latent_until: float = latent_until_option()
     decodings: int = option(1, "Texts decoded from each latent; two or more give the latent agreement.", low=1)
-    order: str = option(
-        "random",
-        "Positions to reveal: random is exact, the others approximate.",
-        choices=("random", "confidence", "threshold", "entropy"),
-    )
-    threshold: float = option(0.9, "Probability above which --order threshold reveals a token.", low=0, high=1)
-    entropy_bound: float = option(0.5, "Nats that the tokens of a step of --order entropy may total.", low=0)
+    order: str = order_option()
+    threshold: float = threshold_option()
+    entropy_bound: float = entropy_bound_option()
     seed: int = option(0, "Seed; sample i depends on the seed and i alone.", low=0)
     batch_size: int = option(32, "Samples drawn at once; the samples do not depend on it.", low=1)
     compile: bool = option(False, "Compile the decoder's body, half a minute or more; worth it in long runs.")
@@ -65,6 +75,13 @@ class SampleConfig(Settings):
         if good("temperature") and 0 < self.temperature < COLDEST:
             return [f"--temperature is {self.temperature}; give 0 for the likeliest token, or at least {COLDEST}"]
         return []
+
+    def bounds_in_use(self) -> dict[str, float | None]:
+        """What bounds the steps of the orders ``threshold`` and ``entropy``, None where it does nothing."""
+        return {
+            "threshold": self.threshold if self.order == "threshold" else None,
+            "entropy_bound": self.entropy_bound if self.order == "entropy" else None,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,12 +120,10 @@ class BenchConfig(Settings):
     decodings: int = option(2, "Texts decoded from each latent; two or more give the latent agreement.", low=1)
     top_p: float = option(0.9, "Nucleus: draw among the likeliest tokens that together reach this.", low=1e-6, high=1)
     gamma: float = option(0.8, "Noise of a student's steps: 0 deterministic, 1 consistency-style.", low=0, high=1)
-    latent_until: float = option(
-        0.0,
-        "Time t, from 1 to 0, at which the base takes over from the decoder that looks at latents (0: never).",
-        low=0,
-        high=1,
-    )
+    latent_until: float = latent_until_option()
+    order: str = order_option()
+    threshold: float = threshold_option()
+    entropy_bound: float = entropy_bound_option()
     batch_size: int = option(32, "Samples drawn at once, and texts scored at once.", low=1)
     precision: str = precision_option("auto")
     scorer: str = option("auto", "auto (gpt2-large or smollm2 or none), none, smollm2, a GGUF file, Hub id or folder.")

@@ -35,6 +35,7 @@ from diladiff_cli.stages.sampler import Sampler, load_sampler, sampling_device
 Report = dict[str, Any]
 FIGURES = ("genppl", "entropy", "mauve", "latent_agreement", "distinct_2", "repetition_4")
 COMPARED = ("genppl", "mauve", "latent_agreement", "repetition_4")  # at equal entropy
+SHARED = ("n", "top_p", "order", "threshold", "entropy_bound", "batch_size", "precision")  # by all points
 YOUNG = ("latent_until", "compile")  # options younger than some kept points, which hold for their defaults
 FORMAT_VERSION = 1  # of the kept points; raised when samples or figures of the same settings change
 
@@ -121,16 +122,13 @@ def _points(sampler: Sampler, config: BenchConfig) -> Iterator[Point]:
         for temperature in config.temperature_list():
             for decode_steps in config.integers("decode_steps") or powers or (length,):
                 settings = SampleConfig(
-                    n=config.n,
                     steps=latent_steps,
                     decode_steps=decode_steps,
                     temperature=temperature,
-                    top_p=config.top_p,
                     gamma=config.gamma if sampler.stage == "student" else SampleConfig().gamma,
                     latent_until=_latent_until(sampler, config),
                     decodings=1 if sampler.autoencoder is None else config.decodings,
-                    batch_size=config.batch_size,
-                    precision=config.precision,
+                    **{name: getattr(config, name) for name in SHARED},
                 )
                 yield Point(sampler.name, sampler.stage, content, complete(sampler, settings))
 
@@ -232,8 +230,8 @@ def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int]) -> Repor
             figures[name] = {"mean": mean, "std": std, "by_seed": values}
     speeds = [run["speed"] for run in runs]
     rate, rate_std = spread([speed["tokens_per_second"] for speed in speeds])
-    names = ("steps", "decode_steps", "temperature", "top_p", "gamma", "latent_until", "n", "decodings", "precision")
-    settings = {name: getattr(point.settings, name) for name in names}
+    names = ("steps", "decode_steps", "temperature", "top_p", "gamma", "latent_until", "order", "n", "decodings")
+    settings = {name: getattr(point.settings, name) for name in names} | point.settings.bounds_in_use()
     return {
         "model": point.model,
         "stage": point.stage,
@@ -242,6 +240,7 @@ def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int]) -> Repor
         "steps": point.settings.steps or None,
         "gamma": point.settings.gamma if point.stage == "student" else None,
         "latent_until": point.settings.latent_until or None,
+        "precision": point.settings.precision,
         "seeds": list(seeds),
         "figures": figures,
         "tokens_per_second": {"mean": rate, "std": rate_std, "by_seed": [s["tokens_per_second"] for s in speeds]},

@@ -26,7 +26,14 @@ def _common(reports: Sequence[Report]) -> str:
     seeds, decodings = len(r["seeds"]), max(r["decodings"] for r in reports)
     parts = [f"{r['n']} texts", f"{seeds} seed{'s' * (seeds > 1)}", f"nucleus {r['top_p']:g}"]
     parts += [f"{decodings} texts from each latent"] * (decodings > 1)
-    for name, title in (("gamma", "gamma"), ("latent_until", "latent until")):
+    parts += [f"order {r['order']}"] * (r["order"] != "random")
+    titles = {
+        "threshold": "threshold",
+        "entropy_bound": "entropy bound",
+        "gamma": "gamma",
+        "latent_until": "latent until",
+    }
+    for name, title in titles.items():
         used = [r[name] for r in reports if r[name] is not None]
         parts += [f"{title} {used[0]:g}"] if used else []
     return ", ".join([*parts, r["precision"]])

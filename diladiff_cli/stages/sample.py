@@ -117,9 +117,7 @@ def _in_use(sampler: Sampler, config: SampleConfig) -> dict[str, Any]:
         "gamma": config.gamma if config.steps and isinstance(sampler.latent, LatentStudent) else None,
         "guidance": config.guidance if isinstance(sampler.latent, LatentPrior) and config.guidance else None,
         "latent_until": config.latent_until or None,
-        "threshold": config.threshold if config.order == "threshold" else None,
-        "entropy_bound": config.entropy_bound if config.order == "entropy" else None,
-    }
+    } | config.bounds_in_use()
 
 
 @torch.no_grad()

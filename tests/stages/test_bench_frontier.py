@@ -69,6 +69,29 @@ def test_the_table_tells_what_all_points_share(tiny_chain: Chain, tmp_path: Path
     assert frontier_table(reports).caption == shared
 
 
+@pytest.mark.parametrize(
+    ("order", "told"),
+    [
+        ({"order": "confidence", "threshold": 0.3}, "order confidence"),
+        ({"order": "threshold", "threshold": 0.3}, "order threshold, threshold 0.3"),
+        ({"order": "entropy", "entropy_bound": 2.0}, "order entropy, entropy bound 2"),
+    ],
+)
+def test_an_order_of_decoding_is_that_of_sample(
+    tiny_chain: Chain, tmp_path: Path, order: dict[str, Any], told: str
+) -> None:
+    settings: dict[str, Any] = {"decode_steps": "4", "seeds": "5"}
+    (report,) = bench(tiny_chain, tmp_path, "mdlm", **order, **settings)
+    wanted = list(generate(load_sampler(tiny_chain.mdlm, "cpu"), SampleConfig(n=4, decode_steps=4, seed=5, **order)))
+    (file,) = (tmp_path / "points").glob("*[!d].jsonl")
+    assert [module.json.loads(line) for line in file.read_text().splitlines()] == wanted
+    names = ("order", "threshold", "entropy_bound")
+    assert {name: report[name] for name in names} == {name: wanted[0][name] for name in names}
+    assert frontier_table([report]).caption == f"4 texts, 1 seed, nucleus 0.9, {told}, fp32"
+    bench(tiny_chain, tmp_path, "mdlm", **settings)
+    assert len(list((tmp_path / "points").glob("*[!d].jsonl"))) == 2  # kept beside those in random order
+
+
 def test_a_time_for_the_base_that_is_too_small_is_told(
     tiny_chain: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,42 @@
+"""Tables of the short trainings of examples/ablations.py."""
+
+from collections.abc import Callable
+
+from layout import DIGITS, Report, number, percent, stored, table
+
+VARIANTS = {
+    "augmentation": ("strong-2x", "mild-2x", "soft-2x", "dropout-50-2x"),
+    "compression": ("strong-1x", "strong-2x", "strong-4x", "strong-8x"),
+    "schedule": ("d-2", "d-5", "d-10", "d-15"),
+    "features": ("features-self", "features-encoder"),
+}
+FIGURES = {"genppl": "GenPPL", "entropy": "entropy", "mauve": "MAUVE", "latent_agreement": "agreement"}
+SOURCES = {"ae": "oracle", "prior": "generated"}
+
+
+def ablation(group: str) -> Callable[[], str]:
+    """What the variants of a group reach, with latents of held-out texts (oracle) and of the prior (generated)."""
+
+    def made() -> str:
+        results = {result["variant"]: result for result in stored("ablations.json")}
+        head = ["variant", "recovery", "PPL bound", "prior, share of white"]
+        head += [f"{title}, {source}" for title in FIGURES.values() for source in SOURCES.values()]
+        return table(head, [_row(results[name]) for name in VARIANTS[group]])
+
+    return made
+
+
+def _row(result: Report) -> list[str]:
+    trained = result["validation"]
+    figures = [
+        number(result["points"][stage]["figures"][name]["mean"], DIGITS.get(name, 3))
+        for name in FIGURES
+        for stage in SOURCES
+    ]
+    return [
+        result["variant"],
+        percent(trained["ae"]["recovery"]),
+        number(trained["ae"]["perplexity_bound"]),
+        number(trained["prior"]["share_of_white"]),
+        *figures,
+    ]

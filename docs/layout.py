@@ -1,0 +1,68 @@
+"""Stored figures as rows of tables in Markdown."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+EVIDENCE = Path(__file__).with_name("evidence")
+NAMES = {"mdlm": "base", "ae": "auto-encoder (oracle)", "prior": "prior", "student": "student"}
+FIGURES = ("genppl", "entropy", "mauve", "latent_agreement")
+DIGITS = {"entropy": 4, "mauve": 2, "latent_agreement": 2}  # significant, where not 3
+HEADS = ("GenPPL", "entropy", "MAUVE", "latent agreement")
+BESIDE = "GenPPL of the base at this entropy"
+
+Report = dict[str, Any]
+
+
+def stored(name: str) -> Any:
+    """What a JSON file of the evidence holds; of JSON lines a list."""
+    text = (EVIDENCE / name).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.split("\n") if line] if name.endswith("l") else json.loads(text)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """To so many significant digits, with thousands apart; a dash for what was not measured."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.{digits}g}"
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def with_spread(figure: Report | None, digits: int = 3) -> str:
+    """Mean and deviation over seeds."""
+    if figure is None:
+        return "-"
+    return number(figure["mean"], digits) + (f" ± {figure['std']:.2g}" if figure["std"] is not None else "")
+
+
+def settings_of(report: Report) -> list[str]:
+    return [NAMES[report["stage"]], number(report["steps"]), str(report["decode_steps"]), f"{report['temperature']:g}"]
+
+
+def figures_of(report: Report) -> list[str]:
+    return [with_spread(report["figures"].get(name), DIGITS.get(name, 3)) for name in FIGURES]
+
+
+def in_order(reports: Iterable[Report]) -> list[Report]:
+    """By stage, temperature and decoding steps."""
+    return sorted(reports, key=lambda r: (list(NAMES).index(r["stage"]), -r["temperature"], r["decode_steps"]))
+
+
+def reference_row(report: Report, blank: Sequence[str]) -> list[str]:
+    """The held-out text's figures, below those of the models."""
+    return [
+        "held-out text",
+        *blank,
+        *(number(report["reference"].get(name), DIGITS.get(name, 3)) for name in FIGURES[:3]),
+        "-",
+    ]
