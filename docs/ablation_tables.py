@@ -21,7 +21,7 @@ def ablation(group: str) -> Callable[[], str]:
         results = {result["variant"]: result for result in stored("ablations.json")}
         head = ["variant", "recovery", "PPL bound", "prior, share of white"]
         head += [f"{title}, {source}" for title in FIGURES.values() for source in SOURCES.values()]
-        return table(head, [_row(results[name]) for name in VARIANTS[group]])
+        return table(head, [_row(results[name]) for name in VARIANTS[group] if name in results])
 
     return made
 

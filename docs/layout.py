@@ -42,7 +42,7 @@ def with_spread(figure: Report | None, digits: int = 3) -> str:
     """Mean and deviation over seeds."""
     if figure is None:
         return "-"
-    return number(figure["mean"], digits) + (f" ± {figure['std']:.2g}" if figure["std"] is not None else "")
+    return number(figure["mean"], digits) + (f" ± {number(figure['std'], 2)}" if figure["std"] is not None else "")
 
 
 def settings_of(report: Report) -> list[str]:

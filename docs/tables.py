@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from ablation_tables import VARIANTS, ablation
 from layout import (
     BESIDE,
     DIGITS,
@@ -127,13 +126,24 @@ def latent_until() -> str:
     return table(["latent until", "decode steps", "T", *HEADS, BESIDE], rows)
 
 
+def orders() -> str:
+    """Base and student revealing the surest tokens first."""
+    reports, bases = stored("orders.jsonl"), stored("frontier.jsonl")
+    rows = []
+    for r in in_order(reports):
+        means = _means(r)
+        base = _base_at(bases, r["decode_steps"], means["entropy"])
+        rows.append([settings_of(r)[0], *settings_of(r)[2:], *figures_of(r), number(base)])
+    return table(["model", "decode steps", "T", *HEADS, "GenPPL of the base in random order at this entropy"], rows)
+
+
 def many_texts() -> str:
     """Base and student with many texts a figure."""
     reports = stored("many.jsonl")
-    bases, rows = [*stored("frontier.jsonl"), *reports], []
+    rows = []
     for r in sorted(reports, key=lambda r: (-r["temperature"], r["stage"], r["latent_until"] or 0)):
         until = f"{r['latent_until'] or 0:g}" if r["stage"] != "mdlm" else "-"
-        rows.append([NAMES[r["stage"]], until, f"{r['temperature']:g}", *_beside_the_base(r, bases)])
+        rows.append([NAMES[r["stage"]], until, f"{r['temperature']:g}", *_beside_the_base(r, reports)])
     rows.append([*reference_row(reports[0], ["-"] * 2), "-"])
     return table(["model", "latent until", "T", *HEADS, BESIDE], rows)
 
@@ -243,12 +253,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "equal-entropy": equal_entropy,
     "latent-until": latent_until,
     "latent-steps": latent_steps,
-    "many-texts": many_texts,
     "oracle": oracle,
     "speedup": speedup,
     "semantics-noise": semantics_noise,
     "semantics-decodings": semantics_decodings,
     "semantics-interpolation": semantics_interpolation,
-    **{f"ablation-{group}": ablation(group) for group in VARIANTS},
     **{f"samples-{stage}": samples(stage) for stage in NAMES if stage != "ae"},
 }

@@ -59,6 +59,9 @@ latent_steps() {
     bench --model "$models/student" --steps 1,2,5 --decode-steps 16 --gamma "$gamma" "${few[@]}"
   done
 }
+surest_first() {
+  bench "${student[@]}" --decode-steps 8,16,32 --order confidence --against "$models/mdlm" --temperatures 1.0,0.85 "${few[@]}"
+}
 many_texts() {
   local points=(--decode-steps 16 --temperatures 1.0,0.85 --n 1024 --seeds "$seeds")
   bench "${student[@]}" "${points[@]}" --against "$models/mdlm"
@@ -70,6 +73,7 @@ into samples.jsonl all_samples
 into frontier.jsonl whole_frontier
 into latent_until.jsonl bench "${student[@]}" --decode-steps "$powers" --latent-until 0.5 --temperatures "$temperatures" "${few[@]}"
 into latent_steps.jsonl latent_steps
+into orders.jsonl surest_first
 into oracle.jsonl bench --model "$models/ae" --decode-steps "$powers" "${few[@]}"
 into many.jsonl many_texts
 into semantics.json python3 "$here/semantics.py" --model "$models/ae" ${data[@]+"${data[@]}"} --embedder "$embedder"

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from diladiff_cli.cli.command import command
+from diladiff_cli.cli.options import idle_bounds
 from diladiff_cli.cli.output import Result, is_main_process, say, show
 from diladiff_cli.config import BenchConfig
 from diladiff_cli.settings import flag
@@ -15,7 +16,14 @@ SPEED = {"vocab_sizes", "lengths", "batch_sizes", "width", "layers", "seconds"}
 BOTH = {"decode_steps", "top_p", "precision"}
 
 
-def _check(given: Mapping[str, Any], model: str | None, out: str | None, speed: bool, **own: Any) -> list[str]:
+def _check(
+    config: BenchConfig | None,
+    given: Mapping[str, Any],
+    model: str | None,
+    out: str | None,
+    speed: bool,
+    **own: Any,
+) -> list[str]:
     """Refuse options that would do nothing, and folders that nothing calls for."""
     names = sorted(name for name in given if name not in BOTH and (name in SPEED) is not speed)
     why = "has no meaning with --speed" if speed else "is for --speed"
@@ -30,7 +38,7 @@ def _check(given: Mapping[str, Any], model: str | None, out: str | None, speed: 
         )
     elif any(own["more"] or ()) and not own["against"]:
         problems.append(f"{own['more'][0]} is no option; give models with --model and --against")
-    return problems
+    return problems if speed else problems + idle_bounds(config, given)
 
 
 @command(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from diladiff_cli.config import StageConfig
+from diladiff_cli.config import BenchConfig, SampleConfig, StageConfig
 from diladiff_cli.presets import PRESETS
 from diladiff_cli.settings import Settings, check_value, flag
 
@@ -55,6 +55,16 @@ Latents = Annotated[
     Path | None,
     typer.Option("--latents", metavar="FOLDER", help=r"Latents of encode --ae. \[default: encode on the fly]"),
 ]
+
+
+def idle_bounds(config: SampleConfig | BenchConfig | None, given: Mapping[str, Any]) -> list[str]:
+    """Refuse bounds of an order of decoding that is not the one asked for."""
+    owners = {"threshold": "threshold", "entropy_bound": "entropy"}
+    return [
+        f"{flag(name)} is for --order {order}, and the order is {config.order}; leave it out"
+        for name, order in owners.items()
+        if config is not None and name in given and config.order != order
+    ]
 
 
 def parameters(kind: type[Settings], panel: str) -> list[inspect.Parameter]:

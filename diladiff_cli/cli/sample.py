@@ -9,11 +9,11 @@ from typing import IO, Annotated, Any
 import typer
 
 from diladiff_cli.cli.command import command
-from diladiff_cli.cli.options import DryRun, EncodedData
+from diladiff_cli.cli.options import DryRun, EncodedData, idle_bounds
 from diladiff_cli.cli.output import Result, is_main_process, say, write
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.errors import UserError
-from diladiff_cli.settings import ConfigError, check_value, flag
+from diladiff_cli.settings import ConfigError, check_value
 
 FORMATS = ("jsonl", "text")
 SEPARATOR = "-" * 40
@@ -26,10 +26,7 @@ def _check(config: SampleConfig | None, given: Mapping[str, Any], format: str, *
     problems = [] if problem is None else [problem]
     if own["out"] and own["trace"] and Path(own["out"]).resolve() == Path(own["trace"]).resolve():
         problems.append(f"--trace {own['trace']} is the file of --out as well; change one")
-    for name, order in (("threshold", "threshold"), ("entropy_bound", "entropy")):
-        if config is not None and name in given and config.order != order:
-            problems.append(f"{flag(name)} is for --order {order}, and the order is {config.order}; leave it out")
-    return problems
+    return problems + idle_bounds(config, given)
 
 
 @command(

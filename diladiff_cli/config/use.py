@@ -11,20 +11,24 @@ COLDEST = 1e-4  # logits divided by less overflow
 
 
 def latent_until_option() -> Any:
+    """The field of the time at which a base takes over."""
     meaning = "Time t, from 1 to 0, at which the base takes over from the decoder that looks at latents (0: never)."
     return option(0.0, meaning, low=0, high=1)
 
 
 def order_option() -> Any:
+    """The field of the order in which positions are revealed."""
     choices = ("random", "confidence", "threshold", "entropy")
     return option("random", "Positions to reveal: random is exact, the others approximate.", choices=choices)
 
 
 def threshold_option() -> Any:
+    """The field of the order threshold's probability."""
     return option(0.9, "Probability above which --order threshold reveals a token.", low=0, high=1)
 
 
 def entropy_bound_option() -> Any:
+    """The field of the order entropy's bound."""
     return option(0.5, "Nats that the tokens of a step of --order entropy may total.", low=0)
 
 

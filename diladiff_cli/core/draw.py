@@ -31,7 +31,7 @@ def tempered_weights(logits: Tensor, temperature: float) -> Tensor:
     torch.sub(logits, logits.amax(-1, keepdim=True), out=weights[:, :size])
     if temperature != 1.0:
         weights /= temperature
-    return weights.exp_().view(rows, -1, BLOCK)
+    return weights.exp_().view(rows, weights.shape[1] // BLOCK, BLOCK)
 
 
 def inverse_cdf(cumulative: Tensor, point: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ def draw_tokens(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_p
         top_p: Nucleus: only tokens whose strictly likelier ones total less than this; 1 keeps all.
 
     Returns:
-        (M,) tokens, and (M,) their probabilities under the tempered distribution before the nucleus.
+        (M,) tokens, and (M,) their probabilities before the nucleus: tempered, at temperature 0 as at 1.
     """
     if temperature == 0.0:
         return logits.argmax(-1), logits.double().softmax(-1).amax(-1)
@@ -137,8 +137,6 @@ def _redraw_outside_nucleus(found: Categorical, tokens: Tensor, uniform: Tensor,
 
 
 def entropies(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """(M,) entropies in nats, float64, of what is drawn from logits (M, K), which may have -inf; 0 at temperature 0."""
-    if temperature == 0.0:
-        return torch.zeros(len(logits), dtype=torch.float64, device=logits.device)
+    """(M,) entropies in nats, float64, of logits (M, K) at a temperature above 0, nucleus or not; -inf is allowed."""
     log_p = (logits.double() / temperature).log_softmax(-1)
     return -torch.where(log_p.isfinite(), log_p.exp() * log_p, 0.0).sum(-1)

@@ -16,6 +16,7 @@ from diladiff_cli.core.times import sampling_grid
 
 Body = Callable[[Tensor, Tensor], Tensor]  # (x_t (B', L), rows (B',)) -> hidden (B', L, D)
 Head = Callable[[Tensor], Tensor]  # hidden (M, D) -> logits (M, K)
+ORDERS = ("random", "confidence", "threshold", "entropy")
 HEADS_AT_ONCE = 1024  # positions whose logits exist at the same time
 # Of them, vocabulary entries drawn from at once: few MB for the caches of a CPU, or what fills a GPU.
 ENTRIES_AT_ONCE, ENTRIES_AT_ONCE_GPU = 1 << 20, 1 << 25
@@ -35,6 +36,9 @@ class Decoding:
             bounds what is lost by drawing them independently (Ben-Hamu et al., 2025).
         threshold: Probability for "threshold".
         entropy_bound: Nats for "entropy".
+
+    Raises:
+        ValueError: No steps, or an unknown order.
     """
 
     steps: int
@@ -43,6 +47,12 @@ class Decoding:
     order: str = "random"
     threshold: float = 0.9
     entropy_bound: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.order not in ORDERS:
+            raise ValueError(
+                f"{self.steps} steps in order {self.order}; give 1 or more, and one of {', '.join(ORDERS)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -114,7 +124,9 @@ def _draw(head: Head, hidden: Tensor, uniform: Tensor, decoding: Decoding) -> tu
         size = max(1, (ENTRIES_AT_ONCE if logits.device.type == "cpu" else ENTRIES_AT_ONCE_GPU) // logits.shape[-1])
         for part, u in zip(torch.split(logits, size), torch.split(points, size), strict=True):
             tokens, sureness = draw_tokens(part, u, decoding.temperature, decoding.top_p)
-            drawn.append((tokens, -entropies(part, decoding.temperature) if decoding.order == "entropy" else sureness))
+            if decoding.order == "entropy":  # at temperature 0 all would be certain
+                sureness = -entropies(part, decoding.temperature or 1.0)
+            drawn.append((tokens, sureness))
     return torch.cat([tokens for tokens, _ in drawn]), torch.cat([sureness for _, sureness in drawn])
 
 

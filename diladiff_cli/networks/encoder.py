@@ -9,6 +9,7 @@ from diladiff_cli.networks.layers import (
     FeedForward,
     QKNorm,
     RMSNorm,
+    attend,
     init_weights,
     merge_heads,
     rotary_angles,
@@ -42,7 +43,7 @@ class LatentReader(nn.Module):
             k = rotate(k, torch.cat([feature_angles, latent_angles]))
         if mask is not None:
             mask = visible(torch.cat([mask, mask.new_ones(len(mask), z.shape[1])], dim=1))
-        return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask)))
+        return self.out(merge_heads(attend(q, k, v, mask)))
 
 
 class EncoderBlock(nn.Module):

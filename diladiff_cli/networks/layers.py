@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ROTARY_BASE = 10_000.0
+SHORT = 256  # tokens, see attend
 LOCAL_START = 0.7  # of the learned constant behind QK-norm: rotary attention then starts local
 
 
@@ -60,6 +61,20 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(-2)
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attention of queries (B, H, N, d) to keys and values (B, H, M, d); ``mask`` is True where it may look.
+
+    For short texts in bf16 on a CPU, the fused kernel's derivative takes 2 to 5 times as long as plain products.
+    """
+    short = max(q.shape[-2], k.shape[-2]) <= SHORT and q.dtype == torch.bfloat16
+    if not (short and q.device.type == "cpu" and torch.is_grad_enabled()):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, N, M)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return scores.softmax(-1) @ v
+
+
 class QKNorm(nn.Module):
     """RMS normalisation of the queries or keys of each head, with an optional learned constant added.
 
@@ -92,7 +107,7 @@ class SelfAttention(nn.Module):
         q, k = self.q_norm(q), self.k_norm(k)
         if angles is not None:
             q, k = rotate(q, angles), rotate(k, angles)
-        return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v)))
+        return self.out(merge_heads(attend(q, k, v)))
 
 
 class FeedForward(nn.Module):
@@ -158,10 +173,7 @@ class LatentCrossAttention(nn.Module):
         q = self.q_norm(split_heads(self.q(self.inner(h)), self.heads))
         q = rotate(q, angles) if self.local else q
         dtype = torch.promote_types(q.dtype, cache.v.dtype)
-        attended = F.scaled_dot_product_attention(
-            q.to(dtype), cache.k.to(dtype), cache.v.to(dtype), attn_mask=cache.mask
-        )
-        return self.outer(merge_heads(attended))
+        return self.outer(merge_heads(attend(q.to(dtype), cache.k.to(dtype), cache.v.to(dtype), cache.mask)))
 
 
 def visible(mask: Tensor | None) -> Tensor | None:

@@ -60,6 +60,7 @@ class Point:
         """Name of what is kept of one seed: a hash of all that it depends on."""
         settings = replace(self.settings, seed=seed, batch_size=1).to_dict()
         unset = SampleConfig().to_dict()
+        settings |= {name: unset[name] for name, value in self.settings.bounds_in_use().items() if value is None}
         settings = {k: v for k, v in settings.items() if k not in YOUNG or v != unset[k]}
         content = [FORMAT_VERSION, __version__, *self.content, settings, *more]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
@@ -215,10 +216,10 @@ def _draw_batch(sampler: Sampler, batch: range, settings: SampleConfig) -> tuple
             kept["z_0"] = draw_latents(sampler, batch, settings).repeat_interleave(settings.decodings, 0)
 
     def texts() -> None:
-        kept["tokens"] = decode(sampler, ids, settings, kept["z_0"])
+        kept["samples"] = describe(sampler, ids, settings, decode(sampler, ids, settings, kept["z_0"]))
 
     times = seconds(latents, sampler.device), seconds(texts, sampler.device)
-    return describe(sampler, ids, settings, kept["tokens"]), *times
+    return kept["samples"], *times
 
 
 def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int]) -> Report:

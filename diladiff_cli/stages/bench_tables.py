@@ -42,7 +42,8 @@ def _common(reports: Sequence[Report]) -> str:
 def _with_spread(figure: dict[str, Any] | None) -> str:
     if figure is None:
         return "-"
-    return cell(figure["mean"]) + (f" ± {figure['std']:.2g}" if figure["std"] is not None else "")
+    std = figure["std"]
+    return cell(figure["mean"]) + ("" if std is None else f" ± {cell(float(f'{std:.2g}'))}")
 
 
 def frontier_table(reports: Sequence[Report]) -> "Table":

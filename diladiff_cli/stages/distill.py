@@ -78,7 +78,7 @@ class MeanFlowLoss:
             u: Tensor = model(z, end, start, z_self)
             return u
 
-        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no forward-mode derivative
+        with sdpa_kernel(SDPBackend.MATH):  # fused kernels have no forward-mode derivative
             u, target = meanflow_target(average_velocity, z_t, t, r, v, self._tangent_scale(noise.step))
         losses, squared = adaptive_loss(u, target, self.config.adaptive_constant)
         return losses.mean(), {"squared_error": squared.mean() / z_0[0].numel()}

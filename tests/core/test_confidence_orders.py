@@ -1,11 +1,13 @@
 import math
+from dataclasses import fields
 
 import pytest
 import torch
 from torch import Tensor
 
+from diladiff_cli.config import SampleConfig
 from diladiff_cli.core.draw import entropies
-from diladiff_cli.core.unmask import Decoding, unmask
+from diladiff_cli.core.unmask import ORDERS, Decoding, unmask
 
 MASK = 2
 SURENESS = [0.6, 0.95, 0.7, 0.9, 0.8, 0.55, 0.85, 0.65]  # of the likelier of two tokens, by position
@@ -147,4 +149,23 @@ def test_entropies_are_those_of_the_distribution() -> None:
     assert entropies(logits).tolist() == pytest.approx([math.log(3), 0.0])
     logits, p = torch.tensor([[2.0, 0.0]]), 1 / (1 + math.exp(-1))
     assert float(entropies(logits, 2.0)) == pytest.approx(-p * math.log(p) - (1 - p) * math.log(1 - p))
-    assert float(entropies(logits, 0.0)) == 0.0
+
+
+def test_entropy_order_at_temperature_zero_goes_by_the_entropies_at_one() -> None:
+    greedy, drawn = Recorder(SURENESS), Recorder(SURENESS)
+    for recorder, temperature in ((greedy, 0.0), (drawn, 1.0)):
+        decoding = Decoding(8, temperature=temperature, order="entropy", entropy_bound=1.0)
+        recorder.run(torch.full((1, 8), MASK), decoding)
+    assert greedy.masked == drawn.masked
+    assert len(greedy.masked[0][0]) == 4
+
+
+def test_the_orders_are_those_of_the_configuration() -> None:
+    field = next(f for f in fields(SampleConfig) if f.name == "order")
+    assert field.metadata["choices"] == ORDERS
+
+
+@pytest.mark.parametrize(("steps", "order"), [(0, "random"), (4, "surest")])
+def test_unusable_decodings_are_refused(steps: int, order: str) -> None:
+    with pytest.raises(ValueError, match=f"{steps} steps in order {order}"):
+        Decoding(steps, order=order)

@@ -95,6 +95,12 @@ def test_sureness_is_the_tempered_probability_of_the_drawn_token_before_the_nucl
     assert len(set(tokens.tolist())) > 2
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_no_rows_give_no_tokens(temperature: float) -> None:
+    tokens, sureness = draw_tokens(torch.empty(0, 5), torch.empty(0, dtype=torch.float64), temperature, 0.9)
+    assert tokens.shape == sureness.shape == (0,)
+
+
 def test_temperature_zero_takes_the_likeliest_token() -> None:
     logits = torch.randn(50, 12, generator=torch.Generator().manual_seed(7))
     tokens, sureness = draw_tokens(logits, uniform(50, seed=8), temperature=0.0)

@@ -75,23 +75,26 @@ def test_the_sparse_head_gives_the_selected_rows_of_the_full_one(tied: bool) -> 
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 8, 9])
-@pytest.mark.parametrize("bias", [None, torch.randn(50)])
-def test_logits_in_parts_are_those_of_one_product(
-    monkeypatch: pytest.MonkeyPatch, rows: int, bias: Tensor | None
-) -> None:
+@pytest.mark.parametrize("biased", [False, True])
+def test_logits_in_parts_are_those_of_one_product(monkeypatch: pytest.MonkeyPatch, rows: int, biased: bool) -> None:
+    torch.manual_seed(0)
     monkeypatch.setattr("diladiff_cli.networks.denoiser.VECTORS", 4)
     monkeypatch.setattr("diladiff_cli.networks.denoiser.TOKENS", 16)
-    x, weight = torch.randn(rows, 8), torch.randn(50, 8)
+    x, weight, bias = torch.randn(rows, 8), torch.randn(50, 8), torch.randn(50) if biased else None
     with torch.inference_mode():
         found = project(x, weight, bias)
     torch.testing.assert_close(found, torch.nn.functional.linear(x, weight, bias), rtol=1e-5, atol=1e-5)
 
 
 def test_logits_under_autocast_and_with_gradients_are_those_of_a_linear_layer() -> None:
+    torch.manual_seed(0)
     x, weight = torch.randn(6, 8), torch.randn(50, 8, requires_grad=True)
     assert project(x, weight).requires_grad
+    assert torch.equal(project(x, weight), torch.nn.functional.linear(x, weight))
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        assert project(x, weight).dtype == torch.bfloat16
+        found = project(x, weight)
+        assert found.dtype == torch.bfloat16
+        assert torch.equal(found, torch.nn.functional.linear(x, weight))
 
 
 @pytest.mark.parametrize("at_once", [1, 64, 1 << 20])

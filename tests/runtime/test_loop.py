@@ -100,6 +100,16 @@ def test_training_lowers_the_loss_and_logs_every_step_once(toy: ModuleType, tmp_
     assert result["loss"] == lines(tmp_path / "run", "valid")[-1]["loss"]
 
 
+def test_utilisation_is_operations_per_second_over_the_peak(
+    toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diladiff_cli.runtime.session.Session.peak_flops", lambda session: 5e7)
+    toy.toy_train(toy.settings(), tmp_path / "run", flops_per_row=1e6)
+    for line in read_metrics(tmp_path / "run" / "metrics.jsonl"):
+        if line["split"] == "train":  # rows of three tokens
+            assert line["mfu"] == pytest.approx(1e6 * line["tokens_per_second"] / 3 / 5e7)
+
+
 def test_accumulated_micro_batches_give_the_losses_of_one_batch(toy: ModuleType, tmp_path: Path) -> None:
     for parts in ("1", "2", "8"):
         toy.toy_train(toy.settings(grad_accum=int(parts)), tmp_path / parts)

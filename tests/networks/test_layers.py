@@ -1,0 +1,55 @@
+import pytest
+import torch
+from torch import Tensor
+
+from diladiff_cli.networks.layers import attend
+
+
+def inputs(queries: int, keys: int, dtype: torch.dtype) -> list[Tensor]:
+    torch.manual_seed(0)
+    shapes = ((3, 2, queries, 16), (3, 2, keys, 16), (3, 2, keys, 16))
+    return [torch.randn(shape).to(dtype).requires_grad_() for shape in shapes]
+
+
+def by_definition(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    scores = torch.einsum("bhnd,bhmd->bhnm", q, k) / 4.0
+    if mask is not None:
+        scores = scores + torch.where(mask, 0.0, -torch.inf)
+    weights = scores.exp() / scores.exp().sum(-1, keepdim=True)
+    return torch.einsum("bhnm,bhmd->bhnd", weights, v)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("queries", "keys"), [(8, 5), (5, 300)])
+def test_attention_and_its_gradients_are_those_of_its_definition(
+    dtype: torch.dtype, masked: bool, queries: int, keys: int
+) -> None:
+    tensors = inputs(queries, keys, dtype)
+    exact = [x.detach().double().requires_grad_() for x in tensors]
+    mask = (torch.arange(keys) % 3 != torch.arange(3)[:, None])[:, None, None] if masked else None
+    found, wanted = attend(*tensors, mask), by_definition(*exact, mask)
+    close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.03}
+    torch.testing.assert_close(found.double(), wanted, **close)
+    weights = torch.randn(wanted.shape, dtype=torch.float64)
+    (found * weights).sum().backward()
+    (wanted * weights).sum().backward()
+    for x, y in zip(tensors, exact, strict=True):
+        torch.testing.assert_close(x.grad.double(), y.grad, **close)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_short_texts_have_plain_products_in_training_alone(monkeypatch: pytest.MonkeyPatch, gradients: bool) -> None:
+    def fused(*_: Tensor, **__: Tensor) -> Tensor:
+        raise AssertionError
+
+    monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", fused)
+    with torch.set_grad_enabled(gradients):
+        if gradients:
+            attend(*inputs(8, 5, torch.bfloat16))
+        else:
+            with pytest.raises(AssertionError):
+                attend(*inputs(8, 5, torch.bfloat16))
+    for long in ((8, 300), (300, 8)):
+        with pytest.raises(AssertionError):
+            attend(*inputs(*long, torch.bfloat16))

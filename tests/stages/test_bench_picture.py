@@ -1,0 +1,81 @@
+"""What ``bench`` makes of its points: comparisons, table and picture."""
+
+from typing import Any
+
+import pytest
+
+from diladiff_cli.stages.bench_frontier import _against_bases
+from diladiff_cli.stages.bench_picture import frontier_figure
+from diladiff_cli.stages.bench_tables import frontier_table
+
+Report = dict[str, Any]
+
+
+def point_at(model: str, temperature: float, speed: float = 100.0, **figures: float) -> Report:
+    """A report of :func:`bench_frontier`, made up."""
+    return {
+        "model": model,
+        "stage": "mdlm" if model == "base" else "student",
+        "steps": None if model == "base" else 2,
+        "decode_steps": 8,
+        "temperature": temperature,
+        "figures": {name: {"mean": value, "std": 0.5} for name, value in figures.items()},
+        "tokens_per_second": {"mean": speed},
+        "reference": {"genppl": 50.0},
+    }
+
+
+def test_a_base_at_equal_entropy_lies_between_its_temperatures() -> None:
+    line = [
+        point_at("base", 1.0, entropy=4.0, genppl=400.0, mauve=0.4),
+        point_at("base", 0.5, entropy=3.0, genppl=100.0),
+    ]
+    others = [point_at("base", 0.7, entropy=3.5, genppl=1.0) | {"decode_steps": 4}]
+    student = point_at("student", 1.0, entropy=3.5, genppl=150.0, mauve=0.5)
+    found = _against_bases(student, [*line, *others, student])
+    assert found == {
+        "base": {"genppl": pytest.approx(200.0), "mauve": None, "latent_agreement": None, "repetition_4": None}
+    }
+    too_hot = point_at("student", 1.5, entropy=4.1)
+    assert _against_bases(too_hot, line)["base"]["genppl"] is None
+
+
+def test_the_picture_shows_quality_over_speed_a_line_for_each_model_and_temperature() -> None:
+    reports = [
+        point_at("base", 1.0, speed=300.0, genppl=80.0),
+        point_at("base", 1.0, speed=900.0, genppl=120.0),
+        point_at("base", 0.7, speed=800.0, genppl=90.0),
+        point_at("student", 1.0, speed=500.0, genppl=70.0, mauve=0.5),
+    ]
+    genppl, mauve = frontier_figure(reports).axes
+    drawn = [container.lines[0] for container in genppl.containers]
+    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in drawn] == [
+        ([900.0, 300.0], [120.0, 80.0]),
+        ([800.0], [90.0]),
+        ([500.0], [70.0]),
+    ]
+    assert [container.get_label() for container in genppl.containers] == [
+        "base, T 1",
+        "base, T 0.7",
+        "student, 2 latent steps, T 1",
+    ]
+    assert [line.get_linestyle() for line in drawn] == ["-", "--", "-"]
+    assert drawn[0].get_color() == drawn[1].get_color() != drawn[2].get_color()
+    assert 50.0 in [line.get_ydata()[0] for line in genppl.lines]  # the reference
+    assert "MAUVE" in mauve.get_ylabel()
+
+
+def test_spreads_of_hundreds_are_written_out() -> None:
+    report = point_at("base", 1.0, genppl=1200.0) | {"figures": {"genppl": {"mean": 1200.0, "std": 123.4}}}
+    shared = {
+        "n": 4,
+        "seeds": [0],
+        "decodings": 1,
+        "top_p": 0.9,
+        "order": "random",
+        "precision": "fp32",
+        "seconds": 1.0,
+    }
+    shared |= dict.fromkeys(("threshold", "entropy_bound", "gamma", "latent_until"))
+    table = frontier_table([report | shared | {"at_equal_entropy": {}}])
+    assert "1200 ± 120" in [cell for column in table.columns for cell in column.cells]
