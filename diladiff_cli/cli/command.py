@@ -13,6 +13,7 @@ from diladiff_cli.cli.options import ConfigFile, Preset, as_text, as_value, give
 from diladiff_cli.cli.output import Result, data_stream, write
 from diladiff_cli.config import STAGES, resolve
 from diladiff_cli.errors import is_out_of_memory
+from diladiff_cli.presets import PRESETS
 from diladiff_cli.settings import ConfigError, Settings
 
 INJECTED = ("config", "given", "on_terminal")  # what a body may ask for besides its own options
@@ -54,8 +55,9 @@ class Command:
         asked = inspect.signature(self.body, eval_str=True).parameters
         keyword = inspect.Parameter.KEYWORD_ONLY
         found = {name: p.replace(kind=keyword) for name, p in asked.items() if name not in INJECTED}
-        if self.stage is not None:
+        if any(self.stage in preset for preset in PRESETS.values()):
             found["preset"] = inspect.Parameter("preset", keyword, default=None, annotation=Preset)
+        if self.stage is not None:
             found["config_file"] = inspect.Parameter("config_file", keyword, default=None, annotation=ConfigFile)
         return found
 
@@ -99,7 +101,7 @@ class Command:
                 if self.stage is None:
                     config = self.settings.from_dict(given)
                 else:
-                    config = resolve(self.stage, own["preset"], file, given)
+                    config = resolve(self.stage, own.get("preset"), file, given)
             except ConfigError as error:
                 problems += error.problems
         if self.check is not None:

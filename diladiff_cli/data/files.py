@@ -27,6 +27,13 @@ def ending(path: Path | str) -> str | None:
     return next((e for e in sorted(READERS, key=len, reverse=True) if name.endswith(e)), None)
 
 
+def hub_parts(source: str) -> tuple[str, str | None, str | None]:
+    """Id, configuration and revision of a Hub data set, written ``id@revision:configuration``."""
+    name, _, configuration = source.partition(":")
+    name, _, revision = name.partition("@")
+    return name, configuration or None, revision or None
+
+
 def find_files(source: str) -> list[Path] | None:
     """The files that a source names, in order and each once; None where it names no path but perhaps a Hub data set.
 
@@ -48,7 +55,7 @@ def find_files(source: str) -> list[Path] | None:
             files = _distinct(_matches(path))
             if not files:
                 raise UserError(f"no file matches {source}", "check the pattern, and quote it")
-        elif ending(source) or source.startswith((".", "/", "~")) or source.count("/") > 1:
+        elif ending(source) or source.startswith((".", "/", "~")) or hub_parts(source)[0].count("/") > 1:
             raise UserError(f"there is no file or folder {source}", "check the path")
         else:
             return None

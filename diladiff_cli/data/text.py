@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from diladiff_cli.data.files import READERS, ending, find_files
+from diladiff_cli.data.files import READERS, ending, find_files, hub_parts
 from diladiff_cli.data.lines import Line, chunks, decoded, lines, unpacked
 from diladiff_cli.errors import UserError
 
@@ -111,9 +111,8 @@ def _load(reader: str, **options: Any) -> Any:
 
 
 def _hub_rows(source: str) -> Iterator[Any]:
-    name, _, config = source.partition(":")
-    name, _, revision = name.partition("@")
-    yield from _load(name, name=config or None, revision=revision or None)
+    name, configuration, revision = hub_parts(source)
+    yield from _load(name, name=configuration, revision=revision)
 
 
 def _row_parts(rows: Iterable[Any], name: str, field: str) -> Iterator[Piece]:

@@ -1,5 +1,6 @@
 """Feature sources of the auto-encoder: a frozen network's last hidden states on the clean text."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,14 @@ class EncoderFeatures(nn.Module):
         offset = config.pad_token_id + 1 if "roberta" in config.model_type else 0
         self.window = min(length, getattr(config, "max_position_embeddings", length + offset) - offset)
         self.width = int(config.hidden_size)
+
+    def hash(self) -> str:
+        """SHA-256 of the encoder's weights, in order of their names."""
+        found = hashlib.sha256()
+        for name, value in sorted(self.model.state_dict().items()):
+            found.update(name.encode())
+            found.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return found.hexdigest()
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:

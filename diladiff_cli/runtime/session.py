@@ -10,7 +10,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import AutocastKwargs, DistributedDataParallelKwargs, GradientAccumulationPlugin
+from accelerate.utils import (
+    AutocastKwargs,
+    DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
+    is_tensorboard_available,
+    is_wandb_available,
+)
 from torch.nn.parallel import DistributedDataParallel
 
 from diladiff_cli.config import StageConfig
@@ -53,6 +59,13 @@ class StopRequest:
         self.signal_number = number
 
 
+def _check_tracker(name: str) -> None:
+    """Refuse a tracker without its package, which Accelerate leaves out silently."""
+    found = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
+    if name in found and not found[name]():
+        raise ConfigError([f"--log-with {name} needs its package: pip install 'diladiff[{name}]', or leave it out"])
+
+
 class Session:
     """The Accelerator of a training run, and what depends on it.
 
@@ -61,10 +74,11 @@ class Session:
         out: The artifact's folder. Trackers write to ``logs`` beside it, as each checkpoint replaces the folder.
 
     Raises:
-        ConfigError: The batch does not divide over processes and micro-batches.
+        ConfigError: The batch does not divide over processes and micro-batches, or the tracker's package is missing.
     """
 
     def __init__(self, config: StageConfig, out: str) -> None:
+        _check_tracker(config.log_with)
         if config.precision not in ("bf16", "fp32"):
             raise ValueError(f"precision {config.precision} was not settled")
         place = Path(out).absolute()

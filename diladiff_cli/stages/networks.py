@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,6 +35,11 @@ class _NoStartingValues(TorchFunctionMode):
         return kwargs["out"] if "out" in kwargs else func(*args, **kwargs)
 
 
+def own_arguments(network: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a network's class, without those of the feature source beside it."""
+    return {name: value for name, value in network.items() if name not in ("features", "features_hash")}
+
+
 def build(artifact: Artifact, device: torch.device | str = "cpu") -> Any:
     """The artifact's network with its weights in float32, frozen, in evaluation mode.
 
@@ -42,8 +48,7 @@ def build(artifact: Artifact, device: torch.device | str = "cpu") -> Any:
     Raises:
         UserError: Weights are damaged, of another shape, or of more or less than the network.
     """
-    network = artifact.network
-    network.pop("features", None)
+    network = own_arguments(artifact.network)
     state: Mapping[str, Tensor] = artifact.state_dict()
     make = CLASSES[artifact.stage]
     try:
@@ -102,6 +107,25 @@ def feature_source(name: str, base: Artifact, device: torch.device | str) -> Fea
     return EncoderFeatures(name, base.network["vocab_size"], base.network["length"]).to(device)
 
 
+def recorded_source(name: str, source: FeatureSource) -> dict[str, str]:
+    """What an auto-encoder records of its feature source: the name (of a folder its absolute path), and a hash."""
+    if isinstance(source, SelfFeatures):  # a parent, whose hash is recorded anyway
+        return {"features": name}
+    return {"features": str(Path(name).absolute()) if Path(name).is_dir() else name, "features_hash": source.hash()}
+
+
 def text_encoder(ae: Artifact, autoencoder: AutoEncoder, device: torch.device | str) -> TextEncoder:
-    """The encoder of an auto-encoder artifact, with the feature source that it was trained on."""
-    return TextEncoder(feature_source(ae.network["features"], ae.parent("mdlm"), device), autoencoder)
+    """The encoder of an auto-encoder artifact, with the feature source that it was trained on.
+
+    Raises:
+        UserError: The feature source is missing, or has other weights than it had.
+    """
+    network = ae.network
+    source = feature_source(network["features"], ae.parent("mdlm"), "cpu")
+    wanted = network.get("features_hash")  # artifacts older than it have none
+    if wanted is not None and recorded_source(network["features"], source)["features_hash"] != wanted:
+        raise UserError(
+            f"the encoder {network['features']} has other weights than when {ae.path} was trained on it",
+            "restore them, or train the auto-encoder again",
+        )
+    return TextEncoder(source.to(device), autoencoder)

@@ -37,7 +37,7 @@ from diladiff_cli.stages.common import (
     seeded,
     validation_batches,
 )
-from diladiff_cli.stages.networks import build, feature_source
+from diladiff_cli.stages.networks import build, feature_source, own_arguments, recorded_source
 from diladiff_cli.stages.train_mdlm import denoiser_flops, masked_batch
 from diladiff_cli.stages.validation import autoencoder_logits, base_logits
 
@@ -45,7 +45,7 @@ MOMENT_ROWS = 4096  # blocks for the statistics of features and final latents
 
 
 def network_arguments(config: AeConfig, base: Artifact, feature_width: int) -> dict[str, Any]:
-    """The auto-encoder's keyword arguments, and the name of its feature source.
+    """The auto-encoder's keyword arguments.
 
     Raises:
         ConfigError: The latents do not divide the text, or a cross-attention layer does not exist.
@@ -66,7 +66,6 @@ def network_arguments(config: AeConfig, base: Artifact, feature_width: int) -> d
     shared = latents | {"length": length, "local_attention": config.local_attention}
     encoder = {"feature_width": feature_width, "width": encoder_width, "layers": config.encoder_layers, "heads": heads}
     return {
-        "features": config.features,
         "encoder": encoder | shared,
         "decoder": base.network | shared | {"cross_layers": cross},
         "stats_momentum": config.stats_momentum,
@@ -218,7 +217,7 @@ def train_ae(
     if config.features != "self":
         check_same_vocabulary(config.features, tokens.tokenizer_path)
     source = feature_source(config.features, parent, "cpu")
-    network = network_arguments(config, parent, source.width)
+    network = recorded_source(config.features, source) | network_arguments(config, parent, source.width)
     artifact = child_fields("ae", network, out, {"mdlm": parent}, tokens, data_path)
     if dry_run:
         return plan(artifact, config, out, resume)
@@ -227,7 +226,7 @@ def train_ae(
     device = session.device
     source = source.to(device)
     seeded(config.seed)
-    model = AutoEncoder(**{k: v for k, v in network.items() if k != "features"}).to(device)
+    model = AutoEncoder(**own_arguments(network)).to(device)
     base_network = build(parent, device)
     load_base_weights(model.decoder, base_network.state_dict())
     split = tokens.split("train")

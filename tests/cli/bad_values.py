@@ -164,9 +164,10 @@ OWN: dict[str, dict[str, Cases]] = {
     "info": {"path": [("", 2, "PATH is empty"), *INPUT[1:], ("folder", 1, "folder was not written by diladiff")]},
     "export": {"model": INPUT, "out": PLACES, "precision": CHOICE},
 }
+SHARED = {"preset": PRESETS, "config_file": CONFIG}
 for _command in COMMANDS:
     if _command.stage is not None:
-        OWN[_command.name] |= {"preset": PRESETS, "config_file": CONFIG}
+        OWN[_command.name] |= {name: kinds for name, kinds in SHARED.items() if name in _command.own()}
 # What a command needs besides, so that the bad value is its only fault; {chain} is a finished pipeline. A name with a
 # dot is for one option alone.
 NEEDED: dict[str, str] = {

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from datasets import IterableDataset
 
 import diladiff_cli
 from diladiff_cli.data.files import find_files
@@ -116,8 +117,26 @@ def test_a_file_whose_name_looks_like_a_glob_is_a_file(tmp_path: Path) -> None:
 def test_a_name_that_is_no_path_is_a_hub_data_set() -> None:
     assert find_files("owner/name") is None
     assert find_files("owner/name:config") is None
+    assert find_files("owner/name@refs/convert/parquet") is None
     with pytest.raises(UserError, match=r"nobody/nothing-at-all cannot be read \(.+\); give UTF-8"):
         read("nobody/nothing-at-all")
+
+
+def test_a_hub_data_set_is_streamed_in_its_configuration_and_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[tuple[str, dict[str, Any]]]()
+
+    def load_dataset(source: str, **options: Any) -> Any:
+        asked.append((source, options))
+        return IterableDataset.from_generator(lambda: ({"text": text, "more": 1} for text in DOCUMENTS))
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    assert read("owner/name@refs/convert/parquet:small") == DOCUMENTS
+    assert read("owner/name", field="text") == DOCUMENTS
+    shared = {"split": "train", "streaming": True}
+    assert asked == [
+        ("owner/name", shared | {"name": "small", "revision": "refs/convert/parquet"}),
+        ("owner/name", shared | {"name": None, "revision": None}),
+    ]
 
 
 FAULTS: dict[str, tuple[str, str | bytes | None, str]] = {

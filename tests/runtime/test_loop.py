@@ -18,6 +18,7 @@ from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.metrics_log import read_metrics
 from diladiff_cli.runtime.resume import check_resume, differences
 from diladiff_cli.runtime.session import Interrupted
+from diladiff_cli.settings import ConfigError
 
 TIMINGS = {"seconds", "tokens_per_second"}
 
@@ -256,6 +257,15 @@ def test_a_folder_of_something_else_is_never_replaced(toy: ModuleType, tmp_path:
     with pytest.raises(UserError, match="is a base, which this run would replace"):
         check_resume(tmp_path / "mdlm", AeConfig(), MADE_FROM, resume)
     assert (tmp_path / "mine" / "novel.txt").read_text() == "years of work"
+
+
+def test_a_tracker_without_its_package_is_refused(
+    toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diladiff_cli.runtime.session.is_wandb_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"log_with wandb needs its package: pip install 'diladiff\[wandb\]'"):
+        toy.toy_train(toy.settings(log_with="wandb"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_trackers_keep_their_logs_when_checkpoints_replace_the_folder(toy: ModuleType, tmp_path: Path) -> None:

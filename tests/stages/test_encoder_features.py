@@ -1,0 +1,71 @@
+"""An auto-encoder on the features of a Hugging Face encoder, from training to latents."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diladiff_cli.data.latents import open_latents
+from diladiff_cli.data.tokens import open_tokens
+from diladiff_cli.errors import UserError
+from diladiff_cli.model import load
+from diladiff_cli.runtime.artifacts import load_artifact
+from diladiff_cli.stages.encode_latents import encode_latents
+from diladiff_cli.stages.networks import build, text_encoder
+from diladiff_cli.stages.train_ae import train_ae
+
+from ..chain import CHANNELS, LATENTS, LENGTH, Chain, ae_config
+
+
+def write_encoder(folder: Path, chain: Chain, seed: int = 0) -> Path:
+    """A random BERT with the vocabulary and the tokenizer of the chain's data."""
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(seed)
+    config: Any = BertConfig(
+        vocab_size=open_tokens(chain.data).vocab_size,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=LENGTH,
+    )
+    build_encoder: Any = BertModel
+    build_encoder(config).save_pretrained(folder)
+    for file in (chain.data / "tokenizer").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+@pytest.fixture
+def trained(tiny_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An auto-encoder on an encoder that was named by a relative path."""
+    write_encoder(tmp_path / "encoder", tiny_chain)
+    monkeypatch.chdir(tmp_path)
+    train_ae(ae_config(features="encoder"), base=tiny_chain.mdlm, data=tiny_chain.data, out=tmp_path / "ae")
+    return tmp_path / "ae"
+
+
+def test_latents_come_from_the_encoder_wherever_the_command_is_given(
+    tiny_chain: Chain, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = load_artifact(trained, "ae")
+    assert artifact.network["encoder"]["feature_width"] == 8
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    encode_latents(ae=trained, data=tiny_chain.data, out=tmp_path / "latents", precision="fp32")
+    found = open_latents(tmp_path / "latents").split("train")
+    assert found.gather([0, 1]).shape == (2, LATENTS, CHANNELS)
+    x = open_tokens(tiny_chain.data).split("train").gather([0, 1])
+    encode = text_encoder(artifact, build(artifact), "cpu")
+    torch.testing.assert_close(torch.as_tensor(found.gather([0, 1])).float(), encode(x), rtol=2e-3, atol=2e-3)
+    assert load(trained, "cpu").encode(["the old dog sat"]).shape[1:] == (LATENTS, CHANNELS)
+
+
+def test_an_encoder_that_changed_is_refused(tiny_chain: Chain, trained: Path, tmp_path: Path) -> None:
+    write_encoder(tmp_path / "encoder", tiny_chain, seed=1)
+    with pytest.raises(
+        UserError, match=r"encoder .*encoder has other weights than when .*ae was trained on it; restore"
+    ):
+        encode_latents(ae=trained, data=tiny_chain.data, out=tmp_path / "latents", precision="fp32")

@@ -1,0 +1,133 @@
+"""What the losses of the stages feed to their networks: augmentation and self-conditioning as the method has them."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from diladiff_cli.config import AeConfig, DistillConfig
+from diladiff_cli.core.gaussian import TanSchedule, diffuse
+from diladiff_cli.networks.autoencoder import AutoEncoder
+from diladiff_cli.networks.latent import LatentPrior, LatentStudent
+from diladiff_cli.runtime.randomness import BatchNoise
+from diladiff_cli.stages.distill import MeanFlowLoss, draw_times
+from diladiff_cli.stages.train_ae import ae_loss
+from diladiff_cli.stages.train_prior import prior_loss
+
+ROWS = 2000
+LENGTH, LATENTS, CHANNELS, WIDTH = 6, 3, 4, 8
+TRUNK: dict[str, Any] = {"latents": LATENTS, "latent_width": CHANNELS, "width": WIDTH, "layers": 1, "heads": 2}
+
+
+def noise_of(rows: int, step: int = 0) -> BatchNoise:
+    return BatchNoise(0, step, range(rows), rows, torch.device("cpu"))
+
+
+class FedToDecoder:
+    """Stands in for the auto-encoder in a loss, with features and latents of ones."""
+
+    def __init__(self, config: AeConfig) -> None:
+        common = {"length": LENGTH, "latents": LATENTS, "latent_width": CHANNELS, "local_attention": True}
+        self.autoencoder = AutoEncoder(
+            encoder={"feature_width": WIDTH, "width": WIDTH, "layers": 1, "heads": 2} | common,
+            decoder={"vocab_size": 9, "mask_id": 8, "width": WIDTH, "layers": 1, "heads": 2, "cross_layers": [0]}
+            | common,
+            stats_momentum=0.1,
+        )
+        x = torch.zeros(ROWS, LENGTH, dtype=torch.long)
+        loss = ae_loss(lambda x: torch.ones(*x.shape, WIDTH), self.autoencoder, config, 8)  # type: ignore[arg-type]
+        loss(self, x, noise_of(ROWS))  # type: ignore[arg-type]
+
+    def __call__(
+        self, features: Tensor, visible: Tensor, x_t: Tensor, is_masked: Tensor, corrupt: Any, targets: Tensor
+    ) -> Tensor:
+        self.features, self.visible = features, visible
+        self.latents, self.seen = corrupt(torch.ones(len(features), LATENTS, CHANNELS))
+        return torch.zeros(len(targets))
+
+
+def share(chosen: Tensor) -> float:
+    return float(chosen.double().mean())
+
+
+@pytest.mark.parametrize("augmentation", ["strong", "mild", "soft", "dropout-50"])
+def test_half_of_the_features_are_masked_and_half_noisy_with_the_strengths_of_the_preset(augmentation: str) -> None:
+    config = AeConfig(augmentation=augmentation)
+    strengths, fed = config.augmentation_strengths(), FedToDecoder(config)
+    masked = ((fed.features == 0) | (fed.features == 1)).all(-1).all(-1)
+    assert share(masked) == pytest.approx(0.5, abs=0.05)
+    assert share(~fed.visible[masked]) == pytest.approx(strengths["p_feat_mask"], abs=0.03)
+    assert fed.visible[~masked].all()
+    noisy, sigma = fed.features[~masked], strengths["sigma_feat"]
+    assert float(noisy.std()) == pytest.approx(sigma, abs=0.02)
+    assert float(noisy.mean()) == pytest.approx((1 - sigma**2) ** 0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("augmentation", ["strong", "mild", "soft", "dropout-50"])
+def test_half_of_the_latents_are_masked_and_half_at_times_replaced(augmentation: str) -> None:
+    config = AeConfig(augmentation=augmentation)
+    strengths, fed = config.augmentation_strengths(), FedToDecoder(config)
+    replaced = ((fed.latents != 0) & (fed.latents != 1)).all(-1).all(-1)
+    assert share(replaced) == pytest.approx(strengths["p_latent_drop"] / 2, abs=0.04)
+    assert fed.seen[replaced].all()
+    assert share(~fed.seen) == pytest.approx(strengths["p_latent_mask"] / 2, abs=0.04)
+
+
+class Fed:
+    """A network that keeps what it was given as its clean estimates, and what it made of it."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        self.network, self.given = network, list[Tensor]()
+        self.made = list[Tensor]()
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        self.given.append(inputs[-1])
+        self.made.append(self.network(*inputs))
+        return self.made[-1]
+
+
+def spread_out(network: torch.nn.Module) -> torch.nn.Module:
+    """The network with weights large enough that its outputs differ from zero."""
+    torch.manual_seed(1)
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    return network
+
+
+@pytest.mark.parametrize("share_wanted", [0.0, 0.5, 1.0])
+def test_a_prior_gets_its_own_estimates_as_often_as_it_should(share_wanted: float) -> None:
+    fed = Fed(spread_out(LatentPrior(schedule_d=9.0, **TRUNK)))
+    z_0 = torch.randn(400, LATENTS, CHANNELS, generator=torch.Generator().manual_seed(0))
+    prior_loss(lambda batch: batch, TanSchedule(9.0), share_wanted)(fed, z_0, noise_of(400))  # type: ignore[arg-type]
+    assert len(fed.given) == (1 if share_wanted == 0 else 2)
+    assert not fed.given[0].any()
+    assert not fed.given[-1].requires_grad
+    conditioned = fed.given[-1].abs().sum((1, 2)) > 0
+    assert share(conditioned) == pytest.approx(share_wanted, abs=0.08)
+    assert torch.equal(fed.given[-1][conditioned], fed.made[0][conditioned])
+
+
+@pytest.mark.parametrize("share_wanted", [0.0, 0.5, 1.0])
+def test_a_student_gets_estimates_by_its_own_velocity_as_often_as_it_should(share_wanted: float) -> None:
+    config = DistillConfig(p_self_cond=share_wanted)
+    teacher, student = (spread_out(kind(schedule_d=9.0, **TRUNK)) for kind in (LatentPrior, LatentStudent))
+    assert isinstance(teacher, LatentPrior)
+    fed = Fed(student)
+    z_0 = torch.randn(400, LATENTS, CHANNELS, generator=torch.Generator().manual_seed(0))
+    MeanFlowLoss(lambda batch: batch, teacher, config)(fed, z_0, noise_of(400))  # type: ignore[arg-type]
+    given = fed.given[-1]  # in the derivative
+    conditioned = given.abs().sum((1, 2)) > 0
+    assert share(conditioned) == pytest.approx(share_wanted, abs=0.08)
+    if share_wanted:
+        noise = noise_of(400)
+        t, _ = draw_times(noise, config)
+        level = teacher.schedule(t)
+        z_t = diffuse(z_0, noise.normal(LATENTS, CHANNELS), level)
+        with torch.no_grad():
+            velocity = student(z_t, t, t, torch.zeros_like(z_t))
+        # v = alpha' z + sigma' eps and z_t = alpha z + sigma eps, solved for z
+        columns = [x.view(-1, 1, 1) for x in (level.alpha, level.sigma, level.alpha_dot, level.sigma_dot)]
+        alpha, sigma, d_alpha, d_sigma = columns
+        wanted = (d_sigma * z_t - sigma * velocity) / (d_sigma * alpha - d_alpha * sigma)
+        torch.testing.assert_close(given[conditioned], wanted[conditioned], rtol=1e-3, atol=1e-3)
