@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from diladiff_cli.cli.command import command
-from diladiff_cli.cli.options import idle_bounds
+from diladiff_cli.cli.options import DryRun, idle_bounds
 from diladiff_cli.cli.output import Result, is_main_process, say, show
 from diladiff_cli.config import BenchConfig
 from diladiff_cli.settings import flag
@@ -32,6 +32,8 @@ def _check(
         problems.append("--out has no meaning with --speed, which keeps nothing; leave it out")
     if speed and own["data"] is not None:
         problems.append("--data has no meaning with --speed, which makes its own networks; leave it out")
+    if speed and own["dry_run"]:
+        problems.append("--dry-run has no meaning with --speed, which reads nothing; leave it out")
     if speed and (model is not None or own["against"] or own["more"]):
         problems.append(
             "--model and --against have no meaning with --speed, which makes its own networks; leave them out"
@@ -90,6 +92,7 @@ def bench(
         bool,
         typer.Option("--speed", metavar="", help="Measure speed alone, of random networks, beside a textbook sampler."),
     ] = False,
+    dry_run: DryRun = False,
 ) -> Result:
     """Draw the frontier of quality and speed: a table, JSON lines and a picture.
 
@@ -98,7 +101,9 @@ def bench(
     models = [*(against or ()), *(more or ())]
     if not is_main_process():  # which does this work alone
         return None
-    return _speed(config) if speed else _frontier(config, model, models, out or Path("bench"), data)
+    if speed:
+        return _speed(config)
+    return (_plan if dry_run else _frontier)(config, _all_models(model, models), out or Path("bench"), data)
 
 
 def _speed(config: BenchConfig) -> Iterator[Mapping[str, Any]]:
@@ -112,18 +117,28 @@ def _speed(config: BenchConfig) -> Iterator[Mapping[str, Any]]:
     show(training_table(training))
 
 
-def _frontier(
-    config: BenchConfig, model: Path | None, models: list[Path], out: Path, data: Path | None
-) -> Iterator[Mapping[str, Any]]:
+def _all_models(model: Path | None, others: list[Path]) -> list[Path]:
+    """The models, each once, the default one first where none was given."""
     from diladiff_cli.model import default_model
-    from diladiff_cli.stages.bench_frontier import bench_frontier
-    from diladiff_cli.stages.bench_picture import frontier_picture
-    from diladiff_cli.stages.bench_tables import frontier_table
 
     if model is None:
         model, note = default_model()
         say(note)
-    reports = yield from _kept(bench_frontier(config, list(dict.fromkeys([model, *models])), out, data))
+    return list(dict.fromkeys([model, *others]))
+
+
+def _plan(config: BenchConfig, models: list[Path], out: Path, data: Path | None) -> Mapping[str, Any]:
+    from diladiff_cli.stages.bench_points import bench_plan
+
+    return bench_plan(config, models, out, data)
+
+
+def _frontier(config: BenchConfig, models: list[Path], out: Path, data: Path | None) -> Iterator[Mapping[str, Any]]:
+    from diladiff_cli.stages.bench_frontier import bench_frontier
+    from diladiff_cli.stages.bench_picture import frontier_picture
+    from diladiff_cli.stages.bench_tables import frontier_table
+
+    reports = yield from _kept(bench_frontier(config, models, out, data))
     show(frontier_table(reports))
     for file in frontier_picture(reports, out):
         say(str(file))

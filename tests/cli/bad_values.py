@@ -144,6 +144,7 @@ OWN: dict[str, dict[str, Cases]] = {
         "out": PLACES,
         "data": INPUT,
         "speed": SWITCH,
+        "dry_run": SWITCH,
     },
     "plot": {
         "target": [

@@ -30,6 +30,21 @@ def test_a_dry_run_of_sample_prints_its_settings_and_draws_nothing(
     assert (settings["gamma"] is None, settings["guidance"], settings["threshold"]) == (stage != "student", None, None)
 
 
+def test_a_dry_run_of_bench_prints_its_points_and_measures_nothing(cli: Cli, tiny_chain: Chain, tmp_path: Path) -> None:
+    models = ["--model", tiny_chain.student, "--against", tiny_chain.mdlm]
+    found = cli("bench", *models, "--decode-steps", "4", "--steps", "1,2", "--seeds", "3", "--dry-run")
+    assert found.status == 0
+    points = [(p["stage"], p["steps"], p["to_draw"]) for p in json.loads(found.out)["points"]]
+    assert points == [("student", 1, [3]), ("student", 2, [3]), ("mdlm", None, [3])]
+    assert list(tmp_path.iterdir()) == []
+    found = cli("bench", "--speed", "--dry-run")
+    assert (found.status, found.out) == (2, "")
+    assert "--dry-run has no meaning with --speed" in found.error
+    found = cli("bench", *models, "--threshold", "0.5", "--dry-run")
+    assert (found.status, found.out) == (2, "")
+    assert "--threshold is for --order threshold, and the order is random; leave it out" in found.error
+
+
 def test_a_dry_run_finds_what_is_wrong_with_the_model(cli: Cli, tiny_chain: Chain) -> None:
     found = cli("sample", "--model", tiny_chain.mdlm, "--steps", "3", "--dry-run")
     assert (found.status, found.out) == (2, "")

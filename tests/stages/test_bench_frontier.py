@@ -1,15 +1,12 @@
 """``bench`` from Python: points, what is kept of them, and the comparison at equal entropy."""
 
-import hashlib
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from diladiff_cli import __version__
 from diladiff_cli.config import BenchConfig, SampleConfig
 from diladiff_cli.errors import UserError
 from diladiff_cli.settings import ConfigError
@@ -237,19 +234,3 @@ def test_points_of_several_scorers_or_texts_are_not_compared(tiny_chain: Chain, 
     other = [reports[0], reports[1] | {"reference": {"source": "another text"}}]
     with pytest.raises(UserError, match="several reference texts"):
         module._check_comparable(other, tmp_path)
-
-
-def test_another_tokenizer_gives_another_point(chain_copy: Chain) -> None:
-    sampler = load_sampler(chain_copy.mdlm)
-    before = module._content(sampler)
-    file = chain_copy.mdlm / "tokenizer" / "tokenizer.json"
-    file.write_text(file.read_text() + "\n")
-    assert module._content(sampler) != before
-
-
-def test_points_kept_before_an_option_existed_hold_for_its_default() -> None:
-    point = module.Point("m", "student", ("hash",), SampleConfig(steps=2, decode_steps=4))
-    assert point.key(0) != replace(point, settings=replace(point.settings, latent_until=0.5)).key(0)
-    older = {k: v for k, v in point.settings.to_dict().items() if k not in ("latent_until", "compile")}
-    content = [module.FORMAT_VERSION, __version__, "hash", older | {"batch_size": 1}]
-    assert point.key(0) == hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]

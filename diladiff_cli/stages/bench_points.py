@@ -1,0 +1,175 @@
+"""The points of ``bench``: what is sampled, in which way, and under which name it is kept."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from diladiff_cli import __version__
+from diladiff_cli.config import BenchConfig, SampleConfig
+from diladiff_cli.integrity import file_hash
+from diladiff_cli.runtime.precision import settled_precision
+from diladiff_cli.runtime.progress import say
+from diladiff_cli.settings import ConfigError
+from diladiff_cli.stages.bench_speed import machine
+from diladiff_cli.stages.common import open_recorded_data
+from diladiff_cli.stages.sample import complete, notes_on
+from diladiff_cli.stages.sampler import Sampler, load_sampler, sampling_device
+
+SHARED = ("n", "top_p", "order", "threshold", "entropy_bound", "batch_size", "precision")  # by all points
+YOUNG = ("latent_until", "compile")  # options younger than some kept points, which hold for their defaults
+FORMAT_VERSION = 1  # of the kept points; raised when samples or figures of the same settings change
+
+
+@dataclass(frozen=True)
+class Point:
+    """One model, sampled in one way with several seeds.
+
+    Attributes:
+        model: Path as the user gave it.
+        stage: Of the model.
+        content: Hashes of all that its samples depend on, that of the model first.
+        settings: How texts are drawn; its seed is that of the first set.
+    """
+
+    model: str
+    stage: str
+    content: tuple[str, ...]
+    settings: SampleConfig
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        latent = f", {self.settings.steps} latent steps" if self.settings.steps else ""
+        return f"{self.model}{latent}, {self.settings.decode_steps} decoding steps, T {self.settings.temperature:g}"
+
+    def key(self, seed: int, *more: Any) -> str:
+        """Name of what is kept of one seed: a hash of all that it depends on."""
+        settings = replace(self.settings, seed=seed, batch_size=1).to_dict()
+        unset = SampleConfig().to_dict()
+        settings |= {name: unset[name] for name, value in self.settings.bounds_in_use().items() if value is None}
+        settings = {k: v for k, v in settings.items() if k not in YOUNG or v != unset[k]}
+        content = [FORMAT_VERSION, __version__, *self.content, settings, *more]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Files of what was measured of a point with one seed; ``samples`` and ``speed`` come together."""
+
+    samples: Path
+    speed: Path
+    figures: Path
+
+    @classmethod
+    def of(cls, point: Point, seed: int, sampler: Sampler, config: BenchConfig, out: Path, data: Path | None) -> "Kept":
+        folder, place = out / "points", machine(sampler.device)
+        reference = [] if data is None else [open_recorded_data(sampler.artifact, data)[0].fingerprint]
+        return cls(
+            samples=folder / f"{point.key(seed)}.jsonl",
+            speed=folder / f"{point.key(seed, config.batch_size, place)}.speed.json",
+            figures=folder / f"{point.key(seed, config.scorer, *reference)}.figures.json",
+        )
+
+    @property
+    def drawn(self) -> bool:
+        """Whether samples and their speed are there."""
+        return self.samples.exists() and self.speed.exists()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All points of a call, with the settings that they share and their models' networks by path."""
+
+    config: BenchConfig
+    samplers: dict[str, Sampler]
+    points: list[Point]
+
+
+def plan_points(config: BenchConfig, models: Sequence[Path], data: Path | None) -> Plan:
+    """Load the models and lay out their points; settings that do nothing are told on stderr.
+
+    Raises:
+        UserError: An unusable model or folder.
+        ConfigError: Settings that do not fit a model.
+    """
+    config = replace(config, precision=settled_precision(config.precision, sampling_device()))
+    samplers = {str(model): load_sampler(model, data=data) for model in models}
+    if config.latent_until and all(sampler.autoencoder is None for sampler in samplers.values()):
+        problem = f"--latent-until is {config.latent_until}, but none of the models has latents; leave it out"
+        raise ConfigError([problem])
+    points = [point for sampler in samplers.values() for point in _points(sampler, config)]
+    for note in dict.fromkeys(note for point in points for note in _notes(point, samplers[point.model], config)):
+        say(note)
+    bases = [sampler for sampler in samplers.values() if sampler.stage == "mdlm"]
+    if bases and len(samplers) > 1 and len(config.temperature_list()) == 1:
+        say("with one temperature nothing is compared at equal entropy; several are, as --temperatures 1.0,0.85,0.7")
+    return Plan(config, samplers, points)
+
+
+def bench_plan(config: BenchConfig, models: Sequence[Path], out: Path, data: Path | None = None) -> dict[str, Any]:
+    """What a dry run prints: every point, and for which seeds it still has to be drawn or scored.
+
+    Raises:
+        UserError, ConfigError: As of :func:`plan_points`.
+    """
+    plan = plan_points(config, models, data)
+    found = []
+    for point in plan.points:
+        kept = {
+            seed: Kept.of(point, seed, plan.samplers[point.model], plan.config, out, data)
+            for seed in config.integers("seeds")
+        }
+        found.append(
+            {
+                "model": point.model,
+                "stage": point.stage,
+                **{name: getattr(point.settings, name) for name in ("steps", "decode_steps", "temperature")},
+                "steps": point.settings.steps or None,
+                "to_draw": [seed for seed, files in kept.items() if not files.drawn],
+                "to_score": [seed for seed, files in kept.items() if not files.figures.exists()],
+            }
+        )
+    return {"out": str(out), "settings": plan.config.to_dict(), "points": found}
+
+
+def _points(sampler: Sampler, config: BenchConfig) -> Iterator[Point]:
+    steps = {"student": config.integers("steps"), "prior": config.integers("prior_steps")}.get(sampler.stage, (0,))
+    length = sampler.decoder.length
+    powers = tuple(2**k for k in range(2, length.bit_length()) if 2**k <= length)
+    content = _content(sampler)
+    for latent_steps in steps:
+        for temperature in config.temperature_list():
+            for decode_steps in config.integers("decode_steps") or powers or (length,):
+                settings = SampleConfig(
+                    steps=latent_steps,
+                    decode_steps=decode_steps,
+                    temperature=temperature,
+                    gamma=config.gamma if sampler.stage == "student" else SampleConfig().gamma,
+                    latent_until=_latent_until(sampler, config),
+                    decodings=1 if sampler.autoencoder is None else config.decodings,
+                    **{name: getattr(config, name) for name in SHARED},
+                )
+                yield Point(sampler.name, sampler.stage, content, complete(sampler, settings))
+
+
+def _latent_until(sampler: Sampler, config: BenchConfig) -> float:
+    """As it was asked for, of a model that has latents."""
+    return 0.0 if sampler.autoencoder is None else config.latent_until
+
+
+def _notes(point: Point, sampler: Sampler, config: BenchConfig) -> list[str]:
+    """On a point's settings before they were completed."""
+    return notes_on(sampler, replace(point.settings, latent_until=_latent_until(sampler, config)))
+
+
+def _content(sampler: Sampler) -> tuple[str, ...]:
+    """Hashes of the artifact, its parents and its tokenizer, and of the blocks that an auto-encoder encodes."""
+    artifact = sampler.artifact
+    found = [artifact.hash, *(link["hash"] for _, link in sorted(artifact.config["parents"].items()))]
+    found.append(file_hash(artifact.tokenizer_path / "tokenizer.json"))
+    if sampler.stage == "ae":
+        found.append(open_recorded_data(artifact, sampler.data)[0].fingerprint)
+    return tuple(found)

@@ -1,0 +1,53 @@
+"""Tables of what ``bench --speed`` measured."""
+
+from collections.abc import Callable
+
+from layout import Report, number, percent, stored, table
+
+SAMPLING = (
+    *("vocabulary", "length", "batch", "steps", "nucleus", "tokens/s", "time over floor", "speed over textbook"),
+    *("memory (MB)", "textbook's (MB)"),
+)
+TRAINING = (
+    *("stage", "vocabulary", "length", "batch", "tokens/s", "share of the matmul rate", "memory (MB)"),
+    *("speed over plain", "plain's memory (MB)"),
+)
+
+
+def sampling_speed(name: str) -> Callable[[], str]:
+    """Draws beside the bare body and the textbook sampler, of a file of the evidence."""
+    return lambda: table(SAMPLING, [_sampling_row(r) for r in stored(name) if r["kind"] == "sampling"])
+
+
+def training_speed(name: str) -> Callable[[], str]:
+    """Steps of every stage beside their matrix products and a plain loop, of a file of the evidence."""
+    return lambda: table(TRAINING, [_training_row(r) for r in stored(name) if r["kind"] == "training"])
+
+
+def _sizes(report: Report) -> list[str]:
+    return [f"{report[name]:,}" for name in ("vocab_size", "length", "batch_size")]
+
+
+def _sampling_row(report: Report) -> list[str]:
+    memory = report["peak_megabytes"]
+    return [
+        *_sizes(report),
+        f"{report['decode_steps']:,}",
+        "-" if report["top_p"] == 1.0 else f"{report['top_p']:g}",
+        number(report["tokens_per_second"]),
+        f"{report['ratio_to_floor']:.2f}",
+        f"{report['speedup_over_textbook']:.1f}",
+        *(number(None if memory is None else memory[who]) for who in ("ours", "textbook")),
+    ]
+
+
+def _training_row(report: Report) -> list[str]:
+    return [
+        report["stage"],
+        *_sizes(report),
+        number(report["tokens_per_second"]),
+        percent(report["share_of_matmul"]),
+        number(report["peak_megabytes"]),
+        number(report.get("speedup_over_plain"), 2),
+        number(report.get("plain_peak_megabytes")),
+    ]

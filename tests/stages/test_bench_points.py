@@ -1,0 +1,76 @@
+"""The points of ``bench``, and the names under which they are kept."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diladiff_cli import __version__
+from diladiff_cli.config import BenchConfig, SampleConfig
+from diladiff_cli.stages.bench_frontier import bench_frontier
+from diladiff_cli.stages.bench_points import FORMAT_VERSION, Point, _content, bench_plan
+from diladiff_cli.stages.sampler import load_sampler
+
+from ..chain import Chain
+
+SETTINGS: dict[str, Any] = {"decode_steps": "2,4", "steps": "1", "seeds": "0,5", "n": 4, "scorer": "none"}
+
+
+def test_a_plan_tells_what_is_left_to_do_and_does_nothing(tiny_chain: Chain, tmp_path: Path) -> None:
+    models, out = [tiny_chain.student, tiny_chain.mdlm], tmp_path / "bench"
+    config = BenchConfig(**SETTINGS)
+
+    def left() -> list[tuple[str, int | None, int, list[int], list[int]]]:
+        points = bench_plan(config, models, out)["points"]
+        return [(p["stage"], p["steps"], p["decode_steps"], p["to_draw"], p["to_score"]) for p in points]
+
+    everything = [0, 5]
+    wanted = [
+        (stage, steps, n, everything, everything) for stage, steps in (("student", 1), ("mdlm", None)) for n in (2, 4)
+    ]
+    assert left() == wanted
+    assert not out.exists()
+    first = BenchConfig(**SETTINGS | {"seeds": "5", "decode_steps": "4"})
+    list(bench_frontier(first, models[:1], out))
+    wanted[1] = ("student", 1, 4, [0], everything)  # figures without a scorer are not kept
+    assert left() == wanted
+
+
+def test_one_temperature_is_told_where_it_allows_no_comparison(
+    tiny_chain: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = "with one temperature nothing is compared at equal entropy"
+    cases = [(["student", "mdlm"], "1.0", True), (["student", "mdlm"], "1.0,0.5", False), (["mdlm"], "1.0", False)]
+    for stages, temperatures, told in cases:
+        models = [getattr(tiny_chain, stage) for stage in stages]
+        bench_plan(BenchConfig(**SETTINGS | {"temperatures": temperatures}), models, tmp_path)
+        assert (note in capsys.readouterr().err) is told
+
+
+def test_bounds_that_do_nothing_give_the_same_point() -> None:
+    point = Point("m", "mdlm", ("hash",), SampleConfig(decode_steps=4))
+
+    def other(**changes: Any) -> str:
+        return replace(point, settings=replace(point.settings, **changes)).key(0)
+
+    assert other(threshold=0.1, entropy_bound=3.0) == point.key(0)
+    assert other(order="threshold", threshold=0.1) != other(order="threshold", threshold=0.2) != point.key(0)
+
+
+def test_another_tokenizer_gives_another_point(chain_copy: Chain) -> None:
+    sampler = load_sampler(chain_copy.mdlm)
+    before = _content(sampler)
+    file = chain_copy.mdlm / "tokenizer" / "tokenizer.json"
+    file.write_text(file.read_text() + "\n")
+    assert _content(sampler) != before
+
+
+def test_points_kept_before_an_option_existed_hold_for_its_default() -> None:
+    point = Point("m", "student", ("hash",), SampleConfig(steps=2, decode_steps=4))
+    assert point.key(0) != replace(point, settings=replace(point.settings, latent_until=0.5)).key(0)
+    older = {k: v for k, v in point.settings.to_dict().items() if k not in ("latent_until", "compile")}
+    content = [FORMAT_VERSION, __version__, "hash", older | {"batch_size": 1}]
+    assert point.key(0) == hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
