@@ -51,7 +51,8 @@ student=(--model "$models/student" --steps 2)
 temperatures=1.0,0.85,0.7
 whole_frontier() {
   bench "${student[@]}" --decode-steps "$powers" --against "$models/mdlm" --temperatures "$temperatures" "${few[@]}"
-  bench --model "$models/prior" --prior-steps 200 --decode-steps "$powers" "${few[@]}"
+  bench --model "$models/mdlm" --decode-steps "$powers" --temperatures 1.1 "${few[@]}" # as varied as the prior's texts
+  bench --model "$models/prior" --prior-steps 200 --decode-steps "$powers" --temperatures 1.0,0.85 "${few[@]}"
 }
 latent_steps() {
   bench --model "$models/prior" --prior-steps 5,10,50,200 --decode-steps 16 "${few[@]}"

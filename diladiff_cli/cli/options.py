@@ -55,6 +55,14 @@ Latents = Annotated[
     Path | None,
     typer.Option("--latents", metavar="FOLDER", help=r"Latents of encode --ae. \[default: encode on the fly]"),
 ]
+RecordedLatents = Annotated[
+    Path | None,
+    typer.Option(
+        "--latents",
+        metavar="FOLDER",
+        help=r"Latents of encode --ae. \[default: those that the prior was trained on, else encode on the fly]",
+    ),
+]
 
 
 def idle_bounds(config: SampleConfig | BenchConfig | None, given: Mapping[str, Any]) -> list[str]:

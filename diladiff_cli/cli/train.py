@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from diladiff_cli.cli.command import command
-from diladiff_cli.cli.options import DryRun, Latents, Out, RecordedData, Resume
+from diladiff_cli.cli.options import DryRun, Latents, Out, RecordedData, RecordedLatents, Resume
 from diladiff_cli.cli.output import Result, say
 from diladiff_cli.config import AeConfig, DistillConfig, MdlmConfig, PriorConfig
 
@@ -98,7 +98,7 @@ def distill(
     prior: Annotated[Path, typer.Option("--prior", metavar="FOLDER", help="Artifact of train-prior.")] = Path(
         "ckpt/prior"
     ),
-    latents: Latents = None,
+    latents: RecordedLatents = None,
     data: RecordedData = None,
     out: Out = Path("ckpt/student"),
     resume: Resume = None,

@@ -22,7 +22,7 @@ from diladiff_cli.runtime.randomness import BatchNoise, generator
 from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import Session
 from diladiff_cli.stages.common import child_fields, linear_flops, open_recorded_data, plan, row_order, seeded
-from diladiff_cli.stages.latent_data import latent_source
+from diladiff_cli.stages.latent_data import latent_source, recorded_latents
 from diladiff_cli.stages.networks import build, text_encoder
 
 MIN_TIME = 1e-4  # the velocity is undefined at t = 0
@@ -130,7 +130,8 @@ def distill(
     Args:
         config: Objective and optimisation.
         prior: Artifact of ``train-prior``.
-        latents: Folder of ``encode --ae``; None encodes on the fly.
+        latents: Folder of ``encode --ae``; None for the one that the prior was trained on, unless ``data`` is given.
+            Where there is none, texts are encoded on the fly.
         data: Token data set; None for the one that the prior was trained on.
         out: Folder of the artifact.
         resume: Continue, start over, or (None) continue an unfinished identical run.
@@ -147,6 +148,8 @@ def distill(
     ae = parent.parent("ae")
     tokens, data_path = open_recorded_data(parent, data)
     encoder = text_encoder(ae, build(ae), "cpu")
+    if latents is None and data is None:
+        latents = recorded_latents(parent, ae, tokens)
     source = latent_source(ae, encoder, tokens, latents)
     artifact = child_fields("student", parent.network, out, {"prior": parent, "ae": ae}, tokens, data_path, latents)
     if dry_run:

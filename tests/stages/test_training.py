@@ -132,6 +132,25 @@ def test_the_prior_learns_from_stored_latents_as_from_text(tiny_chain: Chain, tm
     assert training_losses(tmp_path / "stored") == pytest.approx(training_losses(tmp_path / "fly"), rel=1e-2)
 
 
+def test_a_student_takes_the_latents_of_its_prior_where_they_still_are(
+    tiny_chain: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    latents, prior = tmp_path / "latents", tmp_path / "prior"
+    encode_latents(ae=tiny_chain.ae, out=latents, precision="fp32")
+    train_prior(prior_config(), ae=tiny_chain.ae, latents=latents, out=prior)
+    for name, given in (("given", latents), ("recorded", None)):
+        distill(distill_config(), prior=prior, latents=given, out=tmp_path / name)
+    assert f"latents: {latents}, as {prior} was trained on" in capsys.readouterr().err.splitlines()
+    assert training_losses(tmp_path / "recorded") == training_losses(tmp_path / "given")
+    assert load_artifact(tmp_path / "recorded", "student").data["latents"]
+    latents.rename(tmp_path / "elsewhere")
+    distill(distill_config(), prior=prior, out=tmp_path / "gone")
+    told = f"encoding on the fly: {prior} was trained on stored latents, but there is no folder {latents}"
+    assert told in capsys.readouterr().err.splitlines()
+    assert load_artifact(tmp_path / "gone", "student").data["latents"] is None
+    assert training_losses(tmp_path / "gone") == pytest.approx(training_losses(tmp_path / "given"), rel=0.05)
+
+
 def test_latents_of_another_auto_encoder_are_refused(tiny_chain: Chain, tmp_path: Path) -> None:
     encode_latents(ae=tiny_chain.ae, out=tmp_path / "latents")
     for name in ("config.json", "plan.json"):
