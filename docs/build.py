@@ -11,8 +11,10 @@ import re
 import sys
 from pathlib import Path
 
-from tables import TABLES, stored
+from layout import stored
+from tables import TABLES
 
+from diladiff_cli.stages.bench_frontier import compared
 from diladiff_cli.stages.bench_picture import frontier_picture
 
 DOCS = Path(__file__).parent
@@ -38,7 +40,7 @@ def main() -> None:
             if not check:
                 path.write_text(rebuilt(page), encoding="utf-8")
     if not check:
-        frontier_picture(stored("frontier.jsonl"), DOCS)
+        frontier_picture(compared([*stored("frontier.jsonl"), *stored("latent_until.jsonl")]), DOCS)
     print(f"{'out of date' if check else 'written'}: {', '.join(stale) or 'nothing'}")
     sys.exit(bool(check and stale))
 

@@ -68,8 +68,7 @@ def bench_frontier(
         runs = [_measured(point, seed, samplers[point.model], measure, config, out) for seed in seeds]
         found.append(_report(point, runs, seeds))
     _check_comparable(found, out)
-    for report in found:
-        yield report | {"at_equal_entropy": _against_bases(report, found)}
+    yield from compared(found)
 
 
 def _measured(
@@ -193,6 +192,11 @@ def _check_texts(texts: set[str]) -> None:
 
 def _means(report: Mapping[str, Any]) -> dict[str, float | None]:
     return {name: figure["mean"] for name, figure in report["figures"].items()}
+
+
+def compared(reports: Sequence[Report]) -> list[Report]:
+    """The reports with ``at_equal_entropy``, see :func:`bench_frontier`."""
+    return [report | {"at_equal_entropy": _against_bases(report, reports)} for report in reports]
 
 
 def _against_bases(report: Report, reports: Sequence[Report]) -> dict[str, Report]:

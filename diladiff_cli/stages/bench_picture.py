@@ -1,4 +1,7 @@
-"""The picture of ``bench``: quality over throughput, a line for each model, latent steps and temperature."""
+"""The picture of ``bench``: quality over throughput, a line for each model, way to draw latents, and temperature.
+
+Where the models are comparable, a panel has their GenPPL as a multiple of the base's at equal entropy.
+"""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,31 +17,38 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Report = dict[str, Any]
-Line = tuple[str, int | None, float]
+Line = tuple[str, int | None, float | None, float]  # model, latent steps, latent until, temperature
 PANELS = {
     "genppl": "generative perplexity (lower is better)",
     "mauve": "MAUVE (higher is better)",
     "entropy": "token entropy (nats)",
 }
 STYLES = ("-", "--", ":", "-.")  # of temperatures
-MARKERS = ("o", "s", "^", "D", "v", "P")  # of latent steps
+MARKERS = ("o", "s", "^", "D", "v", "P")  # of latent steps, and of the times at which the base takes over
 
 
 def lines_of(reports: Sequence[Report]) -> dict[Line, list[Report]]:
-    """The points of each (model, latent steps, temperature), by falling throughput."""
+    """The points of each line, by falling throughput."""
     found: dict[Line, list[Report]] = defaultdict(list)
     for report in reports:
-        found[report["model"], report["steps"], report["temperature"]].append(report)
+        found[report["model"], report["steps"], report["latent_until"], report["temperature"]].append(report)
     return {line: sorted(points, key=lambda r: -_speed(r)) for line, points in found.items()}
 
 
 @styled
 def frontier_figure(reports: Sequence[Report]) -> "Figure":
-    """GenPPL, MAUVE and the entropy to judge them by, over tokens per second; labels are decoding steps."""
+    """GenPPL, MAUVE and the entropy to judge them by, over tokens per second; labels are decoding steps.
+
+    With a base among the models (the first counts) another panel compares GenPPL with it at equal entropy.
+    """
     measured = [name for name in PANELS if any(name in r["figures"] for r in reports)]
-    figure, axes = new_figure(len(measured), "quality over throughput")
-    for panel, name in zip(axes, measured, strict=True):
+    comparable = any(_multiple(r) is not None for r in reports)
+    panels = len(measured) + comparable
+    figure, axes = new_figure(panels, "quality over throughput", columns=2 if panels == 4 else None)
+    for panel, name in zip(axes, measured, strict=False):
         _draw_panel(panel, name, reports)
+    if comparable:
+        _draw_comparison(axes[-1], reports)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
@@ -54,20 +64,51 @@ def _speed(report: Report) -> float:
     return float(report["tokens_per_second"]["mean"])
 
 
-def _draw_panel(panel: "Axes", name: str, reports: Sequence[Report]) -> None:
+def _multiple(report: Report) -> float | None:
+    """GenPPL as a multiple of the first base's at the same entropy and decoding steps."""
+    base: Report = next(iter(report.get("at_equal_entropy", {}).values()), {})
+    return report["figures"]["genppl"]["mean"] / base["genppl"] if base.get("genppl") else None
+
+
+def _looks(reports: Sequence[Report]) -> dict[Line, dict[str, Any]]:
+    """Colour, style, marker and label of every line, the same in all panels."""
     names = short_names(reports)
     temperatures = sorted({r["temperature"] for r in reports}, reverse=True)
-    latent_steps = sorted({r["steps"] or 0 for r in reports})
-    for (model, steps, temperature), points in lines_of(reports).items():
+    latents = sorted({(r["steps"] or 0, r["latent_until"] or 0.0) for r in reports})
+    return {
+        (model, steps, until, temperature): {
+            "color": COLOURS[list(names).index(model) % len(COLOURS)],
+            "linestyle": STYLES[temperatures.index(temperature) % len(STYLES)],
+            "marker": MARKERS[latents.index((steps or 0, until or 0.0)) % len(MARKERS)],
+            "label": _label(names[model], steps, until, temperature, len(temperatures) > 1),
+        }
+        for model, steps, until, temperature in lines_of(reports)
+    }
+
+
+def _draw_comparison(panel: "Axes", reports: Sequence[Report]) -> None:
+    looks = _looks(reports)
+    for line, points in lines_of(reports).items():
+        found = sorted((r["decode_steps"], multiple) for r in points if (multiple := _multiple(r)) is not None)
+        if found:
+            panel.plot(*zip(*found, strict=True), **looks[line])
+    panel.axhline(1.0, color="0.5", linewidth=1)
+    plain_log_axis(panel, "x")
+    panel.set_xticks(sorted({r["decode_steps"] for r in reports}))
+    panel.minorticks_off()
+    panel.set_xlabel("decoding steps")
+    panel.set_ylabel("perplexity / the base's at equal entropy")
+
+
+def _draw_panel(panel: "Axes", name: str, reports: Sequence[Report]) -> None:
+    looks = _looks(reports)
+    for line, points in lines_of(reports).items():
         shown = [r for r in points if name in r["figures"]]
         panel.errorbar(
             [_speed(r) for r in shown],
             [r["figures"][name]["mean"] for r in shown],
             yerr=[r["figures"][name]["std"] or 0.0 for r in shown],
-            color=COLOURS[list(names).index(model) % len(COLOURS)],
-            linestyle=STYLES[temperatures.index(temperature) % len(STYLES)],
-            marker=MARKERS[latent_steps.index(steps or 0) % len(MARKERS)],
-            label=_label(names[model], steps, temperature, len(temperatures) > 1),
+            **looks[line],
         )
         for r in shown:
             place = (_speed(r), r["figures"][name]["mean"])
@@ -82,6 +123,7 @@ def _draw_panel(panel: "Axes", name: str, reports: Sequence[Report]) -> None:
         plain_log_axis(panel, "y")
 
 
-def _label(model: str, steps: int | None, temperature: float, several: bool) -> str:
+def _label(model: str, steps: int | None, until: float | None, temperature: float, several: bool) -> str:
     latent = f", {steps} latent step{'s' * (steps > 1)}" if steps else ""
+    latent += f" until {until:g}" if until else ""
     return model + latent + (f", T {temperature:g}" if several else "")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from diladiff_cli.stages.bench_frontier import _against_bases
+from diladiff_cli.stages.bench_frontier import _against_bases, compared
 from diladiff_cli.stages.bench_picture import frontier_figure
 from diladiff_cli.stages.bench_tables import frontier_table
 
@@ -17,6 +17,7 @@ def point_at(model: str, temperature: float, speed: float = 100.0, **figures: fl
         "model": model,
         "stage": "mdlm" if model == "base" else "student",
         "steps": None if model == "base" else 2,
+        "latent_until": None,
         "decode_steps": 8,
         "temperature": temperature,
         "figures": {name: {"mean": value, "std": 0.5} for name, value in figures.items()},
@@ -46,6 +47,7 @@ def test_the_picture_shows_quality_over_speed_a_line_for_each_model_and_temperat
         point_at("base", 1.0, speed=900.0, genppl=120.0),
         point_at("base", 0.7, speed=800.0, genppl=90.0),
         point_at("student", 1.0, speed=500.0, genppl=70.0, mauve=0.5),
+        point_at("student", 1.0, speed=600.0, genppl=60.0) | {"latent_until": 0.5},
     ]
     genppl, mauve = frontier_figure(reports).axes
     drawn = [container.lines[0] for container in genppl.containers]
@@ -53,16 +55,29 @@ def test_the_picture_shows_quality_over_speed_a_line_for_each_model_and_temperat
         ([900.0, 300.0], [120.0, 80.0]),
         ([800.0], [90.0]),
         ([500.0], [70.0]),
+        ([600.0], [60.0]),
     ]
     assert [container.get_label() for container in genppl.containers] == [
         "base, T 1",
         "base, T 0.7",
         "student, 2 latent steps, T 1",
+        "student, 2 latent steps until 0.5, T 1",
     ]
-    assert [line.get_linestyle() for line in drawn] == ["-", "--", "-"]
+    assert [line.get_linestyle() for line in drawn] == ["-", "--", "-", "-"]
     assert drawn[0].get_color() == drawn[1].get_color() != drawn[2].get_color()
     assert 50.0 in [line.get_ydata()[0] for line in genppl.lines]  # the reference
     assert "MAUVE" in mauve.get_ylabel()
+
+
+def test_the_picture_compares_at_equal_entropy_where_it_can() -> None:
+    base = [point_at("base", 1.0, entropy=4.0, genppl=400.0), point_at("base", 0.5, entropy=3.0, genppl=100.0)]
+    student = [point_at("student", 1.0, entropy=3.5, genppl=150.0), point_at("student", 0.7, entropy=2.0, genppl=90.0)]
+    *_, multiples = frontier_figure(compared([*base, *student])).axes
+    line, one = multiples.lines
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([8], [pytest.approx(150 / 200)])
+    assert (line.get_label(), list(one.get_ydata())) == ("student, 2 latent steps, T 1", [1.0, 1.0])
+    assert "equal entropy" in multiples.get_ylabel()
+    assert len(frontier_figure(compared(base)).axes) == 2
 
 
 def test_spreads_of_hundreds_are_written_out() -> None:
