@@ -60,7 +60,8 @@ RecordedLatents = Annotated[
     typer.Option(
         "--latents",
         metavar="FOLDER",
-        help=r"Latents of encode --ae. \[default: those that the prior was trained on, else encode on the fly]",
+        help="Latents of encode --ae. "
+        r"\[default: those that the prior was trained on; without them, or with --data, encode on the fly]",
     ),
 ]
 

@@ -23,7 +23,7 @@ def latent_positions(latents: int, length: int) -> Tensor:
 def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(..., K) logits of hidden states x (..., D), by a table (K, D) and a bias (K,).
 
-    On a CPU, products outside of autocast that need no gradients (those of the sampler's float32 head) are made in
+    On a CPU, products outside of autocast that need no gradients (the sampler's float32 head, evaluations) are made in
     parts, the table first: at a large vocabulary 1.2 to 3 times as fast, the more so the fewer vectors there are.
     """
     plain = x.device.type != "cpu" or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")

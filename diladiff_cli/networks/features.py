@@ -11,6 +11,8 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import check_tokenizer
 from diladiff_cli.networks.denoiser import TokenDenoiser
 
+UNUSED = "pooler."  # weights behind the hidden states: some encoders come without, and get random ones
+
 
 class SelfFeatures(nn.Module):
     """The frozen base's own hidden states: no second model, any tokenizer."""
@@ -38,7 +40,7 @@ def _load_encoder(name: str) -> Any:
     except Exception as error:  # missing, unreachable or damaged: transformers raises many kinds
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"--features {name} cannot be loaded ({reason})", remedy) from error
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))  # which features skip
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith(UNUSED))
     if missing:
         raise UserError(f"--features {name} cannot be loaded (its weights lack {missing[0]})", remedy)
     return model.requires_grad_(False).eval()
@@ -71,9 +73,10 @@ class EncoderFeatures(nn.Module):
         self.width = int(config.hidden_size)
 
     def hash(self) -> str:
-        """SHA-256 of the encoder's weights, in order of their names."""
+        """SHA-256 of the weights that features come from, in order of their names."""
         found = hashlib.sha256()
-        for name, value in sorted(self.model.state_dict().items()):
+        weights = {name: value for name, value in self.model.state_dict().items() if not name.startswith(UNUSED)}
+        for name, value in sorted(weights.items()):
             found.update(name.encode())
             found.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy())
         return found.hexdigest()

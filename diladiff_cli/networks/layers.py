@@ -64,7 +64,8 @@ def merge_heads(x: Tensor) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Attention of queries (B, H, N, d) to keys and values (B, H, M, d); ``mask`` is True where it may look.
 
-    For short texts in bf16 on a CPU, the fused kernel's derivative takes 2 to 5 times as long as plain products.
+    For short texts in bf16 on a CPU, the fused kernel's derivative takes 2 to 5 times as long as plain products, whose
+    scores are rounded to bf16: their error is 0.4 to 0.8 % of the values, instead of 0.2 %.
     """
     short = max(q.shape[-2], k.shape[-2]) <= SHORT and q.dtype == torch.bfloat16
     if not (short and q.device.type == "cpu" and torch.is_grad_enabled()):

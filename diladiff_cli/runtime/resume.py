@@ -18,13 +18,15 @@ CHANGEABLE = {field.name for field in fields(StageConfig)} - {"seed", "optimizer
 
 
 def made_from(artifact: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's numbers depend on besides its settings: parents, data set, and whether its latents are stored ones.
+    """What a run's numbers depend on besides its settings: parents, data set, an encoder that features come from, and
+    whether its latents are stored ones.
 
     Args:
         artifact: The fields of the artifact to be, as :class:`diladiff_cli.runtime.run.Run` has them.
     """
     found = {f"{stage} artifact": link["hash"][:12] for stage, link in artifact["parents"].items()}
-    data = artifact["data"]
+    data, encoder = artifact["data"], artifact["network"].get("features_hash")
+    found |= {"feature encoder": encoder[:12]} if encoder else {}
     return found | {"data set": data["fingerprint"][:12], "stored latents": bool(data.get("latents"))}
 
 
@@ -71,7 +73,10 @@ def check_resume(
         )
     if config.max_steps < stored["step"] < stored["training"]["max_steps"]:
         raise UserError(f"{out} is at step {stored['step']}, beyond --max-steps {config.max_steps}", "give more steps")
-    if others := differences(stored["made_from"], made_from(artifact)):
+    wanted = made_from(artifact)
+    if "feature encoder" not in stored["made_from"]:  # of a run older than this record
+        wanted.pop("feature encoder", None)
+    if others := differences(stored["made_from"], wanted):
         raise UserError(
             f"{out} holds a run made from something else ({', '.join(others.values())})",
             "restore that to continue, use --fresh to start over, or another --out",

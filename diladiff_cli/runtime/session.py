@@ -59,10 +59,14 @@ class StopRequest:
         self.signal_number = number
 
 
-def _check_tracker(name: str) -> None:
-    """Refuse a tracker without its package, which Accelerate leaves out silently."""
-    found = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
-    if name in found and not found[name]():
+def check_tracker(name: str) -> None:
+    """Refuse a tracker without its package on the main process, which Accelerate leaves out silently.
+
+    Raises:
+        ConfigError: It is missing.
+    """
+    available = {"none": lambda: True, "tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
+    if process_state().is_main_process and not available[name]():
         raise ConfigError([f"--log-with {name} needs its package: pip install 'diladiff[{name}]', or leave it out"])
 
 
@@ -78,14 +82,13 @@ class Session:
     """
 
     def __init__(self, config: StageConfig, out: str) -> None:
-        _check_tracker(config.log_with)
         if config.precision not in ("bf16", "fp32"):
             raise ValueError(f"precision {config.precision} was not settled")
         place = Path(out).absolute()
         if config.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else torch refuses cuBLAS
         torch.use_deterministic_algorithms(config.deterministic)
-        process_state()
+        check_tracker(config.log_with)
         AcceleratorState._reset_state()  # else a stage that ran before in this process would dictate its precision
         self.accelerator = Accelerator(
             mixed_precision="bf16" if config.precision == "bf16" else "no",

@@ -11,7 +11,7 @@ from diladiff_cli.errors import UserError, writing
 from diladiff_cli.metrics.frontier import interpolated, spread
 from diladiff_cli.runtime.folders import write_text
 from diladiff_cli.runtime.progress import Bar, say
-from diladiff_cli.stages.bench_points import Kept, Point, plan_points
+from diladiff_cli.stages.bench_points import Kept, Point, check_texts, plan_points
 from diladiff_cli.stages.bench_speed import machine, seconds
 from diladiff_cli.stages.eval_files import SampleMeasure
 from diladiff_cli.stages.reference_text import SHIPPED
@@ -58,7 +58,7 @@ def bench_frontier(
     config, samplers, points = plan.config, plan.samplers, plan.points
     settings = EvalConfig(scorer=config.scorer, batch_size=config.batch_size, precision=config.precision)
     measure = SampleMeasure(settings, data=data)
-    _check_texts({measure.text(model).source for model in samplers})
+    check_texts({measure.text(model).source for model in samplers})
     with writing(out):
         (out / "points").mkdir(parents=True, exist_ok=True)
     seeds = config.integers("seeds")
@@ -179,15 +179,7 @@ def _check_comparable(reports: Sequence[Report], out: Path) -> None:
             f"the points in {out} were measured by several scorers ({', '.join(sorted(scorers))})",
             "name one with --scorer, or choose another --out",
         )
-    _check_texts(texts)
-
-
-def _check_texts(texts: set[str]) -> None:
-    if len(texts) > 1:
-        raise UserError(
-            f"the models have several reference texts ({'; '.join(sorted(texts))})",
-            "name one data set with --data, or choose another --out if it was moved",
-        )
+    check_texts(texts)
 
 
 def _means(report: Mapping[str, Any]) -> dict[str, float | None]:

@@ -42,13 +42,14 @@ def frontier_figure(reports: Sequence[Report]) -> "Figure":
     With a base among the models (the first counts) another panel compares GenPPL with it at equal entropy.
     """
     measured = [name for name in PANELS if any(name in r["figures"] for r in reports)]
-    comparable = any(_multiple(r) is not None for r in reports)
+    base = next((r["model"] for r in reports if r["stage"] == "mdlm"), "")
+    comparable = any(_multiple(r, base) is not None for r in reports)
     panels = len(measured) + comparable
     figure, axes = new_figure(panels, "quality over throughput", columns=2 if panels == 4 else None)
     for panel, name in zip(axes, measured, strict=False):
         _draw_panel(panel, name, reports)
     if comparable:
-        _draw_comparison(axes[-1], reports)
+        _draw_comparison(axes[-1], reports, base)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
@@ -64,10 +65,11 @@ def _speed(report: Report) -> float:
     return float(report["tokens_per_second"]["mean"])
 
 
-def _multiple(report: Report) -> float | None:
-    """GenPPL as a multiple of the first base's at the same entropy and decoding steps."""
-    base: Report = next(iter(report.get("at_equal_entropy", {}).values()), {})
-    return report["figures"]["genppl"]["mean"] / base["genppl"] if base.get("genppl") else None
+def _multiple(report: Report, base: str) -> float | None:
+    """GenPPL as a multiple of a base's at the same entropy and decoding steps."""
+    theirs = report.get("at_equal_entropy", {}).get(base, {}).get("genppl")
+    ours = report["figures"].get("genppl")
+    return ours["mean"] / theirs if ours and theirs else None
 
 
 def _looks(reports: Sequence[Report]) -> dict[Line, dict[str, Any]]:
@@ -86,10 +88,10 @@ def _looks(reports: Sequence[Report]) -> dict[Line, dict[str, Any]]:
     }
 
 
-def _draw_comparison(panel: "Axes", reports: Sequence[Report]) -> None:
+def _draw_comparison(panel: "Axes", reports: Sequence[Report], base: str) -> None:
     looks = _looks(reports)
     for line, points in lines_of(reports).items():
-        found = sorted((r["decode_steps"], multiple) for r in points if (multiple := _multiple(r)) is not None)
+        found = sorted((r["decode_steps"], multiple) for r in points if (multiple := _multiple(r, base)) is not None)
         if found:
             panel.plot(*zip(*found, strict=True), **looks[line])
     panel.axhline(1.0, color="0.5", linewidth=1)

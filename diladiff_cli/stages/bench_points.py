@@ -8,19 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from diladiff_cli import __version__
-from diladiff_cli.config import BenchConfig, SampleConfig
+from diladiff_cli.config import BenchConfig, EvalConfig, SampleConfig
+from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import file_hash
 from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.runtime.progress import say
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.bench_speed import machine
 from diladiff_cli.stages.common import open_recorded_data
+from diladiff_cli.stages.eval_files import SampleMeasure
 from diladiff_cli.stages.sample import complete, notes_on
 from diladiff_cli.stages.sampler import Sampler, load_sampler, sampling_device
 
 SHARED = ("n", "top_p", "order", "threshold", "entropy_bound", "batch_size", "precision")  # by all points
 YOUNG = ("latent_until", "compile")  # options younger than some kept points, which hold for their defaults
 FORMAT_VERSION = 1  # of the kept points; raised when samples or figures of the same settings change
+SPEED_VERSION = 2  # of the kept speeds; raised when the sampler becomes faster, or something else is timed
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Kept:
         reference = [] if data is None else [open_recorded_data(sampler.artifact, data)[0].fingerprint]
         return cls(
             samples=folder / f"{point.key(seed)}.jsonl",
-            speed=folder / f"{point.key(seed, config.batch_size, place)}.speed.json",
+            speed=folder / f"{point.key(seed, config.batch_size, place, SPEED_VERSION)}.speed.json",
             figures=folder / f"{point.key(seed, config.scorer, *reference)}.figures.json",
         )
 
@@ -116,6 +119,7 @@ def bench_plan(config: BenchConfig, models: Sequence[Path], out: Path, data: Pat
         UserError, ConfigError: As of :func:`plan_points`.
     """
     plan = plan_points(config, models, data)
+    check_texts({SampleMeasure(EvalConfig(), data=data).text(model).source for model in plan.samplers})
     found = []
     for point in plan.points:
         kept = {
@@ -126,13 +130,26 @@ def bench_plan(config: BenchConfig, models: Sequence[Path], out: Path, data: Pat
             {
                 "model": point.model,
                 "stage": point.stage,
-                **{name: getattr(point.settings, name) for name in ("steps", "decode_steps", "temperature")},
                 "steps": point.settings.steps or None,
+                **{name: getattr(point.settings, name) for name in ("decode_steps", "temperature")},
                 "to_draw": [seed for seed, files in kept.items() if not files.drawn],
                 "to_score": [seed for seed, files in kept.items() if not files.figures.exists()],
             }
         )
     return {"out": str(out), "settings": plan.config.to_dict(), "points": found}
+
+
+def check_texts(texts: set[str]) -> None:
+    """Refuse models that would be measured beside several texts.
+
+    Raises:
+        UserError: Several, named.
+    """
+    if len(texts) > 1:
+        raise UserError(
+            f"the models have several reference texts ({'; '.join(sorted(texts))})",
+            "name one data set with --data, or choose another --out if it was moved",
+        )
 
 
 def _points(sampler: Sampler, config: BenchConfig) -> Iterator[Point]:

@@ -17,6 +17,7 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.artifacts import Artifact, linked, parent_links, read_tokenizer
 from diladiff_cli.runtime.folders import restore
 from diladiff_cli.runtime.resume import check_resume
+from diladiff_cli.runtime.session import check_tracker
 
 MOST_LOGITS = 1 << 27  # of one call: 512 MB in float32
 
@@ -61,6 +62,7 @@ def child_fields(
 
 def plan(artifact: Mapping[str, Any], config: StageConfig, out: Path, resume: bool | None) -> dict[str, Any]:
     """What a dry run prints, after a check that the run could go on in its folder."""
+    check_tracker(config.log_with)
     check_resume(out, config, artifact, resume)
     described = {k: artifact[k] for k in ("stage", "network", "parents", "data")}
     return described | {"training": config.to_dict(), "out": str(out)}

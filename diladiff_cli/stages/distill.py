@@ -149,7 +149,7 @@ def distill(
     tokens, data_path = open_recorded_data(parent, data)
     encoder = text_encoder(ae, build(ae), "cpu")
     if latents is None and data is None:
-        latents = recorded_latents(parent, ae, tokens)
+        latents = recorded_latents(parent, ae, tokens, out, resume)
     source = latent_source(ae, encoder, tokens, latents)
     artifact = child_fields("student", parent.network, out, {"prior": parent, "ae": ae}, tokens, data_path, latents)
     if dry_run:

@@ -4,6 +4,7 @@ The artifact itself lies in the folder, its ancestors each once below ``parents/
 bundle can be moved, and every folder in it is an artifact of its own.
 """
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,11 +15,11 @@ from torch import Tensor
 
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CHECKSUM, CONFIG_FILE, check_log, read_json
-from diladiff_cli.runtime.artifacts import COMMANDS, Artifact, load_artifact, read_tokenizer, write_artifact
+from diladiff_cli.runtime.artifacts import COMMANDS, Artifact, linked, load_artifact, read_tokenizer, write_artifact
 from diladiff_cli.runtime.folders import METRICS_FILE, recover, replacing
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import relative
-from diladiff_cli.stages.networks import build
+from diladiff_cli.stages.networks import build, recorded_features
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 PARENTS = "parents"
@@ -28,7 +29,7 @@ def export(model: Path, out: Path, precision: str = "bf16") -> dict[str, Any]:
     """Write a self-contained bundle of an artifact and all its ancestors.
 
     Training state stays behind. A Hugging Face encoder that an auto-encoder takes its features from stays external,
-    under its name in the auto-encoder's config.json.
+    under its id or relative path in the auto-encoder's config.json.
 
     Args:
         model: Artifact of any stage.
@@ -120,14 +121,17 @@ def _write(
     artifact: Artifact, folder: Path, final: Path, precision: str, parents: Mapping[str, Mapping[str, str]]
 ) -> str:
     """One artifact of the bundle, which will lie at ``final``; returns its content hash."""
-    data = artifact.data
-    if "path" in data:  # a record only: nothing here needs the data set
-        data["path"] = relative(artifact.path.resolve() / data["path"], final)
+    data, network = artifact.data, artifact.network
+    for name in ("path", "latents"):  # records only: nothing here needs them
+        if data.get(name):
+            data[name] = relative(linked(artifact.path, data[name]), final)
+    if network.get("features", "").startswith("."):
+        network["features"] = os.path.join(".", relative(Path(recorded_features(artifact)), final))
     fixed = (CHECKSUM, "stage", "format_version", "network", "training", "parents", "data", "files", "tokenizer", "log")
     config = write_artifact(
         folder,
         stage=artifact.stage,
-        network=artifact.network,
+        network=network,
         training=artifact.training,
         state_dict=cast_weights(artifact, precision),
         parents=parents,

@@ -1,5 +1,6 @@
 """Networks from artifacts, with their weights."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from diladiff_cli.networks.autoencoder import AutoEncoder
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.features import EncoderFeatures, FeatureSource, SelfFeatures
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
-from diladiff_cli.runtime.artifacts import Artifact
+from diladiff_cli.runtime.artifacts import Artifact, linked
 
 CLASSES: dict[str, type[nn.Module]] = {
     "mdlm": TokenDenoiser,
@@ -101,17 +102,29 @@ class TextEncoder:
 
 
 def feature_source(name: str, base: Artifact, device: torch.device | str) -> FeatureSource:
-    """``self``, or a Hugging Face encoder by id or folder."""
+    """``self``, or a Hugging Face encoder by id or folder.
+
+    Raises:
+        UserError: The encoder cannot be loaded, or does not fit the base's tokens.
+    """
     if name == "self":
         return SelfFeatures(build(base, device)).to(device)
     return EncoderFeatures(name, base.network["vocab_size"], base.network["length"]).to(device)
 
 
-def recorded_source(name: str, source: FeatureSource) -> dict[str, str]:
-    """What an auto-encoder records of its feature source: the name (of a folder its absolute path), and a hash."""
+def recorded_source(name: str, source: FeatureSource, out: Path) -> dict[str, str]:
+    """What an auto-encoder at ``out`` records of its feature source: the name, of a folder its path, and a hash."""
     if isinstance(source, SelfFeatures):  # a parent, whose hash is recorded anyway
         return {"features": name}
-    return {"features": str(Path(name).absolute()) if Path(name).is_dir() else name, "features_hash": source.hash()}
+    folder = Path(name)
+    place = os.path.join(".", os.path.relpath(folder.resolve(), out.resolve())) if folder.is_dir() else name
+    return {"features": place, "features_hash": source.hash()}
+
+
+def recorded_features(ae: Artifact) -> str:
+    """The name of an auto-encoder's feature source: ``self``, a Hub id, or the path of a folder."""
+    name = str(ae.network["features"])
+    return str(linked(ae.path, name)) if name.startswith(".") else name
 
 
 def text_encoder(ae: Artifact, autoencoder: AutoEncoder, device: torch.device | str) -> TextEncoder:
@@ -120,12 +133,11 @@ def text_encoder(ae: Artifact, autoencoder: AutoEncoder, device: torch.device | 
     Raises:
         UserError: The feature source is missing, or has other weights than it had.
     """
-    network = ae.network
-    source = feature_source(network["features"], ae.parent("mdlm"), "cpu")
-    wanted = network.get("features_hash")  # artifacts older than it have none
-    if wanted is not None and recorded_source(network["features"], source)["features_hash"] != wanted:
+    name, wanted = recorded_features(ae), ae.network.get("features_hash")  # none in artifacts older than it
+    source = feature_source(name, ae.parent("mdlm"), "cpu")
+    if wanted is not None and isinstance(source, EncoderFeatures) and source.hash() != wanted:
         raise UserError(
-            f"the encoder {network['features']} has other weights than when {ae.path} was trained on it",
+            f"the encoder {name} has other weights than when {ae.path} was trained on it",
             "restore them, or train the auto-encoder again",
         )
     return TextEncoder(source.to(device), autoencoder)

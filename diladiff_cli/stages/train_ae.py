@@ -217,7 +217,7 @@ def train_ae(
     if config.features != "self":
         check_same_vocabulary(config.features, tokens.tokenizer_path)
     source = feature_source(config.features, parent, "cpu")
-    network = recorded_source(config.features, source) | network_arguments(config, parent, source.width)
+    network = recorded_source(config.features, source, out) | network_arguments(config, parent, source.width)
     artifact = child_fields("ae", network, out, {"mdlm": parent}, tokens, data_path)
     if dry_run:
         return plan(artifact, config, out, resume)

@@ -22,7 +22,7 @@ from diladiff_cli.settings import ConfigError
 
 TIMINGS = {"seconds", "tokens_per_second"}
 
-MADE_FROM = {"parents": {}, "data": {"fingerprint": "toy"}}  # of the toy
+MADE_FROM = {"network": {}, "parents": {}, "data": {"fingerprint": "toy"}}  # of the toy
 
 
 def lines(out: Path, split: str | None = None) -> list[dict[str, Any]]:
@@ -203,7 +203,8 @@ def test_fewer_steps_than_were_made_are_refused_and_as_many_end_the_run(toy: Mod
 
 def test_another_parent_or_data_set_is_named_and_refused(toy: ModuleType, tmp_path: Path) -> None:
     toy.toy_train(toy.settings(max_minutes=1e-6), tmp_path / "run")
-    other = {"parents": {"ae": {"hash": "b" * 64}}, "data": {"fingerprint": "other", "latents": "../latents"}}
+    data = {"fingerprint": "other", "latents": "../latents"}
+    other = {"network": {}, "parents": {"ae": {"hash": "b" * 64}}, "data": data}
     with pytest.raises(UserError, match="made from something else") as caught:
         check_resume(tmp_path / "run", toy.settings(), other, None)
     for part in ("ae artifact None -> bbbbbbbbbbbb", "data set toy -> other", "stored latents False -> True"):

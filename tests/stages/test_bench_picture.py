@@ -15,7 +15,7 @@ def point_at(model: str, temperature: float, speed: float = 100.0, **figures: fl
     """A report of :func:`bench_frontier`, made up."""
     return {
         "model": model,
-        "stage": "mdlm" if model == "base" else "student",
+        "stage": "mdlm" if "base" in model else "student",
         "steps": None if model == "base" else 2,
         "latent_until": None,
         "decode_steps": 8,
@@ -78,6 +78,10 @@ def test_the_picture_compares_at_equal_entropy_where_it_can() -> None:
     assert (line.get_label(), list(one.get_ydata())) == ("student, 2 latent steps, T 1", [1.0, 1.0])
     assert "equal entropy" in multiples.get_ylabel()
     assert len(frontier_figure(compared(base)).axes) == 2
+    other = [point | {"model": "another base"} for point in base]
+    *_, multiples = frontier_figure(compared([*base, *student, *other])).axes
+    labels = [line.get_label() for line in multiples.lines[:-1]]  # the line of the base itself comes last
+    assert labels == ["student, 2 latent steps, T 1", "another base, T 1", "another base, T 0.5"]
 
 
 def test_spreads_of_hundreds_are_written_out() -> None:

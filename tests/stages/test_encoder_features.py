@@ -12,6 +12,7 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.model import load
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.stages.encode_latents import encode_latents
+from diladiff_cli.stages.export import export
 from diladiff_cli.stages.networks import build, text_encoder
 from diladiff_cli.stages.train_ae import train_ae
 
@@ -32,7 +33,7 @@ def write_encoder(folder: Path, chain: Chain, seed: int = 0) -> Path:
         max_position_embeddings=LENGTH,
     )
     build_encoder: Any = BertModel
-    build_encoder(config).save_pretrained(folder)
+    build_encoder(config, add_pooling_layer=False).save_pretrained(folder)  # as published encoders come at times
     for file in (chain.data / "tokenizer").iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     return folder
@@ -61,6 +62,24 @@ def test_latents_come_from_the_encoder_wherever_the_command_is_given(
     encode = text_encoder(artifact, build(artifact), "cpu")
     torch.testing.assert_close(torch.as_tensor(found.gather([0, 1])).float(), encode(x), rtol=2e-3, atol=2e-3)
     assert load(trained, "cpu").encode(["the old dog sat"]).shape[1:] == (LATENTS, CHANNELS)
+
+
+def test_a_bundle_finds_the_encoder_and_names_no_absolute_path(
+    tiny_chain: Chain, trained: Path, tmp_path: Path
+) -> None:
+    export(trained, tmp_path / "deep" / "bundle", "fp32")
+    bundle = load_artifact(tmp_path / "deep" / "bundle", "ae")
+    assert bundle.network["features"] == "./../../encoder"
+    x = open_tokens(tiny_chain.data).split("valid").gather([0, 1])
+    first, second = (text_encoder(a, build(a), "cpu")(x) for a in (load_artifact(trained, "ae"), bundle))
+    assert torch.equal(first, second)
+
+
+def test_a_run_does_not_go_on_with_another_encoder(tiny_chain: Chain, trained: Path, tmp_path: Path) -> None:
+    write_encoder(tmp_path / "encoder", tiny_chain, seed=1)
+    config = ae_config(features="encoder", max_steps=9)
+    with pytest.raises(UserError, match=r"made from something else \(feature encoder \w{12} -> \w{12}\)"):
+        train_ae(config, base=tiny_chain.mdlm, data=tiny_chain.data, out=trained, resume=True)
 
 
 def test_an_encoder_that_changed_is_refused(tiny_chain: Chain, trained: Path, tmp_path: Path) -> None:

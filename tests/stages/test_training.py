@@ -151,6 +151,17 @@ def test_a_student_takes_the_latents_of_its_prior_where_they_still_are(
     assert training_losses(tmp_path / "gone") == pytest.approx(training_losses(tmp_path / "given"), rel=0.05)
 
 
+def test_a_student_that_began_on_the_fly_goes_on_so(tiny_chain: Chain, tmp_path: Path) -> None:
+    latents, prior, out = tmp_path / "latents", tmp_path / "prior", tmp_path / "student"
+    encode_latents(ae=tiny_chain.ae, out=latents, precision="fp32")
+    train_prior(prior_config(), ae=tiny_chain.ae, latents=latents, out=prior)
+    latents.rename(tmp_path / "away")
+    distill(distill_config(), prior=prior, out=out)
+    (tmp_path / "away").rename(latents)
+    assert distill(distill_config(), prior=prior, out=out)["step"] == 3  # finished, and not refused
+    assert load_artifact(out, "student").data["latents"] is None
+
+
 def test_latents_of_another_auto_encoder_are_refused(tiny_chain: Chain, tmp_path: Path) -> None:
     encode_latents(ae=tiny_chain.ae, out=tmp_path / "latents")
     for name in ("config.json", "plan.json"):
