@@ -14,6 +14,12 @@ FIGURES = {"genppl": "GenPPL", "entropy": "entropy", "mauve": "MAUVE", "latent_a
 SOURCES = {"ae": "oracle", "prior": "generated"}
 
 
+def measured_groups() -> list[str]:
+    """The groups of which the evidence has variants."""
+    found = {result["group"] for result in stored("ablations.json")}
+    return [group for group in VARIANTS if group in found]
+
+
 def ablation(group: str) -> Callable[[], str]:
     """What the variants of a group reach, with latents of held-out texts (oracle) and of the prior (generated)."""
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from ablation_tables import ablation, measured_groups
 from layout import (
     BESIDE,
     DIGITS,
@@ -20,6 +21,7 @@ from layout import (
     table,
     with_spread,
 )
+from speed_tables import sampling_speed, training_speed
 
 from diladiff_cli.metrics.frontier import interpolated
 
@@ -258,5 +260,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "semantics-noise": semantics_noise,
     "semantics-decodings": semantics_decodings,
     "semantics-interpolation": semantics_interpolation,
+    "orders": orders,
+    **{f"ablation-{group}": ablation(group) for group in measured_groups()},
+    "speed-bf16": sampling_speed("speed_bf16.jsonl"),
+    "speed-fp32": sampling_speed("speed_fp32.jsonl"),
+    "training-bf16": training_speed("speed_bf16.jsonl"),
+    "training-fp32": training_speed("speed_fp32.jsonl"),
     **{f"samples-{stage}": samples(stage) for stage in NAMES if stage != "ae"},
 }

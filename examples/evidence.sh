@@ -80,6 +80,5 @@ into many.jsonl many_texts
 into semantics.json python3 "$here/semantics.py" --model "$models/ae" ${data[@]+"${data[@]}"} --embedder "$embedder"
 speed() { diladiff bench --speed --seconds 2 "$@"; }
 into speed_bf16.jsonl speed --precision bf16 --lengths 128
-into speed_long.jsonl speed --precision bf16 --lengths 1024 --batch-sizes 1 --decode-steps 16,64
 into speed_fp32.jsonl speed --precision fp32 --lengths 128 --batch-sizes 32 --decode-steps 16,64
 for stage in mdlm ae prior student; do into "$stage.json" diladiff eval "$models/$stage" ${data[@]+"${data[@]}"}; done
