@@ -19,7 +19,13 @@ from diladiff_cli.stages.bench_picture import frontier_picture
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-PAGES = (DOCS / "results.md", DOCS / "samples.md", DOCS / "benchmarks.md", ROOT / "README.md", ROOT / "diladiff_cli/assets/model/README.md")
+PAGES = (
+    DOCS / "results.md",
+    DOCS / "samples.md",
+    DOCS / "benchmarks.md",
+    ROOT / "README.md",
+    ROOT / "diladiff_cli/assets/model/README.md",
+)
 MARK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

@@ -139,17 +139,6 @@ def orders() -> str:
     return table(["model", "decode steps", "T", *HEADS, "GenPPL of the base in random order at this entropy"], rows)
 
 
-def many_texts() -> str:
-    """Base and student with many texts a figure."""
-    reports = stored("many.jsonl")
-    rows = []
-    for r in sorted(reports, key=lambda r: (-r["temperature"], r["stage"], r["latent_until"] or 0)):
-        until = f"{r['latent_until'] or 0:g}" if r["stage"] != "mdlm" else "-"
-        rows.append([NAMES[r["stage"]], until, f"{r['temperature']:g}", *_beside_the_base(r, reports)])
-    rows.append([*reference_row(reports[0], ["-"] * 2), "-"])
-    return table(["model", "latent until", "T", *HEADS, BESIDE], rows)
-
-
 def _beside_the_base(report: Report, others: Sequence[Report]) -> list[str]:
     """Figures, and the GenPPL of the base among other reports at the same entropy."""
     if report["stage"] == "mdlm":
