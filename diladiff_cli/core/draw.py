@@ -137,6 +137,6 @@ def _redraw_outside_nucleus(found: Categorical, tokens: Tensor, uniform: Tensor,
 
 
 def entropies(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """(M,) entropies in nats, float64, of logits (M, K) at a temperature above 0, nucleus or not; -inf is allowed."""
+    """(M,) entropies in nats, float64, of logits (M, K), -inf included, at a temperature above 0, before a nucleus."""
     log_p = (logits.double() / temperature).log_softmax(-1)
     return -torch.where(log_p.isfinite(), log_p.exp() * log_p, 0.0).sum(-1)

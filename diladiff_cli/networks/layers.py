@@ -62,7 +62,9 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attention of queries (B, H, N, d) to keys and values (B, H, M, d); ``mask`` is True where it may look.
+    """softmax(q k^T / sqrt(d)) v (B, H, N, d) of queries q (B, H, N, d), and keys k and values v (B, H, M, d).
+
+    ``mask``, broadcast to (B, H, N, M), is True where attention may look: somewhere for each query.
 
     For short texts in bf16 on a CPU, the fused kernel's derivative takes 2 to 5 times as long as plain products, whose
     scores are rounded to bf16: their error is 0.4 to 0.8 % of the values, instead of 0.2 %.

@@ -119,7 +119,8 @@ def bench_plan(config: BenchConfig, models: Sequence[Path], out: Path, data: Pat
         UserError, ConfigError: As of :func:`plan_points`.
     """
     plan = plan_points(config, models, data)
-    check_texts({SampleMeasure(EvalConfig(), data=data).text(model).source for model in plan.samplers})
+    measure = SampleMeasure(EvalConfig(), data=data)  # tells of each reference once
+    check_texts({measure.text(model).source for model in plan.samplers})
     found = []
     for point in plan.points:
         kept = {

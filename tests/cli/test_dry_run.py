@@ -34,6 +34,7 @@ def test_a_dry_run_of_bench_prints_its_points_and_measures_nothing(cli: Cli, tin
     models = ["--model", tiny_chain.student, "--against", tiny_chain.mdlm]
     found = cli("bench", *models, "--decode-steps", "4", "--steps", "1,2", "--seeds", "3", "--dry-run")
     assert found.status == 0
+    assert len([line for line in found.errors if line.startswith("reference: ")]) == 1
     points = [(p["stage"], p["steps"], p["to_draw"]) for p in json.loads(found.out)["points"]]
     assert points == [("student", 1, [3]), ("student", 2, [3]), ("mdlm", None, [3])]
     assert list(tmp_path.iterdir()) == []
