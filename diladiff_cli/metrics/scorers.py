@@ -1,10 +1,12 @@
 """Language models that score text: for GenPPL (their likelihood) and for MAUVE (their features)."""
 
+import hashlib
 import importlib.util
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -55,6 +57,15 @@ class Scorer:
     model: nn.Module
     context: int
     precision: str = "fp32"
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """SHA-256 of all weights, which tells scorers of one name apart."""
+        found = hashlib.sha256()
+        for name, weights in self.model.state_dict().items():
+            found.update(name.encode())
+            found.update(weights.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        return found.hexdigest()
 
     def encode(self, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
         """The texts in the scorer's tokens: no BOS or other special token, cut at ``max_length`` and the context."""

@@ -57,7 +57,7 @@ def bench_frontier(
     plan = plan_points(config, models, data)
     config, samplers, points = plan.config, plan.samplers, plan.points
     settings = EvalConfig(scorer=config.scorer, batch_size=config.batch_size, precision=config.precision)
-    measure = SampleMeasure(settings, data=data)
+    measure = SampleMeasure(settings, data=data, keep=out / "reference")
     check_texts({measure.text(model).source for model in samplers})
     with writing(out):
         (out / "points").mkdir(parents=True, exist_ok=True)

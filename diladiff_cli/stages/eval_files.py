@@ -15,7 +15,8 @@ from diladiff_cli.runtime.progress import Bar, say
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import open_recorded_data
 from diladiff_cli.stages.eval_artifact import artifact_table, evaluate_artifact
-from diladiff_cli.stages.eval_samples import cell, evaluate_groups, report_table, score_texts
+from diladiff_cli.stages.eval_samples import cell, evaluate_groups, report_table
+from diladiff_cli.stages.kept_scores import kept_scores
 from diladiff_cli.stages.reference_text import ReferenceText, reference_text
 from diladiff_cli.stages.sample_sets import SETTINGS, Sample, group_samples, read_samples
 from diladiff_cli.stages.sampler import sampling_device
@@ -138,11 +139,13 @@ class SampleMeasure:
         config: Scorer and batches.
         files: Reference text; none for what :func:`reference_text` finds.
         data: Token data set whose held-out blocks are the reference; None for the one that each model was trained on.
+        keep: Folder for the scores of the references, which later calls take from there; None to keep none.
     """
 
     config: EvalConfig
     files: tuple[str, ...] = ()
     data: Path | None = None
+    keep: Path | None = None
     _texts: dict[str | None, ReferenceText] = field(default_factory=dict, init=False, repr=False)
     _references: dict[Any, _Reference] = field(default_factory=dict, init=False, repr=False)
 
@@ -183,7 +186,7 @@ class SampleMeasure:
         with Bar("scoring", total, enabled=scorer is not None) as bar:
             options["progress"] = lambda texts: bar.update(texts, "texts")
             if known is None:
-                known = _Reference(text.source, pieces, score_texts(pieces, scorer, **options))
+                known = _Reference(text.source, pieces, kept_scores(self.keep, pieces, scorer, **options))
                 self._references[key] = known
             return evaluate_groups(
                 samples,

@@ -1,0 +1,103 @@
+"""Scores that are kept: the same as new ones, and only where scorer, precision and text are the same."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diladiff_cli.config import BenchConfig
+from diladiff_cli.metrics.scorers import Scorer, Scores
+from diladiff_cli.stages import eval_files
+from diladiff_cli.stages.bench_frontier import bench_frontier
+from diladiff_cli.stages.eval_samples import score_texts
+from diladiff_cli.stages.kept_scores import kept_scores
+from tests.chain import Chain
+from tests.scorer import build_scorer
+
+TEXTS: list[Any] = [{"text": text} for text in ("a b c d", "", "c", "f e d c b a")]
+
+
+@pytest.fixture(scope="module")
+def scorer() -> Scorer:
+    return build_scorer()
+
+
+@pytest.fixture
+def scored(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many texts each call of a scorer got."""
+    calls: list[int] = []
+    score: Callable[..., Scores] = Scorer.score
+
+    def watched(self: Scorer, texts: Any, *more: Any) -> Scores:
+        calls.append(len(texts))
+        return score(self, texts, *more)
+
+    monkeypatch.setattr(Scorer, "score", watched)
+    return calls
+
+
+def same(one: Scores | None, other: Scores | None) -> bool:
+    assert one is not None
+    assert other is not None
+    rows = zip(one.nlls, other.nlls, strict=True)
+    return (
+        one.ids == other.ids
+        and all(map(torch.equal, *zip(*rows, strict=True)))
+        and torch.equal(one.features, other.features)
+    )
+
+
+def test_kept_scores_are_those_of_the_scorer(scorer: Scorer, tmp_path: Path, scored: list[int]) -> None:
+    wanted = score_texts(TEXTS, scorer)
+    told: list[int] = []
+    for _ in range(2):
+        assert same(kept_scores(tmp_path / "new", TEXTS, scorer, progress=told.append), wanted)
+    assert scored == [4, 4]  # wanted, and once more
+    assert sum(told) == 8
+
+
+def test_another_text_context_precision_or_scorer_is_scored_anew(
+    scorer: Scorer, tmp_path: Path, scored: list[int]
+) -> None:
+    other = build_scorer()
+    with torch.no_grad():
+        next(other.model.parameters())[0, 0] += 1  # under the same name
+    for given in (scorer, other, dataclasses.replace(scorer, precision="bf16")):
+        kept_scores(tmp_path, TEXTS, given)
+    kept_scores(tmp_path, TEXTS, scorer, context=2)
+    kept_scores(tmp_path, TEXTS[:2], scorer)
+    assert scored == [4, 4, 4, 4, 2]
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+@pytest.mark.parametrize("content", [b"", b"torn"])
+def test_a_damaged_file_is_made_again(scorer: Scorer, tmp_path: Path, scored: list[int], content: bytes) -> None:
+    wanted = kept_scores(tmp_path, TEXTS, scorer)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(content)
+    assert same(kept_scores(tmp_path, TEXTS, scorer), wanted)
+    assert scored == [4, 4]
+    assert file.read_bytes() == whole
+
+
+def test_nothing_is_kept_without_a_folder_a_scorer_or_texts(scorer: Scorer, tmp_path: Path) -> None:
+    assert kept_scores(None, TEXTS, scorer) is not None
+    assert kept_scores(tmp_path, TEXTS, None) is None
+    assert kept_scores(tmp_path, [], scorer) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_further_point_of_bench_costs_only_that_point(
+    tiny_chain: Chain, scorer: Scorer, tmp_path: Path, scored: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eval_files, "load_scorer", lambda *_: (scorer, "tiny"))
+    for decode_steps, texts in (("2", [8, 4]), ("2,4", [4]), ("2,4", [])):
+        config = BenchConfig(decode_steps=decode_steps, seeds="0", n=4, scorer="tiny", precision="fp32")
+        reports = list(bench_frontier(config, [tiny_chain.mdlm], tmp_path))
+        assert scored == texts  # the reference, twice as many as samples, is scored by the first call alone
+        assert all(report["reference"]["genppl"] == reports[0]["reference"]["genppl"] for report in reports)
+        scored.clear()
