@@ -196,6 +196,28 @@ def speedup() -> str:
     return table(["decode steps", "T", "latent until", "GenPPL", "entropy", "steps of the base"], rows)
 
 
+def many_texts() -> str:
+    """Points of more texts, for MAUVE, beside the base of as many."""
+    reports, rows = stored("many.jsonl"), []
+    for r in in_order(reports):
+        base = None if r["stage"] == "mdlm" else _base_at(reports, r["decode_steps"], _means(r)["entropy"], "mauve")
+        until = "-" if r["stage"] == "mdlm" else f"{r['latent_until'] or 0:g}"
+        rows.append(
+            [*settings_of(r)[::3], until, *_beside_the_base(r, reports), number(base, DIGITS["mauve"])],
+        )
+    return table(["model", "T", "latent until", *HEADS, BESIDE, "MAUVE of the base at this entropy"], rows)
+
+
+def quickstart() -> str:
+    """What examples/quickstart.sh ends with."""
+    reports, rows = stored("quickstart.jsonl"), []
+    for r in reports:
+        speed = [f"{r['seconds']:.1f}", f"{r['tokens_per_second']['mean']:,.0f}"]
+        rows.append([*settings_of(r)[:3], *speed, *figures_of(r)])
+    rows.append(reference_row(reports[0], ["-"] * 4))
+    return table(["model", "latent steps", "decode steps", "seconds", "tokens/s", *HEADS], rows)
+
+
 def semantics_noise() -> str:
     found = stored("semantics.json")["noise"]
     rows = [[name, *(f"{row[name]:.2f}" for row in found)] for name in ("similarity", "agreement")]
@@ -246,6 +268,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "latent-steps": latent_steps,
     "oracle": oracle,
     "speedup": speedup,
+    "quickstart": quickstart,
     "semantics-noise": semantics_noise,
     "semantics-decodings": semantics_decodings,
     "semantics-interpolation": semantics_interpolation,
