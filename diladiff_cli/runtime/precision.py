@@ -9,7 +9,8 @@ from accelerate.utils import broadcast_object_list
 
 from diladiff_cli.config import StageConfig
 from diladiff_cli.runtime.folders import restore
-from diladiff_cli.runtime.processes import process_state
+from diladiff_cli.runtime.processes import fsdp_was_asked_for, process_state
+from diladiff_cli.runtime.progress import say
 from diladiff_cli.runtime.state import read_progress
 
 AUTO = "auto"
@@ -53,7 +54,14 @@ def agreed_precision(precision: str) -> str:
 
 
 def settled(config: Config, out: Path, resume: bool | None) -> Config:
-    """A training configuration with its precision settled; a run in ``out`` that may go on keeps its own."""
+    """A training configuration with what machine and launcher decide: precision, and ``shard`` where FSDP is asked for.
+
+    A run in ``out`` that may go on keeps its own precision.
+    """
+    if fsdp_was_asked_for() and not config.shard:
+        config = replace(config, shard=True)
+        if process_state().is_main_process:
+            say("FSDP, which the launcher asks for, is done as --shard does it; its other settings have no effect")
     if config.precision != AUTO:
         return config
     restore(out)

@@ -2,10 +2,24 @@
 
 import atexit
 import os
+from functools import cache
 
 import torch.distributed
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
+
+FSDP = "ACCELERATE_USE_FSDP"
+
+
+@cache
+def fsdp_was_asked_for() -> bool:
+    """Whether ``accelerate launch`` was told to use FSDP, which is ``--shard`` here; Accelerate hears no more of it.
+
+    What it would do on GPUs knows nothing of averages of weights and of Muon, and on CPUs it does nothing.
+    """
+    asked = parse_flag_from_env(FSDP)
+    os.environ.pop(FSDP, None)
+    return asked
 
 
 def process_state() -> PartialState:
@@ -14,6 +28,7 @@ def process_state() -> PartialState:
     A bare ``PartialState()`` ignores that variable, and takes each of several CPU processes for the only one. Without
     any GPU the CPU needs no naming.
     """
+    fsdp_was_asked_for()  # before Accelerate reads that
     atexit.unregister(_disconnect)
     atexit.register(_disconnect)
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1

@@ -10,6 +10,7 @@ import pytest
 from torch.distributed.run import parse_args
 
 from diladiff_cli.model import load
+from diladiff_cli.runtime.artifacts import load_artifact
 
 from ..chain import Chain
 from .launch import ROOT, TORCHRUN, environment
@@ -56,3 +57,23 @@ def test_samples_into_a_pipe_that_closes_end_all_processes_quietly(tiny_chain: C
     wanted = load(tiny_chain.student, "cpu").sample(n=3)
     assert [json.loads(line)["token_ids"] for line in lines] == [sample["token_ids"] for sample in wanted]
     assert (status, found.stderr) == ("0", "")
+
+
+@pytest.mark.slow
+def test_fsdp_asked_of_the_launcher_is_shard(tiny_chain: Chain, tmp_path: Path) -> None:
+    """With the variables that ``accelerate launch --use_fsdp`` sets, some of which would not fit our networks."""
+    options = "--data {data} --out {out} --max-steps 3 --batch-size 4 --width 16 --layers 1 --heads 2 --precision fp32"
+    asked = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
+    found = {}
+    for name, more, variables in (("asked", [], asked), ("shard", ["--shard"], {})):
+        arguments = options.format(data=tiny_chain.data, out=tmp_path / name).split()
+        command = [*TORCHRUN, "-m", "diladiff_cli", "train-mdlm", *arguments, *more]
+        run = subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, env=environment() | variables, timeout=300
+        )
+        assert run.returncode == 0, run.stderr[-3000:]
+        assert run.stderr.count("FSDP, which the launcher asks for, is done as --shard does it") == bool(variables)
+        artifact = load_artifact(tmp_path / name)
+        assert artifact.config["training"]["shard"] is True
+        found[name] = artifact.hash
+    assert found["asked"] == found["shard"]

@@ -1,5 +1,6 @@
 """Which precision ``auto`` means."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from diladiff_cli.config import (
 )
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.precision import has_fast_bf16, settled, settled_precision
+from diladiff_cli.runtime.processes import FSDP, fsdp_was_asked_for
 from diladiff_cli.stages.bench_frontier import bench_frontier
 from diladiff_cli.stages.bench_speed import bench_speed
 from diladiff_cli.stages.bench_training import bench_training
@@ -147,6 +149,23 @@ def test_every_command_settles_it(tiny_chain: Chain, tmp_path: Path, monkeypatch
     assert [next(measure(small))["precision"] for measure in (bench_speed, bench_training)] == ["bf16", "bf16"]
     (report,) = evaluate_files(EvalConfig(scorer="none", batches=1, draws=1, precision=auto), [tiny_chain.mdlm])
     assert report["settings"]["precision"] == "bf16"
+
+
+@pytest.mark.parametrize(("value", "wanted"), [("true", True), ("false", False), (None, False)])
+def test_fsdp_of_the_launcher_becomes_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str | None, wanted: bool
+) -> None:
+    monkeypatch.delenv(FSDP, raising=False)
+    if value is not None:
+        monkeypatch.setenv(FSDP, value)
+    fsdp_was_asked_for.cache_clear()
+    try:
+        for precision in ("fp32", "auto", "fp32"):  # every stage of a process, though Accelerate no longer hears of it
+            assert settled(settings(precision=precision), tmp_path / "run", None).shard is wanted
+        assert settled(settings(shard=True), tmp_path / "run", None).shard
+        assert FSDP not in os.environ
+    finally:
+        fsdp_was_asked_for.cache_clear()
 
 
 def test_no_run_begins_in_a_precision_that_was_not_settled(tmp_path: Path) -> None:
