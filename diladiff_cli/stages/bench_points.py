@@ -22,8 +22,8 @@ from diladiff_cli.stages.sampler import Sampler, load_sampler, sampling_device
 
 SHARED = ("n", "top_p", "order", "threshold", "entropy_bound", "batch_size", "precision")  # by all points
 YOUNG = ("latent_until", "compile")  # options younger than some kept points, which hold for their defaults
-FORMAT_VERSION = 1  # of the kept points; raised when samples or figures of the same settings change
-SPEED_VERSION = 2  # of the kept speeds; raised when the sampler becomes faster, or something else is timed
+FORMAT_VERSION = 2  # of the kept points; raised when samples or figures of the same settings change
+SPEED_VERSION = 3  # of the kept speeds; raised when the sampler becomes faster, or something else is timed
 
 
 @dataclass(frozen=True)

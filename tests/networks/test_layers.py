@@ -39,17 +39,21 @@ def test_attention_and_its_gradients_are_those_of_its_definition(
 
 
 @pytest.mark.parametrize("gradients", [False, True])
-def test_short_texts_have_plain_products_in_training_alone(monkeypatch: pytest.MonkeyPatch, gradients: bool) -> None:
+def test_short_texts_in_bf16_have_plain_products(monkeypatch: pytest.MonkeyPatch, gradients: bool) -> None:
     def fused(*_: Tensor, **__: Tensor) -> Tensor:
         raise AssertionError
 
     monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", fused)
     with torch.set_grad_enabled(gradients):
-        if gradients:
-            attend(*inputs(8, 5, torch.bfloat16))
-        else:
+        attend(*inputs(8, 5, torch.bfloat16))
+        for others in (inputs(8, 300, torch.bfloat16), inputs(300, 8, torch.bfloat16), inputs(8, 5, torch.float32)):
             with pytest.raises(AssertionError):
-                attend(*inputs(8, 5, torch.bfloat16))
-    for long in ((8, 300), (300, 8)):
-        with pytest.raises(AssertionError):
-            attend(*inputs(*long, torch.bfloat16))
+                attend(*others)
+
+
+@pytest.mark.parametrize("length", [5, 64, 256, 300])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_example_does_not_see_how_many_others_there_are(length: int, dtype: torch.dtype) -> None:
+    """Bit for bit: samples do not depend on the batch size."""
+    q, k, v = (x.detach() for x in inputs(length, length, dtype))
+    assert torch.equal(attend(q[1:2], k[1:2], v[1:2]), attend(q, k, v)[1:2])
