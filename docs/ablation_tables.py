@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from layout import DIGITS, Report, number, percent, stored, table
+from layout import DIGITS, Report, base_at, means_of, number, percent, stored, table
 
 VARIANTS = {
     "augmentation": ("strong-2x", "mild-2x", "soft-2x", "dropout-50-2x"),
@@ -27,6 +27,7 @@ def ablation(group: str) -> Callable[[], str]:
         results = {result["variant"]: result for result in stored("ablations.json")}
         head = ["variant", "recovery", "PPL bound", "prior, share of white"]
         head += [f"{title}, {source}" for title in FIGURES.values() for source in SOURCES.values()]
+        head += [f"GenPPL over the base's, {source}" for source in SOURCES.values()]
         return table(head, [_row(results[name]) for name in VARIANTS[group] if name in results])
 
     return made
@@ -45,4 +46,12 @@ def _row(result: Report) -> list[str]:
         number(trained["ae"]["perplexity_bound"]),
         number(trained["prior"]["share_of_white"]),
         *figures,
+        *(_over_the_base(result["points"][stage]) for stage in SOURCES),
     ]
+
+
+def _over_the_base(report: Report) -> str:
+    """GenPPL in shares of that of the chain's base, at equal entropy and as many decoding steps."""
+    found = means_of(report)
+    base = base_at(stored("frontier.jsonl"), report["decode_steps"], found["entropy"])
+    return "-" if base is None or found["genppl"] is None else f"{found['genppl'] / base:.2f}"

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from diladiff_cli.metrics.frontier import interpolated
+
 EVIDENCE = Path(__file__).with_name("evidence")
 NAMES = {"mdlm": "base", "ae": "auto-encoder (oracle)", "prior": "prior", "student": "student"}
 FIGURES = ("genppl", "entropy", "mauve", "latent_agreement")
@@ -51,6 +53,16 @@ def settings_of(report: Report) -> list[str]:
 
 def figures_of(report: Report) -> list[str]:
     return [with_spread(report["figures"].get(name), DIGITS.get(name, 3)) for name in FIGURES]
+
+
+def means_of(report: Report) -> dict[str, float | None]:
+    return {name: figure["mean"] for name, figure in report["figures"].items()}
+
+
+def base_at(reports: Iterable[Report], decode_steps: int, entropy: float | None, name: str = "genppl") -> float | None:
+    """A figure of the base at an entropy, between its temperatures."""
+    same = [means_of(r) for r in reports if r["stage"] == "mdlm" and r["decode_steps"] == decode_steps]
+    return None if entropy is None else interpolated(same, name, entropy)
 
 
 def in_order(reports: Iterable[Report]) -> list[Report]:

@@ -11,8 +11,10 @@ from layout import (
     HEADS,
     NAMES,
     Report,
+    base_at,
     figures_of,
     in_order,
+    means_of,
     number,
     percent,
     reference_row,
@@ -83,16 +85,6 @@ def teacher_distance() -> str:
     return table(["sampler", "mean squared distance"], rows)
 
 
-def _means(report: Report) -> Report:
-    return {name: figure["mean"] for name, figure in report["figures"].items()}
-
-
-def _base_at(reports: Sequence[Report], decode_steps: int, entropy: float, name: str = "genppl") -> float | None:
-    """A figure of the base at an entropy, between its temperatures."""
-    same = [_means(r) for r in reports if r["stage"] == "mdlm" and r["decode_steps"] == decode_steps]
-    return interpolated(same, name, entropy)
-
-
 def frontier() -> str:
     """All points of it, the last column between the base's temperatures."""
     reports = stored("frontier.jsonl")
@@ -133,8 +125,8 @@ def orders() -> str:
     reports, bases = stored("orders.jsonl"), stored("frontier.jsonl")
     rows = []
     for r in in_order(reports):
-        means = _means(r)
-        base = _base_at(bases, r["decode_steps"], means["entropy"])
+        means = means_of(r)
+        base = base_at(bases, r["decode_steps"], means["entropy"])
         rows.append([settings_of(r)[0], *settings_of(r)[2:], *figures_of(r), number(base)])
     return table(["model", "decode steps", "T", *HEADS, "GenPPL of the base in random order at this entropy"], rows)
 
@@ -143,7 +135,7 @@ def _beside_the_base(report: Report, others: Sequence[Report]) -> list[str]:
     """Figures, and the GenPPL of the base among other reports at the same entropy."""
     if report["stage"] == "mdlm":
         return [*figures_of(report), "-"]
-    return [*figures_of(report), number(_base_at(others, report["decode_steps"], _means(report)["entropy"]))]
+    return [*figures_of(report), number(base_at(others, report["decode_steps"], means_of(report)["entropy"]))]
 
 
 def equal_entropy() -> str:
@@ -154,7 +146,7 @@ def equal_entropy() -> str:
         row = [str(alone["decode_steps"])]
         for name in ("genppl", "mauve"):
             for r in (alone, mixed):
-                base = _base_at(reports, r["decode_steps"], _means(r)["entropy"], name)
+                base = base_at(reports, r["decode_steps"], means_of(r)["entropy"], name)
                 row.append(
                     f"{with_spread(r['figures'][name], DIGITS.get(name, 3))} ({number(base, DIGITS.get(name, 3))})"
                 )
@@ -172,7 +164,7 @@ def steps_needed(reports: Sequence[Report], genppl: float, entropy: float) -> st
     line: list[Report] = []
     measured = sorted({r["decode_steps"] for r in reports if r["stage"] == "mdlm"})
     for steps in measured:
-        found = _base_at(reports, steps, entropy)
+        found = base_at(reports, steps, entropy)
         if found is not None:
             line.append({"entropy": -found, "genppl": float(steps)})  # GenPPL falls as the steps grow
     if not line:
@@ -189,7 +181,7 @@ def speedup() -> str:
     """For each of the student's points, in how many steps the base is as good."""
     reports, rows = stored("frontier.jsonl"), []
     for r in in_order(r for r in [*reports, *stored("latent_until.jsonl")] if r["stage"] == "student"):
-        means, until = _means(r), f"{r['latent_until'] or 0:g}"
+        means, until = means_of(r), f"{r['latent_until'] or 0:g}"
         needed = steps_needed(reports, means["genppl"], means["entropy"])
         shown = [number(means["genppl"]), number(means["entropy"], DIGITS["entropy"])]
         rows.append([*settings_of(r)[2:], until, *shown, needed])
@@ -200,7 +192,7 @@ def many_texts() -> str:
     """Points of more texts, for MAUVE, beside the base of as many."""
     reports, rows = stored("many.jsonl"), []
     for r in in_order(reports):
-        base = None if r["stage"] == "mdlm" else _base_at(reports, r["decode_steps"], _means(r)["entropy"], "mauve")
+        base = None if r["stage"] == "mdlm" else base_at(reports, r["decode_steps"], means_of(r)["entropy"], "mauve")
         until = "-" if r["stage"] == "mdlm" else f"{r['latent_until'] or 0:g}"
         rows.append(
             [*settings_of(r)[::3], until, *_beside_the_base(r, reports), number(base, DIGITS["mauve"])],
