@@ -265,6 +265,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "semantics-decodings": semantics_decodings,
     "semantics-interpolation": semantics_interpolation,
     "orders": orders,
+    "many-texts": many_texts,
     **{f"ablation-{group}": ablation(group) for group in measured_groups()},
     "speed-bf16": sampling_speed("speed_bf16.jsonl"),
     "speed-fp32": sampling_speed("speed_fp32.jsonl"),

@@ -3,7 +3,7 @@
 import hashlib
 import importlib.util
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,6 +40,15 @@ class Scores:
     features: Tensor
 
 
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the names, types, shapes and contents of tensors on any device."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
 @dataclass(frozen=True)
 class Scorer:
     """A causal language model and its tokenizer.
@@ -59,13 +68,11 @@ class Scorer:
     precision: str = "fp32"
 
     @cached_property
-    def weights_hash(self) -> str:
-        """SHA-256 of all weights, which tells scorers of one name apart."""
-        found = hashlib.sha256()
-        for name, weights in self.model.state_dict().items():
-            found.update(name.encode())
-            found.update(weights.detach().cpu().reshape(-1).view(torch.uint8).numpy())
-        return found.hexdigest()
+    def fingerprint(self) -> str:
+        """Tells scorers of one name apart: SHA-256 of weights, configuration and filler token."""
+        config = self.model.config.to_json_string()  # type: ignore[operator, union-attr]
+        content = [tensors_hash(self.model.state_dict()), config, str(_filler_id(self.tokenizer))]
+        return hashlib.sha256("\n".join(content).encode()).hexdigest()
 
     def encode(self, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
         """The texts in the scorer's tokens: no BOS or other special token, cut at ``max_length`` and the context."""

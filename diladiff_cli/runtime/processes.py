@@ -28,7 +28,6 @@ def process_state() -> PartialState:
     A bare ``PartialState()`` ignores that variable, and takes each of several CPU processes for the only one. Without
     any GPU the CPU needs no naming.
     """
-    fsdp_was_asked_for()  # before Accelerate reads that
     atexit.unregister(_disconnect)
     atexit.register(_disconnect)
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1

@@ -27,7 +27,7 @@ from diladiff_cli.settings import ConfigError
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
 
 # Frameworks of their own for sharded weights; --shard has them within ours.
-UNSUPPORTED = {"DEEPSPEED", "MEGATRON_LM", "TP"}
+UNSUPPORTED = {"FSDP", "DEEPSPEED", "MEGATRON_LM", "TP"}
 
 
 class Interrupted(Exception):  # noqa: N818 (no error: what can be used is saved)

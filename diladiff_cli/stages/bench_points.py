@@ -21,7 +21,6 @@ from diladiff_cli.stages.sample import complete, notes_on
 from diladiff_cli.stages.sampler import Sampler, load_sampler, sampling_device
 
 SHARED = ("n", "top_p", "order", "threshold", "entropy_bound", "batch_size", "precision")  # by all points
-YOUNG = ("latent_until", "compile")  # options younger than some kept points, which hold for their defaults
 FORMAT_VERSION = 2  # of the kept points; raised when samples or figures of the same settings change
 SPEED_VERSION = 3  # of the kept speeds; raised when the sampler becomes faster, or something else is timed
 
@@ -53,7 +52,6 @@ class Point:
         settings = replace(self.settings, seed=seed, batch_size=1).to_dict()
         unset = SampleConfig().to_dict()
         settings |= {name: unset[name] for name, value in self.settings.bounds_in_use().items() if value is None}
-        settings = {k: v for k, v in settings.items() if k not in YOUNG or v != unset[k]}
         content = [FORMAT_VERSION, __version__, *self.content, settings, *more]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 

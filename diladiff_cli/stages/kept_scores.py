@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from diladiff_cli.errors import writing
-from diladiff_cli.metrics.scorers import Scorer, Scores
+from diladiff_cli.integrity import CHECKSUM
+from diladiff_cli.metrics.scorers import Scorer, Scores, tensors_hash
 from diladiff_cli.runtime.folders import replacing_file, share
 from diladiff_cli.stages.eval_samples import score_texts
 from diladiff_cli.stages.sample_sets import Sample
@@ -28,8 +29,7 @@ def kept_scores(
 ) -> Scores | None:
     """As :func:`score_texts`, from a file in ``folder`` where the scorer said it before.
 
-    A file is named by a hash of the scorer's weights and precision and of the texts in its tokens; one that is damaged
-    is made again.
+    A file is named by a hash of the scorer and of the texts in its tokens; one that is damaged is made again.
 
     Raises:
         UserError: The folder cannot be written.
@@ -48,22 +48,24 @@ def kept_scores(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with replacing_file(file) as partial:
-            save_file({"nlls": torch.cat(scores.nlls), "features": scores.features}, partial)
+            kept = {"nlls": torch.cat(scores.nlls), "features": scores.features}
+            save_file(kept, partial, {CHECKSUM: tensors_hash(kept)})
             share(partial)
     return scores
 
 
 def _key(scorer: Scorer, ids: Sequence[Sequence[int]]) -> str:
-    content = json.dumps([FORMAT_VERSION, scorer.name, scorer.weights_hash, scorer.precision, ids])
+    content = json.dumps([FORMAT_VERSION, scorer.name, scorer.fingerprint, scorer.precision, ids])
     return hashlib.sha256(content.encode()).hexdigest()[:20]
 
 
 def _read(file: Path, ids: list[list[int]]) -> Scores | None:
     """The scores of texts in the scorer's tokens; None where the file is missing, damaged or of other texts."""
     try:
-        found = load_file(file)
-        nlls = list(found["nlls"].split([max(0, len(row) - 1) for row in ids]))
-        features = found["features"]
-    except (OSError, SafetensorError, KeyError, RuntimeError):
+        with safe_open(file, "pt") as opened:
+            found = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+            if (opened.metadata() or {}).get(CHECKSUM) != tensors_hash(found):
+                return None
+    except (OSError, SafetensorError):
         return None
-    return Scores(ids, nlls, features) if len(features) == len(ids) else None
+    return Scores(ids, list(found["nlls"].split([max(0, len(row) - 1) for row in ids])), found["features"])

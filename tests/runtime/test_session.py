@@ -32,7 +32,7 @@ def test_each_process_has_its_share_of_the_batch(tmp_path: Path, index: int, mon
     assert found == [[range(3), range(3, 6)], [range(6, 9), range(9, 12)]][index]
 
 
-@pytest.mark.parametrize("kind", ["DEEPSPEED", "MEGATRON_LM"])
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
 def test_sharding_of_other_frameworks_is_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:

@@ -53,8 +53,8 @@ def same(one: Scores | None, other: Scores | None) -> bool:
 def test_kept_scores_are_those_of_the_scorer(scorer: Scorer, tmp_path: Path, scored: list[int]) -> None:
     wanted = score_texts(TEXTS, scorer)
     told: list[int] = []
-    for _ in range(2):
-        assert same(kept_scores(tmp_path / "new", TEXTS, scorer, progress=told.append), wanted)
+    for given in (scorer, build_scorer()):  # the same one, loaded again
+        assert same(kept_scores(tmp_path / "new", TEXTS, given, progress=told.append), wanted)
     assert scored == [4, 4]  # wanted, and once more
     assert sum(told) == 8
 
@@ -62,23 +62,26 @@ def test_kept_scores_are_those_of_the_scorer(scorer: Scorer, tmp_path: Path, sco
 def test_another_text_context_precision_or_scorer_is_scored_anew(
     scorer: Scorer, tmp_path: Path, scored: list[int]
 ) -> None:
-    other = build_scorer()
+    other, configured = build_scorer(), build_scorer()  # under the same name
     with torch.no_grad():
-        next(other.model.parameters())[0, 0] += 1  # under the same name
-    for given in (scorer, other, dataclasses.replace(scorer, precision="bf16")):
+        next(other.model.parameters())[0, 0] += 1
+    configured.model.config.layer_norm_epsilon = 0.1  # type: ignore[union-attr]
+    for given in (scorer, other, configured, dataclasses.replace(scorer, precision="bf16")):
         kept_scores(tmp_path, TEXTS, given)
     kept_scores(tmp_path, TEXTS, scorer, context=2)
     kept_scores(tmp_path, TEXTS[:2], scorer)
-    assert scored == [4, 4, 4, 4, 2]
-    assert len(list(tmp_path.iterdir())) == 5
+    assert scored == [4, 4, 4, 4, 4, 2]
+    assert len(list(tmp_path.iterdir())) == 6
 
 
-@pytest.mark.parametrize("content", [b"", b"torn"])
-def test_a_damaged_file_is_made_again(scorer: Scorer, tmp_path: Path, scored: list[int], content: bytes) -> None:
+@pytest.mark.parametrize("damage", [lambda _: b"", lambda _: b"torn", lambda whole: whole[:-4] + b"\0\0\0\0"])
+def test_a_damaged_file_is_made_again(
+    scorer: Scorer, tmp_path: Path, scored: list[int], damage: Callable[[bytes], bytes]
+) -> None:
     wanted = kept_scores(tmp_path, TEXTS, scorer)
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()
-    file.write_bytes(content)
+    file.write_bytes(damage(whole))
     assert same(kept_scores(tmp_path, TEXTS, scorer), wanted)
     assert scored == [4, 4]
     assert file.read_bytes() == whole
