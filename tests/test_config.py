@@ -254,3 +254,10 @@ def test_warm_ups_that_will_not_be_over_are_told() -> None:
     assert [note.split(" is not less")[0] for note in found] == ["--warmup-steps 1000", "--decoder-warmup-steps 10000"]
     assert all("--max-steps 1000" in note for note in found)
     assert len(DistillConfig(max_steps=20, warmup_steps=0).notes()) == 1
+
+
+def test_names_in_a_file_may_be_those_of_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("batch-size = 6\n[mdlm]\nmax-steps = 3\n")
+    config = resolve("mdlm", file=file)
+    assert (config.batch_size, config.max_steps) == (6, 3)

@@ -28,6 +28,7 @@ def read_config_file(path: Path, stage: str) -> dict[str, Any]:
     """Settings of one stage from a TOML or JSON file that may serve a whole pipeline.
 
     A table named after the stage holds its own settings; keys outside of tables hold for every stage that knows them.
+    Names may be written as on the command line, ``max-steps`` for ``max_steps``.
 
     Raises:
         ConfigError: The file cannot be read, or has a name that no stage knows.
@@ -39,6 +40,7 @@ def read_config_file(path: Path, stage: str) -> dict[str, Any]:
             raise ValueError(f"a {type(values).__name__} instead of names and values")
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError([f"--config {path} cannot be read ({error}); give a TOML or JSON file"]) from error
+    values = _underscored(values)
     names = {key: {f.name for f in fields(kind)} for key, kind in STAGES.items()}
     tables = {k: v for k, v in values.items() if isinstance(v, dict)}
     common = {k: v for k, v in values.items() if k not in tables}
@@ -51,6 +53,10 @@ def read_config_file(path: Path, stage: str) -> dict[str, Any]:
     if problems:
         raise ConfigError(problems)
     return {k: v for k, v in common.items() if k in names[stage]} | tables.get(stage, {})
+
+
+def _underscored(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k.replace("-", "_"): _underscored(v) if isinstance(v, dict) else v for k, v in values.items()}
 
 
 def resolve(

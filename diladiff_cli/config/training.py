@@ -11,7 +11,7 @@ class StageConfig(Settings):
 
     seed: int = option(0, "Seed of all randomness: initialisation, data order, noise.", low=0)
     max_steps: int = option(1000, "Optimiser steps of the whole run.", low=1)
-    max_minutes: float = option(0.0, "Stop cleanly after so many minutes; --resume goes on (0: no limit).", low=0)
+    max_minutes: float = option(0.0, "Minutes until it stops cleanly; the same command goes on (0: no limit).", low=0)
     batch_size: int = option(64, "Sequences per optimiser step, over all processes.", low=1)
     grad_accum: int = option(1, "Micro-batches that a process splits its share of a batch into.", low=1)
     learning_rate: float = option(3e-4, "Peak learning rate.", low=0, high=1000)

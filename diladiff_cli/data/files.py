@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from diladiff_cli.errors import UserError
+from diladiff_cli.integrity import CONFIG_FILE, read_json
 
 # Ending of a file -> the reader of ``datasets``; None for what is read line by line.
 READERS: dict[str, str | None] = {
@@ -37,7 +38,7 @@ def hub_parts(source: str) -> tuple[str, str | None, str | None]:
 def find_files(source: str) -> list[Path] | None:
     """The files that a source names, in order and each once; None where it names no path but perhaps a Hub data set.
 
-    Links are followed, also in circles.
+    Links are followed, also in circles; folders that this package wrote, such as data sets, are left out.
 
     Raises:
         UserError: A folder without text, a file of an unknown kind, or a path that is not there or cannot be read.
@@ -87,7 +88,18 @@ def _walk(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(os.path.realpath(place))
+        if _is_ours(Path(place)):
+            folders.clear()
+            continue
         yield from (Path(place, name) for name in names)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder holds a data set, latents or an artifact of this package, and no text."""
+    try:
+        return {"stage", "format_version"} <= read_json(folder / CONFIG_FILE).keys()
+    except (OSError, ValueError):
+        return False
 
 
 def _matches(pattern: Path) -> Iterable[Path]:

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -17,6 +18,8 @@ import diladiff_cli
 from diladiff_cli.data.files import find_files
 from diladiff_cli.data.text import iter_pieces
 from diladiff_cli.errors import UserError
+
+from ..chain import Chain
 
 DOCUMENTS = ["First document,\non two lines.", "Zweites — “Dokument”", "third"]
 
@@ -93,6 +96,14 @@ def test_a_folder_gives_its_files_in_order_at_any_depth(tmp_path: Path) -> None:
     write(tmp_path / "a" / "x.jsonl", json_lines(["one", "two"]))
     write(tmp_path / "notes.md", "not text for us")
     assert read(tmp_path) == ["one", "two", "three"]
+
+
+def test_a_folder_is_read_without_what_this_package_wrote_there(tmp_path: Path, tiny_chain: Chain) -> None:
+    write(tmp_path / "b.txt", "one")
+    for name in ("data", "mdlm"):
+        shutil.copytree(getattr(tiny_chain, name), tmp_path / "work" / name)
+    write(tmp_path / "other" / "config.json", '{"text": "two"}')  # of somebody else
+    assert read(tmp_path) == ["one", "two"]
 
 
 def test_a_folder_may_mix_kinds_whatever_the_field_of_its_rows(tmp_path: Path) -> None:
