@@ -46,12 +46,12 @@ def _row(result: Report) -> list[str]:
         number(trained["ae"]["perplexity_bound"]),
         number(trained["prior"]["share_of_white"]),
         *figures,
-        *(_over_the_base(result["points"][stage]) for stage in SOURCES),
+        *(_over_the_base(result["points"][stage]) if result["group"] != "features" else "-" for stage in SOURCES),
     ]
 
 
 def _over_the_base(report: Report) -> str:
-    """GenPPL in shares of that of the chain's base, at equal entropy and as many decoding steps."""
+    """GenPPL in shares of that of the chain's base, whose tokenizer it has, at equal entropy and decoding steps."""
     found = means_of(report)
     base = base_at(stored("frontier.jsonl"), report["decode_steps"], found["entropy"])
     return "-" if base is None or found["genppl"] is None else f"{found['genppl'] / base:.2f}"

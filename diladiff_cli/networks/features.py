@@ -1,12 +1,12 @@
 """Feature sources of the auto-encoder: a frozen network's last hidden states on the clean text."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from diladiff_cli.core.hashing import tensors_hash
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import check_tokenizer
 from diladiff_cli.networks.denoiser import TokenDenoiser
@@ -73,13 +73,9 @@ class EncoderFeatures(nn.Module):
         self.width = int(config.hidden_size)
 
     def hash(self) -> str:
-        """SHA-256 of the weights that features come from, in order of their names."""
-        found = hashlib.sha256()
-        weights = {name: value for name, value in self.model.state_dict().items() if not name.startswith(UNUSED)}
-        for name, value in sorted(weights.items()):
-            found.update(name.encode())
-            found.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        return found.hexdigest()
+        """That of the weights that features come from, see :func:`tensors_hash`."""
+        weights = self.model.state_dict().items()
+        return tensors_hash({name: value for name, value in weights if not name.startswith(UNUSED)})
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:

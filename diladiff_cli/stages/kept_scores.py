@@ -9,9 +9,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from diladiff_cli.core.hashing import tensors_hash
 from diladiff_cli.errors import writing
 from diladiff_cli.integrity import CHECKSUM
-from diladiff_cli.metrics.scorers import Scorer, Scores, tensors_hash
+from diladiff_cli.metrics.scorers import Scorer, Scores
 from diladiff_cli.runtime.folders import replacing_file, share
 from diladiff_cli.stages.eval_samples import score_texts
 from diladiff_cli.stages.sample_sets import Sample

@@ -26,7 +26,7 @@ def scorer() -> Scorer:
 
 
 @pytest.fixture
-def scored(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def scored(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many texts each call of a scorer got."""
     calls: list[int] = []
     score: Callable[..., Scores] = Scorer.score
