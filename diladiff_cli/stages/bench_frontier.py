@@ -11,7 +11,7 @@ from diladiff_cli.errors import UserError, writing
 from diladiff_cli.metrics.frontier import interpolated, spread
 from diladiff_cli.runtime.folders import write_text
 from diladiff_cli.runtime.progress import Bar, say
-from diladiff_cli.stages.bench_points import Kept, Point, check_texts, plan_points
+from diladiff_cli.stages.bench_points import Kept, Point, check_texts, plan_points, pooled_file
 from diladiff_cli.stages.bench_speed import machine, seconds
 from diladiff_cli.stages.eval_files import SampleMeasure
 from diladiff_cli.stages.reference_text import SHIPPED
@@ -27,7 +27,7 @@ from diladiff_cli.stages.sampler import Sampler
 
 Report = dict[str, Any]
 FIGURES = ("genppl", "entropy", "mauve", "latent_agreement", "distinct_2", "repetition_4")
-COMPARED = ("genppl", "mauve", "latent_agreement", "repetition_4")  # at equal entropy
+COMPARED = ("genppl", "mauve", "mauve_pooled", "latent_agreement", "repetition_4")  # at equal entropy
 
 
 def bench_frontier(
@@ -46,7 +46,8 @@ def bench_frontier(
             each model was trained on.
 
     Yields:
-        A report a point: settings, ``figures`` (mean, spread over seeds, and each seed's), ``tokens_per_second``,
+        A report a point: settings, ``figures`` (mean, spread over seeds, and each seed's; ``mauve_pooled``: that of all
+        seeds' texts together, with the spread over clusterings), ``tokens_per_second``,
         ``seconds`` (for a seed's samples), ``latent_share`` (of them), ``at_equal_entropy`` (for each base among the
         models, its figures interpolated to this entropy at the same decoding steps), ``reference``, ``definitions``.
 
@@ -57,7 +58,7 @@ def bench_frontier(
     plan = plan_points(config, models, data)
     config, samplers, points = plan.config, plan.samplers, plan.points
     settings = EvalConfig(scorer=config.scorer, batch_size=config.batch_size, precision=config.precision)
-    measure = SampleMeasure(settings, data=data, keep=out / "reference")
+    measure = SampleMeasure(settings, data=data, keep=out / "scores")
     check_texts({measure.text(model).source for model in samplers})
     with writing(out):
         (out / "points").mkdir(parents=True, exist_ok=True)
@@ -66,7 +67,8 @@ def bench_frontier(
     for number, point in enumerate(points, 1):
         say(f"point {number} of {len(points)}: {point.title}")
         runs = [_measured(point, seed, samplers[point.model], measure, config, out) for seed in seeds]
-        found.append(_report(point, runs, seeds))
+        pooled = _pooled_mauve(point, seeds, samplers[point.model], measure, config, out)
+        found.append(_report(point, runs, seeds, pooled))
     _check_comparable(found, out)
     yield from compared(found)
 
@@ -83,14 +85,35 @@ def _measured(
             write_text(files.speed, json.dumps(speed) + "\n")
     figures = json.loads(files.figures.read_text()) if files.figures.exists() else None
     if figures is None or _has_lesser_reference(figures, measure, point):
-        lines = files.samples.read_text(encoding="utf-8").strip("\n").split("\n")  # texts may hold other line ends
-        # The model may lie elsewhere now; the reference is found by its path.
-        (figures,) = measure.reports([json.loads(line) | {"model": point.model} for line in lines])
+        (figures,) = measure.reports(_kept_samples(files.samples, point))
         if figures["scorer"]["name"] is not None:  # without one, a later call may have it
             with writing(out):
                 write_text(files.figures, json.dumps(figures) + "\n")
     kept = ("samples", "reference", "definitions", "left_out", "scorer")
     return {"speed": json.loads(files.speed.read_text()), **{name: figures.get(name) for name in kept}}
+
+
+def _kept_samples(file: Path, point: Point) -> list[Sample]:
+    """Samples of a file; the model may lie elsewhere now, and the reference is found by its path."""
+    lines = file.read_text(encoding="utf-8").strip("\n").split("\n")  # texts may hold other line ends
+    return [json.loads(line) | {"model": point.model} for line in lines]
+
+
+def _pooled_mauve(
+    point: Point, seeds: Sequence[int], sampler: Sampler, measure: SampleMeasure, config: BenchConfig, out: Path
+) -> Report | None:
+    """MAUVE of the texts of all seeds together, kept or new; None of one seed, and where it cannot be had."""
+    if len(seeds) < 2:
+        return None
+    file = pooled_file(point, seeds, sampler, config, out, measure.data)
+    found: Report | None = json.loads(file.read_text()) if file.exists() else None
+    if found is None or _has_lesser_reference({"reference": found}, measure, point):
+        samples = [Kept.of(point, seed, sampler, config, out, measure.data).samples for seed in seeds]
+        found = measure.pooled_mauve([_kept_samples(file, point) for file in samples])
+        if found["value"] is not None:
+            with writing(out):
+                write_text(file, json.dumps(found) + "\n")
+    return None if found["value"] is None else found
 
 
 def _draw(sampler: Sampler, settings: SampleConfig) -> tuple[list[Sample], Report]:
@@ -131,13 +154,16 @@ def _draw_batch(sampler: Sampler, batch: range, settings: SampleConfig) -> tuple
     return kept["samples"], *times
 
 
-def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int]) -> Report:
+def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int], pooled: Report | None) -> Report:
     figures = {}
     for name in FIGURES:
         values = [run["samples"].get(name) for run in runs]
         if all(value is not None for value in values):
             mean, std = spread(values)
             figures[name] = {"mean": mean, "std": std, "by_seed": values}
+    if pooled is not None:
+        mean, std = spread(pooled["values"])
+        figures["mauve_pooled"] = {"mean": mean, "std": std, "by_clustering": pooled["values"], "n": pooled["n"]}
     speeds = [run["speed"] for run in runs]
     rate, rate_std = spread([speed["tokens_per_second"] for speed in speeds])
     names = ("steps", "decode_steps", "temperature", "top_p", "gamma", "latent_until", "order", "n", "decodings")
@@ -159,10 +185,18 @@ def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int]) -> Repor
         "batch_size": speeds[0]["batch_size"],
         "machine": speeds[0]["machine"],
         "reference": runs[0]["reference"],
-        "definitions": runs[0]["definitions"],
+        "definitions": runs[0]["definitions"] | _definition(runs[0], pooled),
         "left_out": runs[0]["left_out"],
         "scorer": runs[0]["scorer"],
     }
+
+
+def _definition(run: Report, pooled: Report | None) -> Report:
+    """That of ``mauve_pooled``, where it was measured: MAUVE's with another number of texts."""
+    if pooled is None:
+        return {}
+    settings = {name: pooled[name] for name in ("n", "buckets", "scale", "seeds")}
+    return {"mauve_pooled": run["definitions"]["mauve"] | {"texts": "those of all seeds together"} | settings}
 
 
 def _has_lesser_reference(figures: Report, measure: SampleMeasure, point: Point) -> bool:

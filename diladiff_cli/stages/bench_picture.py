@@ -21,6 +21,7 @@ Line = tuple[str, int | None, float | None, float]  # model, latent steps, laten
 PANELS = {
     "genppl": "generative perplexity (lower is better)",
     "mauve": "MAUVE (higher is better)",
+    "mauve_pooled": "MAUVE of all seeds' texts together (higher is better)",
     "entropy": "token entropy (nats)",
 }
 STYLES = ("-", "--", ":", "-.")  # of temperatures
@@ -42,6 +43,8 @@ def frontier_figure(reports: Sequence[Report]) -> "Figure":
     With a base among the models (the first counts) another panel compares GenPPL with it at equal entropy.
     """
     measured = [name for name in PANELS if any(name in r["figures"] for r in reports)]
+    if "mauve_pooled" in measured:  # it tells more, and the other adds no more
+        measured.remove("mauve")
     base = next((r["model"] for r in reports if r["stage"] == "mdlm"), "")
     comparable = any(_multiple(r, base) is not None for r in reports)
     panels = len(measured) + comparable

@@ -67,7 +67,7 @@ class Kept:
     @classmethod
     def of(cls, point: Point, seed: int, sampler: Sampler, config: BenchConfig, out: Path, data: Path | None) -> "Kept":
         folder, place = out / "points", machine(sampler.device)
-        reference = [] if data is None else [open_recorded_data(sampler.artifact, data)[0].fingerprint]
+        reference = _reference_given(sampler, data)
         return cls(
             samples=folder / f"{point.key(seed)}.jsonl",
             speed=folder / f"{point.key(seed, config.batch_size, place, SPEED_VERSION)}.speed.json",
@@ -78,6 +78,19 @@ class Kept:
     def drawn(self) -> bool:
         """Whether samples and their speed are there."""
         return self.samples.exists() and self.speed.exists()
+
+
+def pooled_file(
+    point: Point, seeds: Sequence[int], sampler: Sampler, config: BenchConfig, out: Path, data: Path | None
+) -> Path:
+    """The file of what was measured of the texts of several seeds together."""
+    key = point.key(seeds[0], list(seeds), config.scorer, *_reference_given(sampler, data))
+    return out / "points" / f"{key}.pooled.json"
+
+
+def _reference_given(sampler: Sampler, data: Path | None) -> list[str]:
+    """Content of the data set that was named as the reference, if one was."""
+    return [] if data is None else [open_recorded_data(sampler.artifact, data)[0].fingerprint]
 
 
 @dataclass(frozen=True)

@@ -54,18 +54,22 @@ def frontier_table(reports: Sequence[Report]) -> "Table":
     bases = sorted(
         {base for r in reports for base, found in r["at_equal_entropy"].items() if found["genppl"] is not None}
     )
-    columns = ["model", "latent", "decode", "T", "seconds", "tokens/s", "genppl", "entropy", "mauve", "agreement"]
+    measured = {"genppl": "genppl", "entropy": "entropy", "mauve": "mauve", "latent_agreement": "agreement"}
+    pooled = [r["figures"]["mauve_pooled"]["n"] for r in reports if "mauve_pooled" in r["figures"]]
+    if pooled:
+        measured["mauve_pooled"] = f"mauve of {max(pooled)}"
+    columns = ["model", "latent", "decode", "T", "seconds", "tokens/s", *measured.values()]
     titles = (f"genppl of {names[base]} at this entropy" for base in bases)
     table = Table(*columns, *titles, title="quality and speed", caption=_common(reports), caption_justify="left")
     for r in reports:
-        figures = [_with_spread(r["figures"].get(n)) for n in ("genppl", "entropy", "mauve", "latent_agreement")]
+        figures = [_with_spread(r["figures"].get(name)) for name in measured]
         settings = [names[r["model"]], cell(r["steps"]), str(r["decode_steps"]), f"{r['temperature']:g}"]
         others = [cell(r["at_equal_entropy"].get(base, {}).get("genppl")) for base in bases]
         table.add_row(*settings, f"{r['seconds']:.3g}", f"{r['tokens_per_second']['mean']:,.0f}", *figures, *others)
     reference = reports[0]["reference"]
     if reference:
-        figures = [cell(reference.get(n)) for n in ("genppl", "entropy", "mauve")]
-        table.add_row("reference text", "-", "-", "-", "-", "-", *figures, "-", *("-" for _ in bases))
+        figures = [cell(reference.get(name)) for name in measured]
+        table.add_row("reference text", "-", "-", "-", "-", "-", *figures, *("-" for _ in bases))
     return table
 
 

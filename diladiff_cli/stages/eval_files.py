@@ -3,11 +3,14 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from diladiff_cli.config import EvalConfig
+from diladiff_cli.metrics.mauve import mauve_score
 from diladiff_cli.metrics.scorers import Scorer, Scores, load_scorer
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.precision import settled_precision
@@ -15,7 +18,7 @@ from diladiff_cli.runtime.progress import Bar, say
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import open_recorded_data
 from diladiff_cli.stages.eval_artifact import artifact_table, evaluate_artifact
-from diladiff_cli.stages.eval_samples import cell, evaluate_groups, report_table
+from diladiff_cli.stages.eval_samples import MAUVE_SEEDS, cell, evaluate_groups, report_table
 from diladiff_cli.stages.kept_scores import kept_scores
 from diladiff_cli.stages.reference_text import ReferenceText, reference_text
 from diladiff_cli.stages.sample_sets import SETTINGS, Sample, group_samples, read_samples
@@ -139,7 +142,7 @@ class SampleMeasure:
         config: Scorer and batches.
         files: Reference text; none for what :func:`reference_text` finds.
         data: Token data set whose held-out blocks are the reference; None for the one that each model was trained on.
-        keep: Folder for the scores of the references, which later calls take from there; None to keep none.
+        keep: Folder for the scores of all texts, which later calls take from there; None to keep none.
     """
 
     config: EvalConfig
@@ -164,6 +167,31 @@ class SampleMeasure:
         for text, length, found in together.values():
             yield from self._measure(found, text, length)
 
+    def pooled_mauve(self, sets: Sequence[list[Sample]]) -> Report:
+        """MAUVE of sets of samples of one model taken together, beside as many pieces of the reference.
+
+        Returns:
+            As :func:`mauve_score`, and ``source``, the name of the reference.
+        """
+        samples = [sample for one in sets for sample in one]
+        text, (scorer, _) = self.text(samples[0].get("model")), self.scorer
+        groups = [*sets, text.pieces(text.length_of(samples), len(samples))]
+        with Bar("scoring", sum(map(len, groups)), enabled=scorer is not None) as bar:
+            scores = [
+                kept_scores(
+                    self.keep,
+                    group,
+                    scorer,
+                    self.config.context or None,
+                    self.config.batch_size,
+                    lambda texts: bar.update(texts, "texts"),
+                )
+                for group in groups
+            ]
+        found = [score.features for score in scores if score is not None]
+        pooled = torch.cat(found[:-1]) if scorer is not None and len(found) == len(groups) else None
+        return mauve_score(pooled, found[-1] if found else None, MAUVE_SEEDS) | {"source": text.source}
+
     def text(self, model: Any) -> ReferenceText:
         """The reference of a model's samples; says on stderr which, once."""
         name = model if isinstance(model, str) and model else None
@@ -182,11 +210,12 @@ class SampleMeasure:
         pieces = text.pieces(length, n) if known is None else known.pieces
         scorer, note = self.scorer
         options: dict[str, Any] = {"context": self.config.context or None, "batch_size": self.config.batch_size}
+        score = partial(kept_scores, self.keep)
         total = len(samples) + (len(pieces) if known is None else 0)
         with Bar("scoring", total, enabled=scorer is not None) as bar:
             options["progress"] = lambda texts: bar.update(texts, "texts")
             if known is None:
-                known = _Reference(text.source, pieces, kept_scores(self.keep, pieces, scorer, **options))
+                known = _Reference(text.source, pieces, score(pieces, scorer, **options))
                 self._references[key] = known
             return evaluate_groups(
                 samples,
@@ -195,6 +224,7 @@ class SampleMeasure:
                 source=text.source,
                 reference_scores=known.scores,
                 scorer_note=note,
+                score=score,
                 **options,
             )
 

@@ -53,6 +53,7 @@ def evaluate_groups(
     context: int | None = None,
     batch_size: int = 8,
     progress: Callable[[int], None] | None = None,
+    score: Callable[..., Scores | None] = score_texts,
 ) -> list[dict[str, Any]]:
     """One report for each way of sampling found among ``samples``.
 
@@ -61,11 +62,12 @@ def evaluate_groups(
     Args:
         reference_scores: Of the reference by this scorer and context, where :func:`score_texts` has found them before.
         progress: Called with numbers of texts as they have been scored.
+        score: What scores texts, with the arguments of :func:`score_texts`.
     """
-    scored = reference_scores or score_texts(reference, scorer, context, batch_size, progress)
+    scored = reference_scores or score(reference, scorer, context, batch_size, progress)
     reports = []
     for group in group_samples(samples):
-        scores = score_texts(group, scorer, context, batch_size, progress)
+        scores = score(group, scorer, context, batch_size, progress)
         reports.append(_report(group, reference, scorer, scores, scored, source, scorer_note, context))
     return reports
 

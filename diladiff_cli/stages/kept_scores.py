@@ -1,4 +1,4 @@
-"""Scores kept in a folder, so that a text which many calls compare with is scored once."""
+"""Scores kept in a folder, so that texts are scored once, whatever they are compared with."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ FORMAT_VERSION = 1  # raised when scores of the same tokens change
 
 def kept_scores(
     folder: Path | None,
-    texts: list[Sample],
+    texts: list[Sample] | None,
     scorer: Scorer | None,
     context: int | None = None,
     batch_size: int = 8,

@@ -35,7 +35,8 @@ def test_a_base_at_equal_entropy_lies_between_its_temperatures() -> None:
     student = point_at("student", 1.0, entropy=3.5, genppl=150.0, mauve=0.5)
     found = _against_bases(student, [*line, *others, student])
     assert found == {
-        "base": {"genppl": pytest.approx(200.0), "mauve": None, "latent_agreement": None, "repetition_4": None}
+        "base": {"genppl": pytest.approx(200.0)}
+        | dict.fromkeys(("mauve", "mauve_pooled", "latent_agreement", "repetition_4"))
     }
     too_hot = point_at("student", 1.5, entropy=4.1)
     assert _against_bases(too_hot, line)["base"]["genppl"] is None
@@ -84,8 +85,16 @@ def test_the_picture_compares_at_equal_entropy_where_it_can() -> None:
     assert labels == ["student, 2 latent steps, T 1", "another base, T 1", "another base, T 0.5"]
 
 
-def test_spreads_of_hundreds_are_written_out() -> None:
-    report = point_at("base", 1.0, genppl=1200.0) | {"figures": {"genppl": {"mean": 1200.0, "std": 123.4}}}
+def test_mauve_of_all_seeds_takes_the_place_of_that_of_each_in_the_picture() -> None:
+    reports = [point_at("base", 1.0, mauve=0.4), point_at("base", 0.7, mauve=0.5, mauve_pooled=0.3)]
+    (panel,) = frontier_figure(reports).axes
+    drawn = [list(container.lines[0].get_ydata()) for container in panel.containers]
+    assert drawn == [[], [0.3]]
+    assert "all seeds" in panel.get_ylabel()
+
+
+def cells(report: Report) -> list[str]:
+    """Those of a report's table, title and row and reference, column by column."""
     shared = {
         "n": 4,
         "seeds": [0],
@@ -97,4 +106,17 @@ def test_spreads_of_hundreds_are_written_out() -> None:
     }
     shared |= dict.fromkeys(("threshold", "entropy_bound", "gamma", "latent_until"))
     table = frontier_table([report | shared | {"at_equal_entropy": {}}])
-    assert "1200 ± 120" in [cell for column in table.columns for cell in column.cells]
+    return [str(cell) for column in table.columns for cell in (column.header, *column.cells)]
+
+
+def test_spreads_of_hundreds_are_written_out() -> None:
+    report = point_at("base", 1.0, genppl=1200.0) | {"figures": {"genppl": {"mean": 1200.0, "std": 123.4}}}
+    assert "1200 ± 120" in cells(report)
+
+
+def test_the_table_has_mauve_of_all_seeds_where_it_was_measured() -> None:
+    pooled = {"mauve_pooled": {"mean": 0.25, "std": 0.01, "n": 768}}
+    report = point_at("base", 1.0, mauve=0.4)
+    assert "mauve of 768" not in cells(report)
+    found = cells(report | {"figures": report["figures"] | pooled})
+    assert found[found.index("mauve of 768") :] == ["mauve of 768", "0.25 ± 0.01", "-"]
