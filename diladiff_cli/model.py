@@ -1,5 +1,6 @@
 """The library: ``load`` gives a model that samples, encodes and decodes."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,7 +59,7 @@ def load(
     return Model(load_sampler(found, device, None if data is None else Path(data)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """A loaded model; :func:`load` makes one.
 
@@ -67,6 +68,11 @@ class Model:
     """
 
     sampler: Sampler
+
+    def __repr__(self) -> str:
+        """What it is in a line, without its networks."""
+        name, device = self.sampler.name, str(self.sampler.device)
+        return f"Model({name!r}, stage={self.stage!r}, length={self.length}, device={device!r})"
 
     @property
     def stage(self) -> str:
@@ -128,13 +134,19 @@ class Model:
     def encode(self, texts: str | Sequence[str]) -> Tensor:
         """Standardised latents z_0 (B, N, C) of texts, cut at ``length`` tokens or filled up with the separator.
 
+        Warns where texts are cut.
+
         Raises:
             UserError: The model has no latents, or the source of the encoder's features is missing.
         """
         shape = self.sampler.require_autoencoder().latent_shape
         texts = [texts] if isinstance(texts, str) else list(texts)
         end = separator_id(self.tokenizer)
-        rows = [row[: self.length] for row in encode_documents(self.tokenizer, texts)] if texts else []
+        whole = encode_documents(self.tokenizer, texts) if texts else []
+        rows = [row[: self.length] for row in whole]
+        cut = sum(len(row) > self.length + 1 for row in whole)  # one more is the separator
+        if cut:
+            warnings.warn(f"{cut} of {len(texts)} texts have more than {self.length} tokens and are cut", stacklevel=2)
         blocks = torch.tensor([[*row, *[end] * (self.length - len(row))] for row in rows], dtype=torch.int64)
         blocks = blocks.to(self.sampler.device)
         starts = range(0, len(blocks), TEXTS_AT_ONCE)

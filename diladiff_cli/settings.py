@@ -14,6 +14,7 @@ from typing import Any, Self
 LARGEST: dict[type, float] = {int: 2**32 - 1, float: 1e9}
 SHOWN = 60  # characters of a bad value in a message
 
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 PRECISIONS = ("auto", "bf16", "fp32")
 
 Good = Callable[..., bool]  # whether all fields of those names are right by themselves
@@ -94,7 +95,7 @@ def check_value(
     """
     start = f"{flag(name)} is {shown(value)}; "
     if not _is_of(kind, value):
-        return f"{start}give a value of type {kind.__name__}"
+        return f"{start}give {WORDS[kind]}"
     if kind is str and choices:
         return None if value in choices else f"{start}choose one of {', '.join(choices)}"
     if kind is str:

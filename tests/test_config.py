@@ -82,13 +82,13 @@ def test_all_problems_are_told_at_once() -> None:
     assert error.value.problems == [
         "unknown setting 'lenght'; see --help for the names",
         "--seed is -1; give at least 0",
-        "--learning-rate is 'fast'; give a value of type float",
+        "--learning-rate is 'fast'; give a number",
         "--precision is 'fp16'; choose one of auto, bf16, fp32",
     ]
     assert str(error.value).splitlines() == [
         "unknown setting 'lenght'; see --help for the names",
         "seed is -1; give at least 0",
-        "learning_rate is 'fast'; give a value of type float",
+        "learning_rate is 'fast'; give a number",
         "precision is 'fp16'; choose one of auto, bf16, fp32",
     ]
 
@@ -261,3 +261,11 @@ def test_names_in_a_file_may_be_those_of_the_command_line(tmp_path: Path) -> Non
     file.write_text("batch-size = 6\n[mdlm]\nmax-steps = 3\n")
     config = resolve("mdlm", file=file)
     assert (config.batch_size, config.max_steps) == (6, 3)
+
+
+@pytest.mark.parametrize("content", ["max-steps = 6\nmax_steps = 7\n", "[mdlm]\nmax_steps = 6\nmax-steps = 7\n"])
+def test_a_name_spelled_in_two_ways_is_refused(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match="sets max_steps twice, once as max-steps"):
+        resolve("mdlm", file=file)

@@ -1,6 +1,7 @@
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -61,11 +62,26 @@ def test_texts_are_cut_and_filled_up_before_encoding(student: Model, tiny_chain:
     padded = torch.tensor([[*short, *[end] * (LENGTH - len(short))]])
     long = "the cat sat and " * 20
     cut = torch.tensor([student.tokenizer(long, add_special_tokens=False)["input_ids"][:LENGTH]])
-    found = student.encode(["the cat", long])
+    with pytest.warns(UserWarning, match="1 of 2 texts have more than 16 tokens and are cut"):
+        found = student.encode(["the cat", long])
     assert found.shape == (2, LATENTS, CHANNELS)
     torch.testing.assert_close(found, student.sampler.encoder(torch.cat([padded, cut])), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(student.encode("the cat"), found[:1], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(student.sampler.encoder(block), found[:1])
+
+
+@pytest.mark.parametrize("tokens", [LENGTH - 1, LENGTH])
+def test_a_text_that_fits_is_encoded_without_a_warning(student: Model, tokens: int) -> None:
+    ids = student.tokenizer("the cat sat and " * 20, add_special_tokens=False)["input_ids"]
+    fitting = student.tokenizer.decode(ids[:tokens])
+    assert len(student.tokenizer(fitting, add_special_tokens=False)["input_ids"]) == tokens
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        student.encode([fitting])
+
+
+def test_a_model_prints_as_one_line(student: Model, tiny_chain: Chain) -> None:
+    assert repr(student) == f"Model({str(tiny_chain.student)!r}, stage='student', length={LENGTH}, device='cpu')"
 
 
 def test_encoding_does_not_depend_on_the_batch(student: Model, monkeypatch: pytest.MonkeyPatch) -> None:

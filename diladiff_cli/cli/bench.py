@@ -38,8 +38,6 @@ def _check(
         problems.append(
             "--model and --against have no meaning with --speed, which makes its own networks; leave them out"
         )
-    elif any(own["more"] or ()) and not own["against"]:
-        problems.append(f"{own['more'][0]} is no option; give models with --model and --against")
     return problems if speed else problems + idle_bounds(config, given)
 
 
@@ -68,7 +66,9 @@ def bench(
         list[Path] | None,
         typer.Option("--against", metavar="FOLDER…", help="Further models for the same picture, one or several."),
     ] = None,
-    more: Annotated[list[Path] | None, typer.Argument(metavar="[FOLDER]...", hidden=True)] = None,
+    more: Annotated[
+        list[Path] | None, typer.Argument(metavar="MODEL", help="Models, as with --model and --against.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -98,12 +98,13 @@ def bench(
 
     Points that were measured before are taken from the folder --out.
     """
-    models = [*(against or ()), *(more or ())]
     if not is_main_process():  # which does this work alone
         return None
     if speed:
         return _speed(config)
-    return (_plan if dry_run else _frontier)(config, _all_models(model, models), out or Path("bench"), data)
+    return (_plan if dry_run else _frontier)(
+        config, _all_models(model, against or [], more or []), out or Path("bench"), data
+    )
 
 
 def _speed(config: BenchConfig) -> Iterator[Mapping[str, Any]]:
@@ -117,14 +118,16 @@ def _speed(config: BenchConfig) -> Iterator[Mapping[str, Any]]:
     show(training_table(training))
 
 
-def _all_models(model: Path | None, others: list[Path]) -> list[Path]:
-    """The models, each once, the default one first where none was given."""
+def _all_models(model: Path | None, against: list[Path], more: list[Path]) -> list[Path]:
+    """The models, each once, the default one first where the first one was not given."""
     from diladiff_cli.model import default_model
 
+    if model is None and more and not against:
+        model, *more = more
     if model is None:
         model, note = default_model()
         say(note)
-    return list(dict.fromkeys([model, *others]))
+    return list(dict.fromkeys([model, *against, *more]))
 
 
 def _plan(config: BenchConfig, models: list[Path], out: Path, data: Path | None) -> Mapping[str, Any]:

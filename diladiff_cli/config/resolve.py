@@ -38,9 +38,9 @@ def read_config_file(path: Path, stage: str) -> dict[str, Any]:
         values = json.loads(raw) if path.suffix == ".json" else tomllib.loads(raw.decode("utf-8-sig"))
         if not isinstance(values, dict):
             raise ValueError(f"a {type(values).__name__} instead of names and values")
+        values = _underscored(values)
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError([f"--config {path} cannot be read ({error}); give a TOML or JSON file"]) from error
-    values = _underscored(values)
     names = {key: {f.name for f in fields(kind)} for key, kind in STAGES.items()}
     tables = {k: v for k, v in values.items() if isinstance(v, dict)}
     common = {k: v for k, v in values.items() if k not in tables}
@@ -56,7 +56,13 @@ def read_config_file(path: Path, stage: str) -> dict[str, Any]:
 
 
 def _underscored(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {k.replace("-", "_"): _underscored(v) if isinstance(v, dict) else v for k, v in values.items()}
+    found: dict[str, Any] = {}
+    for spelled, value in values.items():
+        name = spelled.replace("-", "_")
+        if name in found:
+            raise ValueError(f"it sets {name} twice, once as {name.replace('_', '-')}")
+        found[name] = _underscored(value) if isinstance(value, dict) else value
+    return found
 
 
 def resolve(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from diladiff_cli.errors import writing
 from diladiff_cli.stages.bench_tables import short_names
-from diladiff_cli.stages.pictures import COLOURS, new_figure, plain_log_axis, save_picture, styled
+from diladiff_cli.stages.pictures import COLOURS, legend_below, new_figure, plain_log_axis, save_picture, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +25,7 @@ PANELS = {
     "entropy": "token entropy (nats)",
 }
 STYLES = ("-", "--", ":", "-.")  # of temperatures
+REFERENCE: dict[str, Any] = {"color": "0.5", "linewidth": 1, "linestyle": (0, (1, 3)), "label": "reference text"}
 MARKERS = ("o", "s", "^", "D", "v", "P")  # of latent steps, and of the times at which the base takes over
 
 
@@ -53,8 +54,10 @@ def frontier_figure(reports: Sequence[Report]) -> "Figure":
         _draw_panel(panel, name, reports)
     if comparable:
         _draw_comparison(axes[-1], reports, base)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    entries = {look["label"]: look for look in _looks(reports).values()}
+    if any((reports[0]["reference"] or {}).get(name) is not None for name in measured):
+        entries[REFERENCE["label"]] = REFERENCE
+    legend_below(figure, entries)
     return figure
 
 
@@ -120,7 +123,7 @@ def _draw_panel(panel: "Axes", name: str, reports: Sequence[Report]) -> None:
             panel.annotate(str(r["decode_steps"]), place, xytext=(4, 4), textcoords="offset points", fontsize=7)
     reference = (reports[0]["reference"] or {}).get(name)
     if reference is not None:
-        panel.axhline(reference, color="0.5", linewidth=1, linestyle=(0, (1, 3)), label="reference text")
+        panel.axhline(reference, **REFERENCE)
     plain_log_axis(panel, "x")
     panel.set_xlabel("tokens per second (labels: decoding steps)")
     panel.set_ylabel(PANELS[name])

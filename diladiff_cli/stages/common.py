@@ -14,8 +14,10 @@ from diladiff_cli.config import StageConfig
 from diladiff_cli.data.order import batch_rows
 from diladiff_cli.data.tokens import TokenData, open_tokens
 from diladiff_cli.errors import UserError
-from diladiff_cli.runtime.artifacts import Artifact, linked, parent_links, read_tokenizer
+from diladiff_cli.runtime.artifacts import Artifact, linked, load_artifact, parent_links, read_tokenizer
 from diladiff_cli.runtime.folders import restore
+from diladiff_cli.runtime.processes import process_state
+from diladiff_cli.runtime.progress import say
 from diladiff_cli.runtime.resume import check_resume
 from diladiff_cli.runtime.session import check_tracker
 
@@ -58,6 +60,19 @@ def child_fields(
         "data": nearest.data | data | {"latents": relative(latents, out) if latents else None},
         "tokenizer": read_tokenizer(nearest.tokenizer_path),
     }
+
+
+def load_parent(path: Path, stage: str) -> Artifact:
+    """The artifact that a stage builds on; says on stderr where its training is not done.
+
+    Raises:
+        UserError: It is missing, damaged or of another stage.
+    """
+    artifact = load_artifact(path, stage)
+    step, steps = artifact.config["progress"]["step"], artifact.config["training"]["max_steps"]
+    if step < steps and process_state().is_main_process:
+        say(f"{path} is at step {step} of {steps}; what builds on it now will not accept a later state of it")
+    return artifact
 
 
 def plan(artifact: Mapping[str, Any], config: StageConfig, out: Path, resume: bool | None) -> dict[str, Any]:

@@ -15,13 +15,21 @@ from diladiff_cli.core.objectives import adaptive_loss, meanflow_target
 from diladiff_cli.core.ode import average_velocity_steps, euler, guided
 from diladiff_cli.core.times import logit_normal, ordered_pair
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
-from diladiff_cli.runtime.artifacts import Artifact, load_artifact
+from diladiff_cli.runtime.artifacts import Artifact
 from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.precision import settled
 from diladiff_cli.runtime.randomness import BatchNoise, generator
 from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import Session
-from diladiff_cli.stages.common import child_fields, linear_flops, open_recorded_data, plan, row_order, seeded
+from diladiff_cli.stages.common import (
+    child_fields,
+    linear_flops,
+    load_parent,
+    open_recorded_data,
+    plan,
+    row_order,
+    seeded,
+)
 from diladiff_cli.stages.latent_data import latent_source, recorded_latents
 from diladiff_cli.stages.networks import build, text_encoder
 
@@ -144,7 +152,7 @@ def distill(
         UserError: Unusable inputs.
     """
     config = settled(config, out, resume)
-    parent: Artifact = load_artifact(prior, "prior")
+    parent: Artifact = load_parent(prior, "prior")
     ae = parent.parent("ae")
     tokens, data_path = open_recorded_data(parent, data)
     encoder = text_encoder(ae, build(ae), "cpu")

@@ -176,6 +176,8 @@ def encode_text(
             pieces = some_pieces(sources, config.text_field, text)
             pieces = pieces if valid else splittable(pieces, config)
             tokenizer = train_tokenizer((piece.text for piece in pieces), size)
+            if len(tokenizer) < size:
+                say(f"the text gave {len(tokenizer)} tokens, not {size}: it repeats no more than that")
         recover(out)
         with replacing(out, STAGE) as folder:
             tokenizer.save_pretrained(folder / "tokenizer")

@@ -130,12 +130,13 @@ def _draw_panel(axes: "Axes", panel: Panel, sources: Sequence[Source]) -> None:
     for source, look in zip(sources, looks_of(sources).values(), strict=True):
         for dashes, name in zip(DASHES, panel.lines, strict=False):
             steps, values = source.series(panel.split, name, panel.scale)
+            marker = "o" if len(steps) == 1 else ""  # a line of one point would not be seen
             label = " ".join(filter(None, (source.name, panel.lines[name])))
             if panel is LEARNING_RATE:
-                axes.plot(steps, values, label=label, **look)
+                axes.plot(steps, values, label=label, marker=marker, **look)
             elif panel.split == "train":
                 axes.plot(steps, values, alpha=0.25, linewidth=0.8, **look)
-                axes.plot(steps, running_mean(values), label=label, **look)
+                axes.plot(steps, running_mean(values), label=label, marker=marker, **look)
             else:
                 axes.plot(steps, values, linestyle=dashes, marker="o", label=label, **look)
     if len(panel.lines) > 1:

@@ -17,7 +17,7 @@ from diladiff_cli.networks.autoencoder import AutoEncoder, Corruption, load_base
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.features import FeatureSource, check_same_vocabulary
 from diladiff_cli.networks.moments import RunningMoments
-from diladiff_cli.runtime.artifacts import Artifact, load_artifact
+from diladiff_cli.runtime.artifacts import Artifact
 from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.optim import LearningRate
 from diladiff_cli.runtime.precision import settled
@@ -31,6 +31,7 @@ from diladiff_cli.stages.common import (
     child_fields,
     compile_method,
     linear_flops,
+    load_parent,
     open_recorded_data,
     plan,
     row_order,
@@ -212,7 +213,7 @@ def train_ae(
         ConfigError: Settings that do not fit the base.
     """
     config = settled(config, out, resume)
-    parent = load_artifact(base, "mdlm")
+    parent = load_parent(base, "mdlm")
     tokens, data_path = open_recorded_data(parent, data)
     if config.features != "self":
         check_same_vocabulary(config.features, tokens.tokenizer_path)

@@ -12,7 +12,7 @@ from diladiff_cli.core.gaussian import TanSchedule, diffuse
 from diladiff_cli.core.objectives import per_example_mse
 from diladiff_cli.core.times import low_discrepancy
 from diladiff_cli.networks.latent import LatentPrior
-from diladiff_cli.runtime.artifacts import Artifact, load_artifact
+from diladiff_cli.runtime.artifacts import Artifact
 from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.precision import settled
 from diladiff_cli.runtime.randomness import BatchNoise, generator
@@ -22,6 +22,7 @@ from diladiff_cli.stages.common import (
     child_fields,
     compile_method,
     linear_flops,
+    load_parent,
     open_recorded_data,
     plan,
     row_order,
@@ -130,7 +131,7 @@ def train_prior(
         UserError: Unusable inputs.
     """
     config = settled(config, out, resume)
-    parent = load_artifact(ae, "ae")
+    parent = load_parent(ae, "ae")
     tokens, data_path = open_recorded_data(parent, data)
     network = network_arguments(config, parent)
     encoder = text_encoder(parent, build(parent), "cpu")

@@ -78,7 +78,7 @@ TEXT: Cases = [
     ("x" * 300 + ".txt", 1, "cannot be read (File name too long); check the path"),
 ]
 BATCH: Cases = [
-    ("x", 2, "--batch-size is 'x'; give a value of type int"),
+    ("x", 2, "--batch-size is 'x'; give a whole number"),
     ("0", 2, "--batch-size is 0; give at least 1"),
     ("-9" + HUGE, 2, "; give at least 1"),
     (HUGE, 2, f"; give at most {LARGEST[int]}"),
@@ -140,7 +140,7 @@ OWN: dict[str, dict[str, Cases]] = {
     "bench": {
         "model": INPUT,
         "against": INPUT,
-        "more": [("", 2, "FOLDER is empty"), ("nowhere", 2, "nowhere is no option; give models with --model")],
+        "more": [("", 2, "MODEL is empty"), *INPUT[1:]],
         "out": PLACES,
         "data": INPUT,
         "speed": SWITCH,

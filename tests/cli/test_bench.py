@@ -17,10 +17,17 @@ def reports(out: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.splitlines()]
 
 
-@pytest.mark.parametrize("form", [["--against", "{mdlm}", "{prior}"], ["--against", "{mdlm}", "--against", "{prior}"]])
+@pytest.mark.parametrize(
+    "form",
+    [
+        ["--model", "{student}", "--against", "{mdlm}", "{prior}"],
+        ["--model", "{student}", "--against", "{mdlm}", "--against", "{prior}"],
+        ["{student}", "{mdlm}", "{prior}"],
+    ],
+)
 def test_bench_writes_lines_a_table_and_pictures(cli: Cli, tiny_chain: Chain, tmp_path: Path, form: list[str]) -> None:
-    against = [part.format(mdlm=tiny_chain.mdlm, prior=tiny_chain.prior) for part in form]
-    found = cli("bench", "--model", tiny_chain.student, *against, *POINTS, "--prior-steps", "2")
+    paths = {"student": tiny_chain.student, "mdlm": tiny_chain.mdlm, "prior": tiny_chain.prior}
+    found = cli("bench", *(part.format(**paths) for part in form), *POINTS, "--prior-steps", "2")
     assert found.status == 0, found.err
     lines = reports(found.out)
     models = [str(p) for p in (tiny_chain.student, tiny_chain.mdlm, tiny_chain.prior)]

@@ -24,8 +24,8 @@ WRONG_USAGE: list[tuple[str, list[str]]] = [
     ("sample --temprature 2", ["error: no such option: --temprature; did you mean --temperature or --trace?"]),
     ("sample extra", ["error: got unexpected extra argument(s) (extra); see diladiff sample --help"]),
     ("eval", ["error: missing argument 'TARGET'; see diladiff eval --help"]),
-    ("train-mdlm --batch-size x", ["error: --batch-size is 'x'; give a value of type int"]),
-    ("train-mdlm --max-steps 1.5", ["error: --max-steps is '1.5'; give a value of type int"]),
+    ("train-mdlm --batch-size x", ["error: --batch-size is 'x'; give a whole number"]),
+    ("train-mdlm --max-steps 1.5", ["error: --max-steps is '1.5'; give a whole number"]),
     ("train-mdlm --learning-rate nan", ["error: --learning-rate is nan; give a finite number"]),
     ("train-mdlm --width -3", ["error: --width is -3; give at least 2"]),
     ("sample --top-p 1.5", ["error: --top-p is 1.5; give at most 1"]),
@@ -42,7 +42,7 @@ WRONG_USAGE: list[tuple[str, list[str]]] = [
     (
         "train-ae --batch-size x --compression 0 --augmentation odd --learning-rate -1",
         [
-            "error: --batch-size is 'x'; give a value of type int",
+            "error: --batch-size is 'x'; give a whole number",
             "error: --learning-rate is -1.0; give at least 0",
             "error: --compression is 0; give at least 1",
             "error: --augmentation is 'odd'; choose one of strong, mild, soft, dropout-50",
@@ -65,7 +65,6 @@ WRONG_USAGE: list[tuple[str, list[str]]] = [
         ],
     ),
     ("bench --lengths 8", ["error: --lengths is for --speed; leave it out"]),
-    ("bench ckpt/prior", ["error: ckpt/prior is no option; give models with --model and --against"]),
     (
         "bench --steps 0 --temperatures a,b --n 5",
         [

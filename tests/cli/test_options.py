@@ -98,7 +98,7 @@ def test_all_bad_values_are_reported_together() -> None:
     with pytest.raises(ConfigError) as caught:
         invoke(painter(paint(), []), "paint", "--coats", "many", "--gloss", "-2", "--colour", "green")
     assert caught.value.problems == [
-        "--coats is 'many'; give a value of type int",
+        "--coats is 'many'; give a whole number",
         "--gloss is -2.0; give at least 0",
         "--colour is 'green'; choose one of red, blue",
     ]

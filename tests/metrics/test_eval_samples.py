@@ -187,6 +187,13 @@ def test_the_table_shows_both_sides_and_what_is_left_out() -> None:
         assert part in text
 
 
+def test_the_table_says_that_mauve_of_few_texts_says_little() -> None:
+    report = evaluate_samples(SAMPLES, REFERENCE, None)
+    for n, said in ((4, True), (1000, False)):
+        report["samples"] |= {"mauve": 0.5, "n": n}
+        assert (f"mauve of {n} texts says little" in str(report_table(report).caption)) is said
+
+
 def test_the_table_says_once_why_something_is_left_out() -> None:
     samples = [{"text": s["text"]} for s in SAMPLES]
     report = evaluate_samples(samples, None, None, scorer_note="none installed")

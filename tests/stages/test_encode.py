@@ -154,3 +154,13 @@ def test_a_size_that_cannot_hold_all_bytes_is_refused(size: str) -> None:
     with pytest.raises(ConfigError, match=f"tokenizer train:{size} has no usable size; give at least train:258"):
         EncodeConfig(tokenizer=f"train:{size}")
     assert EncodeConfig(tokenizer="train:258").tokenizer == "train:258"
+
+
+def test_a_tokenizer_smaller_than_asked_for_is_told(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = encode_text(replace(SMALL, tokenizer="train:5000"), text=[str(text)], out=tmp_path / "large")
+    told = f"the text gave {record['vocab_size']} tokens, not 5000: it repeats no more than that"
+    assert told in capsys.readouterr().err.splitlines()
+    encode_text(SMALL, text=[str(text)], out=tmp_path / "small")
+    assert "tokens, not" not in capsys.readouterr().err

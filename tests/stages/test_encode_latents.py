@@ -68,7 +68,9 @@ def test_stored_latents_are_standardised(tiny_chain: Chain, tmp_path: Path) -> N
     torch.testing.assert_close(z.std(0), torch.ones(LATENTS, CHANNELS), rtol=0.05, atol=0.05)
 
 
-def test_a_cut_off_run_goes_on_and_gives_the_same_files(tiny_chain: Chain, tmp_path: Path) -> None:
+def test_a_cut_off_run_goes_on_and_gives_the_same_files(
+    tiny_chain: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "latents"
     encode_latents(ae=tiny_chain.ae, out=out)
     whole = contents(out)
@@ -77,9 +79,14 @@ def test_a_cut_off_run_goes_on_and_gives_the_same_files(tiny_chain: Chain, tmp_p
     (out / "config.json").unlink()
     (out / "train-00001.safetensors.json").unlink()  # killed between a shard and its record
     (out / "valid-00000.safetensors").unlink()
+    assert "is finished" not in capsys.readouterr().err
     encode_latents(ae=tiny_chain.ae, out=out)
     assert contents(out) == whole
     assert kept.stat().st_mtime_ns == before
+    assert "is finished" not in capsys.readouterr().err
+    encode_latents(ae=tiny_chain.ae, out=out)
+    assert contents(out) == whole
+    assert f"{out} is finished; --fresh encodes it again" in capsys.readouterr().err
 
 
 def test_latents_of_another_auto_encoder_are_not_mixed_in(tiny_chain: Chain, tmp_path: Path) -> None:

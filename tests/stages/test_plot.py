@@ -14,7 +14,8 @@ from diladiff_cli.stages.eval_artifact import evaluate_artifact
 from diladiff_cli.stages.plot import figures_of, plot
 from diladiff_cli.stages.plot_sources import read_sources
 from diladiff_cli.stages.plot_training import SMOOTHING, running_mean
-from tests.chain import Chain
+from diladiff_cli.stages.train_mdlm import train_mdlm
+from tests.chain import Chain, mdlm_config
 
 
 def drawn(axes: Any) -> dict[str, list[list[float]]]:
@@ -67,6 +68,14 @@ def test_training_curves_are_the_logged_numbers(tiny_chain: Chain) -> None:
     valid = logged(tiny_chain.mdlm, "valid")
     assert drawn(validation)[name] == [[line["step"], line["perplexity_bound"]] for line in valid]
     assert drawn(recovery)[name] == [[line["step"], 100 * line["recovery"]] for line in valid]
+
+
+def test_a_curve_of_one_point_can_be_seen(tiny_chain: Chain, tmp_path: Path) -> None:
+    train_mdlm(mdlm_config(max_steps=1), data=tiny_chain.data, out=tmp_path / "mdlm")
+    for artifact, marker in ((tmp_path / "mdlm", "o"), (tiny_chain.mdlm, "")):
+        (figure,) = dict(figures_of(read_sources([artifact]))).values()
+        loss, *_, rate = figure.axes
+        assert [panel.lines[-1].get_marker() for panel in (loss, rate)] == [marker, marker]
 
 
 def test_every_validation_of_a_student_is_drawn_for_each_number_of_steps(tiny_chain: Chain) -> None:

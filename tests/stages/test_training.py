@@ -274,3 +274,13 @@ def test_a_dry_run_checks_and_writes_nothing(tiny_chain: Chain, tmp_path: Path) 
     assert [plan["stage"] for plan in plans] == ["mdlm", "ae", "prior", "student"]
     assert all(json.dumps(plan) for plan in plans)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_base_that_is_not_trained_to_its_end_is_told(
+    tiny_chain: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_mdlm(mdlm_config(max_minutes=1e-9), data=tiny_chain.data, out=tmp_path / "begun")
+    capsys.readouterr()
+    for base, told in ((tmp_path / "begun", True), (tiny_chain.mdlm, False)):
+        train_ae(ae_config(), base=base, out=tmp_path / "ae", dry_run=True)
+        assert (f"{base} is at step 1 of 5; what builds on it now" in capsys.readouterr().err) is told
