@@ -146,7 +146,7 @@ class Model:
         rows = [row[: self.length] for row in whole]
         cut = sum(len(row) > self.length + 1 for row in whole)  # one more is the separator
         if cut:
-            warnings.warn(f"{cut} of {len(texts)} texts have more than {self.length} tokens and are cut", stacklevel=2)
+            warnings.warn(f"texts cut at {self.length} tokens: {cut} of {len(texts)}", stacklevel=2)
         blocks = torch.tensor([[*row, *[end] * (self.length - len(row))] for row in rows], dtype=torch.int64)
         blocks = blocks.to(self.sampler.device)
         starts = range(0, len(blocks), TEXTS_AT_ONCE)

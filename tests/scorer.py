@@ -1,7 +1,9 @@
 """A scorer small enough for tests."""
 
+from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 
 from diladiff_cli.metrics.scorers import Scorer
@@ -28,3 +30,16 @@ def build_scorer() -> Scorer:
         model: torch.nn.Module = GPT2LMHeadModel(config)
     tokenizer = build(tokenizer_object=core, eos_token="<end>", unk_token="?")
     return Scorer("tiny", tokenizer, model.eval(), context=32)
+
+
+def give_scorer(monkeypatch: pytest.MonkeyPatch, name: str = "tiny") -> Scorer:
+    """Make it the one that every ``--scorer`` gives; by their letters, it tells all texts apart."""
+    from diladiff_cli.stages import eval_files
+
+    def by_letter(_: Scorer, texts: Any, *_more: Any) -> list[list[int]]:
+        return [[2 + ord(letter) % 6 for letter in text[:16]] for text in texts]
+
+    scorer = replace(build_scorer(), name=name)
+    monkeypatch.setattr(Scorer, "encode", by_letter)
+    monkeypatch.setattr(eval_files, "load_scorer", lambda *_: (scorer, name))
+    return scorer

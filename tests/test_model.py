@@ -62,7 +62,7 @@ def test_texts_are_cut_and_filled_up_before_encoding(student: Model, tiny_chain:
     padded = torch.tensor([[*short, *[end] * (LENGTH - len(short))]])
     long = "the cat sat and " * 20
     cut = torch.tensor([student.tokenizer(long, add_special_tokens=False)["input_ids"][:LENGTH]])
-    with pytest.warns(UserWarning, match="1 of 2 texts have more than 16 tokens and are cut"):
+    with pytest.warns(UserWarning, match="texts cut at 16 tokens: 1 of 2"):
         found = student.encode(["the cat", long])
     assert found.shape == (2, LATENTS, CHANNELS)
     torch.testing.assert_close(found, student.sampler.encoder(torch.cat([padded, cut])), rtol=1e-4, atol=1e-5)

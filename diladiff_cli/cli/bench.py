@@ -35,9 +35,7 @@ def _check(
     if speed and own["dry_run"]:
         problems.append("--dry-run has no meaning with --speed, which reads nothing; leave it out")
     if speed and (model is not None or own["against"] or own["more"]):
-        problems.append(
-            "--model and --against have no meaning with --speed, which makes its own networks; leave them out"
-        )
+        problems.append("models have no meaning with --speed, which makes its own networks; leave them out")
     return problems if speed else problems + idle_bounds(config, given)
 
 
@@ -67,7 +65,8 @@ def bench(
         typer.Option("--against", metavar="FOLDER…", help="Further models for the same picture, one or several."),
     ] = None,
     more: Annotated[
-        list[Path] | None, typer.Argument(metavar="MODEL", help="Models, as with --model and --against.")
+        list[Path] | None,
+        typer.Argument(metavar="MODEL", help="Models: without --model and --against all of them, else further ones."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -119,7 +118,7 @@ def _speed(config: BenchConfig) -> Iterator[Mapping[str, Any]]:
 
 
 def _all_models(model: Path | None, against: list[Path], more: list[Path]) -> list[Path]:
-    """The models, each once, the default one first where the first one was not given."""
+    """The models, each once; the default one comes first where neither --model nor plain arguments alone name it."""
     from diladiff_cli.model import default_model
 
     if model is None and more and not against:

@@ -38,13 +38,14 @@ def read_config_file(path: Path, stage: str) -> dict[str, Any]:
         values = json.loads(raw) if path.suffix == ".json" else tomllib.loads(raw.decode("utf-8-sig"))
         if not isinstance(values, dict):
             raise ValueError(f"a {type(values).__name__} instead of names and values")
-        values = _underscored(values)
+        twice, values = _set_twice(values), _underscored(values)
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError([f"--config {path} cannot be read ({error}); give a TOML or JSON file"]) from error
     names = {key: {f.name for f in fields(kind)} for key, kind in STAGES.items()}
     tables = {k: v for k, v in values.items() if isinstance(v, dict)}
     common = {k: v for k, v in values.items() if k not in tables}
-    problems = [f"--config {path} has the table [{k}]; use {', '.join(STAGES)}" for k in tables if k not in STAGES]
+    problems = [f"--config {path} sets {name}; leave one out" for name in twice]
+    problems += [f"--config {path} has the table [{k}]; use {', '.join(STAGES)}" for k in tables if k not in STAGES]
     problems += [
         f"--config {path} has {k!r}, which no stage knows; see --help for the names"
         for k in common
@@ -56,13 +57,15 @@ def read_config_file(path: Path, stage: str) -> dict[str, Any]:
 
 
 def _underscored(values: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for spelled, value in values.items():
-        name = spelled.replace("-", "_")
-        if name in found:
-            raise ValueError(f"it sets {name} twice, once as {name.replace('_', '-')}")
-        found[name] = _underscored(value) if isinstance(value, dict) else value
-    return found
+    return {k.replace("-", "_"): _underscored(v) if isinstance(v, dict) else v for k, v in values.items()}
+
+
+def _set_twice(values: Mapping[str, Any], place: str = "") -> list[str]:
+    """Names that a file has in both spellings, in words, with the table where they stand."""
+    both = [name for name in values if "-" in name and name.replace("-", "_") in values]
+    found = [f"{name.replace('-', '_')} and {name}{place}" for name in both]
+    tables = ((name, table) for name, table in values.items() if isinstance(table, dict))
+    return found + [pair for name, table in tables for pair in _set_twice(table, f" in [{name}]")]
 
 
 def resolve(

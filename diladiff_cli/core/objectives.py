@@ -84,3 +84,22 @@ def adaptive_loss(u: Tensor, target: Tensor, constant: float) -> tuple[Tensor, T
     """
     squared = (u.float() - target.float()).square().flatten(1).sum(1)
     return squared / (squared.detach() + constant), squared
+
+
+@torch.no_grad()
+def estimates_of_some(estimate: Callable[..., Tensor], rows: Tensor, *inputs: Tensor) -> Tensor:
+    """What a network is conditioned on in training: its own estimates for some examples, zeros for the others.
+
+    Args:
+        estimate: Clean latents from the inputs of some examples; called once, whatever ``rows`` are.
+        rows: (n,) examples that get estimates.
+        inputs: (B, ...) each, the first of them shaped like the estimates.
+
+    Returns:
+        Zeros like the first input, with the estimates at ``rows``.
+    """
+    # Never none: processes that share the weights must make the same calls.
+    asked = rows if len(rows) else torch.zeros(1, dtype=torch.int64, device=rows.device)
+    made = estimate(*(values[asked] for values in inputs))
+    found = torch.zeros_like(inputs[0])
+    return found.index_copy(0, rows, made[: len(rows)].to(found.dtype))

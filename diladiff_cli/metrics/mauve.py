@@ -9,6 +9,7 @@ from torch import Tensor
 from diladiff_cli.metrics.quiet import silenced
 
 SCALE = 5
+NOT_INSTALLED = "the package mauve-text is not installed"
 DEFINITION = (
     "area under the divergence curve (25 mixtures) of two sets of texts, quantised together by k-means into the given "
     "number of buckets; features: the scorer's last-layer hidden state at a text's last token, L2-normalised, reduced "
@@ -38,7 +39,7 @@ def mauve_score(
     if n < 2:
         return {"value": None, "n": n, "reason": "needs at least two texts in each set"}
     if importlib.util.find_spec("mauve") is None:
-        return {"value": None, "n": n, "reason": "the package mauve-text is not installed"}
+        return {"value": None, "n": n, "reason": NOT_INSTALLED}
     buckets = max(2, round(n / 10))
     values = []
     # Silenced: the clustering library writes warnings about small sets straight to the terminal.

@@ -4,6 +4,8 @@ In training, those of an example come from (seed, step, place in the global batc
 the number of processes or micro-batches, and resuming needs no saved generator state.
 """
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -42,6 +44,7 @@ class BatchNoise:
         self.step = step
         self.positions = torch.tensor(positions, device=device, dtype=torch.float32)
         self.batch_size = batch_size
+        self._places = positions
         self._examples = [generator(device, seed, step, place) for place in positions]
         self._shared = generator(device, seed, step, -1)
         self._device = device
@@ -53,6 +56,15 @@ class BatchNoise:
     def normal(self, *shape: int) -> Tensor:
         """(B, *shape) standard normal draws."""
         return torch.stack([torch.randn(shape, generator=g, device=self._device) for g in self._examples])
+
+    def some(self, share: float) -> Tensor:
+        """Rows of the micro-batch that are among a share of the global batch's places, the same ones in every step.
+
+        The places lie as evenly as they can, so that all micro-batches have about as many. Which examples stand there
+        is random, as the order of the data is.
+        """
+        rows = [row for row, i in enumerate(self._places) if math.floor((i + 1) * share) > math.floor(i * share)]
+        return torch.tensor(rows, device=self._device, dtype=torch.int64)
 
     def shared_uniform(self) -> Tensor:
         """One draw from U(0, 1) for the whole global batch."""

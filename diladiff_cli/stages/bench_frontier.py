@@ -9,6 +9,7 @@ from typing import Any
 from diladiff_cli.config import BenchConfig, EvalConfig, SampleConfig
 from diladiff_cli.errors import UserError, writing
 from diladiff_cli.metrics.frontier import interpolated, spread
+from diladiff_cli.metrics.mauve import DEFINITION, NOT_INSTALLED
 from diladiff_cli.runtime.folders import write_text
 from diladiff_cli.runtime.progress import Bar, say
 from diladiff_cli.stages.bench_points import Kept, Point, check_texts, plan_points, pooled_file
@@ -27,6 +28,7 @@ from diladiff_cli.stages.sampler import Sampler
 
 Report = dict[str, Any]
 FIGURES = ("genppl", "entropy", "mauve", "latent_agreement", "distinct_2", "repetition_4")
+POOLED = f"of the texts of all seeds together, mean and spread over seeds of the clustering; {DEFINITION}"
 COMPARED = ("genppl", "mauve", "mauve_pooled", "latent_agreement", "repetition_4")  # at equal entropy
 
 
@@ -63,13 +65,13 @@ def bench_frontier(
     with writing(out):
         (out / "points").mkdir(parents=True, exist_ok=True)
     seeds = config.integers("seeds")
-    found = []
+    found: list[Report] = []
     for number, point in enumerate(points, 1):
         say(f"point {number} of {len(points)}: {point.title}")
         runs = [_measured(point, seed, samplers[point.model], measure, config, out) for seed in seeds]
-        pooled = _pooled_mauve(point, seeds, samplers[point.model], measure, config, out)
+        _check_comparable([*found, *runs], out)
+        pooled = _pooled_mauve(point, seeds, runs[0], samplers[point.model], measure, config, out)
         found.append(_report(point, runs, seeds, pooled))
-    _check_comparable(found, out)
     yield from compared(found)
 
 
@@ -86,7 +88,8 @@ def _measured(
     figures = json.loads(files.figures.read_text()) if files.figures.exists() else None
     if figures is None or _has_lesser_reference(figures, measure, point):
         (figures,) = measure.reports(_kept_samples(files.samples, point))
-        if figures["scorer"]["name"] is not None:  # without one, a later call may have it
+        # What was left out for want of a scorer or a package, a later call may have.
+        if figures["scorer"]["name"] is not None and figures["left_out"].get("mauve") != NOT_INSTALLED:
             with writing(out):
                 write_text(files.figures, json.dumps(figures) + "\n")
     kept = ("samples", "reference", "definitions", "left_out", "scorer")
@@ -100,20 +103,40 @@ def _kept_samples(file: Path, point: Point) -> list[Sample]:
 
 
 def _pooled_mauve(
-    point: Point, seeds: Sequence[int], sampler: Sampler, measure: SampleMeasure, config: BenchConfig, out: Path
-) -> Report | None:
-    """MAUVE of the texts of all seeds together, kept or new; None of one seed, and where it cannot be had."""
+    point: Point,
+    seeds: Sequence[int],
+    run: Report,
+    sampler: Sampler,
+    measure: SampleMeasure,
+    config: BenchConfig,
+    out: Path,
+) -> Report:
+    """MAUVE of the texts of all seeds together, kept or new, by the scorer and beside the kind of text of one ``run``.
+
+    Without a ``value`` there is a ``reason``.
+    """
     if len(seeds) < 2:
-        return None
+        return {"value": None, "reason": "needs several seeds"}
+    if run["scorer"]["name"] is None:
+        return {"value": None, "reason": "no scorer"}
     file = pooled_file(point, seeds, sampler, config, out, measure.data)
-    found: Report | None = json.loads(file.read_text()) if file.exists() else None
-    if found is None or _has_lesser_reference({"reference": found}, measure, point):
-        samples = [Kept.of(point, seed, sampler, config, out, measure.data).samples for seed in seeds]
-        found = measure.pooled_mauve([_kept_samples(file, point) for file in samples])
-        if found["value"] is not None:
-            with writing(out):
-                write_text(file, json.dumps(found) + "\n")
-    return None if found["value"] is None else found
+    kept: Report | None = json.loads(file.read_text()) if file.exists() else None
+    if kept is not None and _agree(kept, run):
+        return kept
+    samples = [Kept.of(point, seed, sampler, config, out, measure.data).samples for seed in seeds]
+    found = measure.pooled_mauve([_kept_samples(file, point) for file in samples])
+    if not _agree(found, run):
+        return {"value": None, "reason": "scorer or reference of the kept figures are not at hand"}
+    if found["value"] is not None:
+        with writing(out):
+            write_text(file, json.dumps(found) + "\n")
+    return found
+
+
+def _agree(pooled: Report, run: Report) -> bool:
+    """Whether MAUVE of all seeds is by the scorer of a run's figures, and beside the same kind of text."""
+    sources = (pooled["source"], (run["reference"] or {}).get("source"))  # a data set may have moved meanwhile
+    return pooled["scorer"] == run["scorer"]["name"] and len({source == SHIPPED for source in sources}) == 1
 
 
 def _draw(sampler: Sampler, settings: SampleConfig) -> tuple[list[Sample], Report]:
@@ -154,16 +177,22 @@ def _draw_batch(sampler: Sampler, batch: range, settings: SampleConfig) -> tuple
     return kept["samples"], *times
 
 
-def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int], pooled: Report | None) -> Report:
+def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int], pooled: Report) -> Report:
     figures = {}
     for name in FIGURES:
         values = [run["samples"].get(name) for run in runs]
         if all(value is not None for value in values):
             mean, std = spread(values)
             figures[name] = {"mean": mean, "std": std, "by_seed": values}
-    if pooled is not None:
+    reference, definitions, left_out = (dict(runs[0][name] or {}) for name in ("reference", "definitions", "left_out"))
+    if pooled["value"] is None:
+        left_out["mauve_pooled"] = pooled["reason"]
+    else:
         mean, std = spread(pooled["values"])
         figures["mauve_pooled"] = {"mean": mean, "std": std, "by_clustering": pooled["values"], "n": pooled["n"]}
+        reference["mauve_pooled"] = pooled["reference"]
+        settings = {name: pooled[name] for name in ("n", "buckets", "scale", "seeds", "scorer", "source")}
+        definitions["mauve_pooled"] = {"definition": POOLED} | settings
     speeds = [run["speed"] for run in runs]
     rate, rate_std = spread([speed["tokens_per_second"] for speed in speeds])
     names = ("steps", "decode_steps", "temperature", "top_p", "gamma", "latent_until", "order", "n", "decodings")
@@ -184,19 +213,11 @@ def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int], pooled: 
         "latent_share": spread([speed["latent_share"] for speed in speeds])[0],
         "batch_size": speeds[0]["batch_size"],
         "machine": speeds[0]["machine"],
-        "reference": runs[0]["reference"],
-        "definitions": runs[0]["definitions"] | _definition(runs[0], pooled),
-        "left_out": runs[0]["left_out"],
+        "reference": reference or None,
+        "definitions": definitions,
+        "left_out": left_out,
         "scorer": runs[0]["scorer"],
     }
-
-
-def _definition(run: Report, pooled: Report | None) -> Report:
-    """That of ``mauve_pooled``, where it was measured: MAUVE's with another number of texts."""
-    if pooled is None:
-        return {}
-    settings = {name: pooled[name] for name in ("n", "buckets", "scale", "seeds")}
-    return {"mauve_pooled": run["definitions"]["mauve"] | {"texts": "those of all seeds together"} | settings}
 
 
 def _has_lesser_reference(figures: Report, measure: SampleMeasure, point: Point) -> bool:

@@ -44,8 +44,8 @@ def frontier_figure(reports: Sequence[Report]) -> "Figure":
     With a base among the models (the first counts) another panel compares GenPPL with it at equal entropy.
     """
     measured = [name for name in PANELS if any(name in r["figures"] for r in reports)]
-    if "mauve_pooled" in measured:  # it tells more, and the other adds no more
-        measured.remove("mauve")
+    if "mauve_pooled" in measured:  # to which the other adds nothing
+        measured = [name for name in measured if name != "mauve"]
     base = next((r["model"] for r in reports if r["stage"] == "mdlm"), "")
     comparable = any(_multiple(r, base) is not None for r in reports)
     panels = len(measured) + comparable

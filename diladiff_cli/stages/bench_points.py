@@ -124,7 +124,7 @@ def plan_points(config: BenchConfig, models: Sequence[Path], data: Path | None) 
 
 
 def bench_plan(config: BenchConfig, models: Sequence[Path], out: Path, data: Path | None = None) -> dict[str, Any]:
-    """What a dry run prints: every point, and for which seeds it still has to be drawn or scored.
+    """What a dry run prints: every point, for which seeds it still has to be drawn or scored, and whether to be pooled.
 
     Raises:
         UserError, ConfigError: As of :func:`plan_points`.
@@ -134,10 +134,8 @@ def bench_plan(config: BenchConfig, models: Sequence[Path], out: Path, data: Pat
     check_texts({measure.text(model).source for model in plan.samplers})
     found = []
     for point in plan.points:
-        kept = {
-            seed: Kept.of(point, seed, plan.samplers[point.model], plan.config, out, data)
-            for seed in config.integers("seeds")
-        }
+        given = plan.samplers[point.model], plan.config, out, data
+        kept = {seed: Kept.of(point, seed, *given) for seed in config.integers("seeds")}
         found.append(
             {
                 "model": point.model,
@@ -146,6 +144,7 @@ def bench_plan(config: BenchConfig, models: Sequence[Path], out: Path, data: Pat
                 **{name: getattr(point.settings, name) for name in ("decode_steps", "temperature")},
                 "to_draw": [seed for seed, files in kept.items() if not files.drawn],
                 "to_score": [seed for seed, files in kept.items() if not files.figures.exists()],
+                "to_pool": len(kept) > 1 and not pooled_file(point, list(kept), *given).exists(),
             }
         )
     return {"out": str(out), "settings": plan.config.to_dict(), "points": found}

@@ -36,7 +36,9 @@ def _common(reports: Sequence[Report]) -> str:
     for name, title in titles.items():
         used = [r[name] for r in reports if r[name] is not None]
         parts += [f"{title} {used[0]:g}"] if used else []
-    return ", ".join([*parts, r["precision"]])
+    parts.append(r["precision"])
+    pooled = any("mauve_pooled" in r["figures"] for r in reports)
+    return ", ".join(parts) + "; ± over seeds, that of MAUVE of all seeds' texts over clusterings" * pooled
 
 
 def _with_spread(figure: dict[str, Any] | None) -> str:

@@ -108,13 +108,13 @@ def works(config: BenchConfig, vocab_size: int, length: int, batch_size: int, de
     z_0 = torch.randn(batch_size, *latents.values(), generator=generator(device, 22), device=device)
     prior = LatentPrior(schedule_d=10.0, **shape, **latents).to(device)
     forward = linear_flops(prior, latents["latents"])
-    yield Work("train-prior", prior, prior_loss(lambda z: z, prior.schedule, 0.5), z_0, 4 * forward)
+    yield Work("train-prior", prior, prior_loss(lambda z: z, prior.schedule, 0.5), z_0, 3.5 * forward)
     student = LatentStudent(schedule_d=10.0, **shape, **latents).to(device)
     meanflow = MeanFlowLoss(
         lambda z: z, copy.deepcopy(prior).requires_grad_(False), DistillConfig(tangent_warmup_steps=0)
     )
-    # Two calls of the teacher, one for self-conditioning, and the jvp's two with the gradient's two.
-    yield Work("distill", student, meanflow, z_0, 7 * forward)
+    # Two calls of the teacher, half a one for self-conditioning, and the jvp's two with the gradient's two.
+    yield Work("distill", student, meanflow, z_0, 6.5 * forward)
 
 
 def plain_loss(model: nn.Module, x: Tensor, noise: BatchNoise) -> tuple[Tensor, dict[str, Tensor]]:

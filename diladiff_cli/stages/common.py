@@ -69,9 +69,10 @@ def load_parent(path: Path, stage: str) -> Artifact:
         UserError: It is missing, damaged or of another stage.
     """
     artifact = load_artifact(path, stage)
-    step, steps = artifact.config["progress"]["step"], artifact.config["training"]["max_steps"]
-    if step < steps and process_state().is_main_process:
-        say(f"{path} is at step {step} of {steps}; what builds on it now will not accept a later state of it")
+    step = artifact.config.get("progress", {}).get("step")
+    steps = artifact.config["training"].get("max_steps")
+    if isinstance(step, int) and isinstance(steps, int) and step < steps and process_state().is_main_process:
+        say(f"{path} is at step {step} of {steps}; what is made from it now will refuse it once it was trained further")
     return artifact
 
 
@@ -140,9 +141,9 @@ def validation_batches(tokens: TokenData, config: StageConfig, device: torch.dev
     return [split.gather(np.arange(i, min(i + size, count))).to(device) for i in range(0, count, size)]
 
 
-def compile_method(name: str, model: nn.Module) -> None:
-    """Replace a method by its compiled form, in place."""
-    setattr(model, name, torch.compile(getattr(model, name)))
+def compile_method(name: str, model: nn.Module, dynamic: bool | None = None) -> None:
+    """Replace a method by its compiled form, in place; ``dynamic`` as torch.compile takes it."""
+    setattr(model, name, torch.compile(getattr(model, name), dynamic=dynamic))
 
 
 def seeded(seed: int) -> None:

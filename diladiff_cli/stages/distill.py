@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diladiff_cli.config import DistillConfig
 from diladiff_cli.core.gaussian import NoiseLevel, clean_estimate, diffuse, sampled_velocity, velocity
-from diladiff_cli.core.objectives import adaptive_loss, meanflow_target
+from diladiff_cli.core.objectives import adaptive_loss, estimates_of_some, meanflow_target
 from diladiff_cli.core.ode import average_velocity_steps, euler, guided
 from diladiff_cli.core.times import logit_normal, ordered_pair
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
@@ -80,7 +80,7 @@ class MeanFlowLoss:
             v = sampled_velocity(z_0, eps, level)
         else:
             v = teacher_velocity(self.teacher, z_t, t, level, self.config.guidance)
-        z_self = self._self_condition(model, z_t, t, level, noise)
+        z_self = self._self_condition(model, z_t, t, noise)
 
         def average_velocity(z: Tensor, end: Tensor, start: Tensor) -> Tensor:
             u: Tensor = model(z, end, start, z_self)
@@ -95,13 +95,14 @@ class MeanFlowLoss:
         warmup = self.config.tangent_warmup_steps
         return min(1.0, step / warmup) if warmup else 1.0
 
-    @torch.no_grad()
-    def _self_condition(self, model: nn.Module, z_t: Tensor, t: Tensor, level: NoiseLevel, noise: BatchNoise) -> Tensor:
-        nothing = torch.zeros_like(z_t)
+    def _self_condition(self, model: nn.Module, z_t: Tensor, t: Tensor, noise: BatchNoise) -> Tensor:
         if self.config.p_self_cond == 0:
-            return nothing
-        estimate = clean_estimate(z_t, model(z_t, t, t, nothing), level)
-        return torch.where((noise.uniform() < self.config.p_self_cond)[:, None, None], estimate, nothing)
+            return torch.zeros_like(z_t)
+
+        def estimate(z: Tensor, time: Tensor) -> Tensor:
+            return clean_estimate(z, model(z, time, time, torch.zeros_like(z)), self.teacher.schedule(time))
+
+        return estimates_of_some(estimate, noise.some(self.config.p_self_cond), z_t, t)
 
 
 @torch.no_grad()
@@ -176,8 +177,8 @@ def distill(
         fetch=source.fetch,
         rows=source.rows,
         tokens_per_row=tokens.length,
-        # two teacher calls, one for self-conditioning, the jvp, backward
-        flops_per_row=7 * linear_flops(model, parent.network["latents"]),
+        # two teacher calls, those for self-conditioning, the jvp, backward
+        flops_per_row=(6 + config.p_self_cond) * linear_flops(model, parent.network["latents"]),
         validate=lambda average: student_figures(average, teacher, shape, session.device, config.guidance),
         artifact=artifact,
         row_order=row_order(config, source.rows),

@@ -177,7 +177,7 @@ def encode_text(
             pieces = pieces if valid else splittable(pieces, config)
             tokenizer = train_tokenizer((piece.text for piece in pieces), size)
             if len(tokenizer) < size:
-                say(f"the text gave {len(tokenizer)} tokens, not {size}: it repeats no more than that")
+                say(f"the tokenizer has {len(tokenizer)} tokens, not {size}: the text repeats too little for more")
         recover(out)
         with replacing(out, STAGE) as folder:
             tokenizer.save_pretrained(folder / "tokenizer")

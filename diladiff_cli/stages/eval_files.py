@@ -171,26 +171,34 @@ class SampleMeasure:
         """MAUVE of sets of samples of one model taken together, beside as many pieces of the reference.
 
         Returns:
-            As :func:`mauve_score`, and ``source``, the name of the reference.
+            As :func:`mauve_score`, with the names of ``scorer`` and ``source`` (the reference), and ``reference``: that
+            of further pieces, where there are so many.
         """
-        samples = [sample for one in sets for sample in one]
-        text, (scorer, _) = self.text(samples[0].get("model")), self.scorer
-        groups = [*sets, text.pieces(text.length_of(samples), len(samples))]
+        n = sum(map(len, sets))
+        text, (scorer, _) = self.text(sets[0][0].get("model")), self.scorer
+        pieces = text.pieces(text.length_of([sample for one in sets for sample in one]), 2 * n)
+        names = {"source": text.source, "scorer": scorer.name if scorer else None}
+        found = [scores.features for scores in self._scores(*sets, pieces) if scores is not None]
+        if len(found) <= len(sets):
+            return mauve_score(None, None) | names
+        target, rest = found[-1][:n], found[-1][n:]
+        reference = mauve_score(rest, target, MAUVE_SEEDS)["value"] if len(rest) == n else None
+        return mauve_score(torch.cat(found[:-1]), target, MAUVE_SEEDS) | names | {"reference": reference}
+
+    def _scores(self, *groups: list[Sample]) -> list[Scores | None]:
+        """What the scorer says of groups of texts, kept or new."""
+        scorer, _ = self.scorer
         with Bar("scoring", sum(map(len, groups)), enabled=scorer is not None) as bar:
-            scores = [
-                kept_scores(
-                    self.keep,
-                    group,
-                    scorer,
-                    self.config.context or None,
-                    self.config.batch_size,
-                    lambda texts: bar.update(texts, "texts"),
-                )
-                for group in groups
-            ]
-        found = [score.features for score in scores if score is not None]
-        pooled = torch.cat(found[:-1]) if scorer is not None and len(found) == len(groups) else None
-        return mauve_score(pooled, found[-1] if found else None, MAUVE_SEEDS) | {"source": text.source}
+            options = self._options(bar)
+            return [kept_scores(self.keep, group, scorer, **options) for group in groups]
+
+    def _options(self, bar: Bar) -> dict[str, Any]:
+        """How texts are scored, and told of as they are."""
+        return {
+            "context": self.config.context or None,
+            "batch_size": self.config.batch_size,
+            "progress": lambda texts: bar.update(texts, "texts"),
+        }
 
     def text(self, model: Any) -> ReferenceText:
         """The reference of a model's samples; says on stderr which, once."""
@@ -209,11 +217,10 @@ class SampleMeasure:
         known = self._references.get(key)
         pieces = text.pieces(length, n) if known is None else known.pieces
         scorer, note = self.scorer
-        options: dict[str, Any] = {"context": self.config.context or None, "batch_size": self.config.batch_size}
         score = partial(kept_scores, self.keep)
         total = len(samples) + (len(pieces) if known is None else 0)
         with Bar("scoring", total, enabled=scorer is not None) as bar:
-            options["progress"] = lambda texts: bar.update(texts, "texts")
+            options = self._options(bar)
             if known is None:
                 known = _Reference(text.source, pieces, score(pieces, scorer, **options))
                 self._references[key] = known

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MAUVE_SEEDS = (25, 26, 27)
-FEW = 200  # texts, of which MAUVE says little
+FEW = 1000  # texts; MAUVE says little of fewer
 GIVEN = "texts that were given"
 NEEDS_DECODINGS = "needs samples drawn with --decodings 2"
 AGREEMENT = {"latent_agreement": agreement.DEFINITION, "chance_agreement": agreement.CHANCE_DEFINITION}
@@ -263,7 +263,7 @@ def report_table(report: dict[str, Any]) -> "Table":
     lines = [f"reference: {report['reference']['source']}"] if "reference" in report else []
     lines.append(f"scorer: {report['scorer']['note'] or report['scorer']['name']}")
     if "mauve" in report["samples"] and report["samples"]["n"] < FEW:
-        lines.append(f"mauve of {report['samples']['n']} texts says little; it takes a thousand or more")
+        lines.append(f"mauve of {report['samples']['n']} texts says little; it takes {FEW:,} or more")
     for reason in dict.fromkeys(report["left_out"].values()):
         names = ", ".join(name for name, other in report["left_out"].items() if other == reason)
         told = reason == report["scorer"]["note"]  # in the line above

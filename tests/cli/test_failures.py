@@ -61,7 +61,7 @@ WRONG_USAGE: list[tuple[str, list[str]]] = [
             "error: --n has no meaning with --speed; leave it out",
             "error: --steps has no meaning with --speed; leave it out",
             "error: --out has no meaning with --speed, which keeps nothing; leave it out",
-            "error: --model and --against have no meaning with --speed, which makes its own networks; leave them out",
+            "error: models have no meaning with --speed, which makes its own networks; leave them out",
         ],
     ),
     ("bench --lengths 8", ["error: --lengths is for --speed; leave it out"]),

@@ -6,7 +6,14 @@ from torch import Tensor, nn
 
 from diladiff_cli.core.gaussian import TanSchedule, expand
 from diladiff_cli.core.masking import elbo_weight
-from diladiff_cli.core.objectives import adaptive_loss, masked_nll, meanflow_target, per_example_mse, token_nll
+from diladiff_cli.core.objectives import (
+    adaptive_loss,
+    estimates_of_some,
+    masked_nll,
+    meanflow_target,
+    per_example_mse,
+    token_nll,
+)
 
 SCHEDULE = TanSchedule(5.0)
 MEAN, STD = 1.5, 0.4
@@ -160,3 +167,22 @@ def test_adaptive_loss_divides_by_its_own_value_without_gradient() -> None:
     gradient = torch.autograd.grad(losses.sum(), u)[0]
     slope = 2 * (u - target) / (wanted.double()[:, None, None] + 5)
     torch.testing.assert_close(gradient, slope.detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [[], [2], [0, 1, 2, 3]])
+def test_only_the_chosen_examples_are_estimated_and_the_network_is_always_called(rows: list[int]) -> None:
+    z, t = torch.randn(4, 3, 2), torch.rand(4)
+    weight = torch.ones((), requires_grad=True)
+    asked = []
+
+    def estimate(some: Tensor, time: Tensor) -> Tensor:
+        asked.append(len(some))
+        return (some * weight + time[:, None, None]).bfloat16()
+
+    found = estimates_of_some(estimate, torch.tensor(rows, dtype=torch.int64), z, t)
+    wanted = torch.zeros_like(z)
+    for row in rows:
+        wanted[row] = (z[row] + t[row]).bfloat16().float()
+    assert torch.equal(found, wanted)
+    assert not found.requires_grad
+    assert asked == [max(1, len(rows))]

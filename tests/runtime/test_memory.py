@@ -13,9 +13,9 @@ MIB = 1 << 20
 
 def _take_and_give_back(size: int) -> None:
     """Takes pages from the system itself: what malloc gives back at once depends on what ran before."""
-    with mmap.mmap(-1, size) as memory:
-        for page in range(0, size, mmap.PAGESIZE):
-            memory[page] = 1
+    with mmap.mmap(-1, size) as pages:
+        for place in range(0, size, mmap.PAGESIZE):
+            pages[place] = 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of a process")

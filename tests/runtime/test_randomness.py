@@ -5,6 +5,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from diladiff_cli.core.times import low_discrepancy
 from diladiff_cli.runtime.randomness import BatchNoise, SampleNoise, generator, mix
 
 CPU = torch.device("cpu")
@@ -33,6 +34,24 @@ def test_what_a_micro_batch_shares_is_the_same_in_all_of_them() -> None:
     first, second = batch_noise(range(4)), batch_noise(range(4, 8))
     assert torch.equal(first.shared_uniform(), second.shared_uniform())
     assert torch.equal(torch.cat([first.positions, second.positions]), torch.arange(8.0))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.7, 1.0])
+def test_a_share_of_the_places_is_spread_evenly_over_micro_batches(share: float) -> None:
+    whole = BatchNoise(1, 2, range(80), 80, CPU).some(share).tolist()
+    assert len(whole) == round(80 * share)
+    parts = [BatchNoise(1, 2, range(start, start + 16), 80, CPU).some(share).tolist() for start in range(0, 80, 16)]
+    assert [16 * i + row for i, part in enumerate(parts) for row in part] == whole
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_times_of_a_share_of_the_places_have_the_law_of_all(share: float) -> None:
+    found = []
+    for step in range(250):
+        noise = batch_noise(range(8), step=step)
+        found.append(low_discrepancy(noise.shared_uniform(), noise.positions, 8)[noise.some(share)])
+    assert stats.kstest(torch.cat(found).numpy(), "uniform").pvalue > 1e-3
 
 
 def test_seed_step_and_place_each_change_the_numbers() -> None:

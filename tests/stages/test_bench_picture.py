@@ -91,6 +91,8 @@ def test_mauve_of_all_seeds_takes_the_place_of_that_of_each_in_the_picture() -> 
     drawn = [list(container.lines[0].get_ydata()) for container in panel.containers]
     assert drawn == [[], [0.3]]
     assert "all seeds" in panel.get_ylabel()
+    (panel,) = frontier_figure([point_at("base", 0.7, mauve_pooled=0.3)]).axes
+    assert "all seeds" in panel.get_ylabel()
 
 
 def cells(report: Report) -> list[str]:

@@ -1,7 +1,6 @@
 """Scores that are kept: the same as new ones, and only where scorer, precision and text are the same."""
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,15 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from diladiff_cli.config import BenchConfig, EvalConfig
-from diladiff_cli.metrics.mauve import mauve_score
+from diladiff_cli.config import BenchConfig
 from diladiff_cli.metrics.scorers import Scorer, Scores
-from diladiff_cli.stages import eval_files
 from diladiff_cli.stages.bench_frontier import bench_frontier
-from diladiff_cli.stages.eval_samples import MAUVE_SEEDS, score_texts
+from diladiff_cli.stages.eval_samples import score_texts
 from diladiff_cli.stages.kept_scores import kept_scores
-from tests.chain import LENGTH, Chain
-from tests.scorer import build_scorer
+from tests.chain import Chain
+from tests.scorer import build_scorer, give_scorer
 
 TEXTS: list[Any] = [{"text": text} for text in ("a b c d", "", "c", "f e d c b a")]
 
@@ -96,65 +93,13 @@ def test_nothing_is_kept_without_a_folder_a_scorer_or_texts(scorer: Scorer, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture
-def in_bench(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> Scorer:
-    """The scorer of ``bench``, which tells all texts apart."""
-
-    def by_letter(_: Scorer, texts: Any, *_more: Any) -> list[list[int]]:
-        return [[2 + ord(letter) % 6 for letter in text[:16]] for text in texts]
-
-    monkeypatch.setattr(Scorer, "encode", by_letter)
-    monkeypatch.setattr(eval_files, "load_scorer", lambda *_: (scorer, "tiny"))
-    return scorer
-
-
-def bench(model: Path, out: Path, **settings: Any) -> list[dict[str, Any]]:
-    config = BenchConfig(
-        **{"decode_steps": "2", "seeds": "0", "n": 4, "scorer": "tiny", "precision": "fp32"} | settings
-    )
-    return list(bench_frontier(config, [model], out))
-
-
-@pytest.mark.usefixtures("in_bench")
-def test_a_further_point_of_bench_costs_only_that_point(tiny_chain: Chain, tmp_path: Path, scored: list[int]) -> None:
+def test_a_further_point_of_bench_costs_only_that_point(
+    tiny_chain: Chain, tmp_path: Path, scored: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_scorer(monkeypatch)
     for temperatures, texts in (("1", [8, 4]), ("1,0.1", [4]), ("1,0.1", [])):
-        reports = bench(tiny_chain.mdlm, tmp_path, temperatures=temperatures)
+        config = BenchConfig(decode_steps="2", temperatures=temperatures, seeds="0", n=4, precision="fp32")
+        reports = list(bench_frontier(config, [tiny_chain.mdlm], tmp_path))
         assert scored == texts  # the reference, twice as many as samples, is scored by the first call alone
         assert all(report["reference"]["genppl"] == reports[0]["reference"]["genppl"] for report in reports)
         scored.clear()
-
-
-def test_mauve_of_all_seeds_is_that_of_their_texts_together(
-    tiny_chain: Chain, tmp_path: Path, scored: list[int], in_bench: Scorer
-) -> None:
-    (one,) = bench(tiny_chain.mdlm, tmp_path)
-    assert "mauve_pooled" not in one["figures"]
-    scored.clear()
-    (found,) = bench(tiny_chain.mdlm, tmp_path, seeds="0,5,6")
-    assert sorted(scored) == [4, 4, 12]  # those of two more seeds, and of as many pieces of the reference
-    files = (tmp_path / "points").glob("*.jsonl")
-    texts = [json.loads(line) for file in files for line in file.read_text().strip("\n").split("\n")]
-    in_order = sorted(texts, key=lambda text: (text["seed"], text["id"]))
-    text = eval_files.SampleMeasure(EvalConfig()).text(str(tiny_chain.mdlm))
-    features = [in_bench.features([piece["text"] for piece in side]) for side in (in_order, text.pieces(LENGTH, 12))]
-    wanted = mauve_score(*features, MAUVE_SEEDS)
-    assert len(in_order) == found["figures"]["mauve_pooled"]["n"] == wanted["n"] == 12
-    assert found["figures"]["mauve_pooled"]["by_clustering"] == pytest.approx(wanted["values"], abs=1e-3)
-    assert found["definitions"]["mauve_pooled"]["buckets"] == wanted["buckets"]
-    assert found["definitions"]["mauve"]["n"] == 4
-
-
-@pytest.mark.usefixtures("in_bench")
-def test_mauve_of_all_seeds_is_kept(tiny_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-    pooled_mauve = eval_files.SampleMeasure.pooled_mauve
-
-    def watched(self: eval_files.SampleMeasure, sets: Any) -> Any:
-        asked.append(len(sets))
-        return pooled_mauve(self, sets)
-
-    monkeypatch.setattr(eval_files.SampleMeasure, "pooled_mauve", watched)
-    first = bench(tiny_chain.mdlm, tmp_path, seeds="0,5")
-    assert bench(tiny_chain.mdlm, tmp_path, seeds="0,5") == first
-    bench(tiny_chain.mdlm, tmp_path, seeds="0,5,6")
-    assert asked == [2, 3]

@@ -276,11 +276,22 @@ def test_a_dry_run_checks_and_writes_nothing(tiny_chain: Chain, tmp_path: Path) 
     assert not (tmp_path / "x").exists()
 
 
-def test_a_base_that_is_not_trained_to_its_end_is_told(
+def test_what_is_not_trained_to_its_end_is_told_where_something_is_made_from_it(
     tiny_chain: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train_mdlm(mdlm_config(max_minutes=1e-9), data=tiny_chain.data, out=tmp_path / "begun")
+    short: dict[str, Any] = {"max_steps": 5, "max_minutes": 1e-9}
+    train_mdlm(mdlm_config(**short), data=tiny_chain.data, out=tmp_path / "mdlm")
+    train_ae(ae_config(**short), base=tiny_chain.mdlm, out=tmp_path / "ae")
+    train_prior(prior_config(**short), ae=tiny_chain.ae, out=tmp_path / "prior")
     capsys.readouterr()
-    for base, told in ((tmp_path / "begun", True), (tiny_chain.mdlm, False)):
-        train_ae(ae_config(), base=base, out=tmp_path / "ae", dry_run=True)
-        assert (f"{base} is at step 1 of 5; what builds on it now" in capsys.readouterr().err) is told
+    out = tmp_path / "new"
+    for folder, told in ((tmp_path, True), (tiny_chain.root / "ckpt", False)):
+        for parent, make in (
+            ("mdlm", lambda path: train_ae(ae_config(), base=path, out=out, dry_run=True)),
+            ("ae", lambda path: train_prior(prior_config(), ae=path, out=out, dry_run=True)),
+            ("ae", lambda path: encode_latents(ae=path, out=out, dry_run=True)),
+            ("prior", lambda path: distill(distill_config(), prior=path, out=out, dry_run=True)),
+        ):
+            make(folder / parent)
+            said = f"{folder / parent} is at step 1 of 5; what is made from it now"
+            assert (said in capsys.readouterr().err) is told

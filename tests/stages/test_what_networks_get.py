@@ -104,8 +104,9 @@ def test_a_prior_gets_its_own_estimates_as_often_as_it_should(share_wanted: floa
     assert not fed.given[0].any()
     assert not fed.given[-1].requires_grad
     conditioned = fed.given[-1].abs().sum((1, 2)) > 0
-    assert share(conditioned) == pytest.approx(share_wanted, abs=0.08)
-    assert torch.equal(fed.given[-1][conditioned], fed.made[0][conditioned])
+    assert share(conditioned) == share_wanted
+    if share_wanted:
+        assert torch.equal(fed.given[-1][conditioned], fed.made[0])  # of no more examples than need one
 
 
 @pytest.mark.parametrize("share_wanted", [0.0, 0.5, 1.0])
@@ -118,7 +119,7 @@ def test_a_student_gets_estimates_by_its_own_velocity_as_often_as_it_should(shar
     MeanFlowLoss(lambda batch: batch, teacher, config)(fed, z_0, noise_of(400))  # type: ignore[arg-type]
     given = fed.given[-1]  # in the derivative
     conditioned = given.abs().sum((1, 2)) > 0
-    assert share(conditioned) == pytest.approx(share_wanted, abs=0.08)
+    assert share(conditioned) == share_wanted
     if share_wanted:
         noise = noise_of(400)
         t, _ = draw_times(noise, config)
