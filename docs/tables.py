@@ -12,7 +12,6 @@ from layout import (
     NAMES,
     Report,
     base_at,
-    figures_by_name,
     figures_of,
     in_order,
     means_of,
@@ -147,8 +146,10 @@ def equal_entropy() -> str:
         row = [str(alone["decode_steps"])]
         for name in ("genppl", "mauve"):
             for r in (alone, mixed):
-                base, digits = base_at(reports, r["decode_steps"], means_of(r)["entropy"], name), DIGITS.get(name, 3)
-                row.append(f"{with_spread(figures_by_name(r)[name], digits)} ({number(base, digits)})")
+                base = base_at(reports, r["decode_steps"], means_of(r)["entropy"], name)
+                row.append(
+                    f"{with_spread(r['figures'][name], DIGITS.get(name, 3))} ({number(base, DIGITS.get(name, 3))})"
+                )
         rows.append(row)
     models = ("student", "base takes over at 0.5")
     return table(["decoding steps", *(f"{name}, {model}" for name in ("GenPPL", "MAUVE") for model in models)], rows)
@@ -185,6 +186,18 @@ def speedup() -> str:
         shown = [number(means["genppl"]), number(means["entropy"], DIGITS["entropy"])]
         rows.append([*settings_of(r)[2:], until, *shown, needed])
     return table(["decode steps", "T", "latent until", "GenPPL", "entropy", "steps of the base"], rows)
+
+
+def many_texts() -> str:
+    """Points of more texts, for MAUVE, beside the base of as many."""
+    reports, rows = stored("many.jsonl"), []
+    for r in in_order(reports):
+        base = None if r["stage"] == "mdlm" else base_at(reports, r["decode_steps"], means_of(r)["entropy"], "mauve")
+        until = "-" if r["stage"] == "mdlm" else f"{r['latent_until'] or 0:g}"
+        rows.append(
+            [*settings_of(r)[::3], until, *_beside_the_base(r, reports), number(base, DIGITS["mauve"])],
+        )
+    return table(["model", "T", "latent until", *HEADS, BESIDE, "MAUVE of the base at this entropy"], rows)
 
 
 def quickstart() -> str:
@@ -252,6 +265,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "semantics-decodings": semantics_decodings,
     "semantics-interpolation": semantics_interpolation,
     "orders": orders,
+    "many-texts": many_texts,
     **{f"ablation-{group}": ablation(group) for group in measured_groups()},
     "speed-bf16": sampling_speed("speed_bf16.jsonl"),
     "speed-fp32": sampling_speed("speed_fp32.jsonl"),
