@@ -51,12 +51,19 @@ def settings_of(report: Report) -> list[str]:
     return [NAMES[report["stage"]], number(report["steps"]), str(report["decode_steps"]), f"{report['temperature']:g}"]
 
 
+def figures_by_name(report: Report) -> dict[str, Report]:
+    """The figures of a point; its MAUVE is that of all seeds' texts together, where there are several."""
+    figures: dict[str, Report] = report["figures"]
+    return figures | ({"mauve": figures["mauve_pooled"]} if "mauve_pooled" in figures else {})
+
+
 def figures_of(report: Report) -> list[str]:
-    return [with_spread(report["figures"].get(name), DIGITS.get(name, 3)) for name in FIGURES]
+    figures = figures_by_name(report)
+    return [with_spread(figures.get(name), DIGITS.get(name, 3)) for name in FIGURES]
 
 
 def means_of(report: Report) -> dict[str, float | None]:
-    return {name: figure["mean"] for name, figure in report["figures"].items()}
+    return {name: figure["mean"] for name, figure in figures_by_name(report).items()}
 
 
 def base_at(reports: Iterable[Report], decode_steps: int, entropy: float | None, name: str = "genppl") -> float | None:
@@ -71,10 +78,7 @@ def in_order(reports: Iterable[Report]) -> list[Report]:
 
 
 def reference_row(report: Report, blank: Sequence[str]) -> list[str]:
-    """The held-out text's figures, below those of the models."""
-    return [
-        "held-out text",
-        *blank,
-        *(number(report["reference"].get(name), DIGITS.get(name, 3)) for name in FIGURES[:3]),
-        "-",
-    ]
+    """The held-out text's figures, below those of the models; its MAUVE only where theirs is of as many texts."""
+    names = ("genppl", "entropy") if "mauve_pooled" in report["figures"] else FIGURES[:3]
+    shown = [number(report["reference"].get(name), DIGITS.get(name, 3)) for name in names]
+    return ["held-out text", *blank, *shown, *["-"] * (len(FIGURES) - len(shown))]

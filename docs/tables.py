@@ -1,31 +1,23 @@
 """The tables of the docs, in Markdown, from the figures in docs/evidence."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from ablation_tables import ablation, measured_groups
+from frontier_tables import equal_entropy, frontier, latent_steps, latent_until, oracle, orders, ratios, speedup
 from layout import (
-    BESIDE,
-    DIGITS,
     HEADS,
     NAMES,
-    Report,
-    base_at,
     figures_of,
-    in_order,
-    means_of,
     number,
     percent,
     reference_row,
     settings_of,
     stored,
     table,
-    with_spread,
 )
 from speed_tables import sampling_speed, training_speed
-
-from diladiff_cli.metrics.frontier import interpolated
 
 SPECIAL = re.compile(r"[*_`<>#|\\]")  # in Markdown
 
@@ -85,121 +77,6 @@ def teacher_distance() -> str:
     return table(["sampler", "mean squared distance"], rows)
 
 
-def frontier() -> str:
-    """All points of it, the last column between the base's temperatures."""
-    reports = stored("frontier.jsonl")
-    rows = []
-    for r in in_order(reports):
-        speed = f"{r['tokens_per_second']['mean']:,.0f}"
-        rows.append([*settings_of(r), speed, *_beside_the_base(r, reports)])
-    rows.append([*reference_row(reports[0], ["-"] * 4), "-"])
-    return table(["model", "latent steps", "decode steps", "T", "tokens/s", *HEADS, BESIDE], rows)
-
-
-def latent_steps() -> str:
-    """Priors and students in few and many latent steps, with more or less noise."""
-    bases, rows = stored("frontier.jsonl"), []
-    for r in stored("latent_steps.jsonl"):
-        gamma = f"{r['gamma']:g}" if r["stage"] == "student" else "-"
-        rows.append([NAMES[r["stage"]], str(r["steps"]), gamma, *_beside_the_base(r, bases)])
-    return table(["model", "latent steps", "gamma", *HEADS, BESIDE], rows)
-
-
-def oracle() -> str:
-    """The decoder with latents of held-out texts, beside the base at its entropy."""
-    bases, reports = stored("frontier.jsonl"), stored("oracle.jsonl")
-    rows = [[str(r["decode_steps"]), *_beside_the_base(r, bases)] for r in reports]
-    return table(["decode steps", *HEADS, BESIDE], rows)
-
-
-def latent_until() -> str:
-    """The student whose last half of the steps is the base's, and without."""
-    reports = stored("frontier.jsonl")
-    students = in_order(r for r in [*stored("latent_until.jsonl"), *reports] if r["stage"] == "student")
-    rows = [[f"{r['latent_until'] or 0:g}", *settings_of(r)[2:], *_beside_the_base(r, reports)] for r in students]
-    return table(["latent until", "decode steps", "T", *HEADS, BESIDE], rows)
-
-
-def orders() -> str:
-    """Base and student revealing the surest tokens first."""
-    reports, bases = stored("orders.jsonl"), stored("frontier.jsonl")
-    rows = []
-    for r in in_order(reports):
-        means = means_of(r)
-        base = base_at(bases, r["decode_steps"], means["entropy"])
-        rows.append([settings_of(r)[0], *settings_of(r)[2:], *figures_of(r), number(base)])
-    return table(["model", "decode steps", "T", *HEADS, "GenPPL of the base in random order at this entropy"], rows)
-
-
-def _beside_the_base(report: Report, others: Sequence[Report]) -> list[str]:
-    """Figures, and the GenPPL of the base among other reports at the same entropy."""
-    if report["stage"] == "mdlm":
-        return [*figures_of(report), "-"]
-    return [*figures_of(report), number(base_at(others, report["decode_steps"], means_of(report)["entropy"]))]
-
-
-def equal_entropy() -> str:
-    """The student at temperature 0.85, alone and with the base taking over, beside the base at its entropies."""
-    reports = stored("frontier.jsonl")
-    rows = []
-    for alone, mixed in zip(*map(_students_at_085, (reports, stored("latent_until.jsonl"))), strict=True):
-        row = [str(alone["decode_steps"])]
-        for name in ("genppl", "mauve"):
-            for r in (alone, mixed):
-                base = base_at(reports, r["decode_steps"], means_of(r)["entropy"], name)
-                row.append(
-                    f"{with_spread(r['figures'][name], DIGITS.get(name, 3))} ({number(base, DIGITS.get(name, 3))})"
-                )
-        rows.append(row)
-    models = ("student", "base takes over at 0.5")
-    return table(["decoding steps", *(f"{name}, {model}" for name in ("GenPPL", "MAUVE") for model in models)], rows)
-
-
-def _students_at_085(reports: Iterable[Report]) -> list[Report]:
-    return in_order(r for r in reports if r["stage"] == "student" and r["temperature"] == 0.85)
-
-
-def steps_needed(reports: Sequence[Report], genppl: float, entropy: float) -> str:
-    """Decoding steps in which the base reaches a GenPPL at an entropy, between the measured ones in the logarithm."""
-    line: list[Report] = []
-    measured = sorted({r["decode_steps"] for r in reports if r["stage"] == "mdlm"})
-    for steps in measured:
-        found = base_at(reports, steps, entropy)
-        if found is not None:
-            line.append({"entropy": -found, "genppl": float(steps)})  # GenPPL falls as the steps grow
-    if not line:
-        return "-"
-    if genppl >= -line[0]["entropy"]:
-        return f"{line[0]['genppl']:.0f} or fewer"
-    if genppl < -line[-1]["entropy"]:  # where more steps do not reach the entropy, nothing is known
-        return f"more than {measured[-1]}" if line[-1]["genppl"] == measured[-1] else "-"
-    needed = interpolated(line, "genppl", -genppl)
-    return "-" if needed is None else f"{needed:.1f}"
-
-
-def speedup() -> str:
-    """For each of the student's points, in how many steps the base is as good."""
-    reports, rows = stored("frontier.jsonl"), []
-    for r in in_order(r for r in [*reports, *stored("latent_until.jsonl")] if r["stage"] == "student"):
-        means, until = means_of(r), f"{r['latent_until'] or 0:g}"
-        needed = steps_needed(reports, means["genppl"], means["entropy"])
-        shown = [number(means["genppl"]), number(means["entropy"], DIGITS["entropy"])]
-        rows.append([*settings_of(r)[2:], until, *shown, needed])
-    return table(["decode steps", "T", "latent until", "GenPPL", "entropy", "steps of the base"], rows)
-
-
-def many_texts() -> str:
-    """Points of more texts, for MAUVE, beside the base of as many."""
-    reports, rows = stored("many.jsonl"), []
-    for r in in_order(reports):
-        base = None if r["stage"] == "mdlm" else base_at(reports, r["decode_steps"], means_of(r)["entropy"], "mauve")
-        until = "-" if r["stage"] == "mdlm" else f"{r['latent_until'] or 0:g}"
-        rows.append(
-            [*settings_of(r)[::3], until, *_beside_the_base(r, reports), number(base, DIGITS["mauve"])],
-        )
-    return table(["model", "T", "latent until", *HEADS, BESIDE, "MAUVE of the base at this entropy"], rows)
-
-
 def quickstart() -> str:
     """What examples/quickstart.sh ends with."""
     reports, rows = stored("quickstart.jsonl"), []
@@ -255,6 +132,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "prior-loss": prior_loss,
     "teacher-distance": teacher_distance,
     "frontier": frontier,
+    "ratios": ratios,
     "equal-entropy": equal_entropy,
     "latent-until": latent_until,
     "latent-steps": latent_steps,
@@ -265,7 +143,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "semantics-decodings": semantics_decodings,
     "semantics-interpolation": semantics_interpolation,
     "orders": orders,
-    "many-texts": many_texts,
     **{f"ablation-{group}": ablation(group) for group in measured_groups()},
     "speed-bf16": sampling_speed("speed_bf16.jsonl"),
     "speed-fp32": sampling_speed("speed_fp32.jsonl"),

@@ -46,13 +46,14 @@ all_samples() {
   diladiff sample --model "$models/student" --steps 2 --decode-steps 16 --n 30
 }
 powers=4,8,16,32,64
+many=(--n 352 --seeds "$seeds") # of three seeds together more than 1,000, for MAUVE
 few=(--n 128 --seeds "$seeds")
 student=(--model "$models/student" --steps 2)
 temperatures=1.0,0.85,0.7
 whole_frontier() {
-  bench "${student[@]}" --decode-steps "$powers" --against "$models/mdlm" --temperatures "$temperatures" "${few[@]}"
-  bench --model "$models/mdlm" --decode-steps "$powers" --temperatures 1.1 "${few[@]}" # as varied as the prior's texts
-  bench --model "$models/prior" --prior-steps 200 --decode-steps "$powers" --temperatures 1.0,0.85 "${few[@]}"
+  bench "${student[@]}" --decode-steps "$powers" --against "$models/mdlm" --temperatures "$temperatures" "${many[@]}"
+  bench --model "$models/mdlm" --decode-steps "$powers" --temperatures 1.1 "${many[@]}" # as varied as the prior's texts
+  bench --model "$models/prior" --prior-steps 200 --decode-steps "$powers" --temperatures 1.0,0.85 "${many[@]}"
 }
 latent_steps() {
   bench --model "$models/prior" --prior-steps 5,10,50,200 --decode-steps 16 "${few[@]}"
@@ -63,20 +64,14 @@ latent_steps() {
 surest_first() {
   bench "${student[@]}" --decode-steps 8,16,32 --order confidence --against "$models/mdlm" --temperatures 1.0,0.85 "${few[@]}"
 }
-many_texts() {
-  local points=(--decode-steps 16 --temperatures 1.0,0.85 --n 1024 --seeds "$seeds")
-  bench "${student[@]}" "${points[@]}" --against "$models/mdlm"
-  bench "${student[@]}" "${points[@]}" --latent-until 0.5
-}
 
 into chain.json chain_information
 into samples.jsonl all_samples
 into frontier.jsonl whole_frontier
-into latent_until.jsonl bench "${student[@]}" --decode-steps "$powers" --latent-until 0.5 --temperatures "$temperatures" "${few[@]}"
+into latent_until.jsonl bench "${student[@]}" --decode-steps "$powers" --latent-until 0.5 --temperatures 1.0,0.85 "${many[@]}"
 into latent_steps.jsonl latent_steps
 into orders.jsonl surest_first
 into oracle.jsonl bench --model "$models/ae" --decode-steps "$powers" "${few[@]}"
-into many.jsonl many_texts
 into semantics.json python3 "$here/semantics.py" --model "$models/ae" ${data[@]+"${data[@]}"} --embedder "$embedder"
 speed() { diladiff bench --speed --seconds 2 "$@"; }
 into speed_bf16.jsonl speed --precision bf16 --lengths 128

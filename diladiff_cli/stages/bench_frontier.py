@@ -15,6 +15,7 @@ from diladiff_cli.runtime.progress import Bar, say
 from diladiff_cli.stages.bench_points import Kept, Point, check_texts, plan_points, pooled_file
 from diladiff_cli.stages.bench_speed import machine, seconds
 from diladiff_cli.stages.eval_files import SampleMeasure
+from diladiff_cli.stages.eval_samples import TOO_FEW
 from diladiff_cli.stages.reference_text import SHIPPED
 from diladiff_cli.stages.sample import (
     decode,
@@ -190,7 +191,10 @@ def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int], pooled: 
     else:
         mean, std = spread(pooled["values"])
         figures["mauve_pooled"] = {"mean": mean, "std": std, "by_clustering": pooled["values"], "n": pooled["n"]}
-        reference["mauve_pooled"] = pooled["reference"]
+        if pooled["reference"] is None:
+            left_out["reference mauve_pooled"] = TOO_FEW
+        else:
+            reference["mauve_pooled"] = pooled["reference"]
         settings = {name: pooled[name] for name in ("n", "buckets", "scale", "seeds", "scorer", "source")}
         definitions["mauve_pooled"] = {"definition": POOLED} | settings
     speeds = [run["speed"] for run in runs]

@@ -21,7 +21,7 @@ Line = tuple[str, int | None, float | None, float]  # model, latent steps, laten
 PANELS = {
     "genppl": "generative perplexity (lower is better)",
     "mauve": "MAUVE (higher is better)",
-    "mauve_pooled": "MAUVE of all seeds' texts together (higher is better)",
+    "mauve_pooled": "MAUVE, all seeds together (higher is better)",
     "entropy": "token entropy (nats)",
 }
 STYLES = ("-", "--", ":", "-.")  # of temperatures

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MAUVE_SEEDS = (25, 26, 27)
 FEW = 1000  # texts; MAUVE says little of fewer
 GIVEN = "texts that were given"
+TOO_FEW = "needs twice as many reference texts as samples"
 NEEDS_DECODINGS = "needs samples drawn with --decodings 2"
 AGREEMENT = {"latent_agreement": agreement.DEFINITION, "chance_agreement": agreement.CHANCE_DEFINITION}
 DIVERSITY = {
@@ -186,7 +187,7 @@ def _add_mauve(
         if rest is not None and len(rest) == n:
             sides["reference"]["mauve"] = mauve_metric.mauve_score(rest, target, MAUVE_SEEDS)["value"]
         else:
-            left_out["reference mauve"] = "needs twice as many reference texts as samples"
+            left_out["reference mauve"] = TOO_FEW
     settings: dict[str, Any] = {key: result[key] for key in ("n", "buckets", "scale", "seeds") if key in result}
     shared = {"scorer": scorer.name, "context": context, "tokenisation": f"text re-tokenised by {scorer.name}"}
     return {"definition": mauve_metric.DEFINITION, **shared, **settings}

@@ -60,6 +60,9 @@ def test_it_is_that_of_the_texts_of_all_seeds(
     assert (definition["n"], definition["buckets"], definition["scorer"]) == (12, wanted["buckets"], "tiny")
     assert definition["source"] == found["reference"]["source"]
     assert found["definitions"]["mauve"]["n"] == 4
+    few = bench(tiny_chain, tmp_path, seeds="0,5", n=200)
+    assert "mauve_pooled" not in few["reference"]
+    assert few["left_out"]["reference mauve_pooled"] == "needs twice as many reference texts as samples"
 
 
 def test_it_is_kept_for_the_same_seeds_scorer_and_reference(

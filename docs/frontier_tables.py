@@ -1,0 +1,148 @@
+"""The frontier's tables: base, prior, student and oracle at several numbers of steps and temperatures."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from layout import (
+    BESIDE,
+    DIGITS,
+    HEADS,
+    NAMES,
+    Report,
+    base_at,
+    figures_by_name,
+    figures_of,
+    in_order,
+    means_of,
+    number,
+    reference_row,
+    settings_of,
+    stored,
+    table,
+    with_spread,
+)
+
+from diladiff_cli.metrics.frontier import interpolated
+
+
+def frontier() -> str:
+    """All points of it, the last column between the base's temperatures."""
+    reports = stored("frontier.jsonl")
+    rows = []
+    for r in in_order(reports):
+        speed = f"{r['tokens_per_second']['mean']:,.0f}"
+        rows.append([*settings_of(r), speed, *_beside_the_base(r, reports)])
+    rows.append([*reference_row(reports[0], ["-"] * 4), "-"])
+    return table(["model", "latent steps", "decode steps", "T", "tokens/s", *HEADS, BESIDE], rows)
+
+
+def _beside_the_base(report: Report, others: Sequence[Report]) -> list[str]:
+    """Figures, and the GenPPL of the base among other reports at the same entropy."""
+    if report["stage"] == "mdlm":
+        return [*figures_of(report), "-"]
+    return [*figures_of(report), number(base_at(others, report["decode_steps"], means_of(report)["entropy"]))]
+
+
+def ratios() -> str:
+    """GenPPL of all models over that of the base at the same entropy and decoding steps."""
+    reports = stored("frontier.jsonl")
+    rows, found = (
+        dict[tuple[str, str], dict[int, str]](),
+        [*reports, *stored("latent_until.jsonl"), *stored("oracle.jsonl")],
+    )
+    for r in in_order(r for r in found if r["stage"] != "mdlm"):
+        base = base_at(reports, r["decode_steps"], means_of(r)["entropy"])
+        name = NAMES[r["stage"]] + (f", base takes over at {r['latent_until']:g}" if r["latent_until"] else "")
+        ratio = "-" if base is None else f"{means_of(r)['genppl'] / base:.2f}"
+        rows.setdefault((name, f"{r['temperature']:g}"), {})[r["decode_steps"]] = ratio
+    steps = sorted({r["decode_steps"] for r in found})
+    body = [[*line, *(made.get(n, "-") for n in steps)] for line, made in sorted(rows.items(), key=_by_model)]
+    return table(["model", "T", *(f"{n} steps" for n in steps)], body)
+
+
+def _by_model(row: tuple[tuple[str, str], Any]) -> tuple[str, float]:
+    (name, temperature), _ = row
+    return name, -float(temperature)
+
+
+def latent_steps() -> str:
+    """Priors and students in few and many latent steps, with more or less noise."""
+    bases, rows = stored("frontier.jsonl"), []
+    for r in stored("latent_steps.jsonl"):
+        gamma = f"{r['gamma']:g}" if r["stage"] == "student" else "-"
+        rows.append([NAMES[r["stage"]], str(r["steps"]), gamma, *_beside_the_base(r, bases)])
+    return table(["model", "latent steps", "gamma", *HEADS, BESIDE], rows)
+
+
+def oracle() -> str:
+    """The decoder with latents of held-out texts, beside the base at its entropy."""
+    bases, reports = stored("frontier.jsonl"), stored("oracle.jsonl")
+    rows = [[str(r["decode_steps"]), *_beside_the_base(r, bases)] for r in reports]
+    return table(["decode steps", *HEADS, BESIDE], rows)
+
+
+def latent_until() -> str:
+    """The student whose last half of the steps is the base's, and without."""
+    reports = stored("frontier.jsonl")
+    students = in_order(r for r in [*stored("latent_until.jsonl"), *reports] if r["stage"] == "student")
+    rows = [[f"{r['latent_until'] or 0:g}", *settings_of(r)[2:], *_beside_the_base(r, reports)] for r in students]
+    return table(["latent until", "decode steps", "T", *HEADS, BESIDE], rows)
+
+
+def orders() -> str:
+    """Base and student revealing the surest tokens first."""
+    reports, bases = stored("orders.jsonl"), stored("frontier.jsonl")
+    rows = []
+    for r in in_order(reports):
+        means = means_of(r)
+        base = base_at(bases, r["decode_steps"], means["entropy"])
+        rows.append([settings_of(r)[0], *settings_of(r)[2:], *figures_of(r), number(base)])
+    return table(["model", "decode steps", "T", *HEADS, "GenPPL of the base in random order at this entropy"], rows)
+
+
+def equal_entropy() -> str:
+    """The student at temperature 0.85, alone and with the base taking over, beside the base at its entropies."""
+    reports = stored("frontier.jsonl")
+    rows = []
+    for alone, mixed in zip(*map(_students_at_085, (reports, stored("latent_until.jsonl"))), strict=True):
+        row = [str(alone["decode_steps"])]
+        for name in ("genppl", "mauve"):
+            for r in (alone, mixed):
+                base, digits = base_at(reports, r["decode_steps"], means_of(r)["entropy"], name), DIGITS.get(name, 3)
+                row.append(f"{with_spread(figures_by_name(r)[name], digits)} ({number(base, digits)})")
+        rows.append(row)
+    models = ("student", "base takes over at 0.5")
+    return table(["decoding steps", *(f"{name}, {model}" for name in ("GenPPL", "MAUVE") for model in models)], rows)
+
+
+def _students_at_085(reports: Iterable[Report]) -> list[Report]:
+    return in_order(r for r in reports if r["stage"] == "student" and r["temperature"] == 0.85)
+
+
+def steps_needed(reports: Sequence[Report], genppl: float, entropy: float) -> str:
+    """Decoding steps in which the base reaches a GenPPL at an entropy, between the measured ones in the logarithm."""
+    line: list[Report] = []
+    measured = sorted({r["decode_steps"] for r in reports if r["stage"] == "mdlm"})
+    for steps in measured:
+        found = base_at(reports, steps, entropy)
+        if found is not None:
+            line.append({"entropy": -found, "genppl": float(steps)})  # GenPPL falls as the steps grow
+    if not line:
+        return "-"
+    if genppl >= -line[0]["entropy"]:
+        return f"{line[0]['genppl']:.0f} or fewer"
+    if genppl < -line[-1]["entropy"]:  # where more steps do not reach the entropy, nothing is known
+        return f"more than {measured[-1]}" if line[-1]["genppl"] == measured[-1] else "-"
+    needed = interpolated(line, "genppl", -genppl)
+    return "-" if needed is None else f"{needed:.1f}"
+
+
+def speedup() -> str:
+    """For each of the student's points, in how many steps the base is as good."""
+    reports, rows = stored("frontier.jsonl"), []
+    for r in in_order(r for r in [*reports, *stored("latent_until.jsonl")] if r["stage"] == "student"):
+        means, until = means_of(r), f"{r['latent_until'] or 0:g}"
+        needed = steps_needed(reports, means["genppl"], means["entropy"])
+        shown = [number(means["genppl"]), number(means["entropy"], DIGITS["entropy"])]
+        rows.append([*settings_of(r)[2:], until, *shown, needed])
+    return table(["decode steps", "T", "latent until", "GenPPL", "entropy", "steps of the base"], rows)
