@@ -46,14 +46,13 @@ def _beside_the_base(report: Report, others: Sequence[Report]) -> list[str]:
 def ratios() -> str:
     """GenPPL of all models over that of the base at the same entropy and decoding steps."""
     reports = stored("frontier.jsonl")
-    rows, found = (
-        dict[tuple[str, str], dict[int, str]](),
-        [*reports, *stored("latent_until.jsonl"), *stored("oracle.jsonl")],
-    )
+    rows: dict[tuple[str, str], dict[int, str]] = {}
+    found = [*reports, *stored("latent_until.jsonl"), *stored("oracle.jsonl")]
     for r in in_order(r for r in found if r["stage"] != "mdlm"):
-        base = base_at(reports, r["decode_steps"], means_of(r)["entropy"])
+        means = means_of(r)
+        genppl, base = means.get("genppl"), base_at(reports, r["decode_steps"], means["entropy"])
         name = NAMES[r["stage"]] + (f", base takes over at {r['latent_until']:g}" if r["latent_until"] else "")
-        ratio = "-" if base is None else f"{means_of(r)['genppl'] / base:.2f}"
+        ratio = "-" if base is None or genppl is None else f"{genppl / base:.2f}"
         rows.setdefault((name, f"{r['temperature']:g}"), {})[r["decode_steps"]] = ratio
     steps = sorted({r["decode_steps"] for r in found})
     body = [[*line, *(made.get(n, "-") for n in steps)] for line, made in sorted(rows.items(), key=_by_model)]
@@ -83,8 +82,9 @@ def oracle() -> str:
 
 def latent_until() -> str:
     """The student whose last half of the steps is the base's, and without."""
-    reports = stored("frontier.jsonl")
-    students = in_order(r for r in [*stored("latent_until.jsonl"), *reports] if r["stage"] == "student")
+    mixed, reports = stored("latent_until.jsonl"), stored("frontier.jsonl")
+    both = {r["temperature"] for r in mixed}
+    students = in_order(r for r in [*mixed, *reports] if r["stage"] == "student" and r["temperature"] in both)
     rows = [[f"{r['latent_until'] or 0:g}", *settings_of(r)[2:], *_beside_the_base(r, reports)] for r in students]
     return table(["latent until", "decode steps", "T", *HEADS, BESIDE], rows)
 

@@ -41,7 +41,7 @@ def percent(value: float) -> str:
 
 
 def with_spread(figure: Report | None, digits: int = 3) -> str:
-    """Mean and deviation over seeds."""
+    """Mean and deviation, over seeds or clusterings."""
     if figure is None:
         return "-"
     return number(figure["mean"], digits) + (f" ± {number(figure['std'], 2)}" if figure["std"] is not None else "")
@@ -68,7 +68,10 @@ def means_of(report: Report) -> dict[str, float | None]:
 
 def base_at(reports: Iterable[Report], decode_steps: int, entropy: float | None, name: str = "genppl") -> float | None:
     """A figure of the base at an entropy, between its temperatures."""
-    same = [means_of(r) for r in reports if r["stage"] == "mdlm" and r["decode_steps"] == decode_steps]
+    bases = [r for r in reports if r["stage"] == "mdlm"]
+    if name == "mauve":  # figures of different numbers of texts do not compare
+        bases = [r for r in bases if "mauve_pooled" in r["figures"]] or bases
+    same = [means_of(r) for r in bases if r["decode_steps"] == decode_steps]
     return None if entropy is None else interpolated(same, name, entropy)
 
 

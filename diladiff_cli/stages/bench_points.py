@@ -124,7 +124,9 @@ def plan_points(config: BenchConfig, models: Sequence[Path], data: Path | None) 
 
 
 def bench_plan(config: BenchConfig, models: Sequence[Path], out: Path, data: Path | None = None) -> dict[str, Any]:
-    """What a dry run prints: every point, for which seeds it still has to be drawn or scored, and whether to be pooled.
+    """What a dry run prints: every point, for which seeds samples or figures are missing, and whether those of all are.
+
+    Kept figures that no longer fit the scorer or the reference are found out by the run itself.
 
     Raises:
         UserError, ConfigError: As of :func:`plan_points`.

@@ -141,9 +141,9 @@ def validation_batches(tokens: TokenData, config: StageConfig, device: torch.dev
     return [split.gather(np.arange(i, min(i + size, count))).to(device) for i in range(0, count, size)]
 
 
-def compile_method(name: str, model: nn.Module, dynamic: bool | None = None) -> None:
-    """Replace a method by its compiled form, in place; ``dynamic`` as torch.compile takes it."""
-    setattr(model, name, torch.compile(getattr(model, name), dynamic=dynamic))
+def compile_method(name: str, model: nn.Module, **options: Any) -> None:
+    """Replace a method by its compiled form, in place, with options of torch.compile."""
+    setattr(model, name, torch.compile(getattr(model, name), **options))
 
 
 def seeded(seed: int) -> None:

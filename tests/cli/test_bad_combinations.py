@@ -111,7 +111,7 @@ COMBINATIONS: list[tuple[str, list[str]]] = [
             "--steps has no meaning with --speed; leave it out",
             "--out has no meaning with --speed, which keeps nothing; leave it out",
             "--data has no meaning with --speed, which makes its own networks; leave it out",
-            "--model and --against have no meaning with --speed, which makes its own networks; leave them out",
+            "models have no meaning with --speed, which makes its own networks; leave them out",
         ],
     ),
     (

@@ -226,7 +226,8 @@ def test_an_input_that_vanishes_after_the_start_is_named(
 ) -> None:
     where, stage, command, name = VANISHING[case]
     module = importlib.import_module(f"diladiff_cli.{where}")
-    real: Callable[..., Any] = module.load_artifact
+    loader = next(name for name in ("load_parent", "load_artifact") if hasattr(module, name))
+    real: Callable[..., Any] = getattr(module, loader)
     folder = chain_copy.root / "ckpt" / stage
 
     def load_then_remove(*arguments: Any) -> Any:
@@ -235,7 +236,7 @@ def test_an_input_that_vanishes_after_the_start_is_named(
             shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
         return found
 
-    monkeypatch.setattr(module, "load_artifact", load_then_remove)
+    monkeypatch.setattr(module, loader, load_then_remove)
     names = {n: getattr(chain_copy, n) for n in ("text", "data", "mdlm", "ae", "prior", "student")}
     found = cli(*(part.format(out=tmp_path / "out", **names) for part in command))
     assert (found.status, found.out) == (1, "")
