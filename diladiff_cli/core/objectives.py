@@ -88,7 +88,7 @@ def adaptive_loss(u: Tensor, target: Tensor, constant: float) -> tuple[Tensor, T
 
 @torch.no_grad()
 def estimates_of_some(estimate: Callable[..., Tensor], rows: Tensor, *inputs: Tensor) -> Tensor:
-    """What a network is conditioned on in training: its own estimates for some examples, zeros for the others.
+    """Self-conditioning in training (method sections 4 and 5): a network's own estimates for some examples, else zeros.
 
     Args:
         estimate: Clean latents from the inputs of some examples; called once, whatever ``rows`` are.

@@ -124,8 +124,8 @@ def _pooled_mauve(
     kept: Report | None = json.loads(file.read_text()) if file.exists() else None
     if kept is not None and _agree(kept, run):
         return kept
-    samples = [Kept.of(point, seed, sampler, config, out, measure.data).samples for seed in seeds]
-    found = measure.pooled_mauve([_kept_samples(file, point) for file in samples])
+    drawn = [Kept.of(point, seed, sampler, config, out, measure.data).samples for seed in seeds]
+    found = measure.pooled_mauve([_kept_samples(samples, point) for samples in drawn])
     if not _agree(found, run):
         return {"value": None, "reason": "scorer or reference of the kept figures are not at hand"}
     if found["value"] is not None:

@@ -156,7 +156,7 @@ def train_prior(
         fetch=source.fetch,
         rows=source.rows,
         tokens_per_row=tokens.length,
-        # forward and backward, and a forward for self-conditioning
+        # forward and backward, and a forward of those that get estimates
         flops_per_row=(3 + config.p_self_cond) * linear_flops(model, network["latents"]),
         validate=lambda average: prior_figures(average, model.schedule, valid),
         artifact=artifact,
