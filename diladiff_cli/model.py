@@ -15,6 +15,7 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.encoder import LatentEncoder
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
+from diladiff_cli.runtime.folders import is_there
 from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.sample import Progress, Sample, decode, describe, generate
@@ -32,7 +33,7 @@ def default_model() -> tuple[Path, str]:
     Raises:
         UserError: There is none.
     """
-    if (LOCAL_MODEL / "config.json").exists():
+    if is_there(LOCAL_MODEL):
         return LOCAL_MODEL, f"model: ./{LOCAL_MODEL}"
     if (SHIPPED_MODEL / "config.json").exists():
         return SHIPPED_MODEL, f"model: the small one that ships with diladiff (no ./{LOCAL_MODEL} here)"

@@ -28,16 +28,17 @@ HEAVY = {
 }
 
 # What each layer may import besides itself.
-LEAVES = {"errors", "settings", "presets", "config", "integrity"}
+LEAVES = {"errors", "settings", "presets", "config", "integrity", "notes"}
 BELOW_STAGES = {"runtime", "data", "networks", "metrics"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "integrity": {"errors"},
+    "notes": set(),
     "settings": set(),
     "presets": set(),
     "config": {"settings", "presets"},
     "core": set(),
-    **{layer: {"core", "errors", "settings", "config", "integrity"} for layer in BELOW_STAGES},
+    **{layer: {"core", "errors", "settings", "config", "integrity", "notes"} for layer in BELOW_STAGES},
     "stages": {"core", *BELOW_STAGES, *LEAVES},
     "model": {"stages", "core", *BELOW_STAGES, *LEAVES},
     "cli": {"model", "stages", "core", *BELOW_STAGES, *LEAVES},

@@ -8,8 +8,9 @@ import typer
 
 from diladiff_cli.cli.command import command
 from diladiff_cli.cli.options import DryRun, idle_bounds
-from diladiff_cli.cli.output import Result, is_main_process, say, show
+from diladiff_cli.cli.output import Result, show
 from diladiff_cli.config import BenchConfig
+from diladiff_cli.notes import is_main_process, say
 from diladiff_cli.settings import flag
 
 SPEED = {"vocab_sizes", "lengths", "batch_sizes", "width", "layers", "seconds"}

@@ -8,9 +8,10 @@ import typer
 
 from diladiff_cli.cli.command import command
 from diladiff_cli.cli.options import DryRun, Resume
-from diladiff_cli.cli.output import Result, is_main_process, say
+from diladiff_cli.cli.output import Result
 from diladiff_cli.config import EncodeConfig
 from diladiff_cli.errors import UserError
+from diladiff_cli.notes import is_main_process, say
 from diladiff_cli.settings import PRECISIONS, check_value, flag
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "text"

@@ -1,6 +1,6 @@
 """The command ``eval``: of samples and of artifacts."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,17 +8,20 @@ import typer
 
 from diladiff_cli.cli.command import command
 from diladiff_cli.cli.options import DryRun
-from diladiff_cli.cli.output import Result, document, is_main_process, show
+from diladiff_cli.cli.output import Result, document, show
 from diladiff_cli.config import EvalConfig
+from diladiff_cli.notes import is_main_process
 
 
-def _check(target: list[str], reference: list[str] | None, data: str | None, **_: Any) -> list[str]:
+def _check(
+    target: list[str], reference: list[str] | None, data: str | None, given: Mapping[str, Any], **_: Any
+) -> list[str]:
     """Refuse options that none of the targets would heed."""
-    if not reference and data is None:
+    if not reference and data is None and not given:
         return []
     from diladiff_cli.stages.eval_files import idle_options
 
-    return idle_options(target, reference or (), data)
+    return idle_options(target, reference or (), data, given)
 
 
 @command(

@@ -87,7 +87,7 @@ def explain(error: BaseException) -> tuple[int, list[str]]:
         reason = re.sub(r"^\[[^]]*\] *", "", first).partition(". ")[0]  # without the place in a library's source
         return FAILED, [f"error: {what} ({reason}); see what it or its launcher says, then give the same command again"]
     what = f"{type(error).__name__}: {first}" if first else type(error).__name__
-    return FAILED, [f"error: {what}; run with --debug for the traceback"]
+    return FAILED, [f"error: {what}; for the traceback give --debug before the command"]
 
 
 def one_line(text: str) -> str:

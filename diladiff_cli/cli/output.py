@@ -10,6 +10,7 @@ from contextlib import contextmanager, redirect_stdout
 from typing import IO, TYPE_CHECKING, Any
 
 from diladiff_cli.integrity import finite
+from diladiff_cli.notes import is_main_process
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -34,23 +35,12 @@ class ClosedPipeError(Exception):
     """Whoever read stdout has had enough."""
 
 
-def is_main_process() -> bool:
-    """Whether this is the only process of a run, or the first of several."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def connect_processes() -> None:
     """Connect the processes of a run, where there are several, so that each learns when another one ends early."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from diladiff_cli.runtime.processes import process_state
 
         process_state()
-
-
-def say(text: str) -> None:
-    """One line on stderr, from the main process alone."""
-    if is_main_process():
-        print(text, file=sys.stderr, flush=True)
 
 
 def show(table: "RenderableType") -> None:

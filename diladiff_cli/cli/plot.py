@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from diladiff_cli.cli.command import command
-from diladiff_cli.cli.output import Result, is_main_process
+from diladiff_cli.cli.output import Result
+from diladiff_cli.notes import is_main_process
 from diladiff_cli.settings import shown
 
 FORMATS = ("png", "svg", "pdf")

@@ -10,9 +10,10 @@ import typer
 
 from diladiff_cli.cli.command import command
 from diladiff_cli.cli.options import DryRun, EncodedData, idle_bounds
-from diladiff_cli.cli.output import Result, is_main_process, say, write
+from diladiff_cli.cli.output import Result, write
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.errors import UserError
+from diladiff_cli.notes import is_main_process, say
 from diladiff_cli.settings import ConfigError, check_value
 
 FORMATS = ("jsonl", "text")

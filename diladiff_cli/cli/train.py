@@ -8,8 +8,9 @@ import typer
 
 from diladiff_cli.cli.command import command
 from diladiff_cli.cli.options import DryRun, Latents, Out, RecordedData, RecordedLatents, Resume
-from diladiff_cli.cli.output import Result, say
+from diladiff_cli.cli.output import Result
 from diladiff_cli.config import AeConfig, DistillConfig, MdlmConfig, PriorConfig
+from diladiff_cli.notes import say
 
 
 def _finish(figures: Mapping[str, Any], out: Path, dry_run: bool) -> Result:

@@ -120,7 +120,7 @@ class AeConfig(StageConfig):
     p_latent_mask: float = option(-1.0, "Masking of the latents (-1: from --augmentation).", low=-1, high=1)
     p_latent_drop: float = option(-1.0, "Replacing of the latents by noise (-1: from --augmentation).", low=-1, high=1)
     mask_unit: str = option("position", "What is masked in features and latents.", choices=("position", "element"))
-    stats_momentum: float = option(0.01, "Update rate of the latents' running statistics.", low=0, high=1)
+    stats_momentum: float = option(0.01, "Update rate of the latents' running statistics.", low=1e-6, high=1)
 
     def _problems(self, good: Good) -> list[str]:
         given = {name: getattr(self, name) for name in AUGMENTATIONS["strong"] if good(name)}

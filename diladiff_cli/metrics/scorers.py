@@ -190,7 +190,7 @@ def _smollm2_file() -> Path:
 
 def _load(source: Path | str, name: str, device: torch.device | str, precision: str) -> Scorer:
     """From a GGUF file, a folder, or the local cache of the Hub; never from the network."""
-    options: dict[str, Any] = {"local_files_only": True}
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     folder = str(source)
     if isinstance(source, Path) and source.suffix == ".gguf":
         if importlib.util.find_spec("gguf") is None:

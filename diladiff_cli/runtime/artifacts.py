@@ -30,7 +30,7 @@ from diladiff_cli.integrity import (
     sealed,
 )
 from diladiff_cli.runtime.card import model_card
-from diladiff_cli.runtime.folders import METRICS_FILE, replacing, restore
+from diladiff_cli.runtime.folders import METRICS_FILE, is_there, replacing, restore
 
 FORMAT_VERSION = 1
 COMMANDS = {stage: KINDS[stage][1] for stage in ("mdlm", "ae", "prior", "student")}
@@ -122,7 +122,7 @@ class Artifact:
         if link is None:
             raise UserError(f"{self.path} has no parent of stage {stage}", f"see what it has with: info {self.path}")
         folder = linked(self.path, link["path"])
-        if not (folder / "config.json").exists():
+        if not is_there(folder):
             raise UserError(
                 f"{self.path} builds on {folder}, which is missing",
                 f"put it back, or make it again with {COMMANDS[stage]}",

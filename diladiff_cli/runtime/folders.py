@@ -86,6 +86,12 @@ def restore(folder: Path) -> None:
             old.rename(folder)
 
 
+def is_there(folder: Path) -> bool:
+    """Whether a folder of this package is there, if need be after :func:`restore`."""
+    restore(folder)
+    return (folder / CONFIG_FILE).exists()
+
+
 def recover(folder: Path) -> None:
     """:func:`restore`, and remove leftovers of killed writers. For the next writer, which must be the only one."""
     restore(folder)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from diladiff_cli.config import StageConfig
 from diladiff_cli.errors import UserError
+from diladiff_cli.notes import say
 from diladiff_cli.runtime.artifacts import save_artifact
 from diladiff_cli.runtime.folders import METRICS_FILE, recover
 from diladiff_cli.runtime.gradients import (
@@ -24,9 +25,9 @@ from diladiff_cli.runtime.gradients import (
 from diladiff_cli.runtime.metrics_log import MetricsLog
 from diladiff_cli.runtime.optim import AveragedModel, build_optimizers, set_learning_rates
 from diladiff_cli.runtime.precision import has_fast_bf16
-from diladiff_cli.runtime.progress import Bar, say
+from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.runtime.randomness import BatchNoise
-from diladiff_cli.runtime.resume import check_resume, differences, made_from
+from diladiff_cli.runtime.resume import changed_settings, check_resume, made_from
 from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import Clock, Interrupted, Session, StopRequest
 from diladiff_cli.runtime.sharding import shard
@@ -50,10 +51,9 @@ def train(run: Run, session: Session, config: StageConfig, out: Path, resume: bo
     if session.is_main:
         recover(out)  # of a finished run as well: its last save may have been cut off while it cleaned up
     if stored is not None and stored["step"] >= max(config.max_steps, stored["training"]["max_steps"]):
-        if session.is_main:
-            say(f"{out} is finished; --fresh trains it again")
+        say(f"{out} is finished; --fresh trains it again")
         return {"step": stored["step"], "seconds": stored["seconds"]} | stored["validation"]
-    if stored is not None and session.is_main and (changed := differences(stored["training"], config.to_dict())):
+    if stored is not None and (changed := changed_settings(stored, config)):
         say(f"going on with other settings: {', '.join(changed.values())}")
         say(f"what builds on {out} as it is will not accept the new one; copy it first where that matters")
     loop = _Loop(run, session, config, out, stored)
@@ -97,12 +97,11 @@ class _Loop:
         tokens, mark, why = 0, self.clock.seconds(), 0
         title = str(self.run.artifact["stage"])
         first = self.step + 1
-        if self.session.is_main:
-            say(f"{title}: {self._outlook()}")
-            if self.config.precision == "bf16" and not has_fast_bf16(self.session.device):
-                say("bf16 is emulated here, and slow; --precision fp32 is faster, with --resume where a run goes on")
-            for note in self.config.notes():
-                say(note)
+        say(f"{title}: {self._outlook()}")
+        if self.config.precision == "bf16" and not has_fast_bf16(self.session.device):
+            say("bf16 is emulated here, and slow; --precision fp32 is faster, with --resume where a run goes on")
+        for note in self.config.notes():
+            say(note)
         with Bar(title, self.config.max_steps, self.step, self.session.is_main) as bar:
             while self.step < self.config.max_steps:
                 values, grad_norm = self._step()
@@ -137,7 +136,7 @@ class _Loop:
             self.session.accelerator.end_training()
         if why > 1:
             raise Interrupted(why, self.saved_step)
-        if why == 1 and self.session.is_main:
+        if why == 1:
             say(f"stopped after {self.config.max_minutes} minutes at step {self.step}; the same command continues")
         return {"step": self.step, "seconds": self.clock.seconds()} | self.validation
 
@@ -233,8 +232,7 @@ class _Loop:
         with torch.no_grad(), self.session.accelerator.autocast():
             self.validation = self.run.validate(self.average.model)
         self._write({"step": self.step, "split": "valid"} | self.validation)
-        if self.session.is_main:
-            say(f"  step {self.step}: " + ", ".join(f"{k} {v:.4g}" for k, v in self._figures().items()))
+        say(f"  step {self.step}: " + ", ".join(f"{k} {v:.4g}" for k, v in self._figures().items()))
 
     def _figures(self) -> dict[str, float]:
         return {k: v for k, v in self.validation.items() if isinstance(v, float)}
@@ -256,8 +254,7 @@ class _Loop:
 
     def _save(self) -> None:
         if self.bad_steps:  # weights may be ruined and finite still
-            if self.session.is_main:
-                say(f"step {self.step} is not saved: the numbers of the last {self.bad_steps} steps are not finite")
+            say(f"step {self.step} is not saved: the numbers of the last {self.bad_steps} steps are not finite")
             return
         if self.session.agree(int(not weights_are_finite(self.bare))):
             raise self._diverged(self.step, "the weights are not finite any more")

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 
 from diladiff_cli.errors import is_out_of_memory
-from diladiff_cli.runtime.progress import say
+from diladiff_cli.notes import say
 
 T = TypeVar("T")
 
@@ -104,7 +104,7 @@ class Halving:
             result = self._attempt(work, part)
             if result is None:  # outside of the handler, whose traceback would hold what was computed
                 self.limit = (len(part) + 1) // 2
-                say(f"out of memory with {len(part)} {self.what} at once; going on with {self.limit}")
+                say(f"out of memory with {len(part)} {self.what} at once; going on with {self.limit}", everywhere=True)
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
                 continue

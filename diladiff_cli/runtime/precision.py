@@ -8,9 +8,9 @@ import torch
 from accelerate.utils import broadcast_object_list
 
 from diladiff_cli.config import StageConfig
+from diladiff_cli.notes import say
 from diladiff_cli.runtime.folders import restore
 from diladiff_cli.runtime.processes import fsdp_was_asked_for, process_state
-from diladiff_cli.runtime.progress import say
 from diladiff_cli.runtime.state import read_progress
 
 AUTO = "auto"
@@ -60,8 +60,7 @@ def settled(config: Config, out: Path, resume: bool | None) -> Config:
     """
     if fsdp_was_asked_for() and not config.shard:
         config = replace(config, shard=True)
-        if process_state().is_main_process:
-            say("FSDP, which the launcher asks for, is done as --shard does it; its other settings have no effect")
+        say("FSDP, which the launcher asks for, is done as --shard does it; its other settings have no effect")
     if config.precision != AUTO:
         return config
     restore(out)

@@ -1,6 +1,5 @@
 """Progress on stderr: a bar on a terminal, a line now and then elsewhere."""
 
-import sys
 import time
 from types import TracebackType
 from typing import Any
@@ -17,12 +16,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from diladiff_cli.notes import say
+
 SILENT_SECONDS = 30.0
-
-
-def say(text: str) -> None:
-    """One line for the user, on stderr."""
-    print(text, file=sys.stderr, flush=True)
 
 
 class RateColumn(ProgressColumn):

@@ -36,6 +36,14 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[st
     return {n: f"{n} {stored.get(n)} -> {wanted.get(n)}" for n in names if stored.get(n) != wanted.get(n)}
 
 
+def changed_settings(stored: Mapping[str, Any], config: StageConfig) -> dict[str, str]:
+    """The settings, by name, in which a run asked for differs from that of a stored progress, see :func:`differences`.
+
+    Of options that are younger than the run, their defaults are what it did.
+    """
+    return differences(type(config)().to_dict() | stored["training"], config.to_dict())
+
+
 def check_resume(
     out: Path, config: StageConfig, artifact: Mapping[str, Any], resume: bool | None
 ) -> dict[str, Any] | None:
@@ -62,8 +70,7 @@ def check_resume(
         if resume or (out / "config.json").exists():
             raise UserError(f"{out} holds no training state to resume", "use --fresh to start over, or another --out")
         return None
-    # Options that are younger than the run: their defaults are what it did.
-    changed = differences(type(config)().to_dict() | stored["training"], config.to_dict())
+    changed = changed_settings(stored, config)
     changeable = changed.keys() <= CHANGEABLE
     if changed and not (resume and changeable):
         raise UserError(

@@ -21,7 +21,6 @@ class Run:
         model: The network to train.
         loss_fn: ``(model, batch, noise) -> (loss, metrics)``, a mean over the micro-batch.
         fetch: Row numbers -> batch on the CPU.
-        rows: Rows of the data set.
         tokens_per_row: Tokens of a row, for the rate.
         flops_per_row: Floating-point operations of a training step per row, for the model FLOP utilisation.
         validate: ``(averaged model) -> metrics``.
@@ -36,7 +35,6 @@ class Run:
     model: nn.Module
     loss_fn: LossFn
     fetch: Callable[[np.ndarray], Tensor]
-    rows: int
     tokens_per_row: int
     flops_per_row: float
     validate: Callable[[Any], dict[str, Any]]

@@ -10,8 +10,9 @@ from diladiff_cli.config import BenchConfig, EvalConfig, SampleConfig
 from diladiff_cli.errors import UserError, writing
 from diladiff_cli.metrics.frontier import interpolated, spread
 from diladiff_cli.metrics.mauve import DEFINITION, NOT_INSTALLED
+from diladiff_cli.notes import say
 from diladiff_cli.runtime.folders import write_text
-from diladiff_cli.runtime.progress import Bar, say
+from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.stages.bench_points import Kept, Point, check_texts, plan_points, pooled_file
 from diladiff_cli.stages.bench_speed import machine, seconds
 from diladiff_cli.stages.eval_files import SampleMeasure

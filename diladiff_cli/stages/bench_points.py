@@ -11,8 +11,8 @@ from diladiff_cli import __version__
 from diladiff_cli.config import BenchConfig, EvalConfig, SampleConfig
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import file_hash
+from diladiff_cli.notes import say
 from diladiff_cli.runtime.precision import settled_precision
-from diladiff_cli.runtime.progress import say
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.bench_speed import machine
 from diladiff_cli.stages.common import open_recorded_data

@@ -25,7 +25,7 @@ from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.runtime.randomness import BatchNoise, generator
 from diladiff_cli.runtime.run import LossFn
 from diladiff_cli.stages.bench_speed import ROUNDS, fits, machine, megabytes, seconds
-from diladiff_cli.stages.common import linear_flops, seeded
+from diladiff_cli.stages.common import seeded, trunk_flops
 from diladiff_cli.stages.distill import MeanFlowLoss
 from diladiff_cli.stages.sampler import sampling_device
 from diladiff_cli.stages.train_ae import ae_loss, autoencoder_flops
@@ -107,7 +107,7 @@ def works(config: BenchConfig, vocab_size: int, length: int, batch_size: int, de
     yield Work("train-ae", autoencoder, loss, x, autoencoder_flops(autoencoder, features))
     z_0 = torch.randn(batch_size, *latents.values(), generator=generator(device, 22), device=device)
     prior = LatentPrior(schedule_d=10.0, **shape, **latents).to(device)
-    forward = linear_flops(prior, latents["latents"])
+    forward = trunk_flops(prior.trunk, latents["latents"])
     yield Work("train-prior", prior, prior_loss(lambda z: z, prior.schedule, 0.5), z_0, 3.5 * forward)
     student = LatentStudent(schedule_d=10.0, **shape, **latents).to(device)
     meanflow = MeanFlowLoss(

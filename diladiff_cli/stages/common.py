@@ -14,10 +14,10 @@ from diladiff_cli.config import StageConfig
 from diladiff_cli.data.order import batch_rows
 from diladiff_cli.data.tokens import TokenData, open_tokens
 from diladiff_cli.errors import UserError
+from diladiff_cli.networks.latent import LatentTrunk
+from diladiff_cli.notes import say
 from diladiff_cli.runtime.artifacts import Artifact, linked, load_artifact, parent_links, read_tokenizer
-from diladiff_cli.runtime.folders import restore
-from diladiff_cli.runtime.processes import process_state
-from diladiff_cli.runtime.progress import say
+from diladiff_cli.runtime.folders import is_there
 from diladiff_cli.runtime.resume import check_resume
 from diladiff_cli.runtime.session import check_tracker
 
@@ -71,7 +71,7 @@ def load_parent(path: Path, stage: str) -> Artifact:
     artifact = load_artifact(path, stage)
     step = artifact.config.get("progress", {}).get("step")
     steps = artifact.config["training"].get("max_steps")
-    if isinstance(step, int) and isinstance(steps, int) and step < steps and process_state().is_main_process:
+    if isinstance(step, int) and isinstance(steps, int) and step < steps:
         say(f"{path} is at step {step} of {steps}; what is made from it now will refuse it once it was trained further")
     return artifact
 
@@ -90,6 +90,12 @@ def linear_flops(module: nn.Module, positions: int) -> float:
     return 2.0 * weights * positions
 
 
+def trunk_flops(trunk: LatentTrunk, latents: int) -> float:
+    """:func:`linear_flops` of a latent network, whose layers for the time run once a sequence."""
+    once = [part for part in (trunk.time, trunk.interval, trunk.condition) if part is not None]
+    return linear_flops(trunk, latents) - sum(linear_flops(part, latents - 1) for part in once)
+
+
 def open_recorded_data(artifact: Artifact, given: Path | None) -> tuple[TokenData, Path]:
     """The data set given, else the one that the artifact was trained on.
 
@@ -99,8 +105,7 @@ def open_recorded_data(artifact: Artifact, given: Path | None) -> tuple[TokenDat
     if given is None and "path" not in artifact.data:
         raise UserError(f"{artifact.path} records no data set", "name one with --data")
     path = given or linked(artifact.path, artifact.data["path"])
-    restore(path)
-    if given is None and not (path / "config.json").exists():
+    if not is_there(path) and given is None:
         what = f"{artifact.path} is a bundle, which comes without its data set"
         missing = f"the data set of {artifact.path}, {path}, is missing"
         raise UserError(what if "export" in artifact.config else missing, "name one with --data")

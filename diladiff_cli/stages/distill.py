@@ -23,14 +23,14 @@ from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import Session
 from diladiff_cli.stages.common import (
     child_fields,
-    linear_flops,
     load_parent,
     open_recorded_data,
     plan,
     row_order,
     seeded,
+    trunk_flops,
 )
-from diladiff_cli.stages.latent_data import latent_source, recorded_latents
+from diladiff_cli.stages.latent_data import encoded_latents, recorded_latents, stored_latents
 from diladiff_cli.stages.networks import build, text_encoder
 
 MIN_TIME = 1e-4  # the velocity is undefined at t = 0
@@ -156,16 +156,17 @@ def distill(
     parent: Artifact = load_parent(prior, "prior")
     ae = parent.parent("ae")
     tokens, data_path = open_recorded_data(parent, data)
-    encoder = text_encoder(ae, build(ae), "cpu")
     if latents is None and data is None:
         latents = recorded_latents(parent, ae, tokens, out, resume)
-    source = latent_source(ae, encoder, tokens, latents)
+    if latents is None:
+        source = encoded_latents(text_encoder(ae, build(ae), "cpu"), tokens)
+    else:
+        source = stored_latents(ae, tokens, latents)
     artifact = child_fields("student", parent.network, out, {"prior": parent, "ae": ae}, tokens, data_path, latents)
     if dry_run:
         return plan(artifact, config, out, resume)
     session = Session(config, str(out))
-    encoder.features.to(session.device)
-    encoder.autoencoder.to(session.device)
+    source.to(session.device)
     teacher: LatentPrior = build(parent, session.device)
     seeded(config.seed)
     model = LatentStudent(**parent.network)
@@ -175,10 +176,9 @@ def distill(
         model=model,
         loss_fn=MeanFlowLoss(source.to_latents, teacher, config),
         fetch=source.fetch,
-        rows=source.rows,
         tokens_per_row=tokens.length,
         # two teacher calls, those for self-conditioning, the jvp, backward
-        flops_per_row=(6 + config.p_self_cond) * linear_flops(model, parent.network["latents"]),
+        flops_per_row=(6 + config.p_self_cond) * trunk_flops(model.trunk, parent.network["latents"]),
         validate=lambda average: student_figures(average, teacher, shape, session.device, config.guidance),
         artifact=artifact,
         row_order=row_order(config, source.rows),

@@ -21,8 +21,9 @@ from diladiff_cli.data.tokenizer import encode_documents, load_tokenizer, separa
 from diladiff_cli.data.tokens import FORMAT_VERSION, STAGE
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CONFIG_FILE, hash_files, sealed
+from diladiff_cli.notes import say
 from diladiff_cli.runtime.folders import check_replaceable, recover, replacing, restore
-from diladiff_cli.runtime.progress import Spinner, say
+from diladiff_cli.runtime.progress import Spinner
 from diladiff_cli.runtime.randomness import mix
 from diladiff_cli.stages.encode_again import TextHash, finished_data
 

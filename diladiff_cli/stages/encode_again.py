@@ -13,7 +13,7 @@ from diladiff_cli.data.text import Piece, iter_pieces
 from diladiff_cli.data.tokenizer import load_tokenizer
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CHECKSUM, CONFIG_FILE, check_tokenizer, file_hash, read_sealed
-from diladiff_cli.runtime.progress import say
+from diladiff_cli.notes import say
 from diladiff_cli.runtime.resume import differences
 
 END = b"\xff"  # of a document; no part of any text in UTF-8

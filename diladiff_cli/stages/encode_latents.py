@@ -14,12 +14,13 @@ from diladiff_cli.data.shards import is_whole, shard_name, write_shard
 from diladiff_cli.data.tokens import TokenData, TokenSplit
 from diladiff_cli.errors import UserError, writing
 from diladiff_cli.integrity import CHECKSUM, read_sealed, sealed
+from diladiff_cli.notes import say
 from diladiff_cli.runtime.artifacts import parent_links
 from diladiff_cli.runtime.folders import partial_name, recover, share, take_place, write_text
 from diladiff_cli.runtime.memory import Halving
 from diladiff_cli.runtime.precision import AUTO, agreed_precision
 from diladiff_cli.runtime.processes import process_state
-from diladiff_cli.runtime.progress import Bar, say
+from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.stages.common import load_parent, open_recorded_data, relative
 from diladiff_cli.stages.networks import TextEncoder, build, text_encoder
 
@@ -82,7 +83,7 @@ def encode_latents(
     shards = sum(-(-count // rows_per_shard) for count in rows.values())
     if dry_run:
         return plan | {"rows": rows, "shards": shards, "finished_shards": len(done)}
-    if len(done) == shards and (out / "config.json").exists() and state.is_main_process:
+    if len(done) == shards and (out / "config.json").exists():
         say(f"{out} is finished; --fresh encodes it again")
     state.wait_for_everyone()  # all have read the folder before it changes
     place = partial_name(out, "fresh") if resume is False else out

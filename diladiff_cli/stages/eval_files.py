@@ -1,7 +1,7 @@
 """``eval``: files of samples and artifacts -> one report for each way of sampling and for each artifact."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,10 +12,11 @@ import torch
 from diladiff_cli.config import EvalConfig
 from diladiff_cli.metrics.mauve import mauve_score
 from diladiff_cli.metrics.scorers import Scorer, Scores, load_scorer
+from diladiff_cli.notes import say
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.precision import settled_precision
-from diladiff_cli.runtime.progress import Bar, say
-from diladiff_cli.settings import ConfigError
+from diladiff_cli.runtime.progress import Bar
+from diladiff_cli.settings import ConfigError, flag
 from diladiff_cli.stages.common import open_recorded_data
 from diladiff_cli.stages.eval_artifact import artifact_table, evaluate_artifact
 from diladiff_cli.stages.eval_samples import MAUVE_SEEDS, cell, evaluate_groups, report_table
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Report = dict[str, Any]
+OF_SAMPLES = ("reference", "scorer", "context", "batch_size")
+OF_ARTIFACTS = ("data", "draws", "batches", "likelihood", "seed")
 COLUMNS = ("model", "steps", "decode_steps", "temperature")
 FIGURES = ("n", "genppl", "entropy", "mauve", "latent_agreement")
 
@@ -52,7 +55,7 @@ def evaluate_files(
         UserError: A file of samples cannot be read.
     """
     config = replace(config, precision=settled_precision(config.precision, sampling_device()))
-    found = _read(targets, reference, data)
+    found = _read(config, targets, reference, data)
     return _reports(config, found, SampleMeasure(config, tuple(reference)), data)
 
 
@@ -69,7 +72,7 @@ def evaluation_plan(
     """
     measure = SampleMeasure(config, tuple(reference))
     plans: list[dict[str, Any]] = []
-    for name, samples in _read(targets, reference, data):
+    for name, samples in _read(config, targets, reference, data):
         if samples is None:
             artifact = load_artifact(name)
             blocks = {"data": str(open_recorded_data(artifact, data)[1])}
@@ -82,14 +85,17 @@ def evaluation_plan(
 
 
 def _read(
-    targets: Sequence[str | Path], reference: Sequence[str], data: Path | None
+    config: EvalConfig, targets: Sequence[str | Path], reference: Sequence[str], data: Path | None
 ) -> list[tuple[str, list[Sample] | None]]:
-    """The targets by name, all files of samples read: a bad one is told before the work."""
+    """The targets by name, all files of samples and records of artifacts read: a bad one is told before the work."""
     problems = idle_options(targets, reference, data)
-    if problems:
-        raise ConfigError(problems)
     names = [str(target) for target in targets]
     artifacts = _artifacts(names)
+    stages = [load_artifact(name).stage for name in artifacts]
+    if config.likelihood and stages and "prior" not in stages:
+        problems.append("--likelihood has no meaning without a prior to measure; leave it out")
+    if problems:
+        raise ConfigError(problems)
     return [(name, None if name in artifacts else read_samples(name)) for name in names]
 
 
@@ -97,14 +103,21 @@ def _artifacts(targets: Sequence[str | Path]) -> list[str]:
     return [str(target) for target in targets if str(target) != "-" and Path(target).is_dir()]
 
 
-def idle_options(targets: Sequence[str | Path], reference: Sequence[str], data: Path | str | None) -> list[str]:
-    """A line for each option that none of the targets would heed."""
-    artifacts, problems = _artifacts(targets), []
-    if reference and len(artifacts) == len(targets):
-        problems.append("--reference has no meaning without samples to measure; leave it out")
-    if data is not None and not artifacts:
-        problems.append("--data has no meaning without an artifact to measure; leave it out")
-    return problems
+def idle_options(
+    targets: Sequence[str | Path], reference: Sequence[str], data: Path | str | None, given: Collection[str] = ()
+) -> list[str]:
+    """A line for each option that none of the targets would heed; ``given`` are the names of settings."""
+    artifacts, idle = _artifacts(targets), dict[str, str]()
+    given = [*(["reference"] if reference else []), *([] if data is None else ["data"]), *given]
+    if len(artifacts) == len(targets):
+        idle |= dict.fromkeys(OF_SAMPLES, "samples")
+    if not artifacts:
+        idle |= dict.fromkeys(OF_ARTIFACTS, "an artifact")
+    return [
+        f"{flag(name)} has no meaning without {wanted} to measure; leave it out"
+        for name, wanted in idle.items()
+        if name in given
+    ]
 
 
 def _reports(
@@ -205,8 +218,8 @@ class SampleMeasure:
         name = model if isinstance(model, str) and model else None
         if name not in self._texts:
             text = reference_text(name, self.files, self.data)
-            if text.key not in [other.key for other in self._texts.values()]:
-                say(f"reference: {text.source}" + (f" ({text.reason})" if text.reason else ""))
+            if text.note not in [other.note for other in self._texts.values()]:
+                say(text.note)
             self._texts[name] = text
         return self._texts[name]
 

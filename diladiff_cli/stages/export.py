@@ -4,7 +4,6 @@ The artifact itself lies in the folder, its ancestors each once below ``parents/
 bundle can be moved, and every folder in it is an artifact of its own.
 """
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,14 +21,14 @@ from diladiff_cli.stages.common import relative
 from diladiff_cli.stages.networks import build, recorded_features
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-PARENTS = "parents"
+PARENTS, ENCODER = "parents", "encoder"
 
 
 def export(model: Path, out: Path, precision: str = "bf16") -> dict[str, Any]:
     """Write a self-contained bundle of an artifact and all its ancestors.
 
-    Training state stays behind. A Hugging Face encoder that an auto-encoder takes its features from stays external,
-    under its id or relative path in the auto-encoder's config.json.
+    Training state stays behind. A Hugging Face encoder that an auto-encoder takes its features from comes along where
+    it is a folder, and stays under its id where it is one of the Hub.
 
     Args:
         model: Artifact of any stage.
@@ -57,7 +56,7 @@ def export(model: Path, out: Path, precision: str = "bf16") -> dict[str, Any]:
             links[stage] = _write(artifact, folder / place, out / place, precision, _linked(artifact, "..", links))
         digest = _write(root, folder, out, precision, _linked(root, PARENTS, links))
         with (folder / "README.md").open("a") as card:
-            card.write(usage(root.stage, precision, list(parents)))
+            card.write(usage(root.stage, precision, list(parents), hub_encoder([root, *parents.values()])))
         size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     summary = {"stage": root.stage, "out": str(out), "precision": precision, "hash": digest}
     return summary | {"parents": list(parents), "bytes": size}
@@ -126,7 +125,8 @@ def _write(
         if data.get(name):
             data[name] = relative(linked(artifact.path, data[name]), final)
     if network.get("features", "").startswith("."):
-        network["features"] = os.path.join(".", relative(Path(recorded_features(artifact)), final))
+        _copy_encoder(Path(recorded_features(artifact)), folder / ENCODER)
+        network["features"] = f"./{ENCODER}"
     fixed = (CHECKSUM, "stage", "format_version", "network", "training", "parents", "data", "files", "tokenizer", "log")
     config = write_artifact(
         folder,
@@ -145,6 +145,14 @@ def _write(
     return str(config["hash"])
 
 
+def _copy_encoder(source: Path, target: Path) -> None:
+    """What loading a Hugging Face encoder needs: configuration, tokenizer and safetensors."""
+    target.mkdir()
+    for file in sorted(source.iterdir()):
+        if file.suffix in (".json", ".txt", ".model", ".safetensors") and file.is_file():
+            shutil.copyfile(file, target / file.name)
+
+
 def _copy_records(source: Path, target: Path) -> None:
     """Metrics and evaluations. Links that lead out of the folder stay behind: a bundle is for others to see."""
     check_log(source / METRICS_FILE)
@@ -158,8 +166,15 @@ def _copy_records(source: Path, target: Path) -> None:
             shutil.copyfile(record, target / record.name)
 
 
-def usage(stage: str, precision: str, parents: list[str]) -> str:
+def hub_encoder(chain: list[Artifact]) -> str | None:
+    """The encoder of the Hub that a chain's auto-encoder takes its features from; None where there is none."""
+    found = (str(artifact.network["features"]) for artifact in chain if artifact.stage == "ae")
+    return next((name for name in found if name != "self" and not name.startswith(".")), None)
+
+
+def usage(stage: str, precision: str, parents: list[str], encoder: str | None) -> str:
     """The part of a bundle's card that shows how to use it."""
+    lacking = f", but for the encoder {encoder}, which it needs to encode texts" if encoder else ""
     contents = ", with all that it was made from below `parents/`" if parents else ""
     calls, command = "model.sample(n=4)", "    diladiff sample --model PATH --n 4\n\nor from Python:\n\n"
     if stage == "ae":  # draws no latents of its own
@@ -167,7 +182,7 @@ def usage(stage: str, precision: str, parents: list[str]) -> str:
     return f"""
 ## Sample from this folder
 
-It is complete{contents}; its weights are stored in {precision}. With PATH being where it lies
+It is complete{contents}{lacking}; its weights are stored in {precision}. With PATH being where it lies
 (`hf download OWNER/NAME --local-dir PATH` fetches it from the Hub):
 
 {command}    import diladiff_cli

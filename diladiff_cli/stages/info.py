@@ -14,7 +14,7 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import read_sealed
 from diladiff_cli.runtime.artifacts import COMMANDS, Artifact, linked, load_artifact
 from diladiff_cli.runtime.card import TITLES
-from diladiff_cli.runtime.folders import restore
+from diladiff_cli.runtime.folders import is_there, restore
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -157,7 +157,7 @@ def _ancestors(parents: Mapping[str, Record]) -> Record:
 
 
 def _parent_state(folder: Path, stage: str, wanted: str) -> str:
-    if not (folder / "config.json").exists():
+    if not is_there(folder):
         return "missing"
     try:
         parent = load_artifact(folder, stage)
@@ -172,7 +172,7 @@ def _data_state(path: Path, link: str | None, fingerprint: str | None) -> Record
     if link is None:
         return {"state": "missing"}
     folder = linked(path, link)
-    if not (folder / "config.json").exists():
+    if not is_there(folder):
         return {"path": str(folder), "state": "missing"}
     try:
         found = open_tokens(folder).fingerprint

@@ -11,32 +11,47 @@ from torch import Tensor
 from diladiff_cli.data.latents import LatentData, open_latents
 from diladiff_cli.data.tokens import TokenData
 from diladiff_cli.errors import UserError
+from diladiff_cli.notes import say
 from diladiff_cli.runtime.artifacts import Artifact, linked
 from diladiff_cli.runtime.folders import restore
-from diladiff_cli.runtime.processes import process_state
-from diladiff_cli.runtime.progress import say
 from diladiff_cli.runtime.state import read_progress
 from diladiff_cli.stages.networks import TextEncoder
 
 
 @dataclass(frozen=True)
 class LatentSource:
-    """Training rows, and how a fetched batch becomes standardised latents on the device."""
+    """Training rows, and how a fetched batch becomes standardised latents on the device.
+
+    Attributes:
+        rows: How many there are.
+        fetch: Row numbers -> batch on the CPU.
+        to_latents: Batch on the device -> z_0 (B, N, C).
+        encoder: The networks that do this; None where latents are stored.
+    """
 
     rows: int
     fetch: Callable[[np.ndarray], Tensor]
     to_latents: Callable[[Tensor], Tensor]
+    encoder: TextEncoder | None = None
+
+    def to(self, device: torch.device) -> None:
+        """Move the networks, where there are any."""
+        if self.encoder is not None:
+            self.encoder.to(device)
 
 
-def latent_source(ae: Artifact, encoder: TextEncoder, tokens: TokenData, folder: Path | None) -> LatentSource:
-    """Stored latents where a folder is given, else the encoder on training blocks.
+def encoded_latents(encoder: TextEncoder, tokens: TokenData) -> LatentSource:
+    """Latents of training blocks, encoded on the fly."""
+    split = tokens.split("train")
+    return LatentSource(len(split), split.gather, encoder, encoder)
+
+
+def stored_latents(ae: Artifact, tokens: TokenData, folder: Path) -> LatentSource:
+    """Latents of training blocks from a folder of ``encode --ae``.
 
     Raises:
-        UserError: The folder holds latents of another auto-encoder or of other data.
+        UserError: It holds none, or those of another auto-encoder or of other data.
     """
-    if folder is None:
-        split = tokens.split("train")
-        return LatentSource(len(split), split.gather, encoder)
     rows = matching_latents(ae, tokens, folder).split("train")
     return LatentSource(len(rows), lambda r: torch.from_numpy(rows.gather(r)), lambda z: z.float())
 
@@ -71,8 +86,7 @@ def recorded_latents(prior: Artifact, ae: Artifact, tokens: TokenData, out: Path
         matching_latents(ae, tokens, folder)
     except UserError as error:
         note, found = f"encoding on the fly: {prior.path} was trained on stored latents, but {error.what}", False
-    if process_state().is_main_process:
-        say(note)
+    say(note)
     return folder if found else None
 
 

@@ -95,6 +95,12 @@ class TextEncoder:
     features: FeatureSource
     autoencoder: AutoEncoder
 
+    def to(self, device: torch.device | str) -> "TextEncoder":
+        """Both networks moved, in place."""
+        self.features.to(device)
+        self.autoencoder.to(device)
+        return self
+
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
         """(B, L) -> z_0 (B, N, C)."""

@@ -41,6 +41,11 @@ class ReferenceText:
         """Equal where text and tokenizer are."""
         return self.source, self.cutter
 
+    @property
+    def note(self) -> str:
+        """A line that says which text this is."""
+        return f"reference: {self.source}" + (f" ({self.reason})" if self.reason else "")
+
     def length_of(self, samples: Sequence[Sample]) -> int:
         """The samples' median length: in tokens, or in characters where there is no tokenizer."""
         if self.tokenizer is None:

@@ -87,7 +87,9 @@ def notes_on(sampler: Sampler, config: SampleConfig) -> list[str]:
         notes.append("bf16 is emulated here, and slow; --precision fp32 is faster")
     if steps > length:
         enough = "a step for each, the most that published figures have, is about as good"
-        what = enough if config.order == "random" else f"with --order {config.order} the steps beyond do nothing"
+        what = enough
+        if config.order not in ("random", "spread"):
+            what = f"with --order {config.order} the steps beyond do nothing"
         notes.append(f"--decode-steps {steps} is more than the {length} tokens of a text: {what}")
     if config.latent_until and not base_steps(replace(config, decode_steps=steps)):
         notes.append(f"--latent-until {config.latent_until} does nothing: the last of {steps} steps begins before it")
@@ -125,7 +127,7 @@ def draw_latents(sampler: Sampler, indices: range, config: SampleConfig, on_step
     """Standardised latents z_0 (B, N, C) of those numbers.
 
     A prior takes Euler steps and a student average-velocity steps from noise that depends on (seed, index) alone; an
-    auto-encoder encodes the held-out blocks of those numbers (the oracle).
+    auto-encoder encodes held-out blocks from all over the text (the oracle).
 
     ``config`` is as :func:`complete` returns it; seed, steps, gamma, guidance and precision are read. ``on_step`` is
     called with the clean estimate of each latent step, see :mod:`diladiff_cli.core.ode`; an auto-encoder takes none.
@@ -134,7 +136,7 @@ def draw_latents(sampler: Sampler, indices: range, config: SampleConfig, on_step
     network = sampler.latent
     with _autocast(sampler, config):
         if network is None:
-            return sampler.encoder(sampler.held_out.gather(indices).to(sampler.device))
+            return sampler.encoder(sampler.blocks(indices).to(sampler.device))
         noise = SampleNoise(config.seed, indices)
         z = noise.normal(noise.START, *shape).float().to(sampler.device)
         if isinstance(network, LatentPrior):

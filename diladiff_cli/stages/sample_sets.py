@@ -106,10 +106,13 @@ def reference_samples(tokenizer: Any, length: int, n: int, sources: Sequence[str
 
 
 def spread(total: int, n: int) -> list[int]:
-    """At most ``n`` numbers below ``total``, evenly spaced; so are the first half of them and the second."""
-    count = min(n, total)
-    rows = [i * total // count for i in range(count)]
-    return rows[::2] + rows[1::2]
+    """At most ``n`` numbers below ``total``, evenly spaced; so are the first ``n / 2`` of them, also of fewer."""
+    if total >= n:
+        rows = [i * total // n for i in range(n)]
+        return rows[::2] + rows[1::2]
+    half = min((n + 1) // 2, total)
+    first = [i * total // half for i in range(half)]
+    return first + sorted(set(range(total)) - set(first))
 
 
 def _character_pieces(documents: Iterable[Piece], length: int) -> Iterator[Sample]:

@@ -8,15 +8,16 @@ from typing import Any
 
 import torch
 
+from diladiff_cli.core.times import scattering_stride
 from diladiff_cli.data.tokenizer import load_tokenizer
 from diladiff_cli.data.tokens import TokenSplit
 from diladiff_cli.errors import UserError
 from diladiff_cli.networks.autoencoder import AutoEncoder
 from diladiff_cli.networks.denoiser import TokenDenoiser, with_bf16_blocks
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
+from diladiff_cli.notes import say
 from diladiff_cli.runtime.artifacts import Artifact, load_artifact
 from diladiff_cli.runtime.processes import process_state
-from diladiff_cli.runtime.progress import say
 from diladiff_cli.stages.common import compile_method, open_recorded_data
 from diladiff_cli.stages.networks import TextEncoder, build, text_encoder
 
@@ -91,6 +92,12 @@ class Sampler:
     def held_out(self) -> TokenSplit:
         """The validation blocks of the data set; a UserError where it is missing."""
         return open_recorded_data(self.artifact, self.data)[0].split("valid")
+
+    def blocks(self, numbers: range) -> torch.Tensor:
+        """Held-out blocks (B, L) of those numbers, each once; neighbouring numbers lie far apart in the text."""
+        total = len(self.held_out)
+        stride = scattering_stride(total)
+        return self.held_out.gather([number * stride % total for number in numbers])
 
     def require_autoencoder(self) -> AutoEncoder:
         """The auto-encoder; a UserError where there is none."""

@@ -17,11 +17,11 @@ from diladiff_cli.networks.autoencoder import AutoEncoder, Corruption, load_base
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.features import FeatureSource, check_same_vocabulary
 from diladiff_cli.networks.moments import RunningMoments
+from diladiff_cli.notes import say
 from diladiff_cli.runtime.artifacts import Artifact
 from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.optim import LearningRate
 from diladiff_cli.runtime.precision import settled
-from diladiff_cli.runtime.progress import say
 from diladiff_cli.runtime.randomness import BatchNoise
 from diladiff_cli.runtime.resume import check_resume
 from diladiff_cli.runtime.run import Run
@@ -234,15 +234,13 @@ def train_ae(
     order = row_order(config, len(split))
     rows = np.concatenate([order(step) for step in range(-(-MOMENT_ROWS // config.batch_size))])[:MOMENT_ROWS]
     samples = [split.gather(part) for part in np.array_split(rows, -(-len(rows) // 64))]
-    if session.is_main:
-        say("measuring the features")
+    say("measuring the features")
     fit_feature_moments(source, model.feature_moments, samples, device)
     batches = validation_batches(tokens, config, device)
     run = Run(
         model=model,
         loss_fn=ae_loss(source, model, config, tokens.mask_id),
         fetch=split.gather,
-        rows=len(split),
         tokens_per_row=tokens.length,
         flops_per_row=autoencoder_flops(model, source),
         validate=lambda average: ae_figures(average, source, base_network, batches, tokens.mask_id),

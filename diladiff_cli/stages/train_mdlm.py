@@ -105,7 +105,6 @@ def train_mdlm(
         model=model,
         loss_fn=mdlm_loss(tokens.mask_id, config.elbo_weight == "exact"),
         fetch=split.gather,
-        rows=len(split),
         tokens_per_row=tokens.length,
         flops_per_row=3 * denoiser_flops(model),
         validate=lambda average: masked_figures(base_logits(average), batches, tokens.mask_id),

@@ -22,15 +22,15 @@ from diladiff_cli.runtime.session import Session
 from diladiff_cli.stages.common import (
     child_fields,
     compile_method,
-    linear_flops,
     load_parent,
     open_recorded_data,
     plan,
     row_order,
     seeded,
+    trunk_flops,
     validation_batches,
 )
-from diladiff_cli.stages.latent_data import latent_source, validation_latents
+from diladiff_cli.stages.latent_data import encoded_latents, stored_latents, validation_latents
 from diladiff_cli.stages.networks import build, text_encoder
 
 NOISE_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)  # sigma
@@ -140,13 +140,12 @@ def train_prior(
     tokens, data_path = open_recorded_data(parent, data)
     network = network_arguments(config, parent)
     encoder = text_encoder(parent, build(parent), "cpu")
-    source = latent_source(parent, encoder, tokens, latents)
+    source = stored_latents(parent, tokens, latents) if latents else encoded_latents(encoder, tokens)
     artifact = child_fields("prior", network, out, {"ae": parent}, tokens, data_path, latents)
     if dry_run:
         return plan(artifact, config, out, resume)
     session = Session(config, str(out))
-    encoder.features.to(session.device)
-    encoder.autoencoder.to(session.device)
+    encoder.to(session.device)
     seeded(config.seed)
     model = LatentPrior(**network)
     valid = validation_latents(encoder, validation_batches(tokens, config, session.device))
@@ -154,10 +153,9 @@ def train_prior(
         model=model,
         loss_fn=prior_loss(source.to_latents, model.schedule, config.p_self_cond),
         fetch=source.fetch,
-        rows=source.rows,
         tokens_per_row=tokens.length,
         # forward and backward, and a forward of those that get estimates
-        flops_per_row=(3 + config.p_self_cond) * linear_flops(model, network["latents"]),
+        flops_per_row=(3 + config.p_self_cond) * trunk_flops(model.trunk, network["latents"]),
         validate=lambda average: prior_figures(average, model.schedule, valid),
         artifact=artifact,
         row_order=row_order(config, source.rows),

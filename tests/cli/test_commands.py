@@ -182,6 +182,17 @@ def test_eval_refuses_what_nothing_would_heed(cli: Cli, tiny_chain: Chain) -> No
     found = cli("eval", "s.jsonl", "-", "--data", tiny_chain.data)
     assert (found.status, found.out) == (2, "")
     assert found.errors == ["error: --data has no meaning without an artifact to measure; leave it out"]
+    found = cli("eval", tiny_chain.mdlm, "--context", "9", "--likelihood", "2", "--scorer", "none")
+    assert (found.status, found.out) == (2, "")
+    assert found.errors == [
+        "error: --scorer has no meaning without samples to measure; leave it out",
+        "error: --context has no meaning without samples to measure; leave it out",
+    ]
+    found = cli("eval", "s.jsonl", "--draws", "3")
+    assert found.errors == ["error: --draws has no meaning without an artifact to measure; leave it out"]
+    found = cli("eval", tiny_chain.mdlm, "--likelihood", "2")
+    assert (found.status, found.out) == (2, "")
+    assert found.errors == ["error: --likelihood has no meaning without a prior to measure; leave it out"]
 
 
 def test_eval_of_an_artifact_gives_its_figures(cli: Cli, tiny_chain: Chain) -> None:

@@ -141,7 +141,7 @@ def test_latents_of_another_auto_encoder_are_refused(cli: Cli, tiny_chain: Chain
 
 
 def test_an_unforeseen_error_is_one_line_and_with_debug_a_traceback() -> None:
-    line = "error: RuntimeError: odd; run with --debug for the traceback\n"
+    line = "error: RuntimeError: odd; for the traceback give --debug before the command\n"
     body = "raise RuntimeError('odd.\\nmore of it')"
     assert finish(start(body)) == (1, "", line)
     for process in (start(body, ("--debug", "try")), start(body, DILADIFF_DEBUG="1")):
@@ -191,7 +191,7 @@ def test_a_run_interrupted_after_saving_exits_with_its_signal() -> None:
         (ConfigError(["a; b", "c; d"]), 2, ["error: a; b", "error: c; d"]),
         (ClosedPipeError(), 0, []),
         (KeyboardInterrupt(), 130, ["interrupted"]),
-        (ValueError(), 1, ["error: ValueError; run with --debug for the traceback"]),
+        (ValueError(), 1, ["error: ValueError; for the traceback give --debug before the command"]),
     ],
 )
 def test_every_kind_of_error_has_its_status(error: BaseException, status: int, lines: list[str]) -> None:

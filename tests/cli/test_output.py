@@ -49,7 +49,7 @@ def test_a_closed_pipe_ends_quietly() -> None:
 def test_a_closed_pipe_elsewhere_is_an_error() -> None:
     status, out, err = finish(start("raise BrokenPipeError('a tracker went away')"))
     assert (status, out) == (1, "")
-    assert err == "error: BrokenPipeError: a tracker went away; run with --debug for the traceback\n"
+    assert err == "error: BrokenPipeError: a tracker went away; for the traceback give --debug before the command\n"
 
 
 @pytest.mark.parametrize(("debug", "count"), [((), 0), (("--debug",), 2)])
@@ -66,7 +66,8 @@ logging.getLogger("library").warning("be warned")
 
 def test_only_the_main_process_of_several_writes() -> None:
     body = """
-from diladiff_cli.cli.output import say, show
+from diladiff_cli.cli.output import show
+from diladiff_cli.notes import say
 say("a note")
 show("a table")
 return [{"n": 1}]

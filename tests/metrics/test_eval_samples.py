@@ -232,7 +232,8 @@ def test_reference_pieces_are_cut_by_characters_without_a_tokenizer(three_docume
 
 
 def test_pieces_and_each_half_of_them_spread_evenly_over_the_text() -> None:
-    assert spread(3, 8) == [0, 2, 1]
+    assert spread(3, 8) == [0, 1, 2]
+    assert spread(10, 12) == [0, 1, 3, 5, 6, 8, 2, 4, 7, 9]
     assert spread(0, 8) == []
     rows = spread(1000, 10)
     assert rows[:5] == [0, 200, 400, 600, 800]

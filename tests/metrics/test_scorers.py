@@ -1,4 +1,6 @@
+import builtins
 import importlib.util
+import json
 import math
 import random
 import time
@@ -76,6 +78,23 @@ def test_a_saved_folder_scores_as_before(tiny_scorer: Scorer, tmp_path: Path) ->
     texts = ["a b c d", "f f a"]
     want = generative_perplexity(texts, tiny_scorer)["value"]
     assert math.isclose(generative_perplexity(texts, loaded)["value"], want, rel_tol=1e-5)
+
+
+def test_no_code_of_a_scorer_is_run_and_nobody_is_asked(
+    tiny_scorer: Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_scorer.model.save_pretrained(tmp_path)  # type: ignore[operator]
+    tiny_scorer.tokenizer.save_pretrained(tmp_path)
+    trace = tmp_path / "trace"
+    (tmp_path / "evil.py").write_text(f"import pathlib\npathlib.Path({str(trace)!r}).touch()\nclass Evil:\n    pass\n")
+    config = json.loads((tmp_path / "config.json").read_text())
+    code = {"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "evil", "auto_map": code}))
+    asked = list[str]()
+    monkeypatch.setattr(builtins, "input", lambda text="": asked.append(text) or "y")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_scorer(str(tmp_path))
+    assert (asked, trace.exists()) == ([], False)
 
 
 def test_progress_counts_every_text_once_a_batch(tiny_scorer: Scorer) -> None:

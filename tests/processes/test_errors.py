@@ -13,7 +13,9 @@ from .launch import Job, launch
 pytestmark = pytest.mark.slow
 
 ALONE = "error: this process alone cannot go on; mend it"
-UNFORESEEN = "error: ValueError: this process alone met something unforeseen; run with --debug for the traceback"
+UNFORESEEN = (
+    "error: ValueError: this process alone met the unforeseen; for the traceback give --debug before the command"
+)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "sigterm": lambda: os.kill(os.getpid(), signal.SIGTERM),
     "sigkill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "user error": lambda: _fail(UserError("this process alone cannot go on", "mend it")),
-    "error": lambda: _fail(ValueError("this process alone met something unforeseen")),
+    "error": lambda: _fail(ValueError("this process alone met the unforeseen")),
 }
 
 

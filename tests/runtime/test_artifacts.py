@@ -224,6 +224,12 @@ def test_a_parent_that_is_missing_changed_or_unknown_gives_one_line(save: Callab
     assert_one_line(caught.value, "base, which is missing; put it back, or make it again with train-mdlm")
 
 
+def test_a_parent_whose_swap_was_cut_off_is_put_back(save: Callable[..., Path], tmp_path: Path) -> None:
+    child = load_artifact(save("ae", "ae", parents={"mdlm": load_artifact(save("base"))}))
+    (tmp_path / "base").rename(tmp_path / ".base.old")
+    assert child.parent("mdlm").path == tmp_path / "base"
+
+
 def test_reading_an_artifact_leaves_the_files_of_a_running_writer_alone(save: Callable[..., Path]) -> None:
     path = save("base")
     seen = []

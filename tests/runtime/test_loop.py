@@ -231,7 +231,9 @@ def test_other_settings_of_the_optimisation_need_an_explicit_resume(
     assert load_artifact(tmp_path / "run", "mdlm").training["max_steps"] == 5
 
 
-def test_a_run_older_than_an_option_goes_on_with_its_default(toy: ModuleType, tmp_path: Path) -> None:
+def test_a_run_older_than_an_option_goes_on_with_its_default(
+    toy: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     toy.toy_train(toy.settings(max_steps=3), tmp_path / "run")
     file = tmp_path / "run" / "state" / "state.json"
     progress = json.loads(file.read_text())
@@ -240,6 +242,8 @@ def test_a_run_older_than_an_option_goes_on_with_its_default(toy: ModuleType, tm
     assert toy.toy_train(toy.settings(max_steps=3), tmp_path / "run")["step"] == 3
     with pytest.raises(UserError, match=r"other settings \(beta1 0.9 -> 0.5\)"):
         toy.toy_train(toy.settings(max_steps=3, beta1=0.5), tmp_path / "run")
+    assert toy.toy_train(toy.settings(max_steps=4), tmp_path / "run", True)["step"] == 4
+    assert "going on with other settings: max_steps 3 -> 4\n" in capsys.readouterr().err
 
 
 def test_resuming_where_nothing_was_trained_is_refused(toy: ModuleType, tmp_path: Path) -> None:

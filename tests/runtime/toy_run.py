@@ -102,7 +102,6 @@ def make_run(config: StageConfig, tokenizer: Path, **changes: Any) -> Run:
         "model": LatentStudent(schedule_d=10.0, **LATENTS) if meanflow else Toy(),
         "loss_fn": meanflow_loss(config) if isinstance(config, DistillConfig) else toy_loss,
         "fetch": fetch,
-        "rows": ROWS,
         "tokens_per_row": 3,
         "flops_per_row": 1.0,
         "validate": validate,

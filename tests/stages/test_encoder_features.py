@@ -10,9 +10,9 @@ from diladiff_cli.data.latents import open_latents
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
 from diladiff_cli.model import load
-from diladiff_cli.runtime.artifacts import load_artifact
+from diladiff_cli.runtime.artifacts import Artifact, load_artifact
 from diladiff_cli.stages.encode_latents import encode_latents
-from diladiff_cli.stages.export import export
+from diladiff_cli.stages.export import export, hub_encoder, usage
 from diladiff_cli.stages.networks import build, text_encoder
 from diladiff_cli.stages.train_ae import train_ae
 
@@ -64,15 +64,24 @@ def test_latents_come_from_the_encoder_wherever_the_command_is_given(
     assert load(trained, "cpu").encode(["the old dog sat"]).shape[1:] == (LATENTS, CHANNELS)
 
 
-def test_a_bundle_finds_the_encoder_and_names_no_absolute_path(
-    tiny_chain: Chain, trained: Path, tmp_path: Path
-) -> None:
+def test_a_bundle_takes_the_encoder_along(tiny_chain: Chain, trained: Path, tmp_path: Path) -> None:
     export(trained, tmp_path / "deep" / "bundle", "fp32")
-    bundle = load_artifact(tmp_path / "deep" / "bundle", "ae")
-    assert bundle.network["features"] == "./../../encoder"
+    moved = (tmp_path / "deep" / "bundle").rename(tmp_path / "moved")
+    bundle = load_artifact(moved, "ae")
+    assert bundle.network["features"] == "./encoder"
     x = open_tokens(tiny_chain.data).split("valid").gather([0, 1])
     first, second = (text_encoder(a, build(a), "cpu")(x) for a in (load_artifact(trained, "ae"), bundle))
     assert torch.equal(first, second)
+    assert "It is complete, with all that it was made from below `parents/`; its" in (moved / "README.md").read_text()
+
+
+def test_the_card_of_a_bundle_names_an_encoder_of_the_hub(tiny_chain: Chain) -> None:
+    ae = load_artifact(tiny_chain.ae)
+    assert hub_encoder([load_artifact(tiny_chain.mdlm), ae]) is None
+    network = ae.network | {"features": "google-bert/bert-base-uncased"}
+    name = hub_encoder([Artifact(ae.path, ae.config | {"network": network})])
+    assert name == "google-bert/bert-base-uncased"
+    assert f"but for the encoder {name}, which it needs to encode texts" in usage("ae", "bf16", ["mdlm"], name)
 
 
 def test_a_run_does_not_go_on_with_another_encoder(tiny_chain: Chain, trained: Path, tmp_path: Path) -> None:

@@ -166,6 +166,18 @@ def test_a_reference_is_scored_once_for_all_files_and_models_that_share_it(
     assert lines[1:] == ["scoring 6/9 texts", "scoring 9/9 texts", "scoring 3/3 texts", "scoring 3/3 texts"]
 
 
+def test_a_text_that_is_cut_in_two_ways_is_told_once(
+    tiny_chain: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = draw(tiny_chain.mdlm, tmp_path / "named.jsonl")
+    nameless = draw(tiny_chain.mdlm, tmp_path / "nameless.jsonl", drop=("model",))
+    first, second = measure(named, nameless, reference=[str(tiny_chain.text)])
+    assert first["reference"]["source"] == second["reference"]["source"] == str(tiny_chain.text)
+    assert first["reference"] != second["reference"]  # cut by tokens, and by characters
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("reference: ")]
+    assert told == [f"reference: {tiny_chain.text}"]
+
+
 def test_references_of_different_size_are_scored_apart(
     tiny_chain: Chain, tmp_path: Path, scorer: CountingScorer
 ) -> None:

@@ -61,7 +61,7 @@ def test_default_steps_are_the_published_ones(samplers: dict[str, Sampler]) -> N
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("order", ["random", "confidence", "threshold"])
+@pytest.mark.parametrize("order", ["random", "spread", "confidence", "threshold"])
 def test_samples_do_not_depend_on_the_batch_size(samplers: dict[str, Sampler], stage: str, order: str) -> None:
     whole = draw(samplers[stage], order=order, threshold=0.05)
     assert draw(samplers[stage], order=order, threshold=0.05, batch_size=4) == whole
@@ -145,31 +145,6 @@ def test_each_token_passes_the_vocabulary_head_once(
     monkeypatch.setattr(decoder, "logits", count)
     draw(samplers["student"], n=4, decode_steps=8)
     assert sum(rows) == 4 * LENGTH
-
-
-def test_an_oracle_decodes_the_held_out_blocks_in_order(samplers: dict[str, Sampler], tiny_chain: Chain) -> None:
-    sampler = samplers["ae"]
-    blocks = open_tokens(tiny_chain.data).split("valid").gather(range(5))
-    config = complete(sampler, SampleConfig(n=5))
-    with torch.no_grad():
-        autoencoder = sampler.autoencoder
-        wanted = autoencoder.encode(sampler.encoder.features(blocks))
-        torch.testing.assert_close(draw_latents(sampler, range(2, 5), config), wanted[2:], rtol=1e-4, atol=1e-5)
-    assert ids(draw(sampler, n=5)) == decode(sampler, range(5), config, wanted).tolist()
-
-
-def test_an_oracle_never_repeats_a_block(samplers: dict[str, Sampler]) -> None:
-    rows = len(samplers["ae"].held_out)
-    with pytest.raises(ConfigError, match=f"give at most {rows}$"):
-        generate(samplers["ae"], SampleConfig(n=rows + 1))
-    assert len(draw(samplers["ae"], n=2 * rows, decodings=2, decode_steps=1, batch_size=64)) == 2 * rows
-
-
-def test_an_oracle_may_encode_another_data_set(chain_copy: Chain) -> None:
-    shutil.move(chain_copy.data, chain_copy.root / "moved")
-    with pytest.raises(UserError, match="is missing; name one with --data"):
-        draw(load_sampler(chain_copy.ae, "cpu"))
-    assert len(draw(load_sampler(chain_copy.ae, "cpu", chain_copy.root / "moved"), n=2)) == 2
 
 
 def test_decodings_share_a_latent_and_nothing_else(samplers: dict[str, Sampler]) -> None:

@@ -31,7 +31,7 @@ def settings(stage: str, **more: Any) -> SampleConfig:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("order", ["random", "confidence", "threshold", "entropy"])
+@pytest.mark.parametrize("order", ["random", "spread", "confidence", "threshold", "entropy"])
 def test_the_steps_are_those_of_the_decoding(samplers: dict[str, Sampler], stage: str, order: str) -> None:
     sampler, config = samplers[stage], settings(stage, order=order, threshold=0.2, entropy_bound=4.0)
     found = record(sampler, config)
