@@ -18,8 +18,9 @@ def latent_until_option() -> Any:
 
 def order_option() -> Any:
     """The field of the order in which positions are revealed."""
-    choices = ("random", "confidence", "threshold", "entropy")
-    return option("random", "Positions to reveal: random is exact, the others approximate.", choices=choices)
+    choices = ("random", "spread", "confidence", "threshold", "entropy")
+    meaning = "Positions to reveal: random is exact, spread takes distant ones together, the others the surest first."
+    return option("random", meaning, choices=choices)
 
 
 def threshold_option() -> Any:

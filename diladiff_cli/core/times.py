@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+GOLDEN_SECTION = (math.sqrt(5) - 1) / 2
+
 
 def low_discrepancy(offset: float | Tensor, positions: Tensor, batch_size: int) -> Tensor:
     """Stratified uniform times: one in each of ``batch_size`` equal strata, all shifted together.
@@ -23,9 +25,28 @@ def low_discrepancy(offset: float | Tensor, positions: Tensor, batch_size: int) 
     return 1.0 - torch.remainder(offset + strata / batch_size, 1.0)
 
 
+def spread_times(uniform: Tensor) -> Tensor:
+    """Reveal times that are far apart in the text where they are near in time.
+
+    Position p is revealed at the fractional part of u + s p g, with the golden section g and an offset u and a
+    direction s of each example's own: a Kronecker sequence, of which any interval of times holds as many positions as
+    its length says, up to one or two, in all but equal distances. Related to the Halton order for images (Besnier et
+    al., 2025) and to dilated unmasking (Luxembourg et al., 2025).
+
+    Args:
+        uniform: (B, L) draws from U(0, 1), of which the first and the last count.
+
+    Returns:
+        (B, L) times in [0, 1); each is uniform on its own.
+    """
+    directions = torch.where(uniform[:, -1:] < 0.5, 1.0, -1.0).to(uniform.dtype)
+    places = torch.arange(uniform.shape[1], device=uniform.device, dtype=uniform.dtype)
+    return torch.remainder(uniform[:, :1] + directions * places * GOLDEN_SECTION, 1.0)
+
+
 def scattering_stride(size: int) -> int:
     """The number nearest to the golden section of ``size`` that has no divisor in common with it."""
-    golden = round(0.6180339887498949 * size)
+    golden = round(GOLDEN_SECTION * size)
     return next(
         stride
         for distance in range(size + 1)

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from diladiff_cli.core.draw import draw_tokens, entropies
-from diladiff_cli.core.times import sampling_grid
+from diladiff_cli.core.times import sampling_grid, spread_times
 
 Body = Callable[[Tensor, Tensor], Tensor]  # (x_t (B', L), rows (B',)) -> hidden (B', L, D)
 Head = Callable[[Tensor], Tensor]  # hidden (M, D) -> logits (M, K)
-ORDERS = ("random", "confidence", "threshold", "entropy")
+ORDERS = ("random", "spread", "confidence", "threshold", "entropy")
 HEADS_AT_ONCE = 1024  # positions whose logits exist at the same time
 # Of them, vocabulary entries drawn from at once: few MB for the caches of a CPU, or what fills a GPU.
 ENTRIES_AT_ONCE, ENTRIES_AT_ONCE_GPU = 1 << 20, 1 << 25
@@ -30,10 +30,11 @@ class Decoding:
         steps: N_disc, network calls at most.
         temperature: Divides the logits; 0 takes the likeliest token.
         top_p: Nucleus: the likeliest tokens that together reach this probability; 1 keeps all.
-        order: "random" is exact; "confidence" reveals the surest positions of each step, as many as random order
-            would on average; "threshold" reveals all positions surer than ``threshold``, at least one; "entropy"
-            reveals the positions of least entropy as long as those before them total at most ``entropy_bound``, which
-            bounds what is lost by drawing them independently (Ben-Hamu et al., 2025).
+        order: "random" is exact; "spread" reveals positions that lie far apart, as many a step as random order would
+            on average, so that less is lost by drawing them independently; "confidence" reveals the surest positions
+            of each step, as many too; "threshold" reveals all positions surer than ``threshold``, at least one;
+            "entropy" reveals the positions of least entropy as long as those before them total at most
+            ``entropy_bound``, which bounds what is lost by drawing them independently (Ben-Hamu et al., 2025).
         threshold: Probability for "threshold".
         entropy_bound: Nats for "entropy".
 
@@ -98,13 +99,15 @@ def unmask(
         (B, L) tokens without masks.
     """
     x = x.clone()
+    if decoding.order == "spread":
+        reveal_times = spread_times(reveal_times)
     hidden_at_first = (x == mask_id).sum(1)
     grid = sampling_grid(decoding.steps).tolist()
     for step, end in enumerate(grid[1:]):
         if successor is not None and step + successor.steps >= decoding.steps:
             body, head = successor.body, successor.head
-        if decoding.order == "random":
-            _reveal_at_random(body, head, x, mask_id, reveal_times, uniform, decoding, end)
+        if decoding.order in ("random", "spread"):
+            _reveal_at_times(body, head, x, mask_id, reveal_times, uniform, decoding, end)
         else:
             _reveal_by_confidence(body, head, x, mask_id, uniform, decoding, end, hidden_at_first)
         if on_step is not None:
@@ -130,7 +133,7 @@ def _draw(head: Head, hidden: Tensor, uniform: Tensor, decoding: Decoding) -> tu
     return torch.cat([tokens for tokens, _ in drawn]), torch.cat([sureness for _, sureness in drawn])
 
 
-def _reveal_at_random(
+def _reveal_at_times(
     body: Body,
     head: Head,
     x: Tensor,

@@ -22,6 +22,7 @@ from diladiff_cli.stages.sampler import Sampler, load_sampler, sampling_device
 
 SHARED = ("n", "top_p", "order", "threshold", "entropy_bound", "batch_size", "precision")  # by all points
 FORMAT_VERSION = 2  # of the kept points; raised when samples or figures of the same settings change
+BLOCKS = "from all over the text"  # which blocks an auto-encoder encodes
 SPEED_VERSION = 3  # of the kept speeds; raised when the sampler becomes faster, or something else is timed
 
 
@@ -201,5 +202,5 @@ def _content(sampler: Sampler) -> tuple[str, ...]:
     found = [artifact.hash, *(link["hash"] for _, link in sorted(artifact.config["parents"].items()))]
     found.append(file_hash(artifact.tokenizer_path / "tokenizer.json"))
     if sampler.stage == "ae":
-        found.append(open_recorded_data(artifact, sampler.data)[0].fingerprint)
+        found += [open_recorded_data(artifact, sampler.data)[0].fingerprint, BLOCKS]
     return tuple(found)

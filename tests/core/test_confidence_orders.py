@@ -100,7 +100,7 @@ def test_threshold_reveals_what_is_left_in_the_last_step(steps: int) -> None:
     assert [len(step[0]) for step in recorder.masked] == [*range(7, 8 - steps, -1), 0]
 
 
-@pytest.mark.parametrize("order", ["random", "confidence", "threshold"])
+@pytest.mark.parametrize("order", ["random", "spread", "confidence", "threshold"])
 def test_a_text_without_masks_needs_no_network(order: str) -> None:
     recorder, x = Recorder(SURENESS), torch.tensor([[0, 1] * 4])
     assert torch.equal(recorder.run(x, Decoding(4, order=order)), x)

@@ -227,7 +227,7 @@ def test_only_examples_and_positions_to_be_revealed_are_computed() -> None:
     assert torch.equal(out[2], given[2])
 
 
-@pytest.mark.parametrize("order", ["random", "confidence", "threshold"])
+@pytest.mark.parametrize("order", ["random", "spread", "confidence", "threshold"])
 def test_results_do_not_depend_on_the_rest_of_the_batch(order: str) -> None:
     table = TABLES["wrong"]
     x = STATES.clone()
