@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-from layout import stored
+from layout import Report, base_at, means_of, stored
 from tables import TABLES
 
 from diladiff_cli.stages.bench_frontier import compared
@@ -34,11 +34,21 @@ def rebuilt(page: str) -> str:
     return MARK.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], page)
 
 
+def beside_random_order(frontier: list[Report]) -> list[Report]:
+    """The points in spread order, compared with the base in random order."""
+    (base,) = {r["model"] for r in frontier if r["stage"] == "mdlm"}
+    found = []
+    for r in stored("spread.jsonl"):
+        genppl = base_at(frontier, r["decode_steps"], means_of(r)["entropy"])
+        found.append(r | {"at_equal_entropy": {base: {"genppl": genppl}}})
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 if a page is out of date")
     check = parser.parse_args().check
-    stale = []
+    stale, frontier = [], stored("frontier.jsonl")
     for path in PAGES:
         page = path.read_text(encoding="utf-8")
         if rebuilt(page) != page:
@@ -46,7 +56,7 @@ def main() -> None:
             if not check:
                 path.write_text(rebuilt(page), encoding="utf-8")
     if not check:
-        frontier_picture(compared([*stored("frontier.jsonl"), *stored("latent_until.jsonl")]), DOCS)
+        frontier_picture([*compared([*frontier, *stored("latent_until.jsonl")]), *beside_random_order(frontier)], DOCS)
     print(f"{'out of date' if check else 'written'}: {', '.join(stale) or 'nothing'}")
     sys.exit(bool(check and stale))
 

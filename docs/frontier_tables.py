@@ -100,6 +100,32 @@ def orders() -> str:
     return table(["model", "decode steps", "T", *HEADS, "GenPPL of the base in random order at this entropy"], rows)
 
 
+def spread_order() -> str:
+    """Base and student revealing distant positions together, beside the base in random order."""
+    reports, bases = stored("spread.jsonl"), stored("frontier.jsonl")
+    rows = []
+    for r in in_order(reports):
+        means = means_of(r)
+        beside = [number(base_at(others, r["decode_steps"], means["entropy"])) for others in (bases, reports)]
+        shown = [*figures_of(r), beside[0], "-" if r["stage"] == "mdlm" else beside[1]]
+        needed = steps_needed(bases, means["genppl"], means["entropy"])
+        rows.append([settings_of(r)[0], *settings_of(r)[2:], *shown, needed])
+    orders = [f"GenPPL of the base in {name} order at this entropy" for name in ("random", "this")]
+    return table(["model", "decode steps", "T", *HEADS, *orders, "random steps of the base"], rows)
+
+
+def spread_base() -> str:
+    """The base in spread order beside itself in random order."""
+    bases, rows = stored("frontier.jsonl"), []
+    for r in in_order(r for r in stored("spread.jsonl") if r["stage"] == "mdlm"):
+        means, row = means_of(r), settings_of(r)[2:]
+        for name in ("genppl", "mauve"):
+            random, digits = base_at(bases, r["decode_steps"], means["entropy"], name), DIGITS.get(name, 3)
+            row.append(f"{with_spread(figures_by_name(r)[name], digits)} ({number(random, digits)})")
+        rows.append([*row, steps_needed(bases, means["genppl"], means["entropy"])])
+    return table(["decoding steps", "T", "GenPPL", "MAUVE", "steps in random order"], rows)
+
+
 def equal_entropy() -> str:
     """The student at temperature 0.85, alone and with the base taking over, beside the base at its entropies."""
     reports = stored("frontier.jsonl")

@@ -5,7 +5,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ablation_tables import ablation, measured_groups
-from frontier_tables import equal_entropy, frontier, latent_steps, latent_until, oracle, orders, ratios, speedup
+from frontier_tables import (
+    equal_entropy,
+    frontier,
+    latent_steps,
+    latent_until,
+    oracle,
+    orders,
+    ratios,
+    speedup,
+    spread_base,
+    spread_order,
+)
 from layout import (
     HEADS,
     NAMES,
@@ -143,6 +154,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "semantics-decodings": semantics_decodings,
     "semantics-interpolation": semantics_interpolation,
     "orders": orders,
+    "spread-base": spread_base,
+    "spread-order": spread_order,
     **{f"ablation-{group}": ablation(group) for group in measured_groups()},
     "speed-bf16": sampling_speed("speed_bf16.jsonl"),
     "speed-fp32": sampling_speed("speed_fp32.jsonl"),

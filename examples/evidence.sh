@@ -53,13 +53,17 @@ temperatures=1.0,0.85,0.7
 whole_frontier() {
   bench "${student[@]}" --decode-steps "$powers" --against "$models/mdlm" --temperatures "$temperatures" "${many[@]}"
   bench --model "$models/mdlm" --decode-steps "$powers" --temperatures 1.1 "${many[@]}" # as varied as the prior's texts
-  bench --model "$models/prior" --prior-steps 200 --decode-steps "$powers" --temperatures 1.0,0.85 "${many[@]}"
+  bench --model "$models/prior" --prior-steps 50 --decode-steps "$powers" --temperatures "$temperatures" "${many[@]}"
 }
 latent_steps() {
   bench --model "$models/prior" --prior-steps 5,10,50,200 --decode-steps 16 "${few[@]}"
   for gamma in 0 0.4 0.8; do
     bench --model "$models/student" --steps 1,2,5 --decode-steps 16 --gamma "$gamma" "${few[@]}"
   done
+}
+spread_order() {
+  bench --model "$models/mdlm" --decode-steps 2,4,8,16,32 --order spread --temperatures 1.0,0.85 "${many[@]}"
+  bench "${student[@]}" --decode-steps 2,4,8,16 --order spread --temperatures 1.0,0.85 "${many[@]}"
 }
 surest_first() {
   bench "${student[@]}" --decode-steps 8,16,32 --order confidence --against "$models/mdlm" --temperatures 1.0,0.85 "${few[@]}"
@@ -69,6 +73,7 @@ into chain.json chain_information
 into samples.jsonl all_samples
 into frontier.jsonl whole_frontier
 into latent_until.jsonl bench "${student[@]}" --decode-steps "$powers" --latent-until 0.5 --temperatures 1.0,0.85 "${many[@]}"
+into spread.jsonl spread_order
 into latent_steps.jsonl latent_steps
 into orders.jsonl surest_first
 into oracle.jsonl bench --model "$models/ae" --decode-steps "$powers" "${few[@]}"

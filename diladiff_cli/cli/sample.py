@@ -37,7 +37,7 @@ def _check(config: SampleConfig | None, given: Mapping[str, Any], format: str, *
     examples=(
         "diladiff sample --n 3 --format text",
         "diladiff sample --model ckpt/student --steps 2 --n 64 | tee samples.jsonl | diladiff eval -",
-        "diladiff sample --model ckpt/prior --steps 200 --decode-steps 64 --n 1000 --out samples.jsonl",
+        "diladiff sample --model ckpt/prior --steps 50 --decode-steps 64 --n 1000 --out samples.jsonl",
         "diladiff sample --n 1 --trace trace.html",
     ),
     check=_check,

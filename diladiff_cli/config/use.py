@@ -58,7 +58,7 @@ class SampleConfig(Settings):
     """How texts are drawn (method sections 4 to 6)."""
 
     n: int = option(64, "Samples to draw.", low=1)
-    steps: int = option(0, "Latent steps N_cont (0: 5 for a student, 200 for a prior).", low=0)
+    steps: int = option(0, "Latent steps N_cont (0: 5 for a student, 50 for a prior).", low=0)
     decode_steps: int = option(0, "Token steps N_disc (0: a quarter of the length).", low=0)
     temperature: float = option(1.0, "Divides the logits; 0 takes the likeliest token.", low=0, high=1e6)
     top_p: float = option(0.9, "Nucleus: draw among the likeliest tokens that together reach this.", low=1e-6, high=1)
@@ -118,7 +118,7 @@ class BenchConfig(Settings):
 
     decode_steps: str = option("", "Token steps, a list (empty: 4, 8, 16 to the length; with --speed 16, 64, length).")
     steps: str = option("1,2,5", "Latent steps N_cont of students, a list.")
-    prior_steps: str = option("200", "Latent steps N_cont of priors, a list.")
+    prior_steps: str = option("50", "Latent steps N_cont of priors, a list.")
     temperatures: str = option("1.0", "Temperatures, a list; two or more allow comparisons at equal entropy.")
     seeds: str = option("0,1,2", "Seeds, a list; the spread of the figures is that over seeds.")
     n: int = option(256, "Samples of a point and seed.", low=2)

@@ -51,6 +51,14 @@ class TanSchedule:
         sigma = torch.sqrt(1.0 - alpha**2)
         return torch.atan2(sigma, self.d * alpha) / HALF_PI
 
+    def sampling_grid(self, steps: int) -> Tensor:
+        """(steps + 1,) times from 1 down to 0, in float64: the means of equal steps in t and of equal angles theta.
+
+        Equal steps in t leave most of the way to the last one, equal angles take most where little noise is left.
+        """
+        share = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)
+        return (share + self.time_of_alpha((HALF_PI * share).cos())) / 2
+
     def rotation(self, t: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
         """Rates (a, b) of the rotation from t to r: with delta = theta_t - theta_r,
 
@@ -76,6 +84,11 @@ class TanSchedule:
 def diffuse(z_0: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:
     """z_t = alpha z_0 + sigma eps for z_0 and noise (B, ...)."""
     return expand(level.alpha, z_0) * z_0 + expand(level.sigma, z_0) * noise
+
+
+def noise_in(z_t: Tensor, z_0: Tensor, level: NoiseLevel) -> Tensor:
+    """eps = (z_t - alpha z_0) / sigma, the noise in z_t for the clean estimate ``z_0``; undefined at t = 0."""
+    return (z_t - expand(level.alpha, z_t) * z_0) / expand(level.sigma, z_t)
 
 
 def velocity(z_t: Tensor, z_0: Tensor, level: NoiseLevel) -> Tensor:

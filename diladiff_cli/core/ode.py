@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from diladiff_cli.core.gaussian import TanSchedule, clean_estimate, velocity
+from diladiff_cli.core.gaussian import TanSchedule, clean_estimate, diffuse, noise_in
 from diladiff_cli.core.times import sampling_grid
 
 CleanEstimator = Callable[[Tensor, Tensor, Tensor], Tensor]  # (z_t, t, z_self) -> z^
@@ -25,7 +25,7 @@ def guided(estimate: Tensor, plain: Tensor, guidance: float) -> Tensor:
     return estimate + guidance * (estimate - plain) if guidance else estimate
 
 
-def euler(
+def ddim(
     estimate: CleanEstimator,
     z: Tensor,
     schedule: TanSchedule,
@@ -33,7 +33,10 @@ def euler(
     on_step: OnStep | None = None,
     guidance: float = 0.0,
 ) -> Tensor:
-    """Euler on the probability-flow ODE from t = 1 to 0, self-conditioned on the previous estimate.
+    """The probability-flow ODE from t = 1 to 0, self-conditioned on the previous estimate.
+
+    Each step is exact for a clean estimate that stays what it is (DDIM; Song et al., 2021). Euler's steps in t, as
+    published, stop far short of the data where they are few: five leave 0.9 of the starting noise.
 
     Args:
         estimate: The denoiser z_psi.
@@ -46,7 +49,7 @@ def euler(
     Returns:
         (B, N, C) samples of z_0.
     """
-    grid = sampling_grid(steps).tolist()
+    grid = schedule.sampling_grid(steps).tolist()
     z_self = nothing = torch.zeros_like(z)
     for step, (start, end) in enumerate(pairwise(grid)):
         t = torch.full((len(z),), start, device=z.device)
@@ -54,7 +57,8 @@ def euler(
         if on_step is not None:
             on_step(step, z_self)
         plain = estimate(z, t, nothing) if guidance and step else z_self  # the first has nothing to look at
-        z = z - (start - end) * velocity(z, guided(z_self, plain, guidance), schedule(t))
+        z_0 = guided(z_self, plain, guidance)
+        z = diffuse(z_0, noise_in(z, z_0, schedule(t)), schedule(torch.full_like(t, end)))
     return z
 
 

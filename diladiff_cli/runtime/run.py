@@ -29,7 +29,7 @@ class Run:
         learning_rate: Law of a parameter's learning rate, by name.
         after_step: Called on the network after each optimiser step.
         before_use: Called on the averaged network before it is validated or written.
-        compile_body: Compiles the network's expensive part, in place.
+        compile_body: Compiles the expensive part of what a step runs, in place.
     """
 
     model: nn.Module

@@ -252,13 +252,14 @@ def compared(reports: Sequence[Report]) -> list[Report]:
 
 
 def _against_bases(report: Report, reports: Sequence[Report]) -> dict[str, Report]:
-    """Of each other base: its figures at this report's entropy, at the same number of decoding steps."""
+    """Of each other base: its figures at this report's entropy, in the same number of decoding steps and order."""
     entropy = _means(report).get("entropy")
     bases = {r["model"] for r in reports if r["stage"] == "mdlm"} - {report["model"]}
     found: dict[str, Report] = {}
     if entropy is None:
         return found
     for base in sorted(bases):
-        same = [_means(r) for r in reports if r["model"] == base and r["decode_steps"] == report["decode_steps"]]
+        alike = [r for r in reports if all(r[k] == report[k] for k in ("decode_steps", "order")) and r["model"] == base]
+        same = [_means(r) for r in alike]
         found[base] = {name: interpolated(same, name, entropy) for name in COMPARED}
     return found

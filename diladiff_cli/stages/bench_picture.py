@@ -1,4 +1,4 @@
-"""The picture of ``bench``: quality over throughput, a line for each model, way to draw latents, and temperature.
+"""The picture of ``bench``: quality over throughput, a line for each model, latents, order and temperature.
 
 Where the models are comparable, a panel has their GenPPL as a multiple of the base's at equal entropy.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Report = dict[str, Any]
-Line = tuple[str, int | None, float | None, float]  # model, latent steps, latent until, temperature
+Line = tuple[str, int | None, float | None, str, float]  # model, latent steps, latent until, order, temperature
 PANELS = {
     "genppl": "generative perplexity (lower is better)",
     "mauve": "MAUVE (higher is better)",
@@ -26,14 +26,15 @@ PANELS = {
 }
 STYLES = ("-", "--", ":", "-.")  # of temperatures
 REFERENCE: dict[str, Any] = {"color": "0.5", "linewidth": 1, "linestyle": (0, (1, 3)), "label": "reference text"}
-MARKERS = ("o", "s", "^", "D", "v", "P")  # of latent steps, and of the times at which the base takes over
+MARKERS = ("o", "s", "^", "D", "v", "P")  # of latent steps, times at which the base takes over, and orders
 
 
 def lines_of(reports: Sequence[Report]) -> dict[Line, list[Report]]:
     """The points of each line, by falling throughput."""
     found: dict[Line, list[Report]] = defaultdict(list)
     for report in reports:
-        found[report["model"], report["steps"], report["latent_until"], report["temperature"]].append(report)
+        way = report["steps"], report["latent_until"], report["order"]
+        found[report["model"], *way, report["temperature"]].append(report)
     return {line: sorted(points, key=lambda r: -_speed(r)) for line, points in found.items()}
 
 
@@ -82,15 +83,15 @@ def _looks(reports: Sequence[Report]) -> dict[Line, dict[str, Any]]:
     """Colour, style, marker and label of every line, the same in all panels."""
     names = short_names(reports)
     temperatures = sorted({r["temperature"] for r in reports}, reverse=True)
-    latents = sorted({(r["steps"] or 0, r["latent_until"] or 0.0) for r in reports})
+    ways = sorted({(r["steps"] or 0, r["latent_until"] or 0.0, r["order"]) for r in reports})
     return {
-        (model, steps, until, temperature): {
+        (model, steps, until, order, temperature): {
             "color": COLOURS[list(names).index(model) % len(COLOURS)],
             "linestyle": STYLES[temperatures.index(temperature) % len(STYLES)],
-            "marker": MARKERS[latents.index((steps or 0, until or 0.0)) % len(MARKERS)],
-            "label": _label(names[model], steps, until, temperature, len(temperatures) > 1),
+            "marker": MARKERS[ways.index((steps or 0, until or 0.0, order)) % len(MARKERS)],
+            "label": _label(names[model], steps, until, order, temperature if len(temperatures) > 1 else None),
         }
-        for model, steps, until, temperature in lines_of(reports)
+        for model, steps, until, order, temperature in lines_of(reports)
     }
 
 
@@ -131,7 +132,8 @@ def _draw_panel(panel: "Axes", name: str, reports: Sequence[Report]) -> None:
         plain_log_axis(panel, "y")
 
 
-def _label(model: str, steps: int | None, until: float | None, temperature: float, several: bool) -> str:
+def _label(model: str, steps: int | None, until: float | None, order: str, temperature: float | None) -> str:
     latent = f", {steps} latent step{'s' * (steps > 1)}" if steps else ""
     latent += f" until {until:g}" if until else ""
-    return model + latent + (f", T {temperature:g}" if several else "")
+    shown = "" if order == "random" else f", {order}"
+    return model + latent + shown + ("" if temperature is None else f", T {temperature:g}")

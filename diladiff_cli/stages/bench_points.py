@@ -22,7 +22,8 @@ from diladiff_cli.stages.sampler import Sampler, load_sampler, sampling_device
 
 SHARED = ("n", "top_p", "order", "threshold", "entropy_bound", "batch_size", "precision")  # by all points
 FORMAT_VERSION = 2  # of the kept points; raised when samples or figures of the same settings change
-BLOCKS = "from all over the text"  # which blocks an auto-encoder encodes
+# How latents come about, where that changed: the blocks that an auto-encoder encodes, the steps of a prior.
+LATENTS_FROM = {"ae": "blocks from all over the text", "prior": "ddim"}
 SPEED_VERSION = 3  # of the kept speeds; raised when the sampler becomes faster, or something else is timed
 
 
@@ -202,5 +203,5 @@ def _content(sampler: Sampler) -> tuple[str, ...]:
     found = [artifact.hash, *(link["hash"] for _, link in sorted(artifact.config["parents"].items()))]
     found.append(file_hash(artifact.tokenizer_path / "tokenizer.json"))
     if sampler.stage == "ae":
-        found += [open_recorded_data(artifact, sampler.data)[0].fingerprint, BLOCKS]
-    return tuple(found)
+        found.append(open_recorded_data(artifact, sampler.data)[0].fingerprint)
+    return (*found, *([LATENTS_FROM[sampler.stage]] if sampler.stage in LATENTS_FROM else []))

@@ -94,11 +94,11 @@ def prior_noise_figure(sources: Sequence[Source]) -> "Figure":
 
 @styled
 def distance_figure(sources: Sequence[Source]) -> "Figure":
-    """Distance to the end of the teacher's ODE by latent steps: of students, and of the teacher's own Euler."""
+    """Distance to the end of the teacher's ODE by latent steps: of students, and of the teacher itself."""
     figure, (axes,) = new_figure(1, "distance to the teacher's samples from the same noise")
     runs = looks_of(sources)
     styles: dict[str, Line] = {"student": {"marker": "o"}, "teacher": {"marker": "x", "linestyle": "--"}}
-    names = {"student": "student", "teacher": "teacher's Euler"}
+    names = {"student": "student", "teacher": "teacher"}
     for source, look in zip(sources, runs.values(), strict=True):
         for who, style in styles.items():
             rows = [row for row in source.figures["teacher_distance"] if row["who"] == who]

@@ -73,7 +73,7 @@ PANELS: dict[str, tuple[Panel, ...]] = {  # of each stage, before the learning r
                 "student_1_steps": "1 step",
                 "student_2_steps": "2 steps",
                 "student_5_steps": "5 steps",
-                "teacher_5_steps": "teacher's Euler, 5 steps",
+                "teacher_5_steps": "teacher, 5 steps",
             },
             logarithmic=True,
         ),

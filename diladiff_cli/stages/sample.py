@@ -15,7 +15,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from diladiff_cli.config import SampleConfig
-from diladiff_cli.core.ode import average_velocity_steps, euler
+from diladiff_cli.core.ode import average_velocity_steps, ddim
 from diladiff_cli.core.unmask import Body, Decoding, Head, Successor, unmask
 from diladiff_cli.data.tokenizer import decode_text
 from diladiff_cli.networks.denoiser import TokenDenoiser
@@ -126,7 +126,7 @@ def _in_use(sampler: Sampler, config: SampleConfig) -> dict[str, Any]:
 def draw_latents(sampler: Sampler, indices: range, config: SampleConfig, on_step: OnStep | None = None) -> Tensor:
     """Standardised latents z_0 (B, N, C) of those numbers.
 
-    A prior takes Euler steps and a student average-velocity steps from noise that depends on (seed, index) alone; an
+    A prior takes DDIM steps and a student average-velocity steps from noise that depends on (seed, index) alone; an
     auto-encoder encodes held-out blocks from all over the text (the oracle).
 
     ``config`` is as :func:`complete` returns it; seed, steps, gamma, guidance and precision are read. ``on_step`` is
@@ -140,7 +140,7 @@ def draw_latents(sampler: Sampler, indices: range, config: SampleConfig, on_step
         noise = SampleNoise(config.seed, indices)
         z = noise.normal(noise.START, *shape).float().to(sampler.device)
         if isinstance(network, LatentPrior):
-            return euler(network, z, network.schedule, config.steps, on_step, config.guidance)
+            return ddim(network, z, network.schedule, config.steps, on_step, config.guidance)
         noises = None
         if config.gamma > 0 and config.steps > 1:
             noises = noise.normal(noise.GAMMA, config.steps - 1, *shape).float().to(sampler.device)

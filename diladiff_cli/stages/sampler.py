@@ -21,7 +21,7 @@ from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.stages.common import compile_method, open_recorded_data
 from diladiff_cli.stages.networks import TextEncoder, build, text_encoder
 
-LATENT_STEPS = {"prior": 200, "student": 5}  # the default N_cont
+LATENT_STEPS = {"prior": 50, "student": 5}  # the default N_cont
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from ..command_line import Cli
 IN_BOTH = ("seed", "steps", "decode_steps", "top_p", "gamma", "guidance", "order", "threshold", "entropy_bound")
 
 
-@pytest.mark.parametrize(("stage", "steps"), [("mdlm", None), ("ae", None), ("prior", 200), ("student", 5)])
+@pytest.mark.parametrize(("stage", "steps"), [("mdlm", None), ("ae", None), ("prior", 50), ("student", 5)])
 def test_a_dry_run_of_sample_prints_its_settings_and_draws_nothing(
     cli: Cli, tiny_chain: Chain, tmp_path: Path, stage: str, steps: int | None
 ) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from diladiff_cli.core.gaussian import TanSchedule, clean_estimate, diffuse, expand, velocity
 from diladiff_cli.core.objectives import adaptive_loss, meanflow_target
-from diladiff_cli.core.ode import average_velocity_steps, euler
+from diladiff_cli.core.ode import average_velocity_steps, ddim
 from diladiff_cli.core.times import ordered_pair
 
 SCHEDULE = TanSchedule(1.0)
@@ -95,14 +95,14 @@ def test_a_trained_student_samples_the_mixture_in_few_steps(
 
 
 @torch.no_grad()
-def test_two_steps_of_the_student_beat_two_euler_steps_on_the_exact_velocity(
+def test_two_steps_of_the_student_beat_two_ddim_steps_on_the_exact_velocity(
     students: tuple[TinyStudent, TinyStudent],
 ) -> None:
     generator = torch.Generator().manual_seed(3)
     wanted = mixture_samples(20_000, generator)
     z = torch.randn(wanted.shape, generator=generator)
     coarse, fine = (
-        euler(lambda x, t, _: clean_estimate(x, exact_velocity(x, t), SCHEDULE(t)), z, SCHEDULE, steps)
+        ddim(lambda x, t, _: clean_estimate(x, exact_velocity(x, t), SCHEDULE(t)), z, SCHEDULE, steps)
         for steps in (2, 100)
     )
     found = average_velocity_steps(students[1], z, SCHEDULE, 2)

@@ -7,7 +7,7 @@ from scipy import stats
 from torch import Tensor
 
 from diladiff_cli.core.gaussian import NoiseLevel, TanSchedule, expand, velocity
-from diladiff_cli.core.ode import average_velocity_steps, euler, gamma_target, guided
+from diladiff_cli.core.ode import average_velocity_steps, ddim, gamma_target, guided
 
 SCHEDULE = TanSchedule(5.0)
 MEAN, STD = 1.5, 0.4
@@ -54,38 +54,52 @@ def exact_samples(z: Tensor) -> Tensor:
     return MEAN + STD * z
 
 
-def test_euler_converges_to_the_exact_ode_at_first_order() -> None:
+def test_ddim_converges_to_the_exact_ode_at_first_order() -> None:
     z = randn(16, 3, 2, seed=0)
     errors = [
-        float((euler(exact_clean, z, SCHEDULE, steps) - exact_samples(z)).abs().max()) for steps in (100, 200, 400, 800)
+        float((ddim(exact_clean, z, SCHEDULE, steps) - exact_samples(z)).abs().max()) for steps in (100, 200, 400, 800)
     ]
     ratios = [coarse / fine for coarse, fine in pairwise(errors)]
     assert ratios == pytest.approx([2, 2, 2], abs=0.15)
     assert errors[-1] < 0.01
 
 
-def test_euler_takes_each_estimate_as_the_next_self_conditioning() -> None:
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_ddim_is_exact_for_an_estimate_that_stays(steps: int) -> None:
+    told: list[Tensor] = []
+
+    def estimate(z: Tensor, t: Tensor, _: Tensor) -> Tensor:
+        told.append((z - expand(SCHEDULE(t).alpha, z) * MEAN) / expand(SCHEDULE(t).sigma, z))
+        return torch.full_like(z, MEAN)
+
+    z = randn(4, 3, 2, seed=3)
+    torch.testing.assert_close(ddim(estimate, z, SCHEDULE, steps), torch.full_like(z, MEAN))
+    for noise in told:  # that it started from is still in it
+        torch.testing.assert_close(noise, z, rtol=1e-5, atol=1e-5)
+
+
+def test_ddim_takes_each_estimate_as_the_next_self_conditioning() -> None:
     seen: list[tuple[float, Tensor]] = []
 
     def estimate(z: Tensor, t: Tensor, z_self: Tensor) -> Tensor:
         seen.append((float(t[0]), z_self))
         return torch.full_like(z, len(seen))
 
-    out = euler(estimate, randn(2, 3, 2, seed=1), SCHEDULE, 4)
-    assert [time for time, _ in seen] == [1.0, 0.75, 0.5, 0.25]
+    out = ddim(estimate, randn(2, 3, 2, seed=1), SCHEDULE, 4)
+    assert [time for time, _ in seen] == pytest.approx(SCHEDULE.sampling_grid(4)[:4].tolist())
     assert [float(z_self.unique()) for _, z_self in seen] == [0, 1, 2, 3]
     assert out.shape == (2, 3, 2)
 
 
-def test_euler_reports_the_estimate_of_each_step_and_does_not_change_by_it() -> None:
+def test_ddim_reports_the_estimate_of_each_step_and_does_not_change_by_it() -> None:
     z, made, told = randn(2, 3, 2, seed=10), list[Tensor](), list[tuple[int, Tensor]]()
 
     def estimate(z: Tensor, t: Tensor, z_self: Tensor) -> Tensor:
         made.append(exact_clean(z, t, z_self))
         return made[-1]
 
-    wanted = euler(exact_clean, z, SCHEDULE, 4)
-    assert torch.equal(euler(estimate, z, SCHEDULE, 4, lambda *step: told.append(step)), wanted)
+    wanted = ddim(exact_clean, z, SCHEDULE, 4)
+    assert torch.equal(ddim(estimate, z, SCHEDULE, 4, lambda *step: told.append(step)), wanted)
     assert [step for step, _ in told] == [0, 1, 2, 3]
     assert all(z_hat is own for (_, z_hat), own in zip(told, made, strict=True))
 
@@ -98,10 +112,13 @@ def test_guidance_follows_the_ode_of_the_pushed_estimate_and_conditions_on_the_e
         seen.append((float(t[0]), float(z_self.flatten()[0])))
         return torch.full_like(z, b if z_self.any() else a)
 
-    found = euler(estimate, z, SCHEDULE, 4, guidance=w)
-    assert seen == [(1.0, 0.0), (0.75, a), (0.75, 0.0), (0.5, b), (0.5, 0.0), (0.25, b), (0.25, 0.0)]
+    found = ddim(estimate, z, SCHEDULE, 4, guidance=w)
+    _, second, third, fourth, _ = SCHEDULE.sampling_grid(4).tolist()
+    calls = [(1.0, 0.0), (second, a), (second, 0.0), (third, b), (third, 0.0), (fourth, b), (fourth, 0.0)]
+    assert [z_self for _, z_self in seen] == [z_self for _, z_self in calls]
+    assert [time for time, _ in seen] == pytest.approx([time for time, _ in calls])
     constants = iter((a, *3 * (b + w * (b - a),)))
-    wanted = euler(lambda z, t, z_self: torch.full_like(z, next(constants)), z, SCHEDULE, 4)
+    wanted = ddim(lambda z, t, z_self: torch.full_like(z, next(constants)), z, SCHEDULE, 4)
     torch.testing.assert_close(found, wanted)
 
 

@@ -18,6 +18,7 @@ def point_at(model: str, temperature: float, speed: float = 100.0, **figures: fl
         "stage": "mdlm" if "base" in model else "student",
         "steps": None if model == "base" else 2,
         "latent_until": None,
+        "order": "random",
         "decode_steps": 8,
         "temperature": temperature,
         "figures": {name: {"mean": value, "std": 0.5} for name, value in figures.items()},
@@ -38,6 +39,7 @@ def test_a_base_at_equal_entropy_lies_between_its_temperatures() -> None:
         "base": {"genppl": pytest.approx(200.0)}
         | dict.fromkeys(("mauve", "mauve_pooled", "latent_agreement", "repetition_4"))
     }
+    assert _against_bases(student | {"order": "spread"}, line)["base"]["genppl"] is None
     too_hot = point_at("student", 1.5, entropy=4.1)
     assert _against_bases(too_hot, line)["base"]["genppl"] is None
 
@@ -49,6 +51,7 @@ def test_the_picture_shows_quality_over_speed_a_line_for_each_model_and_temperat
         point_at("base", 0.7, speed=800.0, genppl=90.0),
         point_at("student", 1.0, speed=500.0, genppl=70.0, mauve=0.5),
         point_at("student", 1.0, speed=600.0, genppl=60.0) | {"latent_until": 0.5},
+        point_at("student", 1.0, speed=650.0, genppl=55.0) | {"order": "spread"},
     ]
     genppl, mauve = frontier_figure(reports).axes
     drawn = [container.lines[0] for container in genppl.containers]
@@ -57,14 +60,17 @@ def test_the_picture_shows_quality_over_speed_a_line_for_each_model_and_temperat
         ([800.0], [90.0]),
         ([500.0], [70.0]),
         ([600.0], [60.0]),
+        ([650.0], [55.0]),
     ]
     assert [container.get_label() for container in genppl.containers] == [
         "base, T 1",
         "base, T 0.7",
         "student, 2 latent steps, T 1",
         "student, 2 latent steps until 0.5, T 1",
+        "student, 2 latent steps, spread, T 1",
     ]
-    assert [line.get_linestyle() for line in drawn] == ["-", "--", "-", "-"]
+    assert [line.get_linestyle() for line in drawn] == ["-", "--", "-", "-", "-"]
+    assert len({line.get_marker() for line in drawn[2:]}) == 3
     assert drawn[0].get_color() == drawn[1].get_color() != drawn[2].get_color()
     assert 50.0 in [line.get_ydata()[0] for line in genppl.lines]  # the reference
     assert "MAUVE" in mauve.get_ylabel()

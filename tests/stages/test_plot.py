@@ -81,7 +81,7 @@ def test_a_curve_of_one_point_can_be_seen(tiny_chain: Chain, tmp_path: Path) -> 
 def test_every_validation_of_a_student_is_drawn_for_each_number_of_steps(tiny_chain: Chain) -> None:
     distance = dict(figures_of(read_sources([tiny_chain.student])))["student_training"].axes[2]
     valid, name = logged(tiny_chain.student, "valid"), str(tiny_chain.student)
-    for figure, label in (("student_1_steps", "1 step"), ("teacher_5_steps", "teacher's Euler, 5 steps")):
+    for figure, label in (("student_1_steps", "1 step"), ("teacher_5_steps", "teacher, 5 steps")):
         assert drawn(distance)[f"{name} {label}"] == [[line["step"], line[figure]] for line in valid]
     assert [text.get_text() for text in distance.get_legend().get_texts()][:3] == ["1 step", "2 steps", "5 steps"]
 
@@ -136,7 +136,7 @@ def test_reports_of_eval_are_drawn(tiny_chain: Chain, tmp_path: Path) -> None:
     axes = dict(figures_of(read_sources([tmp_path / "student.json"])))["student_distance"].axes[0]
     wanted = [[m, student[f"student_{m}_steps"]] for m in (1, 2, 5)]
     assert drawn(axes)[f"{tiny_chain.student}, student"] == wanted
-    assert drawn(axes)[f"{tiny_chain.student}, teacher's Euler"] == [[5, student["teacher_5_steps"]]]
+    assert drawn(axes)[f"{tiny_chain.student}, teacher"] == [[5, student["teacher_5_steps"]]]
 
 
 def test_reports_may_be_indented_on_standard_input_and_beside_those_of_samples(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diladiff_cli.config import SampleConfig
-from diladiff_cli.core.ode import average_velocity_steps, euler
+from diladiff_cli.core.ode import average_velocity_steps, ddim
 from diladiff_cli.data.tokenizer import decode_text
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
@@ -56,7 +56,7 @@ def test_a_line_has_text_tokens_and_all_settings(samplers: dict[str, Sampler], t
 
 def test_default_steps_are_the_published_ones(samplers: dict[str, Sampler]) -> None:
     found = {stage: complete(samplers[stage], SampleConfig(n=2)) for stage in STAGES}
-    assert {stage: c.steps for stage, c in found.items()} == {"mdlm": 0, "ae": 0, "prior": 200, "student": 5}
+    assert {stage: c.steps for stage, c in found.items()} == {"mdlm": 0, "ae": 0, "prior": 50, "student": 5}
     assert {c.decode_steps for c in found.values()} == {LENGTH // 4}
 
 
@@ -79,12 +79,12 @@ def test_samples_and_seeds_differ(samplers: dict[str, Sampler], stage: str) -> N
     assert len(set(drawn)) == len(drawn)
 
 
-def test_prior_latents_come_from_euler_steps_on_noise_of_seed_and_index(samplers: dict[str, Sampler]) -> None:
+def test_prior_latents_come_from_ddim_steps_on_noise_of_seed_and_index(samplers: dict[str, Sampler]) -> None:
     sampler = samplers["prior"]
     found = draw_latents(sampler, range(3, 5), SampleConfig(steps=7, seed=2))
     z = SampleNoise(2, range(5)).normal(SampleNoise.START, LATENTS, CHANNELS).float()
     with torch.no_grad():
-        wanted = euler(sampler.latent, z, sampler.latent.schedule, 7)
+        wanted = ddim(sampler.latent, z, sampler.latent.schedule, 7)
     torch.testing.assert_close(found, wanted[3:], rtol=1e-4, atol=1e-5)
 
 
