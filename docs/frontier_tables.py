@@ -127,22 +127,26 @@ def spread_base() -> str:
 
 
 def equal_entropy() -> str:
-    """The student at temperature 0.85, alone and with the base taking over, beside the base at its entropies."""
+    """Prior and student at temperature 0.85, and with the base taking over, beside the base at their entropies."""
     reports = stored("frontier.jsonl")
+    models = {
+        "prior": _at_085(reports, "prior"),
+        "student": _at_085(reports, "student"),
+        "base takes over at 0.5": _at_085(stored("latent_until.jsonl"), "student"),
+    }
     rows = []
-    for alone, mixed in zip(*map(_students_at_085, (reports, stored("latent_until.jsonl"))), strict=True):
-        row = [str(alone["decode_steps"])]
+    for points in zip(*models.values(), strict=True):
+        row = [str(points[0]["decode_steps"])]
         for name in ("genppl", "mauve"):
-            for r in (alone, mixed):
+            for r in points:
                 base, digits = base_at(reports, r["decode_steps"], means_of(r)["entropy"], name), DIGITS.get(name, 3)
                 row.append(f"{with_spread(figures_by_name(r)[name], digits)} ({number(base, digits)})")
         rows.append(row)
-    models = ("student", "base takes over at 0.5")
     return table(["decoding steps", *(f"{name}, {model}" for name in ("GenPPL", "MAUVE") for model in models)], rows)
 
 
-def _students_at_085(reports: Iterable[Report]) -> list[Report]:
-    return in_order(r for r in reports if r["stage"] == "student" and r["temperature"] == 0.85)
+def _at_085(reports: Iterable[Report], stage: str) -> list[Report]:
+    return in_order(r for r in reports if r["stage"] == stage and r["temperature"] == 0.85)
 
 
 def steps_needed(reports: Sequence[Report], genppl: float, entropy: float) -> str:

@@ -42,7 +42,7 @@ print(json.dumps(found, indent=1))'; }
 bench() { diladiff bench "$@" ${data[@]+"${data[@]}"} --scorer "${SCORER:-auto}" --out "$out/bench"; }
 all_samples() {
   diladiff sample --model "$models/mdlm" --decode-steps 64 --n 30
-  diladiff sample --model "$models/prior" --steps 200 --decode-steps 16 --n 30
+  diladiff sample --model "$models/prior" --steps 5 --decode-steps 16 --n 30
   diladiff sample --model "$models/student" --steps 2 --decode-steps 16 --n 30
 }
 powers=4,8,16,32,64
@@ -53,7 +53,7 @@ temperatures=1.0,0.85,0.7
 whole_frontier() {
   bench "${student[@]}" --decode-steps "$powers" --against "$models/mdlm" --temperatures "$temperatures" "${many[@]}"
   bench --model "$models/mdlm" --decode-steps "$powers" --temperatures 1.1 "${many[@]}" # as varied as the prior's texts
-  bench --model "$models/prior" --prior-steps 50 --decode-steps "$powers" --temperatures "$temperatures" "${many[@]}"
+  bench --model "$models/prior" --prior-steps 5 --decode-steps "$powers" --temperatures "$temperatures" "${many[@]}"
 }
 latent_steps() {
   bench --model "$models/prior" --prior-steps 5,10,50,200 --decode-steps 16 "${few[@]}"
@@ -62,8 +62,11 @@ latent_steps() {
   done
 }
 spread_order() {
-  bench --model "$models/mdlm" --decode-steps 2,4,8,16,32 --order spread --temperatures 1.0,0.85 "${many[@]}"
-  bench "${student[@]}" --decode-steps 2,4,8,16 --order spread --temperatures 1.0,0.85 "${many[@]}"
+  bench --model "$models/mdlm" --decode-steps 4,8,16,32 --order spread --temperatures 1.0,0.85 "${many[@]}"
+  for latent in "--model $models/prior --prior-steps 5" "--model $models/student --steps 2"; do
+    # shellcheck disable=SC2086
+    bench $latent --decode-steps 4,8 --order spread --latent-until 0.5 --temperatures 1.0,0.85 "${many[@]}"
+  done
 }
 surest_first() {
   bench "${student[@]}" --decode-steps 8,16,32 --order confidence --against "$models/mdlm" --temperatures 1.0,0.85 "${few[@]}"

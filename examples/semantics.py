@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=64, help="texts")
     options = parser.parse_args()
     model = diladiff_cli.load(options.model, data=options.data)
-    rows = model.sampler.blocks(range(options.n))
+    rows = model.sampler.held_out.gather(range(options.n))
     originals = model.tokenizer.batch_decode(rows.tolist(), skip_special_tokens=True)
     z = model.sampler.encoder(rows.to(model.sampler.device)).cpu()
     embed = Embedder(options.embedder)

@@ -1,10 +1,12 @@
 """The tables of the docs are what the stored figures give."""
 
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from .chain import Chain
 from .command_line import ROOT, environment
 
 DOCS = ROOT / "docs"
@@ -47,3 +49,17 @@ def test_every_table_is_on_a_page() -> None:
     )
     pages = "".join(path.read_text() for path in (ROOT / "README.md", *DOCS.glob("*.md")))
     assert [name for name in found.stdout.split() if f"<!-- table: {name} -->" not in pages] == []
+
+
+def test_the_page_on_python_runs_as_it_stands(tiny_chain: Chain, tmp_path: Path) -> None:
+    parts = re.findall(r"```python\n(.*?)```", (DOCS / "python.md").read_text(), re.DOTALL)
+    assert len(parts) == 3
+    code = "".join(parts).replace('"max_steps": 300', '"max_steps": 2, "eval_batches": 1, "batch_size": 4')
+    assert code.count('"max_steps": 2,') == 1
+    (tmp_path / "my_texts").mkdir()
+    shutil.copy(tiny_chain.text, tmp_path / "my_texts")
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), cwd=tmp_path, capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("4 ")

@@ -109,9 +109,11 @@ def test_decoding_gives_samples_of_the_latents(student: Model) -> None:
 
 def test_oracle_samples_decode_encoded_blocks(tiny_chain: Chain) -> None:
     model = load(tiny_chain.ae, "cpu")
-    z_0 = model.sampler.encoder(open_tokens(tiny_chain.data).split("valid").gather(range(4)))
+    z_0 = model.sampler.encoder(model.sampler.blocks(range(4)))
     decoded, sampled = model.decode(z_0), model.sample(n=4)
     assert [s["token_ids"] for s in decoded] == [s["token_ids"] for s in sampled]
+    others = model.decode(model.sampler.encoder(model.sampler.blocks(range(4, 8))))
+    assert [s["token_ids"] for s in others] != [s["token_ids"] for s in sampled]
 
 
 def test_latents_of_another_shape_are_refused(student: Model) -> None:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from diladiff_cli.core.times import sampling_grid
+
 HALF_PI = math.pi / 2
 
 
@@ -51,13 +53,14 @@ class TanSchedule:
         sigma = torch.sqrt(1.0 - alpha**2)
         return torch.atan2(sigma, self.d * alpha) / HALF_PI
 
-    def sampling_grid(self, steps: int) -> Tensor:
+    def ddim_times(self, steps: int) -> Tensor:
         """(steps + 1,) times from 1 down to 0, in float64: the means of equal steps in t and of equal angles theta.
 
         Equal steps in t leave most of the way to the last one, equal angles take most where little noise is left.
         """
-        share = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)
-        return (share + self.time_of_alpha((HALF_PI * share).cos())) / 2
+        share = sampling_grid(steps)
+        theta = HALF_PI * share
+        return (share + torch.atan2(theta.sin(), self.d * theta.cos()) / HALF_PI) / 2
 
     def rotation(self, t: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
         """Rates (a, b) of the rotation from t to r: with delta = theta_t - theta_r,

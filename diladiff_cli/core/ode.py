@@ -1,4 +1,4 @@
-"""Steps from noise to data over any velocity (method sections 4 and 5).
+"""Steps from noise to latents over any network (method sections 4 and 5).
 
 Times are floats from 1 down to 0; ``velocity`` and friends take a batch of times (B,).
 """
@@ -49,7 +49,7 @@ def ddim(
     Returns:
         (B, N, C) samples of z_0.
     """
-    grid = schedule.sampling_grid(steps).tolist()
+    grid = schedule.ddim_times(steps).tolist()
     z_self = nothing = torch.zeros_like(z)
     for step, (start, end) in enumerate(pairwise(grid)):
         t = torch.full((len(z),), start, device=z.device)

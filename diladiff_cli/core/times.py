@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-GOLDEN_SECTION = (math.sqrt(5) - 1) / 2
+GOLDEN_SECTION = (math.sqrt(5) - 1) / 2  # its multiples modulo 1 spread evenly, however many there are
 
 
 def low_discrepancy(offset: float | Tensor, positions: Tensor, batch_size: int) -> Tensor:
@@ -29,9 +29,9 @@ def spread_times(uniform: Tensor) -> Tensor:
     """Reveal times that are far apart in the text where they are near in time.
 
     Position p is revealed at the fractional part of u + s p g, with the golden section g and an offset u and a
-    direction s of each example's own: a Kronecker sequence, of which any interval of times holds as many positions as
-    its length says, up to one or two, in all but equal distances. Related to the Halton order for images (Besnier et
-    al., 2025) and to dilated unmasking (Luxembourg et al., 2025).
+    direction s of each example's own. Of this Kronecker sequence any interval of times holds as many positions as its
+    length says, up to two, and those of an Nth of the time lie at least N / sqrt 5 apart (Hurwitz). Related to the
+    Halton order for images (Besnier et al., 2025) and to dilated unmasking (Luxembourg et al., 2025).
 
     Args:
         uniform: (B, L) draws from U(0, 1), of which the first and the last count.

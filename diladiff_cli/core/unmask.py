@@ -2,7 +2,7 @@
 
 A position is revealed when the time of the chain falls to its own uniform reveal time: masked at t and revealed by
 the step to s with probability (t - s) / t, exactly the ancestral law, and independent of the prediction. So the
-vocabulary head, the softmax and the draw run only where a token is revealed.
+vocabulary head, the softmax and the draw run only where a token is revealed. :class:`Decoding` tells other orders.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,8 @@ from diladiff_cli.core.times import sampling_grid, spread_times
 
 Body = Callable[[Tensor, Tensor], Tensor]  # (x_t (B', L), rows (B',)) -> hidden (B', L, D)
 Head = Callable[[Tensor], Tensor]  # hidden (M, D) -> logits (M, K)
-ORDERS = ("random", "spread", "confidence", "threshold", "entropy")
+BLIND_ORDERS = ("random", "spread")  # that do not look at the predictions
+ORDERS = (*BLIND_ORDERS, "confidence", "threshold", "entropy")
 HEADS_AT_ONCE = 1024  # positions whose logits exist at the same time
 # Of them, vocabulary entries drawn from at once: few MB for the caches of a CPU, or what fills a GPU.
 ENTRIES_AT_ONCE, ENTRIES_AT_ONCE_GPU = 1 << 20, 1 << 25
@@ -89,7 +90,8 @@ def unmask(
         head: Logits of hidden states.
         x: (B, L) tokens; those that are not the mask token stay.
         mask_id: The mask token.
-        reveal_times: (B, L) uniform draws: a position is revealed when t falls to its own.
+        reveal_times: (B, L) uniform draws: a position is revealed when t falls to its own; see :func:`spread_times` for
+            what the order "spread" makes of them.
         uniform: (B, L) float64 uniform draws, one per position, for its token.
         decoding: Steps, temperature, nucleus and order.
         on_step: Called with the step's number and the tokens after it.
@@ -106,7 +108,7 @@ def unmask(
     for step, end in enumerate(grid[1:]):
         if successor is not None and step + successor.steps >= decoding.steps:
             body, head = successor.body, successor.head
-        if decoding.order in ("random", "spread"):
+        if decoding.order in BLIND_ORDERS:
             _reveal_at_times(body, head, x, mask_id, reveal_times, uniform, decoding, end)
         else:
             _reveal_by_confidence(body, head, x, mask_id, uniform, decoding, end, hidden_at_first)

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diladiff_cli.core.masking import apply_mask
+from diladiff_cli.core.times import GOLDEN_SECTION
 from diladiff_cli.metrics.recovery import LogitsFor
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 MaskedNll = Callable[[Tensor, Tensor], Tensor]
-GOLDEN = 0.6180339887498949  # its multiples modulo 1 spread evenly, however many there are
 
 
 def ode_log_density(
@@ -93,7 +93,7 @@ def bound_nats(
     """
     batch, length = x.shape
     start = torch.rand((), generator=generator, dtype=torch.float64)
-    offset = (start + GOLDEN * torch.arange(batch, dtype=torch.float64)) % 1.0
+    offset = (start + GOLDEN_SECTION * torch.arange(batch, dtype=torch.float64)) % 1.0
     total = torch.zeros(batch, dtype=torch.float64)
     for draw in range(draws):
         # The shift within a stratum of 1 / draws is the sequence's own.

@@ -13,7 +13,7 @@ TITLES = {
 USES = {
     "mdlm": "diladiff sample --model {path} --decode-steps 64",
     "ae": "diladiff train-prior --ae {path}",
-    "prior": "diladiff sample --model {path} --steps 200 --decode-steps 16",
+    "prior": "diladiff sample --model {path} --steps 50 --decode-steps 16",
     "student": "diladiff sample --model {path} --steps 2 --decode-steps 16",
 }
 

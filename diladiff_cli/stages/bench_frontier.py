@@ -31,6 +31,7 @@ from diladiff_cli.stages.sampler import Sampler
 Report = dict[str, Any]
 FIGURES = ("genppl", "entropy", "mauve", "latent_agreement", "distinct_2", "repetition_4")
 POOLED = f"of the texts of all seeds together, mean and spread over seeds of the clustering; {DEFINITION}"
+ALIKE = ("decode_steps", "order", "threshold", "entropy_bound")  # of points that are compared at equal entropy
 COMPARED = ("genppl", "mauve", "mauve_pooled", "latent_agreement", "repetition_4")  # at equal entropy
 
 
@@ -53,7 +54,8 @@ def bench_frontier(
         A report a point: settings, ``figures`` (mean, spread over seeds, and each seed's; ``mauve_pooled``: that of all
         seeds' texts together, with the spread over clusterings), ``tokens_per_second``,
         ``seconds`` (for a seed's samples), ``latent_share`` (of them), ``at_equal_entropy`` (for each base among the
-        models, its figures interpolated to this entropy at the same decoding steps), ``reference``, ``definitions``.
+        models, its figures interpolated to this entropy at the same decoding steps and order), ``reference``,
+        ``definitions``.
 
     Raises:
         UserError: An unusable model or folder.
@@ -259,7 +261,7 @@ def _against_bases(report: Report, reports: Sequence[Report]) -> dict[str, Repor
     if entropy is None:
         return found
     for base in sorted(bases):
-        alike = [r for r in reports if all(r[k] == report[k] for k in ("decode_steps", "order")) and r["model"] == base]
+        alike = [r for r in reports if r["model"] == base and all(r.get(k) == report.get(k) for k in ALIKE)]
         same = [_means(r) for r in alike]
         found[base] = {name: interpolated(same, name, entropy) for name in COMPARED}
     return found

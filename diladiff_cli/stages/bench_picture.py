@@ -73,7 +73,7 @@ def _speed(report: Report) -> float:
 
 
 def _multiple(report: Report, base: str) -> float | None:
-    """GenPPL as a multiple of a base's at the same entropy and decoding steps."""
+    """GenPPL as a multiple of a base's at the same entropy, decoding steps and order."""
     theirs = report.get("at_equal_entropy", {}).get(base, {}).get("genppl")
     ours = report["figures"].get("genppl")
     return ours["mean"] / theirs if ours and theirs else None

@@ -60,8 +60,8 @@ DEFINITIONS: dict[str, dict[str, str]] = {
     },
     "teacher_distance": {
         "student_1_steps": "mean squared difference per entry between the student's samples in so many steps, "
-        "without noise, and the teacher's in teacher_steps steps, from the same starting noise",
-        "teacher_5_steps": "the same for the teacher itself in 5 steps",
+        "without noise, and the teacher's in teacher_steps DDIM steps, from the same starting noise",
+        "teacher_5_steps": "the same for the teacher itself in 5 DDIM steps",
     },
 }
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from diladiff_cli.config import EvalConfig
+from diladiff_cli.errors import UserError
 from diladiff_cli.metrics.mauve import mauve_score
 from diladiff_cli.metrics.scorers import Scorer, Scores, load_scorer
 from diladiff_cli.notes import say
@@ -55,7 +56,7 @@ def evaluate_files(
         UserError: A file of samples cannot be read.
     """
     config = replace(config, precision=settled_precision(config.precision, sampling_device()))
-    found = _read(config, targets, reference, data)
+    found = _read(targets, reference, data)
     return _reports(config, found, SampleMeasure(config, tuple(reference)), data)
 
 
@@ -72,7 +73,7 @@ def evaluation_plan(
     """
     measure = SampleMeasure(config, tuple(reference))
     plans: list[dict[str, Any]] = []
-    for name, samples in _read(config, targets, reference, data):
+    for name, samples in _read(targets, reference, data):
         if samples is None:
             artifact = load_artifact(name)
             blocks = {"data": str(open_recorded_data(artifact, data)[1])}
@@ -85,15 +86,12 @@ def evaluation_plan(
 
 
 def _read(
-    config: EvalConfig, targets: Sequence[str | Path], reference: Sequence[str], data: Path | None
+    targets: Sequence[str | Path], reference: Sequence[str], data: Path | None
 ) -> list[tuple[str, list[Sample] | None]]:
-    """The targets by name, all files of samples and records of artifacts read: a bad one is told before the work."""
+    """The targets by name, all files of samples read: a bad one is told before the work."""
     problems = idle_options(targets, reference, data)
     names = [str(target) for target in targets]
     artifacts = _artifacts(names)
-    stages = [load_artifact(name).stage for name in artifacts]
-    if config.likelihood and stages and "prior" not in stages:
-        problems.append("--likelihood has no meaning without a prior to measure; leave it out")
     if problems:
         raise ConfigError(problems)
     return [(name, None if name in artifacts else read_samples(name)) for name in names]
@@ -101,6 +99,14 @@ def _read(
 
 def _artifacts(targets: Sequence[str | Path]) -> list[str]:
     return [str(target) for target in targets if str(target) != "-" and Path(target).is_dir()]
+
+
+def _may_be_prior(folder: str) -> bool:
+    """Whether a folder holds a prior, or nothing that can be opened, which is told later."""
+    try:
+        return load_artifact(folder).stage == "prior"
+    except UserError:
+        return True
 
 
 def idle_options(
@@ -113,6 +119,8 @@ def idle_options(
         idle |= dict.fromkeys(OF_SAMPLES, "samples")
     if not artifacts:
         idle |= dict.fromkeys(OF_ARTIFACTS, "an artifact")
+    elif not any(map(_may_be_prior, artifacts)):
+        idle["likelihood"] = "a prior"
     return [
         f"{flag(name)} has no meaning without {wanted} to measure; leave it out"
         for name, wanted in idle.items()

@@ -18,7 +18,7 @@ from diladiff_cli.runtime.artifacts import COMMANDS, Artifact, linked, load_arti
 from diladiff_cli.runtime.folders import METRICS_FILE, recover, replacing
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import relative
-from diladiff_cli.stages.networks import build, recorded_features
+from diladiff_cli.stages.networks import build, recorded_feature_source, recorded_features
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 PARENTS, ENCODER = "parents", "encoder"
@@ -125,6 +125,7 @@ def _write(
         if data.get(name):
             data[name] = relative(linked(artifact.path, data[name]), final)
     if network.get("features", "").startswith("."):
+        recorded_feature_source(artifact)  # told here if it is missing or was changed
         _copy_encoder(Path(recorded_features(artifact)), folder / ENCODER)
         network["features"] = f"./{ENCODER}"
     fixed = (CHECKSUM, "stage", "format_version", "network", "training", "parents", "data", "files", "tokenizer", "log")

@@ -95,11 +95,10 @@ class TextEncoder:
     features: FeatureSource
     autoencoder: AutoEncoder
 
-    def to(self, device: torch.device | str) -> "TextEncoder":
-        """Both networks moved, in place."""
+    def to(self, device: torch.device | str) -> None:
+        """Move both networks."""
         self.features.to(device)
         self.autoencoder.to(device)
-        return self
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
@@ -139,6 +138,15 @@ def text_encoder(ae: Artifact, autoencoder: AutoEncoder, device: torch.device | 
     Raises:
         UserError: The feature source is missing, or has other weights than it had.
     """
+    return TextEncoder(recorded_feature_source(ae).to(device), autoencoder)
+
+
+def recorded_feature_source(ae: Artifact) -> FeatureSource:
+    """The feature source that an auto-encoder was trained on.
+
+    Raises:
+        UserError: It is missing, or has other weights than it had.
+    """
     name, wanted = recorded_features(ae), ae.network.get("features_hash")  # none in artifacts older than it
     source = feature_source(name, ae.parent("mdlm"), "cpu")
     if wanted is not None and isinstance(source, EncoderFeatures) and source.hash() != wanted:
@@ -146,4 +154,4 @@ def text_encoder(ae: Artifact, autoencoder: AutoEncoder, device: torch.device | 
             f"the encoder {name} has other weights than when {ae.path} was trained on it",
             "restore them, or train the auto-encoder again",
         )
-    return TextEncoder(source.to(device), autoencoder)
+    return source

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.core.ode import average_velocity_steps, ddim
-from diladiff_cli.core.unmask import Body, Decoding, Head, Successor, unmask
+from diladiff_cli.core.unmask import BLIND_ORDERS, Body, Decoding, Head, Successor, unmask
 from diladiff_cli.data.tokenizer import decode_text
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
@@ -78,18 +78,17 @@ def base_steps(config: SampleConfig) -> int:
 def notes_on(sampler: Sampler, config: SampleConfig) -> list[str]:
     """Lines for the user on steps that do nothing, and on a precision that is slow here.
 
-    Where there are more decoding steps than tokens to reveal, samples are exact all the same: in random order fewer
-    tokens share a step, and the other orders end early.
+    Where there are more decoding steps than tokens to reveal, samples are exact all the same: in random and spread
+    order fewer tokens share a step, and the other orders end early.
     """
     length, steps = sampler.decoder.length, config.decode_steps or default_decode_steps(sampler)
     notes = []
     if config.precision == "bf16" and not has_fast_bf16(sampler.device):
         notes.append("bf16 is emulated here, and slow; --precision fp32 is faster")
     if steps > length:
-        enough = "a step for each, the most that published figures have, is about as good"
-        what = enough
-        if config.order not in ("random", "spread"):
-            what = f"with --order {config.order} the steps beyond do nothing"
+        what = f"with --order {config.order} the steps beyond do nothing"
+        if config.order in BLIND_ORDERS:
+            what = "a step for each, the most that published figures have, is about as good"
         notes.append(f"--decode-steps {steps} is more than the {length} tokens of a text: {what}")
     if config.latent_until and not base_steps(replace(config, decode_steps=steps)):
         notes.append(f"--latent-until {config.latent_until} does nothing: the last of {steps} steps begins before it")

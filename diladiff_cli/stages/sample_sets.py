@@ -106,7 +106,10 @@ def reference_samples(tokenizer: Any, length: int, n: int, sources: Sequence[str
 
 
 def spread(total: int, n: int) -> list[int]:
-    """At most ``n`` numbers below ``total``, evenly spaced; so are the first ``n / 2`` of them, also of fewer."""
+    """At most ``n`` numbers below ``total``, evenly spaced; so are the first ``n / 2`` of them.
+
+    Where there are fewer than ``n``, all of them, the first ``n / 2`` evenly spaced as before.
+    """
     if total >= n:
         rows = [i * total // n for i in range(n)]
         return rows[::2] + rows[1::2]

@@ -94,7 +94,7 @@ class Sampler:
         return open_recorded_data(self.artifact, self.data)[0].split("valid")
 
     def blocks(self, numbers: range) -> torch.Tensor:
-        """Held-out blocks (B, L) of those numbers, each once; neighbouring numbers lie far apart in the text."""
+        """Held-out blocks (B, L) of those numbers, below their count; neighbours in number lie far apart in text."""
         total = len(self.held_out)
         stride = scattering_stride(total)
         return self.held_out.gather([number * stride % total for number in numbers])

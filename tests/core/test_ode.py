@@ -86,7 +86,7 @@ def test_ddim_takes_each_estimate_as_the_next_self_conditioning() -> None:
         return torch.full_like(z, len(seen))
 
     out = ddim(estimate, randn(2, 3, 2, seed=1), SCHEDULE, 4)
-    assert [time for time, _ in seen] == pytest.approx(SCHEDULE.sampling_grid(4)[:4].tolist())
+    assert [time for time, _ in seen] == pytest.approx(SCHEDULE.ddim_times(4)[:4].tolist())
     assert [float(z_self.unique()) for _, z_self in seen] == [0, 1, 2, 3]
     assert out.shape == (2, 3, 2)
 
@@ -113,7 +113,7 @@ def test_guidance_follows_the_ode_of_the_pushed_estimate_and_conditions_on_the_e
         return torch.full_like(z, b if z_self.any() else a)
 
     found = ddim(estimate, z, SCHEDULE, 4, guidance=w)
-    _, second, third, fourth, _ = SCHEDULE.sampling_grid(4).tolist()
+    _, second, third, fourth, _ = SCHEDULE.ddim_times(4).tolist()
     calls = [(1.0, 0.0), (second, a), (second, 0.0), (third, b), (third, 0.0), (fourth, b), (fourth, 0.0)]
     assert [z_self for _, z_self in seen] == [z_self for _, z_self in calls]
     assert [time for time, _ in seen] == pytest.approx([time for time, _ in calls])

@@ -45,8 +45,10 @@ def test_a_step_reveals_distant_positions_and_its_share_of_all(length: int, step
             assert (positions.diff() > steps / math.sqrt(5) * 0.99).all()
 
 
-def test_one_text_of_one_token_has_a_time() -> None:
-    assert times(3, 1).shape == (3, 1)
+def test_a_text_of_one_token_is_revealed() -> None:
+    found = times(1000, 1)
+    assert found.shape == (1000, 1)
+    assert stats.kstest(found[:, 0].numpy(), "uniform").pvalue > 1e-3
 
 
 def test_one_token_a_step_with_exact_conditionals_gives_the_joint_law() -> None:

@@ -5,8 +5,9 @@ from functools import partial
 import pytest
 from rich.progress import Progress
 
+from diladiff_cli.notes import say
 from diladiff_cli.runtime import progress
-from diladiff_cli.runtime.progress import Bar, RateColumn, Spinner, say
+from diladiff_cli.runtime.progress import Bar, RateColumn, Spinner
 
 
 def test_off_a_terminal_a_bar_speaks_now_and_then_and_at_its_end(

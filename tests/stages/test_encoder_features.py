@@ -75,6 +75,13 @@ def test_a_bundle_takes_the_encoder_along(tiny_chain: Chain, trained: Path, tmp_
     assert "It is complete, with all that it was made from below `parents/`; its" in (moved / "README.md").read_text()
 
 
+def test_an_encoder_that_changed_is_not_exported(tiny_chain: Chain, trained: Path, tmp_path: Path) -> None:
+    write_encoder(tmp_path / "encoder", tiny_chain, seed=1)
+    with pytest.raises(UserError, match="has other weights than when"):
+        export(trained, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_the_card_of_a_bundle_names_an_encoder_of_the_hub(tiny_chain: Chain) -> None:
     ae = load_artifact(tiny_chain.ae)
     assert hub_encoder([load_artifact(tiny_chain.mdlm), ae]) is None

@@ -54,7 +54,7 @@ def test_a_line_has_text_tokens_and_all_settings(samplers: dict[str, Sampler], t
     assert [s.get("latent") for s in found] == ([None] * 3 if stage == "mdlm" else [0, 1, 2])
 
 
-def test_default_steps_are_the_published_ones(samplers: dict[str, Sampler]) -> None:
+def test_default_steps_are_those_of_each_stage(samplers: dict[str, Sampler]) -> None:
     found = {stage: complete(samplers[stage], SampleConfig(n=2)) for stage in STAGES}
     assert {stage: c.steps for stage, c in found.items()} == {"mdlm": 0, "ae": 0, "prior": 50, "student": 5}
     assert {c.decode_steps for c in found.values()} == {LENGTH // 4}
