@@ -57,7 +57,8 @@ def test_the_page_on_python_runs_as_it_stands(tiny_chain: Chain, tmp_path: Path)
     code = "".join(parts).replace('"max_steps": 300', '"max_steps": 2, "eval_batches": 1, "batch_size": 4')
     assert code.count('"max_steps": 2,') == 1
     (tmp_path / "my_texts").mkdir()
-    shutil.copy(tiny_chain.text, tmp_path / "my_texts")
+    for number in range(20):  # enough that some documents are held out
+        shutil.copy(tiny_chain.text, tmp_path / "my_texts" / f"{number}.txt")
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(), cwd=tmp_path, capture_output=True, text=True, timeout=500
     )
