@@ -14,14 +14,20 @@ from diladiff_cli.notes import is_main_process
 
 
 def _check(
-    target: list[str], reference: list[str] | None, data: str | None, given: Mapping[str, Any], **_: Any
+    config: EvalConfig | None,
+    given: Mapping[str, Any],
+    target: list[str],
+    reference: list[str] | None,
+    data: str | None,
+    **_: Any,
 ) -> list[str]:
-    """Refuse options that none of the targets would heed."""
-    if not reference and data is None and not given:
+    """Refuse options that none of the targets would heed; bad values are told as such alone."""
+    settings = given if config is not None else {}
+    if not reference and data is None and not settings:
         return []
     from diladiff_cli.stages.eval_files import idle_options
 
-    return idle_options(target, reference or (), data, given)
+    return idle_options(target, reference or (), data, settings)
 
 
 @command(

@@ -101,31 +101,38 @@ def _artifacts(targets: Sequence[str | Path]) -> list[str]:
     return [str(target) for target in targets if str(target) != "-" and Path(target).is_dir()]
 
 
-def _may_be_prior(folder: str) -> bool:
-    """Whether a folder holds a prior, or nothing that can be opened, which is told later."""
-    try:
-        return load_artifact(folder).stage == "prior"
-    except UserError:
-        return True
-
-
 def idle_options(
     targets: Sequence[str | Path], reference: Sequence[str], data: Path | str | None, given: Collection[str] = ()
 ) -> list[str]:
-    """A line for each option that none of the targets would heed; ``given`` are the names of settings."""
+    """A line for each option that none of the targets would heed; ``given`` are the names of settings.
+
+    Settings are left in peace where a target is no artifact and no file, which is told later.
+    """
     artifacts, idle = _artifacts(targets), dict[str, str]()
-    given = [*(["reference"] if reference else []), *([] if data is None else ["data"]), *given]
+    stages = [_stage_of(folder) for folder in artifacts]
+    given = [
+        *(["reference"] if reference else []),
+        *([] if data is None else ["data"]),
+        *(given if None not in stages else ()),
+    ]
     if len(artifacts) == len(targets):
         idle |= dict.fromkeys(OF_SAMPLES, "samples")
     if not artifacts:
         idle |= dict.fromkeys(OF_ARTIFACTS, "an artifact")
-    elif not any(map(_may_be_prior, artifacts)):
+    elif "prior" not in stages:
         idle["likelihood"] = "a prior"
     return [
         f"{flag(name)} has no meaning without {wanted} to measure; leave it out"
         for name, wanted in idle.items()
         if name in given
     ]
+
+
+def _stage_of(folder: str) -> str | None:
+    try:
+        return load_artifact(folder).stage
+    except UserError:
+        return None
 
 
 def _reports(
