@@ -23,13 +23,14 @@ from diladiff_cli.cli.train import distill, train_ae, train_mdlm, train_prior
 # In the order of the pipeline, which is that of the help.
 COMMANDS = (encode, train_mdlm, train_ae, train_prior, distill, sample, evaluate, bench, plot, info, export)
 
+HELP = {"-h", "--help"}
 app = typer.Typer(
     name="diladiff",
     help="Fast, high-quality text from latent-augmented masked diffusion language models.",
     epilog="Try it: $ diladiff sample --n 3 --format text",
     add_completion=False,
     rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": sorted(HELP)},
 )
 
 
@@ -68,7 +69,13 @@ def run(arguments: Sequence[str]) -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except (Exception, KeyboardInterrupt, Terminated) as error:
+        if isinstance(error, BrokenPipeError) and HELP & set(arguments):
+            return DONE
         return report(error, wants_debug(arguments))
+    except SystemExit:  # of rich, where whoever read the help has had enough
+        if HELP & set(arguments):
+            return DONE
+        raise
     return DONE
 
 

@@ -19,7 +19,9 @@ def latent_until_option() -> Any:
 def order_option() -> Any:
     """The field of the order in which positions are revealed."""
     choices = ("random", "spread", "confidence", "threshold", "entropy")
-    meaning = "Positions to reveal: random is exact, spread takes distant ones together, the others the surest first."
+    meaning = (
+        "Positions to reveal: random (exact), spread (distant ones together, best in few steps) or the surest first."
+    )
     return option("random", meaning, choices=choices)
 
 

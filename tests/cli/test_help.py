@@ -78,3 +78,12 @@ def test_console_script_is_the_main_function() -> None:
     script = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["diladiff"]
     module, _, name = script.partition(":")
     assert getattr(importlib.import_module(module), name) is main
+
+
+def test_help_ends_quietly_where_its_reader_has_had_enough() -> None:
+    command = [sys.executable, "-m", "diladiff_cli", "sample", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(60)) == (b"", 0)
