@@ -1,0 +1,49 @@
+"""What distillation reads of the chain it builds on, and the operations that its steps are said to take."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from diladiff_cli.errors import UserError
+from diladiff_cli.networks.latent import LatentPrior, LatentStudent
+from diladiff_cli.stages.common import trunk_flops
+from diladiff_cli.stages.distill import distill
+from diladiff_cli.stages.encode_latents import encode_latents
+from tests.chain import Chain, distill_config
+
+
+def test_stored_latents_are_all_that_it_needs_of_base_and_encoder(chain_copy: Chain) -> None:
+    latents, config = chain_copy.root / "latents", distill_config(max_steps=2)
+    encode_latents(ae=chain_copy.ae, out=latents)
+    shutil.rmtree(chain_copy.mdlm)
+    found = distill(config, prior=chain_copy.prior, latents=latents, out=chain_copy.root / "student")
+    assert found["step"] == 2
+    with pytest.raises(UserError, match="which is missing"):
+        distill(config, prior=chain_copy.prior, data=chain_copy.data, out=chain_copy.root / "other")
+
+
+def test_nothing_is_compiled_where_the_teacher_is_not_called(
+    chain_copy: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = list[str]()
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(function.__name__) or function)
+    config = replace(distill_config(max_steps=1), compile=True)
+    for velocity in ("sampled", "ode"):
+        assert compiled == []
+        distill(replace(config, velocity=velocity), prior=chain_copy.prior, out=chain_copy.root / velocity)
+    assert compiled == ["forward"]
+
+
+@pytest.mark.parametrize("kind", [LatentPrior, LatentStudent])
+def test_operations_of_a_latent_network_are_those_that_torch_counts(kind: type[LatentPrior]) -> None:
+    model = kind(schedule_d=5.0, latents=8, latent_width=4, width=16, layers=2, heads=2)
+    z, t = torch.zeros(3, 8, 4), torch.full((3,), 0.5)
+    inputs = (z, t, z) if kind is LatentPrior else (z, t, t / 2, z)
+    with FlopCounterMode(display=False) as counter:
+        model(*inputs)
+    counts = counter.get_flop_counts()["Global"]
+    linear = sum(counts.get(kind, 0) for kind in (torch.ops.aten.mm, torch.ops.aten.addmm))
+    assert linear == 3 * trunk_flops(model.trunk, 8)
