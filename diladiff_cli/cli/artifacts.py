@@ -24,14 +24,20 @@ def info(
     """Say what a folder is and how it was made."""
     from diladiff_cli.stages.info import describe, info_table
 
-    if path is None:
-        from diladiff_cli.model import default_model
-
-        path, note = default_model()
-        say(note)
-    record = describe(path)
+    record = describe(_named_or_default(path))
     show(info_table(record))
     return record
+
+
+def _named_or_default(model: Path | None) -> Path:
+    """The folder that was named, or the model that sample would take, which is told."""
+    if model is not None:
+        return model
+    from diladiff_cli.model import default_model
+
+    path, note = default_model()
+    say(note)
+    return path
 
 
 def _check(precision: str, **_: Any) -> list[str]:
@@ -46,8 +52,14 @@ def _check(precision: str, **_: Any) -> list[str]:
 )
 def export(
     model: Annotated[
-        Path, typer.Option("--model", metavar="FOLDER", help="Artifact of any stage; its parents come along.")
-    ] = Path("ckpt/student"),
+        Path | None,
+        typer.Option(
+            "--model",
+            metavar="FOLDER",
+            help="Artifact of any stage; its parents come along. "
+            r"\[default: ckpt/student, else the small model that ships with diladiff]",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the bundle goes.")] = Path("bundle"),
     precision: Annotated[
         str, typer.Option("--precision", metavar="TEXT", help="Of the stored weights: bf16 or fp32.")
@@ -59,7 +71,9 @@ def export(
     from diladiff_cli.stages import export as stage
 
     earlier = (out / "config.json").exists()
-    summary = stage.export(model, out, precision)
+    summary = stage.export(_named_or_default(model), out, precision)
     instead = ", in place of an earlier bundle" if earlier else ""
     say(f"{out}: {summary['stage']} in {precision}, {summary['bytes'] / 1e6:,.1f} MB{instead}")
+    if (summary["stored"], precision) == ("bf16", "fp32"):
+        say("its weights were stored in bf16: fp32 makes them larger, not finer")
     return None

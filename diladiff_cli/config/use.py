@@ -61,7 +61,9 @@ class SampleConfig(Settings):
 
     n: int = option(64, "Samples to draw.", low=1)
     steps: int = option(0, "Latent steps N_cont (0: 5 for a student, 50 for a prior).", low=0)
-    decode_steps: int = option(0, "Token steps N_disc (0: a quarter of the length).", low=0)
+    decode_steps: int = option(
+        0, "Token steps N_disc, with --order threshold or entropy the most (0: a quarter of the length).", low=0
+    )
     temperature: float = option(1.0, "Divides the logits; 0 takes the likeliest token.", low=0, high=1e6)
     top_p: float = option(0.9, "Nucleus: draw among the likeliest tokens that together reach this.", low=1e-6, high=1)
     gamma: float = option(0.8, "Noise of a student's steps: 0 deterministic, 1 consistency-style.", low=0, high=1)

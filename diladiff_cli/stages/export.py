@@ -36,7 +36,8 @@ def export(model: Path, out: Path, precision: str = "bf16") -> dict[str, Any]:
         precision: Of the stored weights, "bf16" or "fp32"; running statistics are kept as they are.
 
     Returns:
-        ``stage``, ``out``, ``precision``, ``hash``, ``parents`` (stages) and ``bytes`` of the bundle.
+        ``stage``, ``out``, ``precision``, ``hash``, ``parents`` (stages) and ``bytes`` of the bundle, and ``stored``,
+        the precision in which the weights lay before.
 
     Raises:
         ConfigError: An unknown precision.
@@ -59,7 +60,8 @@ def export(model: Path, out: Path, precision: str = "bf16") -> dict[str, Any]:
             card.write(usage(root.stage, precision, list(parents), hub_encoder([root, *parents.values()])))
         size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     summary = {"stage": root.stage, "out": str(out), "precision": precision, "hash": digest}
-    return summary | {"parents": list(parents), "bytes": size}
+    stored = root.config.get("export", {}).get("precision", "fp32")
+    return summary | {"parents": list(parents), "bytes": size, "stored": stored}
 
 
 def ancestors(artifact: Artifact) -> dict[str, Artifact]:

@@ -223,6 +223,14 @@ def test_info_without_a_folder_tells_of_the_model_that_sample_takes(cli: Cli) ->
     assert "model: the small one that ships with diladiff" in found.err
 
 
+def test_export_without_a_model_bundles_the_one_that_sample_takes(cli: Cli) -> None:
+    found = cli("export", "--precision", "fp32")
+    assert found.status == 0
+    assert found.errors[0].startswith("model: the small one that ships with diladiff")
+    assert found.errors[1].startswith("bundle: student in fp32, ")
+    assert found.errors[2] == "its weights were stored in bf16: fp32 makes them larger, not finer"
+
+
 def test_a_bundle_replaced_is_told(cli: Cli, tiny_chain: Chain, tmp_path: Path) -> None:
     (tmp_path / "bundle").mkdir()
     told = [cli("export", "--model", tiny_chain.mdlm).errors[0] for _ in range(2)]

@@ -95,7 +95,7 @@ FAILED: list[tuple[str, str]] = [
     ),
     ("eval missing.jsonl", "error: cannot read missing.jsonl (No such file or directory); "),
     ("info nowhere", "error: there is no folder nowhere; "),
-    ("export", "error: there is no folder ckpt/student; give a model, which "),
+    ("export --model nowhere", "error: there is no folder nowhere; give a model, which "),
 ]
 
 

@@ -51,6 +51,7 @@ def test_a_bundle_holds_every_ancestor_once(tiny_chain: Chain, tmp_path: Path, s
         "hash": root.hash,
         "parents": CHAINS[stage],
         "bytes": size,
+        "stored": "fp32",
     }
 
 
