@@ -53,7 +53,7 @@ class TanSchedule:
         sigma = torch.sqrt(1.0 - alpha**2)
         return torch.atan2(sigma, self.d * alpha) / HALF_PI
 
-    def ddim_times(self, steps: int) -> Tensor:
+    def sampling_times(self, steps: int) -> Tensor:
         """(steps + 1,) times from 1 down to 0, in float64: the means of equal steps in t and of equal angles theta.
 
         Equal steps in t leave most of the way to the last one, equal angles take most where little noise is left.

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from diladiff_cli.core.gaussian import TanSchedule, clean_estimate, diffuse, noise_in
-from diladiff_cli.core.times import sampling_grid
 
 CleanEstimator = Callable[[Tensor, Tensor, Tensor], Tensor]  # (z_t, t, z_self) -> z^
 AverageVelocity = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (z_t, t, r, z_self) -> u
@@ -49,7 +48,7 @@ def ddim(
     Returns:
         (B, N, C) samples of z_0.
     """
-    grid = schedule.ddim_times(steps).tolist()
+    grid = schedule.sampling_times(steps).tolist()
     z_self = nothing = torch.zeros_like(z)
     for step, (start, end) in enumerate(pairwise(grid)):
         t = torch.full((len(z),), start, device=z.device)
@@ -91,6 +90,8 @@ def average_velocity_steps(
 ) -> Tensor:
     """Few-step sampling with an average-velocity network: 2 * steps - 1 evaluations (method section 5).
 
+    At the times of :func:`ddim`: of equal steps in t, as published, all but the last lead from noise to noise.
+
     Args:
         u: The student u_eta.
         z: (B, N, C) standard normal noise.
@@ -109,7 +110,7 @@ def average_velocity_steps(
     """
     if gamma > 0 and steps > 1 and noises is None:
         raise ValueError("gamma sampling with several steps needs noises")
-    grid = sampling_grid(steps).tolist()
+    grid = schedule.sampling_times(steps).tolist()
     z_self = torch.zeros_like(z)
     for index, (start, end) in enumerate(pairwise(grid)):
         lower, scale, noise_std = gamma_target(schedule, end, gamma)

@@ -151,7 +151,7 @@ def test_single_precision_rounding_of_the_rotation_stays_out_of_the_meanflow_tar
 @pytest.mark.parametrize("d", [1.0, 10.0])
 def test_sampling_times_lie_between_equal_times_and_equal_angles(d: float) -> None:
     schedule, equal = TanSchedule(d), torch.linspace(1, 0, 7, dtype=torch.float64)
-    times = schedule.ddim_times(6)
+    times = schedule.sampling_times(6)
     assert (float(times[0]), float(times[-1])) == pytest.approx((1.0, 0.0))
     level = schedule(2 * times - equal)
     torch.testing.assert_close(torch.atan2(level.sigma, level.alpha), equal * math.pi / 2)

@@ -86,7 +86,7 @@ def test_ddim_takes_each_estimate_as_the_next_self_conditioning() -> None:
         return torch.full_like(z, len(seen))
 
     out = ddim(estimate, randn(2, 3, 2, seed=1), SCHEDULE, 4)
-    assert [time for time, _ in seen] == pytest.approx(SCHEDULE.ddim_times(4)[:4].tolist())
+    assert [time for time, _ in seen] == pytest.approx(SCHEDULE.sampling_times(4)[:4].tolist())
     assert [float(z_self.unique()) for _, z_self in seen] == [0, 1, 2, 3]
     assert out.shape == (2, 3, 2)
 
@@ -113,7 +113,7 @@ def test_guidance_follows_the_ode_of_the_pushed_estimate_and_conditions_on_the_e
         return torch.full_like(z, b if z_self.any() else a)
 
     found = ddim(estimate, z, SCHEDULE, 4, guidance=w)
-    _, second, third, fourth, _ = SCHEDULE.ddim_times(4).tolist()
+    _, second, third, fourth, _ = SCHEDULE.sampling_times(4).tolist()
     calls = [(1.0, 0.0), (second, a), (second, 0.0), (third, b), (third, 0.0), (fourth, b), (fourth, 0.0)]
     assert [z_self for _, z_self in seen] == [z_self for _, z_self in calls]
     assert [time for time, _ in seen] == pytest.approx([time for time, _ in calls])
@@ -138,8 +138,9 @@ def test_self_conditioning_is_the_clean_estimate_at_the_time_reached() -> None:
     u = ExactAverage()
     average_velocity_steps(u, randn(4, 3, 2, seed=3), SCHEDULE, 3)
     times = [call[1:3] for call in u.calls]
-    thirds = [(1, 2 / 3), (2 / 3, 2 / 3), (2 / 3, 1 / 3), (1 / 3, 1 / 3), (1 / 3, 0)]
-    assert times == [pytest.approx(pair, abs=1e-6) for pair in thirds]
+    _, second, third, _ = SCHEDULE.sampling_times(3).tolist()
+    wanted = [(1, second), (second, second), (second, third), (third, third), (third, 0)]
+    assert times == [pytest.approx(pair, abs=1e-6) for pair in wanted]
     assert not u.calls[0][3].any()
     for z, time, _, z_self in u.calls[2::2]:
         t = torch.full((len(z),), time, dtype=torch.float64)
@@ -214,7 +215,7 @@ def test_consistency_style_steps_forget_where_they_came_from() -> None:
     noises = randn(8, 1, 3, 2, seed=8)
     u, z = ExactAverage(), randn(8, 3, 2, seed=9)
     average_velocity_steps(u, z, SCHEDULE, 2, noises=noises, gamma=1.0)
-    level = SCHEDULE(torch.tensor(0.5, dtype=torch.float64))
+    level = SCHEDULE(SCHEDULE.sampling_times(2)[1])
     wanted = level.alpha * exact_samples(z) + level.sigma * noises[:, 0]
     torch.testing.assert_close(u.calls[1][0], wanted, rtol=1e-5, atol=1e-5)
 

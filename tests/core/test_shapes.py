@@ -93,7 +93,7 @@ def test_samplers_keep_the_shape_of_their_noise() -> None:
 def test_times_and_noise_have_the_stated_shapes() -> None:
     with jaxtyped("context"):
         assert fit(Float32[Tensor, "b l"], times.spread_times(torch.rand(B, L)))
-        assert fit(Float64[Tensor, "5"], SCHEDULE.ddim_times(4))
+        assert fit(Float64[Tensor, "5"], SCHEDULE.sampling_times(4))
         assert fit(Float32[Tensor, "b n c"], Z, gaussian.noise_in(Z, Z, SCHEDULE(torch.full((B,), 0.5))))
 
 
