@@ -15,6 +15,7 @@ from layout import (
     in_order,
     means_of,
     number,
+    percent,
     reference_row,
     settings_of,
     stored,
@@ -69,8 +70,10 @@ def latent_steps() -> str:
     bases, rows = stored("frontier.jsonl"), []
     for r in stored("latent_steps.jsonl"):
         gamma = f"{r['gamma']:g}" if r["stage"] == "student" else "-"
-        rows.append([NAMES[r["stage"]], str(r["steps"]), gamma, *_beside_the_base(r, bases)])
-    return table(["model", "latent steps", "gamma", *HEADS, BESIDE], rows)
+        latent, texts = r["latent_share"], r["decodings"]
+        cost = percent(texts * latent / (1 - latent), 0)
+        rows.append([NAMES[r["stage"]], str(r["steps"]), gamma, *_beside_the_base(r, bases), cost])
+    return table(["model", "latent steps", "gamma", *HEADS, BESIDE, "time for a latent over that for a text"], rows)
 
 
 def oracle() -> str:

@@ -98,6 +98,25 @@ def quickstart() -> str:
     return table(["model", "latent steps", "decode steps", "seconds", "tokens/s", *HEADS], rows)
 
 
+def robustness() -> str:
+    found = stored("ae.json")["figures"]["robustness"]
+    levels = [row["std"] for row in found if row["ratio"] == 1.0]
+    rows = []
+    for ratio in (0.5, 1.0):
+        at = [row for row in found if row["ratio"] == ratio]
+        rows.append([f"recovery, {percent(ratio, 0)} of the tokens masked", *(percent(row["recovery"]) for row in at)])
+        rows.append([f"NLL, {percent(ratio, 0)} masked", *(f"{row['nll']:.2f}" for row in at)])
+    return table(["noise on the latent, sigma", *(f"{std:g}" for std in levels)], rows)
+
+
+def semantics_texts() -> str:
+    """The texts on the way between two latents, and the two texts themselves."""
+    found = stored("semantics.json")["interpolation"]
+    rows = [["first text", found["first"]], *([f"{row['share']:g}", row["text"]] for row in found["steps"])]
+    rows.append(["second text", found["second"]])
+    return table(["share of the second", "text"], [[name, " / ".join(text.split("\n\n"))] for name, text in rows])
+
+
 def semantics_noise() -> str:
     found = stored("semantics.json")["noise"]
     rows = [[name, *(f"{row[name]:.2f}" for row in found)] for name in ("similarity", "agreement")]
@@ -153,6 +172,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "semantics-noise": semantics_noise,
     "semantics-decodings": semantics_decodings,
     "semantics-interpolation": semantics_interpolation,
+    "semantics-texts": semantics_texts,
+    "robustness": robustness,
     "orders": orders,
     "spread-base": spread_base,
     "spread-order": spread_order,

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures a finished chain of examples/train_demo.sh, or the one that ships, for the tables that docs/build.py makes.
 #
-#   CHAIN=shipped EMBEDDER=sentence-transformers/all-MiniLM-L6-v2 bash examples/evidence.sh    # into ./evidence
+#   CHAIN=shipped SCORER=smollm2 EMBEDDER=sentence-transformers/all-MiniLM-L6-v2 bash examples/evidence.sh    # into ./evidence
 #   cp evidence/*.json evidence/*.jsonl docs/evidence/ && python docs/build.py
 #
 # Cut off, the same command goes on: finished points of the frontier are kept, finished files are not made again.

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from diladiff_cli.cli.command import command
+from diladiff_cli.cli.options import named_or_default
 from diladiff_cli.cli.output import Result, show
 from diladiff_cli.notes import is_main_process, say
 from diladiff_cli.settings import check_value
@@ -24,20 +25,9 @@ def info(
     """Say what a folder is and how it was made."""
     from diladiff_cli.stages.info import describe, info_table
 
-    record = describe(_named_or_default(path))
+    record = describe(named_or_default(path))
     show(info_table(record))
     return record
-
-
-def _named_or_default(model: Path | None) -> Path:
-    """The folder that was named, or the model that sample would take, which is told."""
-    if model is not None:
-        return model
-    from diladiff_cli.model import default_model
-
-    path, note = default_model()
-    say(note)
-    return path
 
 
 def _check(precision: str, **_: Any) -> list[str]:
@@ -47,7 +37,10 @@ def _check(precision: str, **_: Any) -> list[str]:
 
 @command(
     "export",
-    examples=("diladiff export --model ckpt/student --out bundle", "diladiff export --precision fp32 --out bundle"),
+    examples=(
+        "diladiff export --model ckpt/student --out bundle",
+        "diladiff export --model ckpt/prior --precision fp32 --out bundle",
+    ),
     check=_check,
 )
 def export(
@@ -71,7 +64,7 @@ def export(
     from diladiff_cli.stages import export as stage
 
     earlier = (out / "config.json").exists()
-    summary = stage.export(_named_or_default(model), out, precision)
+    summary = stage.export(named_or_default(model), out, precision)
     instead = ", in place of an earlier bundle" if earlier else ""
     say(f"{out}: {summary['stage']} in {precision}, {summary['bytes'] / 1e6:,.1f} MB{instead}")
     if (summary["stored"], precision) == ("bf16", "fp32"):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from diladiff_cli.cli.command import command
-from diladiff_cli.cli.options import DryRun, idle_bounds
+from diladiff_cli.cli.options import DryRun, idle_bounds, named_or_default
 from diladiff_cli.cli.output import Result, show
 from diladiff_cli.config import BenchConfig
 from diladiff_cli.notes import is_main_process, say
@@ -120,14 +120,9 @@ def _speed(config: BenchConfig) -> Iterator[Mapping[str, Any]]:
 
 def _all_models(model: Path | None, against: list[Path], more: list[Path]) -> list[Path]:
     """The models, each once; the default one comes first where neither --model nor plain arguments alone name it."""
-    from diladiff_cli.model import default_model
-
     if model is None and more and not against:
         model, *more = more
-    if model is None:
-        model, note = default_model()
-        say(note)
-    return list(dict.fromkeys([model, *against, *more]))
+    return list(dict.fromkeys([named_or_default(model), *against, *more]))
 
 
 def _plan(config: BenchConfig, models: list[Path], out: Path, data: Path | None) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from diladiff_cli.config import BenchConfig, SampleConfig, StageConfig
+from diladiff_cli.notes import say
 from diladiff_cli.presets import PRESETS
 from diladiff_cli.settings import Settings, check_value, flag
 
@@ -64,6 +65,17 @@ RecordedLatents = Annotated[
         r"\[default: those that the prior was trained on; without them, or with --data, encode on the fly]",
     ),
 ]
+
+
+def named_or_default(model: Path | None) -> Path:
+    """The folder that was named; without one the local student or else the model that ships, which is told."""
+    if model is not None:
+        return model
+    from diladiff_cli.model import default_model
+
+    path, note = default_model()
+    say(note)
+    return path
 
 
 def idle_bounds(config: SampleConfig | BenchConfig | None, given: Mapping[str, Any]) -> list[str]:

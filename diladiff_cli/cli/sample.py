@@ -9,7 +9,7 @@ from typing import IO, Annotated, Any
 import typer
 
 from diladiff_cli.cli.command import command
-from diladiff_cli.cli.options import DryRun, EncodedData, idle_bounds
+from diladiff_cli.cli.options import DryRun, EncodedData, idle_bounds, named_or_default
 from diladiff_cli.cli.output import Result, write
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.errors import UserError
@@ -75,13 +75,10 @@ def sample(
     dry_run: DryRun = False,
 ) -> Result:
     """Draw texts from a model, as JSON lines on stdout."""
-    from diladiff_cli.model import default_model, load
+    from diladiff_cli.model import load
     from diladiff_cli.stages.sample import notes_on, sample_plan
 
-    if model is None:
-        model, note = default_model()
-        say(note)
-    loaded = load(model, data=data)
+    loaded = load(named_or_default(model), data=data)
     _check_stage(loaded, config, given, data)
     for note in notes_on(loaded.sampler, config):
         say(note)

@@ -120,7 +120,11 @@ def numbers(text: str) -> tuple[float, ...]:
 class BenchConfig(Settings):
     """What the frontier of quality and speed is drawn from, and what speed alone is measured on."""
 
-    decode_steps: str = option("", "Token steps, a list (empty: 4, 8, 16 to the length; with --speed 16, 64, length).")
+    decode_steps: str = option(
+        "",
+        "Token steps, with --order threshold or entropy the most, a list (empty: 4, 8, 16 to the length; with --speed "
+        "16, 64, length).",
+    )
     steps: str = option("1,2,5", "Latent steps N_cont of students, a list.")
     prior_steps: str = option("50", "Latent steps N_cont of priors, a list.")
     temperatures: str = option("1.0", "Temperatures, a list; two or more allow comparisons at equal entropy.")

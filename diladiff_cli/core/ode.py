@@ -90,7 +90,7 @@ def average_velocity_steps(
 ) -> Tensor:
     """Few-step sampling with an average-velocity network: 2 * steps - 1 evaluations (method section 5).
 
-    At the times of :func:`ddim`: of equal steps in t, as published, all but the last lead from noise to noise.
+    At the times of :func:`ddim`; with d = 10 equal steps in t would lead, all but the last, from noise to noise.
 
     Args:
         u: The student u_eta.

@@ -37,7 +37,7 @@ def export(model: Path, out: Path, precision: str = "bf16") -> dict[str, Any]:
 
     Returns:
         ``stage``, ``out``, ``precision``, ``hash``, ``parents`` (stages) and ``bytes`` of the bundle, and ``stored``,
-        the precision in which the weights lay before.
+        the precision in which the model's own weights lay before.
 
     Raises:
         ConfigError: An unknown precision.
