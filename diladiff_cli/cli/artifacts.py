@@ -38,7 +38,7 @@ def _check(precision: str, **_: Any) -> list[str]:
 @command(
     "export",
     examples=(
-        "diladiff export --model ckpt/student --out bundle",
+        "diladiff export --out bundle",
         "diladiff export --model ckpt/prior --precision fp32 --out bundle",
     ),
     check=_check,

@@ -67,7 +67,7 @@ def bench(
     ] = None,
     more: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="MODEL", help="Models: without --model and --against all of them, else further ones."),
+        typer.Argument(metavar="MODEL", help="Models to compare, besides those of --model and --against."),
     ] = None,
     out: Annotated[
         Path | None,
