@@ -63,7 +63,10 @@ latent_steps() {
 }
 spread_order() {
   bench --model "$models/mdlm" --decode-steps 4,8,16 --order spread --temperatures 1.0,0.85 "${many[@]}"
-  bench --model "$models/prior" --prior-steps 5 --decode-steps 4,8 --order spread --latent-until 0.5 --temperatures 1.0,0.85 "${many[@]}"
+  for latent in "--model $models/prior --prior-steps 5" "--model $models/student --steps 2"; do
+    # shellcheck disable=SC2086
+    bench $latent --decode-steps 4,8 --order spread --latent-until 0.5 --temperatures 1.0,0.85 "${many[@]}"
+  done
 }
 surest_first() {
   bench "${student[@]}" --decode-steps 8,16,32 --order confidence --against "$models/mdlm" --temperatures 1.0,0.85 "${few[@]}"

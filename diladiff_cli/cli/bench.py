@@ -67,7 +67,10 @@ def bench(
     ] = None,
     more: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="MODEL", help="Models to compare, besides those of --model and --against."),
+        typer.Argument(
+            metavar="MODEL",
+            help="Models to compare, besides those of --model and --against; alone, in place of the default.",
+        ),
     ] = None,
     out: Annotated[
         Path | None,

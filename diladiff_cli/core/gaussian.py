@@ -56,8 +56,8 @@ class TanSchedule:
     def sampling_times(self, steps: int) -> Tensor:
         """(steps + 1,) times from 1 down to 0, in float64: the means of equal steps in t and of equal angles theta.
 
-        Priors and students step at them.
-        Equal steps in t leave most of the way to the last one, equal angles take most where little noise is left.
+        Priors and students step at them. Equal steps in t leave most of the way to the last one, equal angles take most
+        where little noise is left.
         """
         share = sampling_grid(steps)
         theta = HALF_PI * share

@@ -125,7 +125,7 @@ def test_training_goes_on_from_a_bundle(chain_copy: Chain, tmp_path: Path) -> No
 
 
 def test_a_bundle_can_be_exported_again(bundle: Path, tmp_path: Path) -> None:
-    export(bundle, tmp_path / "again")
+    assert export(bundle, tmp_path / "again")["stored"] == "bf16"
     assert config_of(tmp_path / "again")["hash"] == config_of(bundle)["hash"]
     export(bundle / "parents" / "prior", tmp_path / "prior", "fp32")
     assert load_artifact(tmp_path / "prior", "prior").parent("ae").config["export"] == {"precision": "fp32"}
