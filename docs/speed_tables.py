@@ -13,6 +13,13 @@ TRAINING = (
     *("speed over plain", "plain's memory (MB)"),
 )
 
+WHOLE = ("model", "latent steps", "decode steps", "tokens/s", "time for latents over that for texts")
+
+
+def whole_samples(name: str) -> Callable[[], str]:
+    """Texts per second of a model with its latents, of a file of the evidence."""
+    return lambda: table(WHOLE, [_whole_row(r) for r in stored(name)])
+
 
 def sampling_speed(name: str) -> Callable[[], str]:
     """Draws beside the bare body and the textbook sampler, of a file of the evidence."""
@@ -51,3 +58,11 @@ def _training_row(report: Report) -> list[str]:
         number(report.get("speedup_over_plain"), 2),
         number(report.get("plain_peak_megabytes")),
     ]
+
+
+def _whole_row(report: Report) -> list[str]:
+    share = report["latent_share"]
+    latents = "-" if report["steps"] is None else f"{share / (1 - share):.2f}"
+    model = "base" if report["stage"] == "mdlm" else report["stage"]
+    steps = str(report["steps"] or "-")
+    return [model, steps, str(report["decode_steps"]), number(report["tokens_per_second"]["mean"]), latents]

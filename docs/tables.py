@@ -28,7 +28,7 @@ from layout import (
     stored,
     table,
 )
-from speed_tables import sampling_speed, training_speed
+from speed_tables import sampling_speed, training_speed, whole_samples
 
 SPECIAL = re.compile(r"[*_`<>#|\\]")  # in Markdown
 
@@ -179,6 +179,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "spread-order": spread_order,
     **{f"ablation-{group}": ablation(group) for group in measured_groups()},
     "speed-bf16": sampling_speed("speed_bf16.jsonl"),
+    "speed-gpu": sampling_speed("speed_gpu.jsonl"),
+    "training-gpu": training_speed("speed_gpu.jsonl"),
+    "samples-gpu": whole_samples("frontier_gpu.jsonl"),
     "speed-fp32": sampling_speed("speed_fp32.jsonl"),
     "training-bf16": training_speed("speed_bf16.jsonl"),
     "training-fp32": training_speed("speed_fp32.jsonl"),

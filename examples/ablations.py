@@ -76,7 +76,8 @@ def base_of(variant: Variant, options: argparse.Namespace) -> Path:
     data, base = data_of(variant, options), options.out / "base"
     if not (data / "config.json").exists():
         run("encode", "--preset", "demo", "--tokenizer", options.embedder, "--out", str(data))
-    run("train-mdlm", "--preset", "demo", "--data", str(data), "--max-steps", options.base_steps, "--out", str(base))
+    steps = ["--max-steps", options.base_steps, *options.training]
+    run("train-mdlm", "--preset", "demo", "--data", str(data), *steps, "--out", str(base))
     return base
 
 
@@ -91,12 +92,13 @@ def measure(variant: Variant, options: argparse.Namespace) -> dict[str, Any]:
         ae, latents = folder / "ae", []
         features = ["--features", options.embedder] if variant.features else []
         base = ["--base", str(base_of(variant, options)), "--out", str(ae)]
-        run("train-ae", "--preset", "demo", "--max-steps", options.ae_steps, *variant.ae, *features, *base, *data)
+        steps = ["--max-steps", options.ae_steps, *options.training]
+        run("train-ae", "--preset", "demo", *steps, *variant.ae, *features, *base, *data)
     prior = folder / "prior"
-    steps = ["--max-steps", options.schedule_steps if variant.ae is None else options.prior_steps]
+    steps = ["--max-steps", options.schedule_steps if variant.ae is None else options.prior_steps, *options.training]
     made_from = ["--ae", str(ae), *latents, *data]
     run("train-prior", "--preset", "demo", *steps, *variant.prior, *made_from, "--out", str(prior))
-    sampling = ["--prior-steps", "100", "--decode-steps", "16", "--seeds", "0"]
+    sampling = ["--prior-steps", "5", "--decode-steps", "16", "--seeds", "0"]
     sampling += ["--n", options.n, "--scorer", options.scorer]
     points = run("bench", "--model", str(ae), "--against", str(prior), *sampling, *data, "--out", str(folder / "bench"))
     trained = {name: json.loads((path / "config.json").read_text()) for name, path in (("ae", ae), ("prior", prior))}
@@ -120,9 +122,12 @@ def main() -> None:
     parser.add_argument("--prior-steps", default="500", help="of priors on the variants' auto-encoders")
     parser.add_argument("--schedule-steps", default="1000", help="of priors on the chain's latents")
     parser.add_argument("--base-steps", default="500", help="of the base with the encoder's tokenizer")
+    parser.add_argument("--batch-size", default="64", help="of all trainings")
+    parser.add_argument("--compile", action="store_true", help="as of the training commands; pays on a GPU")
     parser.add_argument("--scorer", default="auto", help="as of diladiff bench")
     parser.add_argument("--n", default="256", help="texts of a figure")
     options = parser.parse_args()
+    options.training = ["--batch-size", options.batch_size, *(["--compile"] if options.compile else [])]
     if options.embedder and os.path.isdir(options.embedder):
         options.embedder = os.path.abspath(options.embedder)
     chosen = [v for v in VARIANTS if not options.only or v.name in options.only]
@@ -131,7 +136,7 @@ def main() -> None:
         chosen = [v for v in chosen if not v.own_base]
     found = options.out / "ablations.json"
     results = {r["variant"]: r for r in json.loads(found.read_text())} if found.exists() else {}
-    settings = {name: str(value) for name, value in vars(options).items() if name not in ("out", "only")}
+    settings = {name: str(value) for name, value in vars(options).items() if name not in ("out", "only", "training")}
     if any(r["settings"] != settings for r in results.values()):
         sys.exit(f"{found} holds results with other settings; repeat those, or choose another --out")
     for variant in chosen:

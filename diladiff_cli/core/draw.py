@@ -35,11 +35,11 @@ def tempered_weights(logits: Tensor, temperature: float) -> Tensor:
 
 
 def inverse_cdf(cumulative: Tensor, point: Tensor) -> Tensor:
-    """(M, 1) the first index whose cumulative weight (M, K) exceeds a point (M, 1), 0 or more.
+    """(..., T) the first index whose cumulative weight (..., K) exceeds each of T points (..., T), 0 or more.
 
     Only indices of positive weight are found: ``cumulative`` rises there, and the point is kept below the total.
     """
-    total = cumulative[:, -1:]
+    total = cumulative[..., -1:]
     point = torch.minimum(point, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, point, right=True)
 
@@ -74,13 +74,17 @@ class Categorical:
 
     def draw(self, uniform: Tensor) -> Tensor:
         """(M,) tokens whose cumulative weight is the first to exceed u times the total; u (M,) float64 in [0, 1]."""
-        point = uniform[:, None] * self.cumulative[:, -1:]
-        block = inverse_cdf(self.cumulative, point)  # (M, 1)
-        weights = self.weights.take_along_dim(block[..., None], 1).squeeze(1)  # (M, BLOCK)
+        return self.draws(uniform[:, None]).squeeze(-1)
+
+    def draws(self, uniform: Tensor) -> Tensor:
+        """(M, T) tokens as of :meth:`draw`, for T numbers a row (M, T)."""
+        point = uniform * self.cumulative[:, -1:]
+        block = inverse_cdf(self.cumulative, point)  # (M, T)
+        weights = self.weights.take_along_dim(block[..., None], 1)  # (M, T, BLOCK)
         before = self.cumulative.gather(-1, (block - 1).clamp(min=0)).where(block > 0, 0.0)
         share = (point - before) / (self.cumulative.gather(-1, block) - before)
         within = weights.cumsum(-1, dtype=torch.float64)  # whose total is the block's but for rounding
-        return (BLOCK * block + inverse_cdf(within, (share * within[:, -1:]).clamp(min=0.0))).squeeze(-1)
+        return BLOCK * block + inverse_cdf(within, (share[..., None] * within[..., -1:]).clamp(min=0.0)).squeeze(-1)
 
     def in_nucleus(self, tokens: Tensor, top_p: float) -> Tensor:
         """(M,) whether the tokens that are strictly likelier than each of ``tokens`` total less than ``top_p``."""

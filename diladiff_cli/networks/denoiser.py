@@ -132,6 +132,11 @@ class TokenDenoiser(nn.Module):
         logits[..., self.mask_id] = -torch.inf
         return logits
 
+    def float32_logits(self, hidden: Tensor) -> Tensor:
+        """:meth:`logits` in float32, under autocast as well: what the sampler draws from."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.logits(hidden.float())
+
     def forward(
         self,
         x_t: Tensor,

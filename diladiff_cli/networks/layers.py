@@ -1,5 +1,8 @@
 """The one transformer block that every network here is made of, small parts first."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -71,12 +74,29 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     instead of 0.2 %.
     """
     short = max(q.shape[-2], k.shape[-2]) <= SHORT and q.dtype == torch.bfloat16
-    if not (short and q.device.type == "cpu"):
+    if not ((short and q.device.type == "cpu") or _plain):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, N, M)
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
     return scores.softmax(-1) @ v
+
+
+_plain = False  # whether attend keeps to plain products
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """:func:`attend` by plain products alone, which have a forward-mode derivative; the fused kernels have none.
+
+    Torch's own plain path cannot be differentiated under autocast on a GPU.
+    """
+    global _plain
+    before, _plain = _plain, True
+    try:
+        yield
+    finally:
+        _plain = before
 
 
 class QKNorm(nn.Module):

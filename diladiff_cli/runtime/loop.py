@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections.abc import Mapping
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from diladiff_cli.runtime.gradients import (
 from diladiff_cli.runtime.metrics_log import MetricsLog
 from diladiff_cli.runtime.optim import AveragedModel, build_optimizers, set_learning_rates
 from diladiff_cli.runtime.precision import has_fast_bf16
+from diladiff_cli.runtime.prefetch import Prefetch
 from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.runtime.randomness import BatchNoise
 from diladiff_cli.runtime.resume import changed_settings, check_resume, made_from
@@ -57,7 +59,7 @@ def train(run: Run, session: Session, config: StageConfig, out: Path, resume: bo
         say(f"going on with other settings: {', '.join(changed.values())}")
         say(f"what builds on {out} as it is will not accept the new one; copy it first where that matters")
     loop = _Loop(run, session, config, out, stored)
-    with StopRequest() as stop:
+    with StopRequest() as stop, closing(loop.batches):
         return loop.run_all(stop)
 
 
@@ -89,6 +91,7 @@ class _Loop:
         else:
             self.model = session.accelerator.prepare(self.bare)
         self.wrapped_optimizers = [session.accelerator.prepare(optimizer) for optimizer in self.optimizers]
+        self.batches = Prefetch(self._fetch, config.max_steps)
         self.metrics = MetricsLog(out, self.step) if session.is_main else None
         if config.log_with != "none":
             session.accelerator.init_trackers("diladiff", config=config.to_dict())
@@ -150,15 +153,14 @@ class _Loop:
 
     def _step(self) -> tuple[dict[str, Tensor], float]:
         set_learning_rates(self.optimizers, self.config, self.step)
-        rows = self.run.row_order(self.step)
         totals: dict[str, Tensor] = {}
         self.model.train()
         self.session.settle_buckets(self.model)
         if self.session.sharded:
             self.average.model.cpu()  # it was whole on the device for validation or saving
-        for places in self.session.micro_batches():
+        for places, rows in zip(self.session.micro_batches(), self.batches(self.step), strict=True):
             noise = BatchNoise(self.config.seed, self.step, places, self.config.batch_size, self.session.device)
-            batch = self.run.fetch(rows[places.start : places.stop]).to(self.session.device, non_blocking=True)
+            batch = rows.to(self.session.device, non_blocking=True)
             with self.session.accelerator.accumulate(self.model):
                 with self.session.accelerator.autocast():
                     loss, metrics = self.run.loss_fn(self.model, batch, noise)
@@ -168,6 +170,12 @@ class _Loop:
         share = 1.0 / self.config.grad_accum
         means = {name: value * share for name, value in totals.items()}
         return means, self._update(float(means["loss"]))
+
+    def _fetch(self, step: int) -> list[Tensor]:
+        """The micro-batches of a step, ready to be copied to the device."""
+        rows = self.run.row_order(step)
+        found = [self.run.fetch(rows[places.start : places.stop]) for places in self.session.micro_batches()]
+        return [batch.pin_memory() for batch in found] if self.session.device.type == "cuda" else found
 
     def _update(self, loss: float) -> float:
         norm = gradient_norm(self.bare)

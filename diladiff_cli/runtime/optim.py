@@ -3,13 +3,11 @@
 import copy
 import math
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from diladiff_cli.config import StageConfig
 from diladiff_cli.runtime.sharding import local, shared_like, whole
@@ -37,23 +35,56 @@ def uses_muon(name: str, parameter: Tensor) -> bool:
     return parameter.ndim == 2 and "blocks." in name and not name.endswith("offset")
 
 
-class _Float32ForBf16(TorchFunctionMode):
-    """Where tensors are asked for in bf16, they come in float32."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return (torch.Tensor.float if func is torch.Tensor.bfloat16 else func)(*args, **(kwargs or {}))
-
-
 class Muon(torch.optim.Muon):
-    """Muon, whose products are in float32 unless ``bf16`` is asked for; torch's own always takes bf16."""
+    """Muon (Jordan et al., 2024) on all matrices of one shape at once; torch's own takes them one by one.
+
+    Its updates are scaled to AdamW's size (Liu et al., 2025), and its products are in bf16 or float32.
+    """
 
     def __init__(self, params: Any, *, bf16: bool, **options: Any) -> None:
-        super().__init__(params, **options)
-        self.bf16 = bf16
+        super().__init__(params, adjust_lr_fn="match_rms_adamw", **options)
+        self.dtype = torch.bfloat16 if bf16 else torch.float32
 
+    @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        with nullcontext() if self.bf16 else _Float32ForBf16():
-            return super().step(closure)  # type: ignore[no-untyped-call]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            alike: dict[torch.Size, list[Tensor]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    alike.setdefault(parameter.shape, []).append(parameter)
+            for shape, parameters in alike.items():
+                updates = self._directions(parameters, group)
+                rate = group["lr"] * 0.2 * math.sqrt(max(shape))
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(parameters, list(updates.to(parameters[0].dtype).unbind()), alpha=-rate)
+        return loss
+
+    def _directions(self, parameters: list[Tensor], group: dict[str, Any]) -> Tensor:
+        """(n, A, B) orthogonalised momentum of n matrices of one shape, which is brought up to date."""
+        for parameter in parameters:
+            if "momentum_buffer" not in self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        buffers = [self.state[p]["momentum_buffer"] for p in parameters]
+        torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
+        momentum = torch._foreach_lerp(gradients, buffers, group["momentum"]) if group["nesterov"] else buffers
+        return orthogonalised(torch.stack(momentum).to(self.dtype), group["ns_coefficients"], group["ns_steps"])
+
+
+def orthogonalised(x: Tensor, coefficients: tuple[float, float, float], steps: int) -> Tensor:
+    """Roughly U V^T of each matrix U S V^T of x (n, A, B), by Muon's quintic Newton-Schulz iteration."""
+    if x.shape[-2] > x.shape[-1]:
+        return orthogonalised(x.mT, coefficients, steps).mT
+    a, b, c = coefficients
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
 
 
 def build_optimizers(
@@ -87,7 +118,7 @@ def build_optimizers(
         found.append(torch.optim.AdamW(describe(False), lr=config.learning_rate, betas=betas))
     if describe(True):
         bf16 = config.precision == "bf16"
-        found.append(Muon(describe(True), bf16=bf16, lr=config.learning_rate, adjust_lr_fn="match_rms_adamw"))
+        found.append(Muon(describe(True), bf16=bf16, lr=config.learning_rate))
     return found
 
 

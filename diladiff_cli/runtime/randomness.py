@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 
 _MASK = (1 << 64) - 1
+_GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # of SplitMix64
 
 
 def mix(*parts: int) -> int:
     """A 63-bit hash of integers (splitmix64 steps)."""
     state = 0
     for part in parts:
-        state = (state + part + 0x9E3779B97F4A7C15) & _MASK
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+        state = (state + part + _GOLDEN) & _MASK
+        state = ((state ^ (state >> 30)) * _FIRST) & _MASK
+        state = ((state ^ (state >> 27)) * _SECOND) & _MASK
         state ^= state >> 31
     return state >> 1
 
@@ -30,7 +31,9 @@ def generator(device: torch.device, *parts: int) -> torch.Generator:
 
 
 class BatchNoise:
-    """The random numbers of one micro-batch.
+    """The random numbers of one micro-batch: SplitMix64 streams, drawn for all examples at once.
+
+    Uniform draws are the same bits on every device; normal ones as far as its logarithm and cosine are.
 
     Args:
         seed: Seed of the run.
@@ -42,20 +45,27 @@ class BatchNoise:
 
     def __init__(self, seed: int, step: int, positions: range, batch_size: int, device: torch.device) -> None:
         self.step = step
-        self.positions = torch.tensor(positions, device=device, dtype=torch.float32)
+        places = torch.arange(positions.start, positions.stop, positions.step, device=device)
+        self.positions = places.float()
         self.batch_size = batch_size
         self._places = positions
-        self._examples = [generator(device, seed, step, place) for place in positions]
-        self._shared = generator(device, seed, step, -1)
         self._device = device
+        self._examples = _stream(mix(seed, step), places)  # (B,) keys
+        self._shared = _stream(mix(seed, step), torch.full((1,), -1, device=device))
+        self._draws = self._shared_draws = 0
 
     def uniform(self, *shape: int) -> Tensor:
         """(B, *shape) draws from U(0, 1)."""
-        return torch.stack([torch.rand(shape, generator=g, device=self._device) for g in self._examples])
+        return _unit(self._bits(math.prod(shape))).view(-1, *shape)
 
     def normal(self, *shape: int) -> Tensor:
-        """(B, *shape) standard normal draws."""
-        return torch.stack([torch.randn(shape, generator=g, device=self._device) for g in self._examples])
+        """(B, *shape) standard normal draws, two from each pair of uniform ones (Box and Muller, 1958)."""
+        count = math.prod(shape)
+        bits = self._bits(-(-count // 2))
+        first, second = _shifted(bits, 32) + 1, bits & 0xFFFFFFFF  # 32 bits each
+        radius = (first.float() * 2.0**-32).log_().mul_(-2.0).sqrt_()
+        angle = second.float().mul_(2.0**-32 * 2 * math.pi)
+        return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :count].reshape(-1, *shape)
 
     def some(self, share: float) -> Tensor:
         """Rows of the micro-batch that are among a share of the global batch's places, the same ones in every step.
@@ -68,7 +78,37 @@ class BatchNoise:
 
     def shared_uniform(self) -> Tensor:
         """One draw from U(0, 1) for the whole global batch."""
-        return torch.rand((), generator=self._shared, device=self._device)
+        self._shared_draws += 1
+        return _unit(_stream(self._shared, torch.full((), self._shared_draws, device=self._device)))[0]
+
+    def _bits(self, count: int) -> Tensor:
+        """(B, count) int64 of random bits; every call has a stream of its own."""
+        self._draws += 1
+        keys = _stream(self._examples, torch.full((), self._draws, device=self._device))
+        return _stream(keys[:, None], torch.arange(count, device=self._device))
+
+
+def _stream(key: Tensor | int, places: Tensor) -> Tensor:
+    """The numbers at ``places`` of the SplitMix64 stream (Steele et al., 2014) of a key, as int64."""
+    state = key + (places + 1) * _signed(_GOLDEN)  # integers wrap around
+    state = (state ^ _shifted(state, 30)) * _signed(_FIRST)
+    state = (state ^ _shifted(state, 27)) * _signed(_SECOND)
+    return state ^ _shifted(state, 31)
+
+
+def _shifted(bits: Tensor, by: int) -> Tensor:
+    """Shifted right without the sign."""
+    return (bits >> by) & ((1 << (64 - by)) - 1)
+
+
+def _signed(number: int) -> int:
+    """An unsigned 64-bit number as the signed one of the same bits."""
+    return number - (1 << 64) if number >> 63 else number
+
+
+def _unit(bits: Tensor) -> Tensor:
+    """Multiples of 2^-24 in [0, 1), from the upper bits."""
+    return _shifted(bits, 40).float() * 2.0**-24
 
 
 class SampleNoise:

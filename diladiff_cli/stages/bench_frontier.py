@@ -87,7 +87,8 @@ def _measured(
     if not files.drawn:
         samples, speed = _draw(sampler, replace(point.settings, seed=seed))
         with writing(out):
-            write_text(files.samples, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples))
+            if not files.samples.exists():  # another machine's, whose figures are kept, stay
+                write_text(files.samples, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples))
             write_text(files.speed, json.dumps(speed) + "\n")
     figures = json.loads(files.figures.read_text()) if files.figures.exists() else None
     if figures is None or _has_lesser_reference(figures, measure, point):
@@ -146,7 +147,8 @@ def _agree(pooled: Report, run: Report) -> bool:
 def _draw(sampler: Sampler, settings: SampleConfig) -> tuple[list[Sample], Report]:
     """The samples, and the time they took without loading."""
     batches = latent_batches(settings)
-    _draw_batch(sampler, batches[0], replace(settings, decode_steps=1, steps=min(1, settings.steps)))  # warm
+    short = replace(settings, decode_steps=1, steps=min(1, settings.steps))
+    _draw_batch(sampler, batches[0], settings if sampler.device.type == "cuda" else short)  # warm; a GPU: captured
     samples: list[Sample] = []
     latent_seconds = decode_seconds = 0.0
     with Bar("samples", settings.n) as bar:

@@ -24,7 +24,7 @@ SHARED = ("n", "top_p", "order", "threshold", "entropy_bound", "batch_size", "pr
 FORMAT_VERSION = 2  # of the kept points; raised when samples or figures of the same settings change
 # How latents come about, where that changed: the blocks that an auto-encoder encodes, the steps of a prior or student.
 LATENTS_FROM = {"ae": "blocks from all over the text", "prior": "ddim", "student": "times of ddim"}
-SPEED_VERSION = 3  # of the kept speeds; raised when the sampler becomes faster, or something else is timed
+SPEED_VERSION = 4  # of the kept speeds; raised when the sampler becomes faster, or something else is timed
 
 
 @dataclass(frozen=True)

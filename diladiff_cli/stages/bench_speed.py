@@ -25,8 +25,8 @@ from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.runtime.randomness import generator
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import seeded
-from diladiff_cli.stages.sample import decoding_functions
-from diladiff_cli.stages.sampler import sampling_device
+from diladiff_cli.stages.graphs import Replays, Turn, captured, replays_pay
+from diladiff_cli.stages.sampler import decoding_functions, sampling_device
 
 Report = dict[str, Any]
 ROUNDS = 3  # pairs of measurements, of which the median counts
@@ -130,12 +130,18 @@ def measure(decoder: TokenDenoiser, setting: Setting, config: BenchConfig) -> Re
         uniform = torch.rand(window.x.shape, generator=generator(device, 18), device=device, dtype=torch.float64)
         decoding = Decoding(setting.decode_steps, top_p=setting.top_p)
 
+        bare, replays = captured(lambda: body(window.x, rows), device), Replays()
+        x, reveal_times, numbers = window.x.cpu(), window.reveal_times.cpu(), uniform.cpu()
+
         def floor() -> None:
             for _ in range(steps):
-                body(window.x, rows)
+                bare()
 
         def ours() -> None:
-            unmask(body, head, window.x, decoder.mask_id, window.reveal_times, uniform, decoding)
+            if not replays_pay(device):
+                unmask(body, head, window.x, decoder.mask_id, window.reveal_times, uniform, decoding)
+            elif replays.unmask([Turn(0, decoder)], x, reveal_times, numbers, decoding) is None:
+                raise RuntimeError("a token was left outside of the nucleus")
 
         with PeakMemory(device) as memory:
             ours()

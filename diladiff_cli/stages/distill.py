@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diladiff_cli.config import DistillConfig
 from diladiff_cli.core.gaussian import NoiseLevel, clean_estimate, diffuse, sampled_velocity, velocity
@@ -16,6 +15,7 @@ from diladiff_cli.core.objectives import adaptive_loss, estimates_of_some, meanf
 from diladiff_cli.core.ode import average_velocity_steps, ddim, guided
 from diladiff_cli.core.times import logit_normal, ordered_pair
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
+from diladiff_cli.networks.layers import plain_attention
 from diladiff_cli.runtime.artifacts import Artifact
 from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.precision import settled
@@ -88,7 +88,7 @@ class MeanFlowLoss:
             u: Tensor = model(z, end, start, z_self)
             return u
 
-        with sdpa_kernel(SDPBackend.MATH):  # fused kernels have no forward-mode derivative
+        with plain_attention():
             u, target = meanflow_target(average_velocity, z_t, t, r, v, self._tangent_scale(noise.step))
         losses, squared = adaptive_loss(u, target, self.config.adaptive_constant)
         return losses.mean(), {"squared_error": squared.mean() / z_0[0].numel()}

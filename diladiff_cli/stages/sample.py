@@ -16,16 +16,23 @@ from torch import Tensor
 
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.core.ode import average_velocity_steps, ddim
-from diladiff_cli.core.unmask import BLIND_ORDERS, Body, Decoding, Head, Successor, unmask
+from diladiff_cli.core.static import can_be_static
+from diladiff_cli.core.unmask import BLIND_ORDERS, Decoding, Successor, unmask
 from diladiff_cli.data.tokenizer import decode_text
-from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.memory import Halving
 from diladiff_cli.runtime.precision import has_fast_bf16, settled_precision
 from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.runtime.randomness import SampleNoise
 from diladiff_cli.settings import ConfigError
-from diladiff_cli.stages.sampler import LATENT_STEPS, Sampler, autoencoder_of, default_decode_steps
+from diladiff_cli.stages import graphs
+from diladiff_cli.stages.sampler import (
+    LATENT_STEPS,
+    Sampler,
+    autoencoder_of,
+    decoding_functions,
+    default_decode_steps,
+)
 
 Sample = dict[str, Any]
 Progress = Callable[[int, int], None]  # samples finished, decoding step of the batch under way
@@ -137,13 +144,22 @@ def draw_latents(sampler: Sampler, indices: range, config: SampleConfig, on_step
         if network is None:
             return sampler.encoder(sampler.blocks(indices).to(sampler.device))
         noise = SampleNoise(config.seed, indices)
-        z = noise.normal(noise.START, *shape).float().to(sampler.device)
-        if isinstance(network, LatentPrior):
-            return ddim(network, z, network.schedule, config.steps, on_step, config.guidance)
-        noises = None
-        if config.gamma > 0 and config.steps > 1:
+        z, noises = noise.normal(noise.START, *shape).float().to(sampler.device), None
+        if isinstance(network, LatentStudent) and config.gamma > 0 and config.steps > 1:
             noises = noise.normal(noise.GAMMA, config.steps - 1, *shape).float().to(sampler.device)
-        return average_velocity_steps(network, z, network.schedule, config.steps, noises, config.gamma, on_step)
+        draw = partial(_latents_from, network, config, on_step)
+        if graphs.replays_pay(sampler.device) and on_step is None and config.steps <= graphs.MOST_STEPS:
+            how = (config.precision, config.steps, config.gamma, config.guidance)
+            return sampler.replays.latents(draw, z, noises, how)
+        return draw(z, noises)
+
+
+def _latents_from(
+    network: LatentPrior | LatentStudent, config: SampleConfig, on_step: OnStep | None, z: Tensor, noises: Tensor | None
+) -> Tensor:
+    if isinstance(network, LatentPrior):
+        return ddim(network, z, network.schedule, config.steps, on_step, config.guidance)
+    return average_velocity_steps(network, z, network.schedule, config.steps, noises, config.gamma, on_step)
 
 
 @torch.no_grad()
@@ -174,47 +190,26 @@ def _decode_batch(
     z = None
     if z_0 is not None:
         z = sampler.require_autoencoder().latents_for_decoder(z_0.to(device, torch.float32))
-    noise = SampleNoise(config.seed, ids)
+    noise, decoding = SampleNoise(config.seed, ids), _decoding(config)
+    x = torch.full((len(ids), decoder.length), decoder.mask_id)
+    reveal_times, uniform = (noise.uniform(kind, decoder.length) for kind in (noise.REVEAL, noise.TOKEN))
     with _autocast(sampler, config):
-        body, head = decoding_functions(decoder, z)
-        return unmask(
-            body,
-            head,
-            torch.full((len(ids), decoder.length), decoder.mask_id, device=device),
-            decoder.mask_id,
-            noise.uniform(noise.REVEAL, decoder.length).to(device),
-            noise.uniform(noise.TOKEN, decoder.length).to(device),
-            _decoding(config),
-            on_step,
-            None if base is None else Successor(base_steps(config), *decoding_functions(base)),
-        ).cpu()
+        found = None
+        if graphs.replays_pay(device) and can_be_static(decoding):
+            turns = [graphs.Turn(0, decoder, z)]
+            turns += [] if base is None else [graphs.Turn(decoding.steps - base_steps(config), base)]
+            found = sampler.replays.unmask(turns, x, reveal_times, uniform, decoding, on_step)
+        if found is None:
+            body, head = decoding_functions(decoder, z)
+            successor = None if base is None else Successor(base_steps(config), *decoding_functions(base))
+            inputs = (x.to(device), decoder.mask_id, reveal_times.to(device), uniform.to(device))
+            found = unmask(body, head, *inputs, decoding, on_step, successor)
+    return found.cpu()
 
 
 def _decoding(config: SampleConfig) -> Decoding:
     names = ("temperature", "top_p", "order", "threshold", "entropy_bound")
     return Decoding(config.decode_steps, **{name: getattr(config, name) for name in names})
-
-
-def decoding_functions(decoder: TokenDenoiser, z: Tensor | None = None) -> tuple[Body, Head]:
-    """Body and float32 head of a decoder as :func:`unmask` wants them, with the cross-attention to z cached.
-
-    Args:
-        decoder: A base, or with latents z (B, N, C) an auto-encoder's decoder.
-        z: Latents of the whole batch.
-    """
-    caches = None if z is None else decoder.latent_caches(z)
-
-    def body(x_t: Tensor, rows: Tensor) -> Tensor:
-        chosen = caches
-        if caches is not None and z is not None and len(rows) < len(z):
-            chosen = [None if cache is None else cache.select(rows) for cache in caches]
-        return decoder.body(x_t, chosen)
-
-    def head(hidden: Tensor) -> Tensor:
-        with torch.autocast(hidden.device.type, enabled=False):
-            return decoder.logits(hidden.float())
-
-    return body, head
 
 
 def _autocast(sampler: Sampler, config: SampleConfig) -> torch.autocast:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from diladiff_cli.core.times import scattering_stride
+from diladiff_cli.core.unmask import Body, Head
 from diladiff_cli.data.tokenizer import load_tokenizer
 from diladiff_cli.data.tokens import TokenSplit
 from diladiff_cli.errors import UserError
@@ -19,6 +21,7 @@ from diladiff_cli.notes import say
 from diladiff_cli.runtime.artifacts import Artifact, load_artifact
 from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.stages.common import compile_method, open_recorded_data
+from diladiff_cli.stages.graphs import Replays
 from diladiff_cli.stages.networks import TextEncoder, build, text_encoder
 
 LATENT_STEPS = {"prior": 50, "student": 5}  # the default N_cont
@@ -79,6 +82,11 @@ class Sampler:
     def _variants(self) -> dict[tuple[str, str, bool], TokenDenoiser]:
         return {}
 
+    @cached_property
+    def replays(self) -> Replays:
+        """What was captured of it as CUDA graphs."""
+        return Replays()
+
     def _base(self) -> TokenDenoiser:
         base: TokenDenoiser = build(autoencoder_of(self.artifact).parent("mdlm"), self.device)
         return base
@@ -131,6 +139,24 @@ def load_sampler(path: Path | str, device: torch.device | str | None = None, dat
         device=device,
         data=data,
     )
+
+
+def decoding_functions(decoder: TokenDenoiser, z: Tensor | None = None) -> tuple[Body, Head]:
+    """Body and float32 head of a decoder as :func:`unmask` wants them, with the cross-attention to z cached.
+
+    Args:
+        decoder: A base, or with latents z (B, N, C) an auto-encoder's decoder.
+        z: Latents of the whole batch.
+    """
+    caches = None if z is None else decoder.latent_caches(z)
+
+    def body(x_t: Tensor, rows: Tensor) -> Tensor:
+        chosen = caches
+        if caches is not None and z is not None and len(rows) < len(z):
+            chosen = [None if cache is None else cache.select(rows) for cache in caches]
+        return decoder.body(x_t, chosen)
+
+    return body, decoder.float32_logits
 
 
 def autoencoder_of(artifact: Artifact) -> Artifact:

@@ -4,10 +4,10 @@ from typing import TypeVar
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diladiff_cli.core.gaussian import TanSchedule, diffuse, expand, velocity
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
+from diladiff_cli.networks.layers import plain_attention
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # by torch's own first jvp
 SHAPE = {"latents": 5, "latent_width": 4, "width": 16, "layers": 2, "heads": 2}
@@ -115,7 +115,7 @@ def test_the_jvp_of_a_student_agrees_with_finite_differences(end: list[float], s
     u = double(stirred(student(prior()), 0.3))
     z_t, z_self, v = z().double(), z(seed=2).double(), z(seed=3).double()
     t, r = torch.tensor(end, dtype=torch.float64), torch.tensor(start, dtype=torch.float64)
-    with sdpa_kernel(SDPBackend.MATH):
+    with plain_attention():
         value, tangent = torch.func.jvp(
             lambda a, b, c: u(a, b, c, z_self), (z_t, t, r), (v, torch.ones_like(t), torch.zeros_like(r))
         )
@@ -134,13 +134,13 @@ def test_the_jvp_in_float32_agrees_with_float64_and_its_value_can_be_trained(
     model = stirred(student(prior()))
     t, r = torch.tensor(end), torch.tensor(start)
     tangents = (z(seed=3), torch.ones_like(t), torch.zeros_like(r))
-    with sdpa_kernel(SDPBackend.MATH):
+    with plain_attention():
         value, tangent = torch.func.jvp(lambda a, b, c: model(a, b, c, z(seed=2)), (z(), t, r), tangents)
     value.square().sum().backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
     u = double(model)
     inputs = (z().double(), t.double(), r.double())
-    with sdpa_kernel(SDPBackend.MATH):
+    with plain_attention():
         _, wanted = torch.func.jvp(
             lambda a, b, c: u(a, b, c, z(seed=2).double()), inputs, tuple(x.double() for x in tangents)
         )

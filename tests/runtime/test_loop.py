@@ -16,6 +16,7 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CHECKSUM, sealed
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.metrics_log import read_metrics
+from diladiff_cli.runtime.randomness import BatchNoise
 from diladiff_cli.runtime.resume import check_resume, differences
 from diladiff_cli.runtime.session import Interrupted
 from diladiff_cli.settings import ConfigError
@@ -44,17 +45,15 @@ def assert_same_run(first: Path, second: Path) -> None:
 
 
 class StopAt:
-    """Fetches the toy's rows, and sends this process a signal while a given step is fetched."""
+    """The toy's loss, which sends this process a signal while a given step of the run, from 1 on, is computed."""
 
-    def __init__(self, toy: ModuleType, call: int, number: int) -> None:
-        self.toy, self.call, self.number, self.calls = toy, call, number, 0
+    def __init__(self, toy: ModuleType, step: int, number: int) -> None:
+        self.toy, self.step, self.number = toy, step, number
 
-    def __call__(self, rows: np.ndarray) -> Tensor:
-        self.calls += 1
-        if self.calls == self.call:
+    def __call__(self, model: torch.nn.Module, x: Tensor, noise: BatchNoise) -> Any:
+        if noise.step + 1 == self.step:
             os.kill(os.getpid(), self.number)
-        found: Tensor = self.toy.fetch(rows)
-        return found
+        return self.toy.toy_loss(model, x, noise)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -64,9 +63,9 @@ def test_an_interrupted_run_continues_to_the_bits_of_an_uninterrupted_one(
 ) -> None:
     config = toy.settings(optimizer=optimizer)
     toy.toy_train(config, tmp_path / "whole")
-    for step in (2, 5):  # interrupted twice: at steps 2 and 7
-        with pytest.raises(Interrupted) as caught:
-            toy.toy_train(config, tmp_path / "parts", fetch=StopAt(toy, step, number))
+    for step in (2, 7):
+        with pytest.raises(Interrupted, match=f"step {step} is saved") as caught:
+            toy.toy_train(config, tmp_path / "parts", loss_fn=StopAt(toy, step, number))
         assert caught.value.signal_number == number
     assert json.loads((tmp_path / "parts/state/state.json").read_text())["step"] == 7
     assert toy.toy_train(config, tmp_path / "parts")["step"] == 12
@@ -77,14 +76,13 @@ def test_a_run_killed_between_checkpoints_repeats_its_steps_exactly(toy: ModuleT
     config = toy.settings()
     toy.toy_train(config, tmp_path / "whole")
 
-    def killed(rows: np.ndarray) -> Tensor:
-        if len(lines(tmp_path / "parts", "train")) == 8:
+    def killed(model: torch.nn.Module, x: Tensor, noise: BatchNoise) -> Any:
+        if noise.step == 8:  # in the ninth step
             raise KeyboardInterrupt  # nothing is saved, as after SIGKILL
-        found: Tensor = toy.fetch(rows)
-        return found
+        return toy.toy_loss(model, x, noise)
 
     with pytest.raises(KeyboardInterrupt):
-        toy.toy_train(config, tmp_path / "parts", fetch=killed)
+        toy.toy_train(config, tmp_path / "parts", loss_fn=killed)
     assert [line["step"] for line in lines(tmp_path / "parts", "train")] == list(range(1, 9))
     assert load_artifact(tmp_path / "parts", "mdlm").config["progress"]["step"] == 5
     toy.toy_train(config, tmp_path / "parts")
@@ -126,7 +124,7 @@ def test_accumulated_micro_batches_give_the_losses_of_one_batch(toy: ModuleType,
 def test_a_run_may_continue_with_other_micro_batches(toy: ModuleType, tmp_path: Path) -> None:
     toy.toy_train(toy.settings(), tmp_path / "whole")
     with pytest.raises(Interrupted):
-        toy.toy_train(toy.settings(), tmp_path / "parts", fetch=StopAt(toy, 6, signal.SIGTERM))
+        toy.toy_train(toy.settings(), tmp_path / "parts", loss_fn=StopAt(toy, 6, signal.SIGTERM))
     toy.toy_train(toy.settings(grad_accum=2), tmp_path / "parts")
     losses = [[line["loss"] for line in lines(tmp_path / name, "train")] for name in ("whole", "parts")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
@@ -148,7 +146,7 @@ def test_a_run_stopped_at_its_very_last_step_is_finished(
     toy: ModuleType, tmp_path: Path, changes: dict[str, float]
 ) -> None:
     config = toy.settings(max_steps=1, **changes)
-    toy.toy_train(config, tmp_path / "run", fetch=StopAt(toy, 1, signal.SIGTERM))
+    toy.toy_train(config, tmp_path / "run", loss_fn=StopAt(toy, 1, signal.SIGTERM))
     assert [line["step"] for line in lines(tmp_path / "run", "valid")] == [1]
 
 
@@ -194,7 +192,7 @@ def test_other_settings_are_named_and_refused_unless_they_change_no_numbers(toy:
 
 def test_fewer_steps_than_were_made_are_refused_and_as_many_end_the_run(toy: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        toy.toy_train(toy.settings(), tmp_path / "run", fetch=StopAt(toy, 6, signal.SIGTERM))
+        toy.toy_train(toy.settings(), tmp_path / "run", loss_fn=StopAt(toy, 6, signal.SIGTERM))
     with pytest.raises(UserError, match="run is at step 6, beyond --max-steps 5; give more steps"):
         toy.toy_train(toy.settings(max_steps=5), tmp_path / "run", True)
     assert toy.toy_train(toy.settings(max_steps=6), tmp_path / "run", True)["loss"] > 0

@@ -66,7 +66,7 @@ def test_muon_gets_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
     model = network()
     adamw, muon = build_optimizers(model, settings(optimizer="muon", precision="bf16"), lambda _: LearningRate())
     assert isinstance(muon, optim.Muon)
-    assert muon.bf16
+    assert muon.dtype == torch.bfloat16
     inside = {n for n, p in model.named_parameters() if p.ndim == 2 and n.startswith("blocks.")}
     assert "blocks.1.cross.kv.weight" in inside
     assert names_of(model, muon) == inside
@@ -166,7 +166,7 @@ class Dtypes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
-        if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+        if func in (torch.ops.aten.bmm.default, torch.ops.aten.baddbmm.default):
             self.seen.add(found.dtype)
         return found
 

@@ -1,12 +1,13 @@
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
 from torch import Tensor
 
 from diladiff_cli.core.times import low_discrepancy
-from diladiff_cli.runtime.randomness import BatchNoise, SampleNoise, generator, mix
+from diladiff_cli.runtime.randomness import BatchNoise, SampleNoise, _stream, _unit, generator, mix
 
 CPU = torch.device("cpu")
 
@@ -65,6 +66,114 @@ def test_seed_step_and_place_each_change_the_numbers() -> None:
 def test_two_draws_of_one_example_differ() -> None:
     noise = batch_noise(range(2))
     assert not torch.equal(noise.uniform(4), noise.uniform(4))
+
+
+MANY = 1 << 18
+
+
+def correlations(*columns: Tensor) -> np.ndarray:
+    """Between all pairs of different columns, in standard deviations of those of independent numbers."""
+    found = np.corrcoef(torch.stack(columns).double().numpy())
+    return np.abs(found[np.triu_indices(len(columns), 1)]) * len(columns[0]) ** 0.5
+
+
+def test_two_draws_of_each_example_are_uncorrelated() -> None:
+    noise = BatchNoise(1, 2, range(MANY), MANY, CPU)
+    draws = [draw() for draw in (noise.uniform, noise.uniform, noise.normal, noise.normal, noise.uniform)]
+    assert correlations(*draws).max() < 4
+    assert correlations(*[(draw - draw.mean()) ** 2 for draw in draws]).max() < 4
+
+
+@pytest.mark.parametrize("name", ["uniform", "normal", "shared_uniform"])
+def test_consecutive_draws_of_one_example_are_uncorrelated(name: str) -> None:
+    noise = batch_noise(range(3, 4))
+    draws = torch.stack([getattr(noise, name)().squeeze() for _ in range(4000)])
+    assert correlations(draws[:-2], draws[1:-1], draws[2:]).max() < 4
+
+
+@pytest.mark.parametrize("count", [2, 6])
+def test_normals_of_one_draw_are_uncorrelated_and_so_are_their_squares(count: int) -> None:
+    """The two of a pair share a radius and an angle."""
+    columns = BatchNoise(1, 2, range(MANY), MANY, CPU).normal(count).unbind(1)
+    squares = [column**2 for column in columns]
+    assert correlations(*columns, *squares).max() < 4
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (3, 3), (7, 1, 3)])
+def test_an_odd_count_of_normals_has_its_shape_and_its_law(shape: tuple[int, ...]) -> None:
+    found = BatchNoise(1, 2, range(3000), 3000, CPU).normal(*shape)
+    assert found.shape == (3000, *shape)
+    assert len(found.unique()) > 0.999 * found.numel()
+    assert stats.kstest(found.flatten().numpy(), "norm").pvalue > 1e-3
+    last = found.reshape(3000, -1)[:, -1]
+    assert stats.kstest(last.numpy(), "norm").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("seed", [0, 1, 1 << 40])
+def test_many_normals_have_the_moments_and_the_law_of_normal_ones(seed: int) -> None:
+    found = BatchNoise(seed, 7, range(512), 512, CPU).normal(MANY // 512).double().flatten().numpy()
+    bounds = {"mean": 1.0, "variance": 2.0, "skewness": 6.0, "kurtosis": 24.0}  # variances of the estimates, times n
+    errors = (found.mean(), found.var() - 1, stats.skew(found), stats.kurtosis(found))
+    for (name, variance), error in zip(bounds.items(), errors, strict=True):
+        assert abs(error) < 4 * (variance / MANY) ** 0.5, name
+    assert 4.2 < np.abs(found).max() < 6.7
+    assert stats.kstest(found, "norm").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("seed", [0, 1, 1 << 40])
+def test_many_uniforms_lie_in_their_interval_and_have_their_law(seed: int) -> None:
+    found = BatchNoise(seed, 7, range(512), 512, CPU).uniform(MANY // 512).flatten()
+    assert 0 <= found.min() < 1e-4
+    assert 1 - 1e-4 < found.max() < 1
+    assert stats.kstest(found.double().numpy(), "uniform").pvalue > 1e-3
+
+
+def test_all_bits_of_a_number_give_a_uniform_below_one() -> None:
+    bits = torch.tensor([0, (1 << 40) - 1, 1 << 40, (1 << 63) - 1, -(1 << 63), -1])
+    grid = 2.0**-24
+    assert _unit(bits).tolist() == [0.0, 0.0, grid, 0.5 - grid, 0.5, 1 - grid]
+
+
+def splitmix64(seed: int, count: int) -> list[int]:
+    """The first numbers of the generator, as it was published."""
+    mask, found = (1 << 64) - 1, []
+    for _ in range(count):
+        seed = (seed + 0x9E3779B97F4A7C15) & mask
+        z = ((seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+        found.append(z ^ (z >> 31))
+    return found
+
+
+def signed(number: int) -> int:
+    return int(np.array(number, dtype=np.uint64).astype(np.int64))
+
+
+def unsigned(numbers: Tensor) -> list[int]:
+    found: list[int] = numbers.numpy().view(np.uint64).tolist()
+    return found
+
+
+PUBLISHED = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+KEYS = [0, 1, 1234567, 0x9E3779B97F4A7C15, (1 << 63) - 1, 1 << 63, (1 << 63) + 12345, (1 << 64) - 1]
+
+
+def test_streams_have_the_published_numbers_of_splitmix64() -> None:
+    assert splitmix64(1234567, 5) == PUBLISHED
+    assert unsigned(_stream(1234567, torch.arange(5))) == PUBLISHED
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_streams_are_those_of_splitmix64(key: int) -> None:
+    wanted = splitmix64(key, 1000)
+    assert unsigned(_stream(signed(key), torch.arange(1000))) == wanted
+    assert unsigned(_stream(torch.tensor([signed(key)]), torch.arange(1000))) == wanted
+    assert unsigned(_stream(signed(key), torch.tensor([999, 0, 500]))) == [wanted[999], wanted[0], wanted[500]]
+
+
+def test_streams_of_several_keys_are_drawn_at_once() -> None:
+    found = _stream(torch.tensor([[signed(key)] for key in KEYS]), torch.arange(7))
+    assert [unsigned(row) for row in found] == [splitmix64(key, 7) for key in KEYS]
 
 
 def test_numbers_over_steps_and_places_have_their_laws() -> None:

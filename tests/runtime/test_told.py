@@ -35,7 +35,7 @@ def test_the_first_line_is_for_the_user_and_the_log_keeps_its_rhythm(
     logged = [line["step"] for line in read_metrics(tmp_path / "whole" / "metrics.jsonl") if line["split"] == "train"]
     assert logged == [5, 10]
     with pytest.raises(Interrupted):
-        toy.toy_train(toy.settings(log_every=5), tmp_path / "parts", fetch=StopAt(toy, 7, signal.SIGTERM))
+        toy.toy_train(toy.settings(log_every=5), tmp_path / "parts", loss_fn=StopAt(toy, 7, signal.SIGTERM))
     told(capsys)
     toy.toy_train(toy.settings(log_every=5), tmp_path / "parts")
     plan, first = told(capsys)

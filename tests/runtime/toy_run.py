@@ -1,7 +1,7 @@
 """Tiny trainings for the loop: a toy network, and MeanFlow on tiny latents.
 
-As a script, ``toy_run.py OUT SETTINGS [--meanflow] [--slow] [--resume]``, one run in a process of its own: prints each
-step, and ends with 128 plus the signal's number when interrupted.
+As a script, ``toy_run.py OUT SETTINGS [--meanflow] [--slow] [--resume]``, one run in a process of its own: prints a
+line when it begins to compute a micro-batch, and ends with 128 plus the signal's number when interrupted.
 """
 
 import json
@@ -146,14 +146,16 @@ def main() -> None:
     out, changes = Path(sys.argv[1]), json.loads(sys.argv[2])
     config = meanflow_settings(**changes) if "--meanflow" in sys.argv else settings(**changes)
 
-    def slow_fetch(rows: np.ndarray) -> Tensor:
+    loss_fn = make_run(config, out).loss_fn
+
+    def slow_loss(model: nn.Module, x: Tensor, noise: BatchNoise) -> tuple[Tensor, dict[str, Tensor]]:
         sys.stdout.write("step\n")
         sys.stdout.flush()
         time.sleep(0.2 if "--slow" in sys.argv else 0)
-        return fetch(rows)
+        return loss_fn(model, x, noise)
 
     try:
-        toy_train(config, out, True if "--resume" in sys.argv else None, fetch=slow_fetch)
+        toy_train(config, out, True if "--resume" in sys.argv else None, loss_fn=slow_loss)
     except Interrupted as interrupted:
         sys.exit(128 + interrupted.signal_number)
 

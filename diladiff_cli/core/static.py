@@ -1,0 +1,153 @@
+"""Blind orders in steps of one shape, which a GPU can replay without being told anew what to do.
+
+Where a blind order reveals is known before the first step: all positions are laid out then, padded to the longest step.
+The tokens are those of :func:`diladiff_cli.core.unmask.unmask`, for the same random numbers.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diladiff_cli.core.draw import Categorical, next_uniform, tempered_weights
+from diladiff_cli.core.times import sampling_grid, spread_times
+from diladiff_cli.core.unmask import BLIND_ORDERS, Decoding, Head
+
+BUCKET = 16  # the longest step is padded to a multiple of this, so that few shapes occur
+LEFT_OUT = 1e-9  # chance that a draw ends outside of the nucleus, which is noticed
+MOST_DRAWS = 32
+
+
+@dataclass(frozen=True)
+class RevealPlan:
+    """What is revealed when, for a batch (B, L).
+
+    Attributes:
+        numbers: Of the S steps that reveal something.
+        places: (S, M) positions in the flattened batch; B * L pads.
+        uniform: (S, M, T) float64, the numbers that each position's token is drawn with, until it is in the nucleus.
+    """
+
+    numbers: list[int]
+    places: Tensor
+    uniform: Tensor
+
+    @property
+    def width(self) -> int:
+        """M."""
+        return self.places.shape[1]
+
+    @classmethod
+    def of(cls, x: Tensor, mask_id: int, reveal_times: Tensor, uniform: Tensor, decoding: Decoding) -> "RevealPlan":
+        """The plan for tokens x, reveal times and uniform draws (B, L) on the CPU; see :func:`unmask`.
+
+        Raises:
+            ValueError: The order looks at predictions.
+        """
+        if decoding.order not in BLIND_ORDERS:
+            raise ValueError(f"order {decoding.order} cannot be planned")
+        times = spread_times(reveal_times) if decoding.order == "spread" else reveal_times
+        ends = sampling_grid(decoding.steps)[1:].to(times.dtype)
+        number = decoding.steps - torch.searchsorted(
+            ends.flip(0), times.contiguous(), right=True
+        )  # of a position's step
+        number = torch.where(x == mask_id, number, decoding.steps).flatten()
+        counts = torch.bincount(number, minlength=decoding.steps + 1)[: decoding.steps]
+        order = number.argsort(stable=True)[: int(counts.sum())]
+        width = BUCKET * max(1, math.ceil(int(counts.max()) / BUCKET))
+        rows = counts.nonzero().squeeze(1)
+        places = torch.full((len(rows), width), x.numel())
+        filled = torch.arange(width) < counts[rows][:, None]
+        places[filled] = order
+        drawn = torch.zeros(*places.shape, draws_at_most(decoding), dtype=torch.float64)
+        following = uniform.double().flatten()[order]
+        for turn in range(drawn.shape[2]):
+            drawn[filled, turn] = following
+            following = next_uniform(following)
+        return cls(rows.tolist(), places, drawn)
+
+
+def draws_at_most(decoding: Decoding) -> int:
+    """T, how often a token is drawn until one outside of the nucleus is as rare as :data:`LEFT_OUT`."""
+    if decoding.top_p >= 1.0 or decoding.temperature == 0.0:
+        return 1
+    return math.ceil(math.log(LEFT_OUT) / math.log1p(-decoding.top_p))
+
+
+def can_be_static(decoding: Decoding) -> bool:
+    """Whether steps of one shape serve: in blind orders, with a nucleus that few draws reach."""
+    return decoding.order in BLIND_ORDERS and draws_at_most(decoding) <= MOST_DRAWS
+
+
+class StaticStep:
+    """A decoding step on buffers of fixed shape.
+
+    Args:
+        body: Hidden states (B, L, D) of the whole batch (B, L).
+        head: Logits of hidden states.
+        shape: (B, L).
+        width: M, positions that a step reveals at most.
+        decoding: Temperature and nucleus.
+        device: Where the buffers are.
+
+    Attributes:
+        tokens: (B * L + 1,) the batch; what the padding reveals goes to the last.
+        places: (M,) see :class:`RevealPlan`.
+        uniform: (M, T) see :class:`RevealPlan`.
+        outside: Whether a token was left that lies outside of the nucleus.
+    """
+
+    def __init__(
+        self,
+        body: Callable[[Tensor], Tensor],
+        head: Head,
+        shape: tuple[int, int],
+        width: int,
+        decoding: Decoding,
+        device: torch.device,
+    ) -> None:
+        self.body, self.head, self.shape, self.decoding = body, head, shape, decoding
+        size = shape[0] * shape[1]
+        self.tokens = torch.zeros(size + 1, dtype=torch.int64, device=device)
+        self.places = torch.full((width,), size, device=device)
+        self.uniform = torch.zeros(width, draws_at_most(decoding), dtype=torch.float64, device=device)
+        self.outside = torch.zeros((), dtype=torch.bool, device=device)
+
+    @property
+    def x(self) -> Tensor:
+        """(B, L) the batch."""
+        return self.tokens[:-1].view(self.shape)
+
+    def __call__(self) -> None:
+        """Reveal ``places``."""
+        size = len(self.tokens) - 1
+        hidden = self.body(self.x).flatten(0, 1)[self.places.clamp(max=size - 1)]  # (M, D)
+        logits = self.head(hidden)
+        if self.decoding.temperature == 0.0:
+            tokens = logits.argmax(-1)
+        else:
+            tokens, outside = first_inside(logits, self.uniform, self.decoding)
+            self.outside |= (outside & (self.places < size)).any()
+        self.tokens.scatter_(0, self.places, tokens)
+
+
+def first_inside(logits: Tensor, uniform: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor]:
+    """Of T draws a row the first that is in the nucleus, as of :func:`diladiff_cli.core.draw.draw_tokens`.
+
+    Args:
+        logits: (M, K).
+        uniform: (M, T) float64, each number the next one of the one before it.
+        decoding: Temperature, not 0, and nucleus.
+
+    Returns:
+        (M,) tokens, and (M,) whether all T are outside.
+    """
+    found = Categorical.of(tempered_weights(logits, decoding.temperature))
+    tokens = found.draws(uniform)  # (M, T)
+    if decoding.top_p >= 1.0:
+        return tokens[:, 0], torch.zeros_like(tokens[:, 0], dtype=torch.bool)
+    inside = torch.stack([found.in_nucleus(drawn, decoding.top_p) for drawn in tokens.unbind(1)], dim=1)
+    first = inside.int().argmax(1, keepdim=True)
+    return tokens.gather(1, first).squeeze(1), ~inside.any(1)

@@ -1,0 +1,207 @@
+"""Sampling as CUDA graphs: a GPU replays a step at once, where launching its kernels one by one takes longer."""
+
+from bisect import bisect_right
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from diladiff_cli.core.static import RevealPlan, StaticStep
+from diladiff_cli.core.unmask import Decoding
+from diladiff_cli.networks.denoiser import TokenDenoiser
+from diladiff_cli.networks.layers import LatentCache
+
+WARM_UP = 3  # runs before a capture, in which libraries choose their kernels
+MOST_GRAPHS = 8  # kept at a time: each holds memory of its own
+MOST_STEPS = 16  # of latents in one graph
+Caches = list[LatentCache | None]
+OnStep = Callable[[int, Tensor], None]
+Made = TypeVar("Made")
+
+
+def replays_pay(device: torch.device) -> bool:
+    """Whether a device is told what to do kernel by kernel, which takes longer than a small network does."""
+    return device.type == "cuda"
+
+
+def captured(work: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
+    """``work``, which always uses the same tensors, as something that does it again: on a GPU by replaying a graph."""
+    if device.type != "cuda":
+        return work
+    aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    aside.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(aside):
+        for _ in range(WARM_UP):
+            work()
+    torch.cuda.current_stream(device).wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A network that decodes from a step on.
+
+    Attributes:
+        first: Number of that step.
+        decoder: A base, or an auto-encoder's decoder.
+        z: (B, N, C) latents for it.
+    """
+
+    first: int
+    decoder: TokenDenoiser
+    z: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What is drawn into a batch, and how.
+
+    Attributes:
+        shape: (B, L).
+        width: Positions that a step reveals at most.
+        temperature: Of :class:`Decoding`.
+        top_p: Of :class:`Decoding`.
+    """
+
+    shape: tuple[int, int]
+    width: int
+    temperature: float
+    top_p: float
+
+
+class DecodingReplay:
+    """The decoding steps of one decoder for batches of one shape.
+
+    Args:
+        decoder: A base, or an auto-encoder's decoder.
+        caches: Cross-attention to latents of that shape, whose values change from batch to batch; None for a base.
+        drawing: Shape and drawing.
+        device: Of the decoder.
+    """
+
+    def __init__(self, decoder: TokenDenoiser, caches: Caches | None, drawing: Drawing, device: torch.device) -> None:
+        self._caches = caches
+        decoding = Decoding(1, temperature=drawing.temperature, top_p=drawing.top_p)
+        body, head = partial(decoder.body, caches=caches), decoder.float32_logits
+        self.step = StaticStep(body, head, drawing.shape, drawing.width, decoding, device)
+        self.run = captured(self.step, device)
+
+    def look_at(self, caches: Caches | None) -> None:
+        """Attend to the latents of another batch from now on."""
+        for mine, new in zip(self._caches or [], caches or [], strict=True):
+            if mine is not None and new is not None:
+                mine.k.copy_(new.k)
+                mine.v.copy_(new.v)
+
+
+class LatentReplay:
+    """The way from noise to latents for batches of one shape.
+
+    Args:
+        draw: Starting noise (B, N, C), and further noises or None -> latents.
+        z: Noise of that shape.
+        noises: Of that shape.
+    """
+
+    def __init__(self, draw: Callable[[Tensor, Tensor | None], Tensor], z: Tensor, noises: Tensor | None) -> None:
+        self._z, self._noises, self._found = z.clone(), None if noises is None else noises.clone(), torch.empty_like(z)
+        self._run = captured(lambda: self._found.copy_(draw(self._z, self._noises)), z.device)
+
+    def __call__(self, z: Tensor, noises: Tensor | None) -> Tensor:
+        """Latents (B, N, C)."""
+        self._z.copy_(z)
+        if self._noises is not None and noises is not None:
+            self._noises.copy_(noises)
+        self._run()
+        return self._found.clone()
+
+
+class Replays:
+    """What was captured for a sampler; the longest unused goes first."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, Any] = {}
+
+    def get(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What is kept under a key, made if it is not there."""
+        found: Made | None = self._kept.pop(key, None)
+        if found is None:
+            while len(self._kept) >= MOST_GRAPHS:
+                del self._kept[next(iter(self._kept))]
+            found = make()
+        self._kept[key] = found
+        return found
+
+    def latents(
+        self, draw: Callable[[Tensor, Tensor | None], Tensor], z: Tensor, noises: Tensor | None, key: Hashable
+    ) -> Tensor:
+        """What ``draw`` makes of noise z (B, N, C) and perhaps more; ``key`` is all else that it depends on."""
+        return self.get(("latents", z.shape, key), lambda: LatentReplay(draw, z, noises))(z, noises)
+
+    def unmask(
+        self,
+        turns: Sequence[Turn],
+        x: Tensor,
+        reveal_times: Tensor,
+        uniform: Tensor,
+        decoding: Decoding,
+        on_step: OnStep | None = None,
+    ) -> Tensor | None:
+        """As :func:`diladiff_cli.core.unmask.unmask`, of inputs on the CPU.
+
+        Returns:
+            (B, L) tokens; None where one was left outside of the nucleus, which is next to impossible.
+        """
+        mask_id, device = turns[0].decoder.mask_id, turns[0].decoder.embedding.weight.device
+        plan = RevealPlan.of(x, mask_id, reveal_times, uniform, decoding)
+        drawing = Drawing((x.shape[0], x.shape[1]), plan.width, decoding.temperature, decoding.top_p)
+        parts = []
+        for turn in turns:
+            caches = None if turn.z is None else turn.decoder.latent_caches(turn.z)
+            key = ("decoding", id(turn.decoder), turn.z is None, drawing)
+            part = self.get(key, partial(DecodingReplay, turn.decoder, caches, drawing, device))
+            part.look_at(caches)
+            parts.append(part)
+        return replay(parts, [turn.first for turn in turns], x, plan, on_step)
+
+
+def replay(
+    parts: Sequence[DecodingReplay], firsts: Sequence[int], x: Tensor, plan: RevealPlan, on_step: OnStep | None = None
+) -> Tensor | None:
+    """Reveal what a plan says.
+
+    Args:
+        parts: The steps of each network that takes its turn.
+        firsts: The first step of each, rising from 0.
+        x: (B, L) tokens on the CPU.
+        plan: For x.
+        on_step: Called with a step's number and the tokens after it.
+
+    Returns:
+        As of :meth:`Replays.unmask`.
+    """
+    device = parts[0].step.tokens.device
+    places, uniform = plan.places.to(device), plan.uniform.to(device)
+    for part in parts:
+        part.step.outside.zero_()
+    current = parts[0]
+    current.step.x.copy_(x)
+    for row, number in enumerate(plan.numbers):
+        turn = parts[bisect_right(firsts, number) - 1]
+        if turn is not current:
+            turn.step.x.copy_(current.step.x)
+            current = turn
+        current.step.places.copy_(places[row])
+        current.step.uniform.copy_(uniform[row])
+        current.run()
+        if on_step is not None:
+            on_step(number, current.step.x)
+    if any(bool(part.step.outside) for part in parts):
+        return None
+    return current.step.x.clone()

@@ -1,0 +1,87 @@
+"""The way of a GPU on a CPU, where what would be captured runs as it is; tests/test_gpu.py has the captures."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from diladiff_cli.config import SampleConfig
+from diladiff_cli.stages import graphs
+from diladiff_cli.stages.sample import decode, draw_latents, generate
+from diladiff_cli.stages.sampler import load_sampler
+from tests.chain import Chain
+
+
+@contextmanager
+def replaying(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setattr(graphs, "replays_pay", lambda device: True)
+        yield
+
+
+SETTINGS = {
+    "mdlm": SampleConfig(n=5, decode_steps=4, batch_size=2, top_p=0.9),
+    "prior": SampleConfig(n=6, steps=3, decode_steps=4, batch_size=4, decodings=2, temperature=0.7),
+    "student": SampleConfig(n=6, steps=2, decode_steps=5, batch_size=4, gamma=0.8, latent_until=0.5, order="spread"),
+    "ae": SampleConfig(n=4, decode_steps=3, batch_size=2, top_p=0.8),
+}
+
+
+@pytest.mark.parametrize("stage", SETTINGS)
+def test_replays_sample_as_plain_steps_do(tiny_chain: Chain, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler, config = load_sampler(getattr(tiny_chain, stage), "cpu"), SETTINGS[stage]
+    wanted = list(generate(sampler, config))
+    with replaying(monkeypatch):
+        assert list(generate(sampler, config)) == wanted
+    assert sampler.replays._kept
+
+
+def test_a_kept_replay_attends_to_the_latents_of_its_batch(tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler, config = load_sampler(tiny_chain.prior, "cpu"), replace(SETTINGS["prior"], decodings=1, temperature=0.0)
+    batches = [torch.randn(2, *sampler.require_autoencoder().latent_shape) * 3 for _ in range(2)]
+    wanted = [decode(sampler, range(2), config, z) for z in batches]
+    assert not torch.equal(*wanted)
+    with replaying(monkeypatch):
+        for z, tokens in [*zip(batches, wanted, strict=True)] * 2:
+            assert torch.equal(decode(sampler, range(2), config, z), tokens)
+    assert len(sampler.replays._kept) == 1
+
+
+def test_latents_are_replayed_from_the_noise_of_their_batch(tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler, config = load_sampler(tiny_chain.student, "cpu"), replace(SETTINGS["student"], latent_until=0.0)
+    batches = [range(2), range(2, 4), range(4, 5)]
+    wanted = [draw_latents(sampler, batch, config) for batch in batches]
+    with replaying(monkeypatch):
+        for batch, z in zip(batches, wanted, strict=True):
+            assert torch.equal(draw_latents(sampler, batch, config), z)
+    assert len(sampler.replays._kept) == 2  # shapes
+
+
+def test_a_token_left_outside_of_the_nucleus_is_drawn_by_plain_steps(
+    tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler, config = load_sampler(tiny_chain.mdlm, "cpu"), replace(SETTINGS["mdlm"], top_p=0.5, temperature=2.0)
+    wanted = list(generate(sampler, config))
+    left: list[Any] = []
+    unmask = graphs.Replays.unmask
+
+    def noted(*args: Any) -> Any:
+        left.append(unmask(*args))
+        return left[-1]
+
+    monkeypatch.setattr("diladiff_cli.core.static.draws_at_most", lambda decoding: 1)
+    monkeypatch.setattr(graphs.Replays, "unmask", noted)
+    with replaying(monkeypatch):
+        assert list(generate(sampler, config)) == wanted
+    assert None in left
+
+
+def test_no_more_replays_are_kept_than_said(tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "MOST_GRAPHS", 2)
+    replays, made = graphs.Replays(), []
+    for key in ("a", "b", "a", "c", "a", "b"):
+        replays.get(key, lambda key=key: made.append(key) or key)  # type: ignore[misc]
+    assert made == ["a", "b", "c", "b"]
