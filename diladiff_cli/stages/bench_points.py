@@ -60,7 +60,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Kept:
-    """Files of what was measured of a point with one seed; ``samples`` and ``speed`` come together."""
+    """Files of what was measured of a point with one seed; ``speed`` is this machine's."""
 
     samples: Path
     speed: Path

@@ -216,6 +216,21 @@ def test_speed_at_another_batch_size_is_measured_anew(tiny_chain: Chain, tmp_pat
     assert first[0]["figures"] == again[0]["figures"]
 
 
+def test_samples_stay_where_a_speed_is_measured_on_another_machine(
+    tiny_chain: Chain, tmp_path: Path, drawn: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (before,) = bench(tiny_chain, tmp_path, decode_steps="2", steps="1", seeds="0")
+    (samples,) = (file for file in (tmp_path / "points").glob("*.jsonl"))
+    samples.write_text(samples.read_text().replace('"order"', '"measured there": true, "order"'), encoding="utf-8")
+    kept = samples.read_bytes()
+    monkeypatch.setattr("diladiff_cli.stages.bench_points.machine", lambda device: "another")
+    (after,) = bench(tiny_chain, tmp_path, decode_steps="2", steps="1", seeds="0")
+    assert len(drawn) == 2
+    assert samples.read_bytes() == kept
+    assert after["figures"] == before["figures"]
+    assert after["tokens_per_second"] != before["tokens_per_second"]
+
+
 def test_points_of_a_model_that_was_moved_keep_their_reference(chain_copy: Chain, tmp_path: Path) -> None:
     settings = {"steps": "1", "decode_steps": "2", "seeds": "0"}
     first = bench(chain_copy, tmp_path, **settings)
