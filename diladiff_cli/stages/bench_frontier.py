@@ -32,7 +32,7 @@ Report = dict[str, Any]
 FIGURES = ("genppl", "entropy", "mauve", "latent_agreement", "distinct_2", "repetition_4")
 POOLED = f"of the texts of all seeds together, mean and spread over seeds of the clustering; {DEFINITION}"
 ALIKE = ("decode_steps", "order", "threshold", "entropy_bound")  # of points that are compared at equal entropy
-COMPARED = ("genppl", "mauve", "mauve_pooled", "latent_agreement", "repetition_4")  # at equal entropy
+COMPARED = ("genppl", "mauve", "mauve_pooled", "latent_agreement", "distinct_2", "repetition_4")  # at equal entropy
 
 
 def bench_frontier(
