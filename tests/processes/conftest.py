@@ -22,10 +22,13 @@ CONFIGS: dict[str, Callable[..., StageConfig]] = {
 
 @pytest.fixture(scope="session")
 def commands(tiny_chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Commands:
-    """The training commands by name, each on the parts of the tiny chain; --out is left to the test."""
+    """The training commands by name, each on the parts of the tiny chain; --out is left to the test.
+
+    The base is trained with Muon, the rest with AdamW.
+    """
     text = ""
     for stage, make in CONFIGS.items():
-        values = make(**SHARED).to_dict()
+        values = make(**SHARED, optimizer="muon" if stage == "mdlm" else "adamw").to_dict()
         text += f"[{stage}]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
     settings = tmp_path_factory.mktemp("settings") / "tiny.toml"
     settings.write_text(text)
