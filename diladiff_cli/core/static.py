@@ -15,7 +15,7 @@ from diladiff_cli.core.draw import Categorical, next_uniform, tempered_weights
 from diladiff_cli.core.times import sampling_grid, spread_times
 from diladiff_cli.core.unmask import BLIND_ORDERS, Decoding, Head
 
-BUCKET = 16  # the longest step is padded to a multiple of this, so that few shapes occur
+LEAST_WIDTH = 16
 LEFT_OUT = 1e-9  # chance that a draw ends outside of the nucleus, which is noticed
 MOST_DRAWS = 32
 
@@ -56,7 +56,7 @@ class RevealPlan:
         number = torch.where(x == mask_id, number, decoding.steps).flatten()
         counts = torch.bincount(number, minlength=decoding.steps + 1)[: decoding.steps]
         order = number.argsort(stable=True)[: int(counts.sum())]
-        width = BUCKET * max(1, math.ceil(int(counts.max()) / BUCKET))
+        width = padded_width(int(counts.max()))
         rows = counts.nonzero().squeeze(1)
         places = torch.full((len(rows), width), x.numel())
         filled = torch.arange(width) < counts[rows][:, None]
@@ -67,6 +67,12 @@ class RevealPlan:
             drawn[filled, turn] = following
             following = next_uniform(following)
         return cls(rows.tolist(), places, drawn)
+
+
+def padded_width(count: int) -> int:
+    """At least ``count``, and an eighth more at most beyond 128, so that batches alike have few widths."""
+    unit = max(LEAST_WIDTH, 1 << max(0, count.bit_length() - 4))
+    return unit * max(1, math.ceil(count / unit))
 
 
 def draws_at_most(decoding: Decoding) -> int:

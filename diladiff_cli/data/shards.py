@@ -130,6 +130,8 @@ class Shards:
         counts = [shard["rows"] for shard in record["shards"]]
         self._files = [self._open(path, rows) for path, rows in zip(self._paths, counts, strict=True)]
         dtypes_of = [opened.get_slice(key)[:0].dtype for opened in self._files]
+        if len(set(dtypes_of)) > 1:
+            raise UserError(f"the shards in {folder} hold different kinds of numbers", self._remedy(self._paths[-1]))
         self._rows = [_mapped(path, key, dtype) for path, dtype in zip(self._paths, dtypes_of, strict=True)]
         self._sums: dict[int, np.ndarray | None] = {}  # of the shards read from so far
         self._sums_of_sums = [shard.get(CHECKSUMS) for shard in record["shards"]]  # none in older records

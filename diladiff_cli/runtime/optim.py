@@ -60,7 +60,8 @@ class Muon(torch.optim.Muon):
                 updates = self._directions(parameters, group)
                 rate = group["lr"] * 0.2 * math.sqrt(max(shape))
                 torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(parameters, list(updates.to(parameters[0].dtype).unbind()), alpha=-rate)
+                updates = updates.to(parameters[0].dtype)
+                torch._foreach_add_(parameters, [updates[i] for i in range(len(parameters))], alpha=-rate)
         return loss
 
     def _directions(self, parameters: list[Tensor], group: dict[str, Any]) -> Tensor:
@@ -71,16 +72,19 @@ class Muon(torch.optim.Muon):
         gradients = [p.grad for p in parameters if p.grad is not None]
         buffers = [self.state[p]["momentum_buffer"] for p in parameters]
         torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
-        momentum = torch._foreach_lerp(gradients, buffers, group["momentum"]) if group["nesterov"] else buffers
-        return orthogonalised(torch.stack(momentum).to(self.dtype), group["ns_coefficients"], group["ns_steps"])
+        if group["nesterov"]:  # one by one: the operation on lists is not there for sharded tensors of older torch
+            pairs = zip(gradients, buffers, strict=True)
+            buffers = [torch.lerp(gradient, buffer, group["momentum"]) for gradient, buffer in pairs]
+        momentum = torch.stack(buffers).to(self.dtype)
+        return orthogonalised(momentum, group["ns_coefficients"], group["ns_steps"], group["eps"])
 
 
-def orthogonalised(x: Tensor, coefficients: tuple[float, float, float], steps: int) -> Tensor:
+def orthogonalised(x: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
     """Roughly U V^T of each matrix U S V^T of x (n, A, B), by Muon's quintic Newton-Schulz iteration."""
     if x.shape[-2] > x.shape[-1]:
-        return orthogonalised(x.mT, coefficients, steps).mT
+        return orthogonalised(x.mT, coefficients, steps, eps).mT
     a, b, c = coefficients
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)
     for _ in range(steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

@@ -9,7 +9,7 @@ Fetch = Callable[[int], list[Tensor]]
 
 
 class Prefetch:
-    """Reads the batch of the next step in a thread while the one at hand is computed.
+    """Reads the batch of the next step in a thread while the one at hand is computed; both are in memory then.
 
     Args:
         fetch: Step -> what it needs, in the thread.
@@ -37,11 +37,11 @@ class Prefetch:
     def close(self) -> None:
         """Read nothing more, and let go of the data."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        self._ahead, self._fetch = None, _closed
+        self._ahead, self._fetch = None, _nothing
 
     def _start(self, step: int) -> tuple[int, Future[list[Tensor]]]:
         return step, self._pool.submit(self._fetch, step)
 
 
-def _closed(step: int) -> list[Tensor]:
-    raise RuntimeError(f"the batch of step {step} was asked for after the end")
+def _nothing(step: int) -> list[Tensor]:
+    raise ValueError(f"the batch of step {step} is asked for after the end")

@@ -56,7 +56,7 @@ class BatchNoise:
 
     def uniform(self, *shape: int) -> Tensor:
         """(B, *shape) draws from U(0, 1)."""
-        return _unit(self._bits(math.prod(shape))).view(-1, *shape)
+        return _unit(self._bits(math.prod(shape))).view(len(self._places), *shape)
 
     def normal(self, *shape: int) -> Tensor:
         """(B, *shape) standard normal draws, two from each pair of uniform ones (Box and Muller, 1958)."""
@@ -65,7 +65,9 @@ class BatchNoise:
         first, second = _shifted(bits, 32) + 1, bits & 0xFFFFFFFF  # 32 bits each
         radius = (first.float() * 2.0**-32).log_().mul_(-2.0).sqrt_()
         angle = second.float().mul_(2.0**-32 * 2 * math.pi)
-        return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :count].reshape(-1, *shape)
+        return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :count].reshape(
+            len(self._places), *shape
+        )
 
     def some(self, share: float) -> Tensor:
         """Rows of the micro-batch that are among a share of the global batch's places, the same ones in every step.

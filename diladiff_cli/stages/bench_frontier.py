@@ -17,6 +17,7 @@ from diladiff_cli.stages.bench_points import Kept, Point, check_texts, plan_poin
 from diladiff_cli.stages.bench_speed import machine, seconds
 from diladiff_cli.stages.eval_files import SampleMeasure
 from diladiff_cli.stages.eval_samples import TOO_FEW
+from diladiff_cli.stages.graphs import replays_pay
 from diladiff_cli.stages.reference_text import SHIPPED
 from diladiff_cli.stages.sample import (
     decode,
@@ -73,6 +74,7 @@ def bench_frontier(
     for number, point in enumerate(points, 1):
         say(f"point {number} of {len(points)}: {point.title}")
         runs = [_measured(point, seed, samplers[point.model], measure, config, out) for seed in seeds]
+        samplers[point.model].replays.clear()
         _check_comparable([*found, *runs], out)
         pooled = _pooled_mauve(point, seeds, runs[0], samplers[point.model], measure, config, out)
         found.append(_report(point, runs, seeds, pooled))
@@ -147,8 +149,7 @@ def _agree(pooled: Report, run: Report) -> bool:
 def _draw(sampler: Sampler, settings: SampleConfig) -> tuple[list[Sample], Report]:
     """The samples, and the time they took without loading."""
     batches = latent_batches(settings)
-    short = replace(settings, decode_steps=1, steps=min(1, settings.steps))
-    _draw_batch(sampler, batches[0], settings if sampler.device.type == "cuda" else short)  # warm; a GPU: captured
+    _warm_up(sampler, batches, settings)
     samples: list[Sample] = []
     latent_seconds = decode_seconds = 0.0
     with Bar("samples", settings.n) as bar:
@@ -165,6 +166,15 @@ def _draw(sampler: Sampler, settings: SampleConfig) -> tuple[list[Sample], Repor
         "batch_size": settings.batch_size,
         "machine": machine(sampler.device),
     }
+
+
+def _warm_up(sampler: Sampler, batches: Sequence[range], settings: SampleConfig) -> None:
+    """Let libraries choose their kernels, and where steps are captured do that for all batches."""
+    if replays_pay(sampler.device):
+        for batch in batches:
+            _draw_batch(sampler, batch, settings)
+    else:
+        _draw_batch(sampler, batches[0], replace(settings, decode_steps=1, steps=min(1, settings.steps)))
 
 
 def _draw_batch(sampler: Sampler, batch: range, settings: SampleConfig) -> tuple[list[Sample], float, float]:

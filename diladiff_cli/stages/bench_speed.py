@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from diladiff_cli.config import BenchConfig
+from diladiff_cli.core.static import can_be_static
 from diladiff_cli.core.textbook import textbook_unmask
 from diladiff_cli.core.times import sampling_grid
 from diladiff_cli.core.unmask import Decoding, unmask
@@ -130,6 +131,7 @@ def measure(decoder: TokenDenoiser, setting: Setting, config: BenchConfig) -> Re
         uniform = torch.rand(window.x.shape, generator=generator(device, 18), device=device, dtype=torch.float64)
         decoding = Decoding(setting.decode_steps, top_p=setting.top_p)
 
+        static = replays_pay(device) and can_be_static(decoding)
         bare, replays = captured(lambda: body(window.x, rows), device), Replays()
         x, reveal_times, numbers = window.x.cpu(), window.reveal_times.cpu(), uniform.cpu()
 
@@ -138,10 +140,10 @@ def measure(decoder: TokenDenoiser, setting: Setting, config: BenchConfig) -> Re
                 bare()
 
         def ours() -> None:
-            if not replays_pay(device):
+            if not static:
                 unmask(body, head, window.x, decoder.mask_id, window.reveal_times, uniform, decoding)
             elif replays.unmask([Turn(0, decoder)], x, reveal_times, numbers, decoding) is None:
-                raise RuntimeError("a token was left outside of the nucleus")
+                raise RuntimeError("steps of one shape did not serve")
 
         with PeakMemory(device) as memory:
             ours()

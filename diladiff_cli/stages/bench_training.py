@@ -19,6 +19,7 @@ from diladiff_cli.networks.autoencoder import AutoEncoder
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.features import SelfFeatures
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
+from diladiff_cli.networks.layers import use_plain_attention
 from diladiff_cli.runtime.memory import PeakMemory
 from diladiff_cli.runtime.optim import LearningRate, build_optimizers
 from diladiff_cli.runtime.precision import settled_precision
@@ -110,6 +111,7 @@ def works(config: BenchConfig, vocab_size: int, length: int, batch_size: int, de
     forward = trunk_flops(prior.trunk, latents["latents"])
     yield Work("train-prior", prior, prior_loss(lambda z: z, prior.schedule, 0.5), z_0, 3.5 * forward)
     student = LatentStudent(schedule_d=10.0, **shape, **latents).to(device)
+    use_plain_attention(student)
     meanflow = MeanFlowLoss(
         lambda z: z, copy.deepcopy(prior).requires_grad_(False), DistillConfig(tangent_warmup_steps=0)
     )

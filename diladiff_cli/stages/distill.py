@@ -15,7 +15,7 @@ from diladiff_cli.core.objectives import adaptive_loss, estimates_of_some, meanf
 from diladiff_cli.core.ode import average_velocity_steps, ddim, guided
 from diladiff_cli.core.times import logit_normal, ordered_pair
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
-from diladiff_cli.networks.layers import plain_attention
+from diladiff_cli.networks.layers import use_plain_attention
 from diladiff_cli.runtime.artifacts import Artifact
 from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.precision import settled
@@ -88,8 +88,7 @@ class MeanFlowLoss:
             u: Tensor = model(z, end, start, z_self)
             return u
 
-        with plain_attention():
-            u, target = meanflow_target(average_velocity, z_t, t, r, v, self._tangent_scale(noise.step))
+        u, target = meanflow_target(average_velocity, z_t, t, r, v, self._tangent_scale(noise.step))
         losses, squared = adaptive_loss(u, target, self.config.adaptive_constant)
         return losses.mean(), {"squared_error": squared.mean() / z_0[0].numel()}
 
@@ -179,6 +178,7 @@ def distill(
     seeded(config.seed)
     model = LatentStudent(**parent.network)
     model.load_state_dict(teacher.state_dict(), strict=False)
+    use_plain_attention(model)
     shape = (256, parent.network["latents"], parent.network["latent_width"])
     run = Run(
         model=model,

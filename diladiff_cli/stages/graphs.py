@@ -3,7 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import torch
@@ -11,11 +11,13 @@ from torch import Tensor
 
 from diladiff_cli.core.static import RevealPlan, StaticStep
 from diladiff_cli.core.unmask import Decoding
+from diladiff_cli.errors import is_out_of_memory
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.layers import LatentCache
 
 WARM_UP = 3  # runs before a capture, in which libraries choose their kernels
-MOST_GRAPHS = 8  # kept at a time: each holds memory of its own
+MOST_GRAPHS = 8  # kept at a time
+MOST_LOGITS = 1 << 27  # of a step, all at once: 512 MB, and about as much again to draw from them
 MOST_STEPS = 16  # of latents in one graph
 Caches = list[LatentCache | None]
 OnStep = Callable[[int, Tensor], None]
@@ -28,19 +30,34 @@ def replays_pay(device: torch.device) -> bool:
 
 
 def captured(work: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
-    """``work``, which always uses the same tensors, as something that does it again: on a GPU by replaying a graph."""
+    """``work``, which always uses the same tensors, as something that does it again: on a GPU by replaying a graph.
+
+    What it makes lies in memory that all graphs share; only tensors made before keep their values.
+    """
     if device.type != "cuda":
         return work
-    aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    aside.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(aside):
-        for _ in range(WARM_UP):
+    with torch.cuda.device(device):
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(WARM_UP):
+                work()
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=_pool(device.index or 0), stream=aside):
             work()
-    torch.cuda.current_stream(device).wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
     return graph.replay
+
+
+@cache
+def _pool(index: int) -> Any:
+    """The memory of all graphs of a GPU, none of which runs beside another."""
+    return torch.cuda.graph_pool_handle()
+
+
+def no_memory_for(error: Exception) -> bool:
+    """Whether a capture failed for want of memory, which may show as a capture that became invalid."""
+    return is_out_of_memory(error) or "StreamCaptureInvalidated" in str(error)
 
 
 @dataclass(frozen=True)
@@ -128,21 +145,32 @@ class Replays:
     def __init__(self) -> None:
         self._kept: dict[Hashable, Any] = {}
 
-    def get(self, key: Hashable, make: Callable[[], Made]) -> Made:
-        """What is kept under a key, made if it is not there."""
+    def get(self, key: Hashable, make: Callable[[], Made]) -> Made | None:
+        """What is kept under a key, made if it is not there; None where there is no memory for it."""
         found: Made | None = self._kept.pop(key, None)
         if found is None:
             while len(self._kept) >= MOST_GRAPHS:
                 del self._kept[next(iter(self._kept))]
-            found = make()
+            try:
+                found = make()
+            except Exception as error:
+                if not no_memory_for(error):
+                    raise
+                self.clear()
+                return None
         self._kept[key] = found
         return found
+
+    def clear(self) -> None:
+        """Free what is kept."""
+        self._kept.clear()
 
     def latents(
         self, draw: Callable[[Tensor, Tensor | None], Tensor], z: Tensor, noises: Tensor | None, key: Hashable
     ) -> Tensor:
         """What ``draw`` makes of noise z (B, N, C) and perhaps more; ``key`` is all else that it depends on."""
-        return self.get(("latents", z.shape, key), lambda: LatentReplay(draw, z, noises))(z, noises)
+        found = self.get(("latents", z.shape, key), lambda: LatentReplay(draw, z, noises))
+        return draw(z, noises) if found is None else found(z, noises)
 
     def unmask(
         self,
@@ -156,23 +184,35 @@ class Replays:
         """As :func:`diladiff_cli.core.unmask.unmask`, of inputs on the CPU.
 
         Returns:
-            (B, L) tokens; None where one was left outside of the nucleus, which is next to impossible.
+            (B, L) tokens. None where plain steps must do: before the first step where their logits at once are too
+            many or a capture finds no memory, and, next to impossible, after the last where a token was left outside of
+            the nucleus.
         """
-        mask_id, device = turns[0].decoder.mask_id, turns[0].decoder.embedding.weight.device
-        plan = RevealPlan.of(x, mask_id, reveal_times, uniform, decoding)
+        first = turns[0].decoder
+        plan = RevealPlan.of(x, first.mask_id, reveal_times, uniform, decoding)
+        if plan.width * first.vocab_size > MOST_LOGITS:
+            return None
+        device = first.embedding.weight.device
         drawing = Drawing((x.shape[0], x.shape[1]), plan.width, decoding.temperature, decoding.top_p)
-        parts = []
+        parts: list[DecodingReplay] = []
         for turn in turns:
             caches = None if turn.z is None else turn.decoder.latent_caches(turn.z)
             key = ("decoding", id(turn.decoder), turn.z is None, drawing)
             part = self.get(key, partial(DecodingReplay, turn.decoder, caches, drawing, device))
+            if part is None:
+                return None
             part.look_at(caches)
             parts.append(part)
-        return replay(parts, [turn.first for turn in turns], x, plan, on_step)
+        return replay(parts, [turn.first for turn in turns], x, plan, decoding.steps, on_step)
 
 
 def replay(
-    parts: Sequence[DecodingReplay], firsts: Sequence[int], x: Tensor, plan: RevealPlan, on_step: OnStep | None = None
+    parts: Sequence[DecodingReplay],
+    firsts: Sequence[int],
+    x: Tensor,
+    plan: RevealPlan,
+    steps: int,
+    on_step: OnStep | None = None,
 ) -> Tensor | None:
     """Reveal what a plan says.
 
@@ -181,25 +221,28 @@ def replay(
         firsts: The first step of each, rising from 0.
         x: (B, L) tokens on the CPU.
         plan: For x.
+        steps: N_disc.
         on_step: Called with a step's number and the tokens after it.
 
     Returns:
-        As of :meth:`Replays.unmask`.
+        (B, L) tokens; None where one was left outside of the nucleus.
     """
     device = parts[0].step.tokens.device
     places, uniform = plan.places.to(device), plan.uniform.to(device)
+    rows = {number: row for row, number in enumerate(plan.numbers)}
     for part in parts:
         part.step.outside.zero_()
     current = parts[0]
     current.step.x.copy_(x)
-    for row, number in enumerate(plan.numbers):
+    for number in range(steps):
         turn = parts[bisect_right(firsts, number) - 1]
         if turn is not current:
             turn.step.x.copy_(current.step.x)
             current = turn
-        current.step.places.copy_(places[row])
-        current.step.uniform.copy_(uniform[row])
-        current.run()
+        if number in rows:
+            current.step.places.copy_(places[rows[number]])
+            current.step.uniform.copy_(uniform[rows[number]])
+            current.run()
         if on_step is not None:
             on_step(number, current.step.x)
     if any(bool(part.step.outside) for part in parts):

@@ -19,6 +19,7 @@ from diladiff_cli.core.ode import average_velocity_steps, ddim
 from diladiff_cli.core.static import can_be_static
 from diladiff_cli.core.unmask import BLIND_ORDERS, Decoding, Successor, unmask
 from diladiff_cli.data.tokenizer import decode_text
+from diladiff_cli.errors import is_out_of_memory
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.memory import Halving
 from diladiff_cli.runtime.precision import has_fast_bf16, settled_precision
@@ -285,7 +286,12 @@ def _draw_batch(
 ) -> list[Sample]:
     ids = ids_of(latents, config)
     z_0 = None
-    if sampler.autoencoder is not None:
-        z_0 = draw_latents(sampler, latents, config).repeat_interleave(config.decodings, 0)
     on_step: OnStep | None = None if report is None else lambda step, _: report(step + 1)
-    return describe(sampler, ids, config, decode(sampler, ids, config, z_0, on_step))
+    try:
+        if sampler.autoencoder is not None:
+            z_0 = draw_latents(sampler, latents, config).repeat_interleave(config.decodings, 0)
+        return describe(sampler, ids, config, decode(sampler, ids, config, z_0, on_step))
+    except Exception as error:
+        if is_out_of_memory(error):
+            sampler.replays.clear()  # of a size that is not asked for again
+        raise

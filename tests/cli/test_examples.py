@@ -94,6 +94,7 @@ def test_the_meaning_of_latents_is_measured(tiny_chain: Chain) -> None:
     assert PACKAGE is not None
     assert PACKAGE.origin is not None
     embedder = Path(PACKAGE.origin).with_name("model")
+    # All held-out texts: of few, agreements may tie.
     command = [sys.executable, str(EXAMPLES / "semantics.py"), "--model", str(tiny_chain.ae), "--n", "57"]
     done = subprocess.run(
         [*command, "--embedder", str(embedder)], env=environment(), capture_output=True, text=True, timeout=600

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diladiff_cli.core.static import RevealPlan, StaticStep, can_be_static, draws_at_most, first_inside
+from diladiff_cli.core.static import RevealPlan, StaticStep, can_be_static, draws_at_most, first_inside, padded_width
 from diladiff_cli.core.unmask import Decoding, unmask
 
 MASK, KINDS, WIDTH = 0, 50, 8
@@ -73,6 +73,13 @@ def test_what_is_never_revealed_and_steps_without_work_are_left_out_of_a_plan() 
     plan = RevealPlan.of(x, MASK, times, uniform, Decoding(10))
     assert plan.numbers == [0, 8]
     assert [places[places < x.numel()].tolist() for places in plan.places] == [[2 * 16 + 3], [4 * 16 + 1]]
+
+
+def test_widths_are_few_and_not_much_too_large() -> None:
+    widths = {count: padded_width(count) for count in range(1, 5000)}
+    assert all(count <= width for count, width in widths.items())
+    assert all(width <= max(count + 15, 1.125 * count + 1) for count, width in widths.items())
+    assert len(set(widths.values())) < 60
 
 
 def test_orders_that_look_at_predictions_cannot_be_planned() -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from diladiff_cli.core.gaussian import TanSchedule, diffuse, expand, velocity
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
-from diladiff_cli.networks.layers import plain_attention
+from diladiff_cli.networks.layers import use_plain_attention
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # by torch's own first jvp
 SHAPE = {"latents": 5, "latent_width": 4, "width": 16, "layers": 2, "heads": 2}
@@ -112,13 +112,14 @@ def double(model: torch.nn.Module) -> Callable[[Tensor, Tensor, Tensor, Tensor],
 
 @pytest.mark.parametrize(("end", "start"), TIMES)
 def test_the_jvp_of_a_student_agrees_with_finite_differences(end: list[float], start: list[float]) -> None:
-    u = double(stirred(student(prior()), 0.3))
+    model = stirred(student(prior()), 0.3)
+    use_plain_attention(model)
+    u = double(model)
     z_t, z_self, v = z().double(), z(seed=2).double(), z(seed=3).double()
     t, r = torch.tensor(end, dtype=torch.float64), torch.tensor(start, dtype=torch.float64)
-    with plain_attention():
-        value, tangent = torch.func.jvp(
-            lambda a, b, c: u(a, b, c, z_self), (z_t, t, r), (v, torch.ones_like(t), torch.zeros_like(r))
-        )
+    value, tangent = torch.func.jvp(
+        lambda a, b, c: u(a, b, c, z_self), (z_t, t, r), (v, torch.ones_like(t), torch.zeros_like(r))
+    )
     h = 1e-5
     with torch.no_grad():
         near, far = (u(z_t + x * v, t + x, r, z_self) - u(z_t - x * v, t - x, r, z_self) for x in (h, 2 * h))
@@ -132,18 +133,17 @@ def test_the_jvp_in_float32_agrees_with_float64_and_its_value_can_be_trained(
     end: list[float], start: list[float]
 ) -> None:
     model = stirred(student(prior()))
+    use_plain_attention(model)
     t, r = torch.tensor(end), torch.tensor(start)
     tangents = (z(seed=3), torch.ones_like(t), torch.zeros_like(r))
-    with plain_attention():
-        value, tangent = torch.func.jvp(lambda a, b, c: model(a, b, c, z(seed=2)), (z(), t, r), tangents)
+    value, tangent = torch.func.jvp(lambda a, b, c: model(a, b, c, z(seed=2)), (z(), t, r), tangents)
     value.square().sum().backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
     u = double(model)
     inputs = (z().double(), t.double(), r.double())
-    with plain_attention():
-        _, wanted = torch.func.jvp(
-            lambda a, b, c: u(a, b, c, z(seed=2).double()), inputs, tuple(x.double() for x in tangents)
-        )
+    _, wanted = torch.func.jvp(
+        lambda a, b, c: u(a, b, c, z(seed=2).double()), inputs, tuple(x.double() for x in tangents)
+    )
     torch.testing.assert_close(tangent.double(), wanted, rtol=1e-3, atol=1e-3)
 
 

@@ -49,6 +49,7 @@ def test_short_texts_in_bf16_have_plain_products(monkeypatch: pytest.MonkeyPatch
         for others in (inputs(8, 300, torch.bfloat16), inputs(300, 8, torch.bfloat16), inputs(8, 5, torch.float32)):
             with pytest.raises(AssertionError):
                 attend(*others)
+            attend(*others, plain=True)
 
 
 @pytest.mark.parametrize("length", [5, 64, 256, 300])

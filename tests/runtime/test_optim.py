@@ -186,3 +186,20 @@ def test_muon_multiplies_in_the_precision_of_the_run() -> None:
     assert (updates[True] - updates[False]).abs().max() < 0.1 * scale
     singular = torch.linalg.svdvals(updates[False])
     assert singular.max() < 2 * singular.min()  # nearly orthogonal
+
+
+def test_matrices_of_one_shape_together_are_updated_as_one_by_one() -> None:
+    shapes = [(12, 20), (20, 12), (12, 20), (8, 8), (12, 20), (20, 12)]
+    found, wanted = ([torch.nn.Parameter(torch.full(s, 0.1 * i)) for i, s in enumerate(shapes)] for _ in range(2))
+    options = {"lr": 0.1, "weight_decay": 0.1}
+    together = optim.Muon(found, bf16=True, **options)
+    alone = torch.optim.Muon(wanted, adjust_lr_fn="match_rms_adamw", **options)
+    seeded = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        for one, other in zip(found, wanted, strict=True):
+            one.grad = torch.randn(one.shape, generator=seeded)
+            other.grad = one.grad.clone()
+        together.step()
+        alone.step()
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-3)

@@ -65,6 +65,17 @@ def test_steps_asked_for_out_of_order_get_their_own_batches(steps: list[int]) ->
     assert asked(Prefetch(Source(), 10), steps) == wanted(steps)
 
 
+def test_nothing_is_read_any_more_after_the_end() -> None:
+    source = Source()
+    batches = Prefetch(source, 10)
+    batches(0)
+    batches.close()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        batches(5)
+    assert set(source.read) <= {0, 1}
+    assert batches._fetch is not source  # nor is it held any longer
+
+
 @pytest.mark.parametrize("last", [1, 2, 5])
 def test_nothing_is_fetched_from_the_last_step_on(last: int) -> None:
     source = Source()

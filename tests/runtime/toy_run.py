@@ -20,6 +20,7 @@ from diladiff_cli.config import DistillConfig, MdlmConfig, StageConfig
 from diladiff_cli.core.times import low_discrepancy
 from diladiff_cli.data.order import batch_rows
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
+from diladiff_cli.networks.layers import use_plain_attention
 from diladiff_cli.networks.moments import RunningMoments
 from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.randomness import BatchNoise
@@ -99,7 +100,7 @@ def make_run(config: StageConfig, tokenizer: Path, **changes: Any) -> Run:
     torch.manual_seed(config.seed)
     meanflow = isinstance(config, DistillConfig)
     values: dict[str, Any] = {
-        "model": LatentStudent(schedule_d=10.0, **LATENTS) if meanflow else Toy(),
+        "model": toy_student() if meanflow else Toy(),
         "loss_fn": meanflow_loss(config) if isinstance(config, DistillConfig) else toy_loss,
         "fetch": fetch,
         "tokens_per_row": 3,
@@ -116,6 +117,12 @@ def make_run(config: StageConfig, tokenizer: Path, **changes: Any) -> Run:
         },
     }
     return Run(**values | changes)
+
+
+def toy_student() -> LatentStudent:
+    model = LatentStudent(schedule_d=10.0, **LATENTS)
+    use_plain_attention(model)
+    return model
 
 
 def order(config: StageConfig, step: int) -> np.ndarray:

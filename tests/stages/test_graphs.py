@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from diladiff_cli.config import SampleConfig
-from diladiff_cli.stages import graphs
-from diladiff_cli.stages.sample import decode, draw_latents, generate
+from diladiff_cli.stages import graphs, sample
+from diladiff_cli.stages.sample import complete, decode, draw_latents, generate
 from diladiff_cli.stages.sampler import load_sampler
 from tests.chain import Chain
 
@@ -79,7 +79,72 @@ def test_a_token_left_outside_of_the_nucleus_is_drawn_by_plain_steps(
     assert None in left
 
 
-def test_no_more_replays_are_kept_than_said(tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_networks_that_take_turns_do_so_where_only_one_is_kept(
+    tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler, config = load_sampler(tiny_chain.student, "cpu"), SETTINGS["student"]
+    wanted = list(generate(sampler, config))
+    monkeypatch.setattr(graphs, "MOST_GRAPHS", 1)
+    with replaying(monkeypatch):
+        assert list(generate(sampler, config)) == wanted
+
+
+@pytest.mark.parametrize("stage", ["mdlm", "student"])
+def test_every_step_is_told_once_with_its_tokens(
+    tiny_chain: Chain, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler = load_sampler(getattr(tiny_chain, stage), "cpu")
+    config = complete(sampler, replace(SETTINGS[stage], n=1, batch_size=1, decodings=1, decode_steps=40))
+    z_0 = draw_latents(sampler, range(1), config) if sampler.latent else None
+    told: list[list[Any]] = [[], []]
+    decode(sampler, range(1), config, z_0, lambda step, x: told[0].append((step, x.tolist())))
+    with replaying(monkeypatch):
+        decode(sampler, range(1), config, z_0, lambda step, x: told[1].append((step, x.tolist())))
+    assert [step for step, _ in told[0]] == list(range(40))
+    assert told[1] == told[0]
+
+
+@pytest.mark.parametrize("stage", ["mdlm", "prior"])
+def test_where_memory_does_not_suffice_for_replays_plain_steps_do(
+    tiny_chain: Chain, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    sampler, config = load_sampler(getattr(tiny_chain, stage), "cpu"), SETTINGS[stage]
+    wanted = list(generate(sampler, config))
+    monkeypatch.setattr(graphs, "captured", full)
+    with replaying(monkeypatch):
+        assert list(generate(sampler, config)) == wanted
+    assert not sampler.replays._kept
+
+
+def test_steps_of_too_many_logits_are_plain_ones(tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler, config = load_sampler(tiny_chain.mdlm, "cpu"), SETTINGS["mdlm"]
+    wanted = list(generate(sampler, config))
+    monkeypatch.setattr(graphs, "MOST_LOGITS", 10)
+    with replaying(monkeypatch):
+        assert list(generate(sampler, config)) == wanted
+    assert not sampler.replays._kept
+
+
+def test_replays_are_dropped_before_a_batch_is_halved(tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler, config = load_sampler(tiny_chain.mdlm, "cpu"), replace(SETTINGS["mdlm"], n=4, batch_size=4)
+    wanted, kept, plain = list(generate(sampler, config)), list[int](), sample.describe
+
+    def crowded(sampler: Any, ids: range, *rest: Any) -> Any:
+        kept.append(len(sampler.replays._kept))
+        if len(ids) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return plain(sampler, ids, *rest)
+
+    monkeypatch.setattr(sample, "describe", crowded)
+    with replaying(monkeypatch):
+        assert list(generate(sampler, config)) == wanted
+    assert kept == [1, 1, 1]
+
+
+def test_no_more_replays_are_kept_than_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphs, "MOST_GRAPHS", 2)
     replays, made = graphs.Replays(), []
     for key in ("a", "b", "a", "c", "a", "b"):

@@ -13,6 +13,7 @@ from diladiff_cli.config import AeConfig, DistillConfig
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
+from diladiff_cli.networks.layers import use_plain_attention
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.metrics_log import read_metrics
 from diladiff_cli.runtime.randomness import BatchNoise
@@ -203,6 +204,7 @@ def meanflow(config: DistillConfig) -> tuple[MeanFlowLoss, LatentStudent, Tensor
     teacher, student = LatentPrior(schedule_d=10.0, **trunk), LatentStudent(schedule_d=10.0, **trunk)
     torch.nn.init.normal_(teacher.trunk.out.weight, std=0.2)
     student.load_state_dict(teacher.state_dict(), strict=False)
+    use_plain_attention(student)
     z_0 = torch.randn(64, 4, 3, generator=torch.Generator().manual_seed(1))
     return MeanFlowLoss(lambda batch: batch, teacher, config), student, z_0
 
