@@ -37,7 +37,7 @@ def test_a_base_at_equal_entropy_lies_between_its_temperatures() -> None:
     found = _against_bases(student, [*line, *others, student])
     assert found == {
         "base": {"genppl": pytest.approx(200.0)}
-        | dict.fromkeys(("mauve", "mauve_pooled", "latent_agreement", "repetition_4"))
+        | dict.fromkeys(("mauve", "mauve_pooled", "latent_agreement", "distinct_2", "repetition_4"))
     }
     assert _against_bases(student | {"order": "spread"}, line)["base"]["genppl"] is None
     too_hot = point_at("student", 1.5, entropy=4.1)

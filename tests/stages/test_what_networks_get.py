@@ -10,6 +10,7 @@ from diladiff_cli.config import AeConfig, DistillConfig
 from diladiff_cli.core.gaussian import TanSchedule, diffuse
 from diladiff_cli.networks.autoencoder import AutoEncoder
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
+from diladiff_cli.networks.layers import use_plain_attention
 from diladiff_cli.runtime.randomness import BatchNoise
 from diladiff_cli.stages.distill import MeanFlowLoss, draw_times
 from diladiff_cli.stages.train_ae import ae_loss
@@ -113,6 +114,7 @@ def test_a_prior_gets_its_own_estimates_as_often_as_it_should(share_wanted: floa
 def test_a_student_gets_estimates_by_its_own_velocity_as_often_as_it_should(share_wanted: float) -> None:
     config = DistillConfig(p_self_cond=share_wanted)
     teacher, student = (spread_out(kind(schedule_d=9.0, **TRUNK)) for kind in (LatentPrior, LatentStudent))
+    use_plain_attention(student)
     assert isinstance(teacher, LatentPrior)
     fed = Fed(student)
     z_0 = torch.randn(400, LATENTS, CHANNELS, generator=torch.Generator().manual_seed(0))
