@@ -76,9 +76,14 @@ def base_of(variant: Variant, options: argparse.Namespace) -> Path:
     data, base = data_of(variant, options), options.out / "base"
     if not (data / "config.json").exists():
         run("encode", "--preset", "demo", "--tokenizer", options.embedder, "--out", str(data))
-    steps = ["--max-steps", options.base_steps, *options.training]
+    steps = ["--max-steps", options.base_steps, *training_options(options)]
     run("train-mdlm", "--preset", "demo", "--data", str(data), *steps, "--out", str(base))
     return base
+
+
+def training_options(options: argparse.Namespace) -> list[str]:
+    """What all trainings share."""
+    return ["--batch-size", options.batch_size, *(["--compile"] if options.compile else [])]
 
 
 def measure(variant: Variant, options: argparse.Namespace) -> dict[str, Any]:
@@ -92,10 +97,14 @@ def measure(variant: Variant, options: argparse.Namespace) -> dict[str, Any]:
         ae, latents = folder / "ae", []
         features = ["--features", options.embedder] if variant.features else []
         base = ["--base", str(base_of(variant, options)), "--out", str(ae)]
-        steps = ["--max-steps", options.ae_steps, *options.training]
+        steps = ["--max-steps", options.ae_steps, *training_options(options)]
         run("train-ae", "--preset", "demo", *steps, *variant.ae, *features, *base, *data)
     prior = folder / "prior"
-    steps = ["--max-steps", options.schedule_steps if variant.ae is None else options.prior_steps, *options.training]
+    steps = [
+        "--max-steps",
+        options.schedule_steps if variant.ae is None else options.prior_steps,
+        *training_options(options),
+    ]
     made_from = ["--ae", str(ae), *latents, *data]
     run("train-prior", "--preset", "demo", *steps, *variant.prior, *made_from, "--out", str(prior))
     sampling = ["--prior-steps", "5", "--decode-steps", "16", "--seeds", "0"]
@@ -127,7 +136,6 @@ def main() -> None:
     parser.add_argument("--scorer", default="auto", help="as of diladiff bench")
     parser.add_argument("--n", default="256", help="texts of a figure")
     options = parser.parse_args()
-    options.training = ["--batch-size", options.batch_size, *(["--compile"] if options.compile else [])]
     if options.embedder and os.path.isdir(options.embedder):
         options.embedder = os.path.abspath(options.embedder)
     chosen = [v for v in VARIANTS if not options.only or v.name in options.only]
@@ -136,7 +144,7 @@ def main() -> None:
         chosen = [v for v in chosen if not v.own_base]
     found = options.out / "ablations.json"
     results = {r["variant"]: r for r in json.loads(found.read_text())} if found.exists() else {}
-    settings = {name: str(value) for name, value in vars(options).items() if name not in ("out", "only", "training")}
+    settings = {name: str(value) for name, value in vars(options).items() if name not in ("out", "only")}
     if any(r["settings"] != settings for r in results.values()):
         sys.exit(f"{found} holds results with other settings; repeat those, or choose another --out")
     for variant in chosen:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-GOLDEN, MIX_1, MIX_2 = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15  # of splitmix64, as signed numbers
+from diladiff_cli.core.splitmix import GOLDEN, mixed, shifted
+
 BLOCK = 256  # tokens
 
 
@@ -94,16 +95,8 @@ class Categorical:
 
 
 def next_uniform(uniform: Tensor) -> Tensor:
-    """The next of a sequence of uniform numbers in [0, 1): the 53 high bits of splitmix64 of this one's bits."""
-    x = uniform.double().view(torch.int64) + GOLDEN
-    x = (x ^ _shift(x, 30)) * MIX_1
-    x = (x ^ _shift(x, 27)) * MIX_2
-    return _shift(x ^ _shift(x, 31), 11).double() * 2.0**-53
-
-
-def _shift(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift of int64."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    """The next of a sequence of uniform numbers in [0, 1): the 53 high bits of SplitMix64 of this one's bits."""
+    return shifted(mixed(uniform.double().view(torch.int64) + GOLDEN), 11).double() * 2.0**-53
 
 
 def draw_tokens(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> tuple[Tensor, Tensor]:

@@ -50,10 +50,8 @@ class RevealPlan:
             raise ValueError(f"order {decoding.order} cannot be planned")
         times = spread_times(reveal_times) if decoding.order == "spread" else reveal_times
         ends = sampling_grid(decoding.steps)[1:].to(times.dtype)
-        number = decoding.steps - torch.searchsorted(
-            ends.flip(0), times.contiguous(), right=True
-        )  # of a position's step
-        number = torch.where(x == mask_id, number, decoding.steps).flatten()
+        passed = torch.searchsorted(ends.flip(0), times.contiguous(), right=True)  # ends at or below each time
+        number = torch.where(x == mask_id, decoding.steps - passed, decoding.steps).flatten()  # steps: never
         counts = torch.bincount(number, minlength=decoding.steps + 1)[: decoding.steps]
         order = number.argsort(stable=True)[: int(counts.sum())]
         width = padded_width(int(counts.max()))

@@ -91,7 +91,7 @@ class _Loop:
         else:
             self.model = session.accelerator.prepare(self.bare)
         self.wrapped_optimizers = [session.accelerator.prepare(optimizer) for optimizer in self.optimizers]
-        self.batches = Prefetch(self._fetch, config.max_steps)
+        self.batches = Prefetch(partial(_micro_batches, run, session), config.max_steps)
         self.metrics = MetricsLog(out, self.step) if session.is_main else None
         if config.log_with != "none":
             session.accelerator.init_trackers("diladiff", config=config.to_dict())
@@ -170,12 +170,6 @@ class _Loop:
         share = 1.0 / self.config.grad_accum
         means = {name: value * share for name, value in totals.items()}
         return means, self._update(float(means["loss"]))
-
-    def _fetch(self, step: int) -> list[Tensor]:
-        """The micro-batches of a step, ready to be copied to the device."""
-        rows = self.run.row_order(step)
-        found = [self.run.fetch(rows[places.start : places.stop]) for places in self.session.micro_batches()]
-        return [batch.pin_memory() for batch in found] if self.session.device.type == "cuda" else found
 
     def _update(self, loss: float) -> float:
         norm = gradient_norm(self.bare)
@@ -295,3 +289,10 @@ class _Loop:
             "made_from": made_from(self.run.artifact),
         }
         save_state(folder / "state", state, progress)
+
+
+def _micro_batches(run: Run, session: Session, step: int) -> list[Tensor]:
+    """Those of a step, ready to be copied to the device."""
+    rows = run.row_order(step)
+    found = [run.fetch(rows[places.start : places.stop]) for places in session.micro_batches()]
+    return [batch.pin_memory() for batch in found] if session.device.type == "cuda" else found

@@ -47,10 +47,7 @@ class Muon(torch.optim.Muon):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        """One update; there is no closure to evaluate."""
         for group in self.param_groups:
             alike: dict[torch.Size, list[Tensor]] = {}
             for parameter in group["params"]:
@@ -62,7 +59,6 @@ class Muon(torch.optim.Muon):
                 torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
                 updates = updates.to(parameters[0].dtype)
                 torch._foreach_add_(parameters, [updates[i] for i in range(len(parameters))], alpha=-rate)
-        return loss
 
     def _directions(self, parameters: list[Tensor], group: dict[str, Any]) -> Tensor:
         """(n, A, B) orthogonalised momentum of n matrices of one shape, which is brought up to date."""

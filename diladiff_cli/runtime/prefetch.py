@@ -35,13 +35,8 @@ class Prefetch:
         return found
 
     def close(self) -> None:
-        """Read nothing more, and let go of the data."""
+        """Read nothing more."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        self._ahead, self._fetch = None, _nothing
 
     def _start(self, step: int) -> tuple[int, Future[list[Tensor]]]:
         return step, self._pool.submit(self._fetch, step)
-
-
-def _nothing(step: int) -> list[Tensor]:
-    raise ValueError(f"the batch of step {step} is asked for after the end")

@@ -10,17 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diladiff_cli.core.splitmix import GOLDEN, MIX_1, MIX_2, shifted, splitmix64
+
 _MASK = (1 << 64) - 1
-_GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # of SplitMix64
 
 
 def mix(*parts: int) -> int:
     """A 63-bit hash of integers (splitmix64 steps)."""
     state = 0
     for part in parts:
-        state = (state + part + _GOLDEN) & _MASK
-        state = ((state ^ (state >> 30)) * _FIRST) & _MASK
-        state = ((state ^ (state >> 27)) * _SECOND) & _MASK
+        state = (state + part + GOLDEN) & _MASK
+        state = ((state ^ (state >> 30)) * MIX_1) & _MASK
+        state = ((state ^ (state >> 27)) * MIX_2) & _MASK
         state ^= state >> 31
     return state >> 1
 
@@ -50,8 +51,8 @@ class BatchNoise:
         self.batch_size = batch_size
         self._places = positions
         self._device = device
-        self._examples = _stream(mix(seed, step), places)  # (B,) keys
-        self._shared = _stream(mix(seed, step), torch.full((1,), -1, device=device))
+        self._examples = splitmix64(mix(seed, step), places)  # (B,) keys
+        self._shared = splitmix64(mix(seed, step), torch.full((1,), -1, device=device))
         self._draws = self._shared_draws = 0
 
     def uniform(self, *shape: int) -> Tensor:
@@ -62,7 +63,7 @@ class BatchNoise:
         """(B, *shape) standard normal draws, two from each pair of uniform ones (Box and Muller, 1958)."""
         count = math.prod(shape)
         bits = self._bits(-(-count // 2))
-        first, second = _shifted(bits, 32) + 1, bits & 0xFFFFFFFF  # 32 bits each
+        first, second = shifted(bits, 32) + 1, bits & 0xFFFFFFFF  # 32 bits each
         radius = (first.float() * 2.0**-32).log_().mul_(-2.0).sqrt_()
         angle = second.float().mul_(2.0**-32 * 2 * math.pi)
         return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :count].reshape(
@@ -81,36 +82,18 @@ class BatchNoise:
     def shared_uniform(self) -> Tensor:
         """One draw from U(0, 1) for the whole global batch."""
         self._shared_draws += 1
-        return _unit(_stream(self._shared, torch.full((), self._shared_draws, device=self._device)))[0]
+        return _unit(splitmix64(self._shared, torch.full((), self._shared_draws, device=self._device)))[0]
 
     def _bits(self, count: int) -> Tensor:
         """(B, count) int64 of random bits; every call has a stream of its own."""
         self._draws += 1
-        keys = _stream(self._examples, torch.full((), self._draws, device=self._device))
-        return _stream(keys[:, None], torch.arange(count, device=self._device))
-
-
-def _stream(key: Tensor | int, places: Tensor) -> Tensor:
-    """The numbers at ``places`` of the SplitMix64 stream (Steele et al., 2014) of a key, as int64."""
-    state = key + (places + 1) * _signed(_GOLDEN)  # integers wrap around
-    state = (state ^ _shifted(state, 30)) * _signed(_FIRST)
-    state = (state ^ _shifted(state, 27)) * _signed(_SECOND)
-    return state ^ _shifted(state, 31)
-
-
-def _shifted(bits: Tensor, by: int) -> Tensor:
-    """Shifted right without the sign."""
-    return (bits >> by) & ((1 << (64 - by)) - 1)
-
-
-def _signed(number: int) -> int:
-    """An unsigned 64-bit number as the signed one of the same bits."""
-    return number - (1 << 64) if number >> 63 else number
+        keys = splitmix64(self._examples, torch.full((), self._draws, device=self._device))
+        return splitmix64(keys[:, None], torch.arange(count, device=self._device))
 
 
 def _unit(bits: Tensor) -> Tensor:
     """Multiples of 2^-24 in [0, 1), from the upper bits."""
-    return _shifted(bits, 40).float() * 2.0**-24
+    return shifted(bits, 40).float() * 2.0**-24
 
 
 class SampleNoise:

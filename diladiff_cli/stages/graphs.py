@@ -14,10 +14,10 @@ from diladiff_cli.core.unmask import Decoding
 from diladiff_cli.errors import is_out_of_memory
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.layers import LatentCache
+from diladiff_cli.stages.common import MOST_LOGITS
 
 WARM_UP = 3  # runs before a capture, in which libraries choose their kernels
 MOST_GRAPHS = 8  # kept at a time
-MOST_LOGITS = 1 << 27  # of a step, all at once: 512 MB, and about as much again to draw from them
 MOST_STEPS = 16  # of latents in one graph
 Caches = list[LatentCache | None]
 OnStep = Callable[[int, Tensor], None]

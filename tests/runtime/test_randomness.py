@@ -6,8 +6,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from diladiff_cli.core.splitmix import splitmix64 as numbers_at
 from diladiff_cli.core.times import low_discrepancy
-from diladiff_cli.runtime.randomness import BatchNoise, SampleNoise, _stream, _unit, generator, mix
+from diladiff_cli.runtime.randomness import BatchNoise, SampleNoise, _unit, generator, mix
 
 CPU = torch.device("cpu")
 
@@ -160,19 +161,19 @@ KEYS = [0, 1, 1234567, 0x9E3779B97F4A7C15, (1 << 63) - 1, 1 << 63, (1 << 63) + 1
 
 def test_streams_have_the_published_numbers_of_splitmix64() -> None:
     assert splitmix64(1234567, 5) == PUBLISHED
-    assert unsigned(_stream(1234567, torch.arange(5))) == PUBLISHED
+    assert unsigned(numbers_at(1234567, torch.arange(5))) == PUBLISHED
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_streams_are_those_of_splitmix64(key: int) -> None:
     wanted = splitmix64(key, 1000)
-    assert unsigned(_stream(signed(key), torch.arange(1000))) == wanted
-    assert unsigned(_stream(torch.tensor([signed(key)]), torch.arange(1000))) == wanted
-    assert unsigned(_stream(signed(key), torch.tensor([999, 0, 500]))) == [wanted[999], wanted[0], wanted[500]]
+    assert unsigned(numbers_at(signed(key), torch.arange(1000))) == wanted
+    assert unsigned(numbers_at(torch.tensor([signed(key)]), torch.arange(1000))) == wanted
+    assert unsigned(numbers_at(signed(key), torch.tensor([999, 0, 500]))) == [wanted[999], wanted[0], wanted[500]]
 
 
 def test_streams_of_several_keys_are_drawn_at_once() -> None:
-    found = _stream(torch.tensor([[signed(key)] for key in KEYS]), torch.arange(7))
+    found = numbers_at(torch.tensor([[signed(key)] for key in KEYS]), torch.arange(7))
     assert [unsigned(row) for row in found] == [splitmix64(key, 7) for key in KEYS]
 
 
