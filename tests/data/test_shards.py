@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from diladiff_cli.data import shards as shards_module
 from diladiff_cli.data.latents import open_latents
 from diladiff_cli.data.order import batch_rows
-from diladiff_cli.data.shards import Shards, ShardWriter
+from diladiff_cli.data.shards import Shards, ShardWriter, write_shard
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
 
@@ -89,6 +89,16 @@ def test_a_record_cannot_name_a_file_elsewhere(folder: Path, tmp_path_factory: p
     shards_module.write_shard(outside, ROWS, "tokens")
     with pytest.raises(UserError, match=r"secret\.safetensors is missing"):
         Shards(folder, {"shards": [{"file": str(outside), "rows": 23}]}, "tokens")
+
+
+def test_shards_of_different_numbers_give_one_line(tmp_path: Path) -> None:
+    kinds = (np.uint16, np.uint32)
+    records = [
+        write_shard(tmp_path / f"train-{i}.safetensors", np.ones((2, 3), kind), "tokens")
+        for i, kind in enumerate(kinds)
+    ]
+    with pytest.raises(UserError, match="different kinds of numbers"):
+        Shards(tmp_path, {"shards": records}, "tokens")
 
 
 def test_a_split_without_shards_is_empty(folder: Path) -> None:
