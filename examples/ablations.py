@@ -107,9 +107,9 @@ def measure(variant: Variant, options: argparse.Namespace) -> dict[str, Any]:
     ]
     made_from = ["--ae", str(ae), *latents, *data]
     run("train-prior", "--preset", "demo", *steps, *variant.prior, *made_from, "--out", str(prior))
-    sampling = ["--prior-steps", "5", "--decode-steps", "16", "--seeds", "0"]
-    sampling += ["--n", options.n, "--scorer", options.scorer]
-    points = run("bench", "--model", str(ae), "--against", str(prior), *sampling, *data, "--out", str(folder / "bench"))
+    sampling = ["--prior-steps", "5", "--decode-steps", options.decode_steps, "--seeds", options.seeds]
+    sampling += ["--n", options.n, "--scorer", options.scorer, "--out", str(options.out / "bench")]
+    points = run("bench", "--model", str(ae), "--against", str(prior), *sampling, *data)
     trained = {name: json.loads((path / "config.json").read_text()) for name, path in (("ae", ae), ("prior", prior))}
     return {
         "variant": variant.name,
@@ -134,7 +134,9 @@ def main() -> None:
     parser.add_argument("--batch-size", default="64", help="of all trainings")
     parser.add_argument("--compile", action="store_true", help="as of the training commands; pays on a GPU")
     parser.add_argument("--scorer", default="auto", help="as of diladiff bench")
-    parser.add_argument("--n", default="256", help="texts of a figure")
+    parser.add_argument("--n", default="256", help="texts of a seed")
+    parser.add_argument("--seeds", default="0", help="of the texts; MAUVE is that of all seeds' texts together")
+    parser.add_argument("--decode-steps", default="16", help="of all texts")
     options = parser.parse_args()
     if options.embedder and os.path.isdir(options.embedder):
         options.embedder = os.path.abspath(options.embedder)
