@@ -11,7 +11,7 @@ from diladiff_cli.cli.options import DryRun, Resume
 from diladiff_cli.cli.output import Result
 from diladiff_cli.config import EncodeConfig
 from diladiff_cli.errors import UserError
-from diladiff_cli.notes import is_main_process, say
+from diladiff_cli.notes import say
 from diladiff_cli.settings import PRECISIONS, check_value, flag
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "text"
@@ -103,8 +103,6 @@ def encode(
 def _encode_text(
     config: EncodeConfig, text: list[str], valid: list[str], out: Path, resume: bool | None, dry_run: bool
 ) -> Result:
-    if not is_main_process():  # one pass over the text writes all shards
-        return None
     from diladiff_cli.stages.encode import encode_text
 
     if not text:

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CONFIG_FILE, hash_files, sealed
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.folders import check_replaceable, recover, replacing, restore
+from diladiff_cli.runtime.helpers import led, shared_out
 from diladiff_cli.runtime.progress import Spinner
 from diladiff_cli.runtime.randomness import mix
 from diladiff_cli.stages.encode_again import TextHash, finished_data
@@ -137,6 +139,8 @@ def encode_text(
 ) -> dict[str, Any]:
     """Write a token data set, unless it is there already.
 
+    Of several processes the main one reads and writes, and all tokenise.
+
     Args:
         config: Tokenizer, block length and split.
         text: Text sources, see :func:`diladiff_cli.data.text.iter_pieces`.
@@ -154,6 +158,13 @@ def encode_text(
     """
     if not text:
         raise UserError("no text was given", "name files, folders, globs, a Hub data set, or - for standard input")
+    return led(lambda: _encode_text(config, text, valid, out, resume, dry_run))
+
+
+def _encode_text(
+    config: EncodeConfig, text: Sequence[str], valid: Sequence[str], out: Path, resume: bool | None, dry_run: bool
+) -> dict[str, Any]:
+    """:func:`encode_text` on the main process."""
     files = {source: find_files(source) for source in [*text, *valid] if source != "-"}
     _tell_skipped(files)
     size = train_size(config.tokenizer)
@@ -221,8 +232,8 @@ def _pack(
     number = 0
     with Spinner("encoding") as spinner:
         for side, (given, names) in sources.items():
-            for batch in batched(hashes[side].of(some_pieces(given, config.text_field, names) if given else ())):
-                rows = encode_documents(tokenizer, [piece.text for piece in batch])
+            pieces = hashes[side].of(some_pieces(given, config.text_field, names) if given else ())
+            for batch, rows in shared_out(partial(_token_rows, tokenizer), batched(pieces)):
                 for piece, ids in zip(batch, rows, strict=True):
                     holds = side == "valid" or (not sources["valid"][0] and is_held_out(config, number))
                     packers["valid" if holds else "train"].add(ids if piece.last else ids[:-1], piece.last)
@@ -239,6 +250,10 @@ def _pack(
                 remedy,
             )
     return {name: packer.close() for name, packer in packers.items()}
+
+
+def _token_rows(tokenizer: Any, pieces: Sequence[Piece]) -> list[list[int]]:
+    return encode_documents(tokenizer, [piece.text for piece in pieces])
 
 
 def _record(config: EncodeConfig, tokenizer: Any, splits: dict[str, dict[str, Any]], folder: Path) -> dict[str, Any]:

@@ -30,6 +30,18 @@ def test_an_error_of_one_process_ends_both_with_its_line(
     assert found.errors("train") == [line]
 
 
+def test_bad_text_ends_the_processes_that_help_to_tokenise_it(tmp_path: Path) -> None:
+    text = tmp_path / "a.jsonl"
+    text.write_text('{"text": "one document of several words"}\n' * 20 + '{"text": \n')
+    (tmp_path / "b.txt").write_text("the held-out text")
+    command = ["encode", text, "--valid", tmp_path / "b.txt", "--tokenizer", "train:300", "--length", "4"]
+    found = launch(tmp_path / "whole", 2, [Job("encode", [*command, "--out", "data"])])
+    assert found.statuses == [1, 1]
+    (line,) = found.errors("encode")
+    assert line.startswith(f"error: {text} cannot be read (line 21 is no JSON")
+    assert not (tmp_path / "whole" / "data").exists()
+
+
 def test_a_bad_number_of_one_process_is_skipped_by_both_and_too_many_end_both_with_one_line(
     commands: Commands, tmp_path: Path
 ) -> None:

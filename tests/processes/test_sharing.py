@@ -59,7 +59,9 @@ def shared(tiny_chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Share
         Job("info", ["info", tiny_chain.student]),
         Job("export", ["export", "--model", tiny_chain.student, "--out", "bundle"]),
         Job("plot", ["plot", tiny_chain.mdlm, "--out", "picture.png"]),
+        Job("plan", ["encode", tiny_chain.text, *split, "--tokenizer", "train:300", "--out", "data", "--dry-run"]),
         Job("encode", ["encode", tiny_chain.text, *split, "--tokenizer", "train:300", "--out", "data"]),
+        Job("again", ["encode", tiny_chain.text, *split, "--tokenizer", "train:300", "--out", "data"]),
     ]
     root = tmp_path_factory.mktemp("shared")
     return Shared(launch(root / "one", 1, jobs), launch(root / "two", 2, jobs))
@@ -100,8 +102,23 @@ def test_the_figures_of_a_frontier_are_those_of_one_process(shared: Shared) -> N
     assert len(found) == 3
 
 
+def test_both_processes_tokenise_what_one_would(shared: Shared) -> None:
+    shared.output("encode")
+    alone = [int(line) for line in shared.one.read("encode", 0, "batches").split()]
+    parts = [[int(line) for line in shared.two.read("encode", rank, "batches").split()] for rank in range(2)]
+    assert len(alone) > 4
+    assert parts == [alone[::2], alone[1::2]]
+
+
+def test_a_plan_and_a_finished_data_set_are_told_once(shared: Shared) -> None:
+    assert json.loads(shared.output("plan")) == json.loads(shared.one.read("plan", 0, "out"))
+    shared.output("again")
+    assert "data is finished" in shared.two.read("again", 0, "err")
+    assert [shared.two.read("again", rank, "batches") for rank in range(2)] == ["", ""]
+
+
 @pytest.mark.parametrize(("name", "made"), [("export", "bundle"), ("encode", "data"), ("plot", "picture.png")])
-def test_what_the_main_process_writes_alone_is_there_once(shared: Shared, name: str, made: str) -> None:
+def test_what_the_main_process_writes_is_there_once(shared: Shared, name: str, made: str) -> None:
     shared.output(name)
     ours, theirs = (launched.folder / made for launched in (shared.two, shared.one))
     files = sorted(path.relative_to(theirs) for path in theirs.rglob("*") if path.is_file())

@@ -2,8 +2,9 @@
 
 Process start-up takes seconds, so one launch serves many checks. COMMANDS is a JSON list of objects with ``name``,
 ``arguments`` and perhaps ``faults``. For each command the process writes into its working folder
-``NAME-RANK.out``, ``NAME-RANK.err``, ``NAME-RANK.status``, and where it trained ``NAME-RANK.digests``, a line for each
-step: a hash of the weights that this process holds after it.
+``NAME-RANK.out``, ``NAME-RANK.err``, ``NAME-RANK.status``, where it trained ``NAME-RANK.digests``, a line for each
+step: a hash of the weights that this process holds after it, and where it tokenised ``NAME-RANK.batches``, a line for
+each batch: its number of documents.
 
 A fault is an object with ``rank``, ``kind`` (see ``FAULTS``, or "nan", which spoils the loss of that rank's share) and
 when it happens: after a ``step``, during the ``save`` of that number, or before that ``shard`` of this rank is written.
@@ -29,10 +30,11 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.runtime import loop
 from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.sharding import whole
-from diladiff_cli.stages import distill, encode_latents, train_ae, train_mdlm, train_prior
+from diladiff_cli.stages import distill, encode, encode_latents, train_ae, train_mdlm, train_prior
 
 RANK = int(os.environ.get("RANK", "0"))
 SHARD_BYTES = 1 << 11  # several shards of latents, so that every process writes some
+DOCUMENTS_AT_ONCE = 3  # several batches of text, so that every process tokenises some
 
 Fault = dict[str, Any]
 
@@ -117,6 +119,17 @@ def faulty_saving(faults: list[Fault]) -> Iterator[None]:
         loop.whole_state, loop.save_state, encode_latents.write_shard = gather, save, shard
 
 
+def counted(tokenise: Callable[..., Any], batches: Path) -> Callable[..., Any]:
+    """The same tokenising, which notes its batches."""
+
+    def tokenised(tokenizer: Any, documents: Any) -> Any:
+        with batches.open("a") as file:
+            file.write(f"{len(documents)}\n")
+        return tokenise(tokenizer, documents)
+
+    return tokenised
+
+
 @contextmanager
 def streams(name: str) -> Iterator[None]:
     """Both standard streams in files of their own, what compiled code writes included."""
@@ -138,6 +151,7 @@ def main() -> None:
     quiet_libraries()
     torch.set_num_threads(1)
     encode_latents.SHARD_BYTES = SHARD_BYTES
+    encode.DOCUMENTS_AT_ONCE, tokenise = DOCUMENTS_AT_ONCE, encode.encode_documents
     status = 0
     for command in json.loads(sys.argv[1]):
         name = command["name"]
@@ -148,6 +162,7 @@ def main() -> None:
 
         for stage in (train_mdlm, train_ae, train_prior, distill):
             vars(stage)["train"] = train
+        encode.encode_documents = counted(tokenise, Path(f"{name}-{RANK}.batches"))
         with streams(name), faulty_saving(faults):
             status = run(command["arguments"])
         Path(f"{name}-{RANK}.status").write_text(str(status))

@@ -1,7 +1,6 @@
 import io
 import json
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from diladiff_cli.data.tokenizer import decode_text, load_tokenizer
 from diladiff_cli.data.tokens import TokenData, open_tokens
 from diladiff_cli.errors import UserError
 from diladiff_cli.settings import ConfigError
+from diladiff_cli.stages import encode as stage
 from diladiff_cli.stages.encode import encode_text, is_held_out
 
 DOCUMENTS = [
@@ -94,7 +94,7 @@ def test_standard_input_serves_the_tokenizer_and_the_blocks(
 
 def test_standard_input_read_once_is_not_copied(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encode_text(SMALL, text=[str(text)], out=tmp_path / "first")
-    monkeypatch.setattr(tempfile, "TemporaryDirectory", None)
+    monkeypatch.setattr(stage, "rereadable", None)
     monkeypatch.setattr(sys, "stdin", stdin_of("\n\n".join(DOCUMENTS).encode()))
     config = replace(SMALL, tokenizer=str(tmp_path / "first" / "tokenizer"))
     record = encode_text(config, text=["-"], out=tmp_path / "data")
