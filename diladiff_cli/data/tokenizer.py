@@ -1,11 +1,12 @@
 """Tokenizers: loaded, or trained on the spot; all have a mask token and a document separator."""
 
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from diladiff_cli.errors import UserError
-from diladiff_cli.integrity import check_tokenizer
+from diladiff_cli.integrity import NO_TOKENIZER, read_tokenizer, tokenizer_folder
 
 MASK_TOKEN = "<|mask|>"
 SEPARATOR_TOKEN = "<|endoftext|>"
@@ -61,11 +62,11 @@ def load_tokenizer(spec: str | Path) -> Any:
 
     folder = Path(spec)
     if folder.is_dir():
-        check_tokenizer(folder)
+        folder = tokenizer_folder(folder)
+        read_tokenizer(folder)  # compares hashes
         if not any(next(folder.glob(pattern), None) for pattern in VOCABULARIES):
-            remedy = "give one with a tokenizer.json, a Hub id that can be reached, or train:8192"
-            inside = folder / "tokenizer"
-            raise UserError(f"the folder {spec} holds no tokenizer", f"give {inside}" if inside.is_dir() else remedy)
+            raise UserError(f"the folder {spec} holds no tokenizer", NO_TOKENIZER)
+        spec = folder
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(spec), trust_remote_code=False)
     except Exception as error:  # missing, unreachable or damaged: transformers raises many kinds
@@ -79,6 +80,14 @@ def load_tokenizer(spec: str | Path) -> Any:
     if find_separator(tokenizer) is None:
         tokenizer.add_special_tokens({"eos_token": SEPARATOR_TOKEN})
     return tokenizer
+
+
+def saved_files(tokenizer: Any) -> dict[str, bytes]:
+    """The files that a tokenizer is saved as, by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        files = {path.relative_to(folder).as_posix(): path for path in Path(folder).rglob("*") if path.is_file()}
+        return {name: path.read_bytes() for name, path in sorted(files.items())}
 
 
 def find_separator(tokenizer: Any) -> int | None:

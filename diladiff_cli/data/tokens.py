@@ -11,9 +11,9 @@ from torch import Tensor
 
 from diladiff_cli.data.shards import Shards, well_formed
 from diladiff_cli.errors import UserError, wrong_folder
-from diladiff_cli.integrity import CONFIG_FILE, read_sealed
+from diladiff_cli.integrity import CONFIG_FILE, read_sealed, tokenizer_files, tokenizer_folder
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had the tokenizer in a folder of its own
 STAGE = "data"
 NEEDED = {"format_version", "fingerprint", "length", "vocab_size", "mask_id", "separator_id", "splits"}
 
@@ -83,7 +83,7 @@ class TokenData:
     @property
     def tokenizer_path(self) -> Path:
         """Folder of the tokenizer."""
-        return self.path / "tokenizer"
+        return tokenizer_folder(self.path)
 
     def split(self, name: str) -> TokenSplit:
         """The blocks of "train" or "valid"."""
@@ -126,8 +126,8 @@ def _check_values(path: Path, config: Mapping[str, Any]) -> None:
     for name, limit in (limits | {"separator_id": config["vocab_size"]}).items():
         if type(config[name]) is not int or type(limit) is not int or not 0 <= config[name] < limit:
             raise ValueError(f"{name} is {str(config[name])[:40]}")
-    files = [p for p in (path / "tokenizer").rglob("*") if p.is_file()]
-    if files and config["vocab_size"] > sum(p.stat().st_size for p in files):  # each token takes some bytes there
+    size = sum(map(len, tokenizer_files(tokenizer_folder(path)).values()))
+    if size and config["vocab_size"] > size:  # each token takes some bytes there
         raise ValueError(f"vocab_size is {config['vocab_size']}, more than its tokenizer can hold")
     if type(config["format_version"]) is not int or not isinstance(config["fingerprint"], str):
         raise ValueError("an odd format_version or fingerprint")

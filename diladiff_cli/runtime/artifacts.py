@@ -22,17 +22,18 @@ from diladiff_cli import __version__
 from diladiff_cli.errors import KINDS, UserError, wrong_folder
 from diladiff_cli.integrity import (
     CONFIG_FILE,
-    check_tokenizer,
     file_hash,
-    hash_files,
+    hash_of,
     log_record,
     read_sealed,
     sealed,
+    tokenizer_folder,
+    write_tokenizer,
 )
 from diladiff_cli.runtime.card import model_card
 from diladiff_cli.runtime.folders import METRICS_FILE, is_there, replacing, restore
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had the tokenizer in a folder of its own
 COMMANDS = {stage: KINDS[stage][1] for stage in ("mdlm", "ae", "prior", "student")}
 MAX_SHARD_SIZE = "5GB"
 
@@ -87,7 +88,7 @@ class Artifact:
     @property
     def tokenizer_path(self) -> Path:
         """Folder of the tokenizer; those who read it check its files' hashes."""
-        return self.path / "tokenizer"
+        return tokenizer_folder(self.path)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The (averaged) weights, after a check of their hashes.
@@ -224,7 +225,7 @@ def write_artifact(
         state_dict: The weights.
         parents: As :func:`parent_links` gives them.
         data: The data set's record.
-        tokenizer: Files of the tokenizer, as :func:`read_tokenizer` has them.
+        tokenizer: Files of the tokenizer, by name.
         progress: How far training came.
         extra: Adds files (training state, metrics) before ``config.json``, the last file, is written.
         also: Further fields of config.json, or other values for those.
@@ -232,14 +233,11 @@ def write_artifact(
     save_torch_state_dict(
         {k: v.detach().cpu().contiguous() for k, v in state_dict.items()}, folder, max_shard_size=MAX_SHARD_SIZE
     )
-    for name, content in tokenizer.items():
-        place = folder / "tokenizer" / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(content)
     if extra is not None:
         extra(folder)
     files = {p.name: file_hash(p) for p in sorted(folder.glob("model*.safetensors*"))}
-    tokenizer_files, log = hash_files(folder / "tokenizer"), folder / METRICS_FILE
+    write_tokenizer(folder, tokenizer)
+    tokenizer_hashes, log = {name: hash_of(content) for name, content in tokenizer.items()}, folder / METRICS_FILE
     config = {
         "stage": stage,
         "format_version": FORMAT_VERSION,
@@ -250,25 +248,13 @@ def write_artifact(
         "parents": {k: dict(v) for k, v in parents.items()},
         "data": dict(data),
         "files": files,
-        "tokenizer": tokenizer_files,
+        "tokenizer": tokenizer_hashes,
         "log": log_record(log) if log.exists() else None,  # to which a run that goes on appends
-        "hash": content_hash(stage, network, files, tokenizer_files),
+        "hash": content_hash(stage, network, files, tokenizer_hashes),
     } | dict(also or {})
     (folder / CONFIG_FILE).write_text(sealed(config))
     (folder / "README.md").write_text(model_card(config))
     return config
-
-
-def read_tokenizer(folder: Path) -> dict[str, bytes]:
-    """The files of a tokenizer by name, for the artifacts that a run will write: its folder may change meanwhile.
-
-    Raises:
-        UserError: A file is missing, was changed, or was put there.
-    """
-    if not folder.is_dir():
-        raise UserError(f"the tokenizer {folder} is missing", "restore it")
-    check_tokenizer(folder)
-    return {name: (folder / name).read_bytes() for name in hash_files(folder)}
 
 
 def save_artifact(out: Path, extra: Callable[[Path], None] | None = None, **content: Any) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from diladiff_cli.config import StageConfig
 from diladiff_cli.data.order import batch_rows
 from diladiff_cli.data.tokens import TokenData, open_tokens
 from diladiff_cli.errors import UserError
+from diladiff_cli.integrity import read_tokenizer
 from diladiff_cli.networks.latent import LatentTrunk
 from diladiff_cli.notes import say
-from diladiff_cli.runtime.artifacts import Artifact, linked, load_artifact, parent_links, read_tokenizer
+from diladiff_cli.runtime.artifacts import Artifact, linked, load_artifact, parent_links
 from diladiff_cli.runtime.folders import is_there
 from diladiff_cli.runtime.resume import check_resume
 from diladiff_cli.runtime.session import check_tracker

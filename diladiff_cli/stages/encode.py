@@ -18,10 +18,17 @@ from diladiff_cli.config import EncodeConfig
 from diladiff_cli.data.files import FORMATS, find_files, skipped_kinds
 from diladiff_cli.data.shards import ShardWriter
 from diladiff_cli.data.text import Piece, ending_by_content, iter_pieces
-from diladiff_cli.data.tokenizer import encode_documents, load_tokenizer, separator_id, train_size, train_tokenizer
+from diladiff_cli.data.tokenizer import (
+    encode_documents,
+    load_tokenizer,
+    saved_files,
+    separator_id,
+    train_size,
+    train_tokenizer,
+)
 from diladiff_cli.data.tokens import FORMAT_VERSION, STAGE
 from diladiff_cli.errors import UserError
-from diladiff_cli.integrity import CONFIG_FILE, hash_files, sealed
+from diladiff_cli.integrity import CONFIG_FILE, hash_of, sealed, write_tokenizer
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.folders import check_replaceable, recover, replacing, restore
 from diladiff_cli.runtime.helpers import led, shared_out
@@ -192,10 +199,11 @@ def _encode_text(
                 say(f"the tokenizer has {len(tokenizer)} tokens, not {size}: the text repeats too little for more")
         recover(out)
         with replacing(out, STAGE) as folder:
-            tokenizer.save_pretrained(folder / "tokenizer")
+            saved = saved_files(tokenizer)
+            write_tokenizer(folder, saved)
             hashes = {"text": TextHash(), "valid": TextHash()}
             splits = _pack(config, {"text": (sources, text), "valid": (valid, valid)}, hashes, tokenizer, folder)
-            record = _record(config, tokenizer, splits, folder / "tokenizer")
+            record = _record(config, tokenizer, splits, saved)
             record |= {"sources": [*text, *valid], "text_hashes": {name: h.value() for name, h in hashes.items()}}
             (folder / CONFIG_FILE).write_text(sealed(record))
     return record
@@ -256,11 +264,13 @@ def _token_rows(tokenizer: Any, pieces: Sequence[Piece]) -> list[list[int]]:
     return encode_documents(tokenizer, [piece.text for piece in pieces])
 
 
-def _record(config: EncodeConfig, tokenizer: Any, splits: dict[str, dict[str, Any]], folder: Path) -> dict[str, Any]:
+def _record(
+    config: EncodeConfig, tokenizer: Any, splits: dict[str, dict[str, Any]], files: Mapping[str, bytes]
+) -> dict[str, Any]:
     digest = hashlib.sha256()
     for name, split in splits.items():
         digest.update(json.dumps([name, [shard["sha256"] for shard in split["shards"]]]).encode())
-    digest.update((folder / "tokenizer.json").read_bytes())
+    digest.update(files["tokenizer.json"])
     return {
         "stage": STAGE,
         "format_version": FORMAT_VERSION,
@@ -271,6 +281,6 @@ def _record(config: EncodeConfig, tokenizer: Any, splits: dict[str, dict[str, An
         "mask_id": int(tokenizer.mask_token_id),
         "separator_id": separator_id(tokenizer),
         "splits": splits,
-        "tokenizer": hash_files(folder),
+        "tokenizer": {name: hash_of(content) for name, content in files.items()},
         "fingerprint": digest.hexdigest(),
     }

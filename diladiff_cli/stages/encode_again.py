@@ -12,7 +12,7 @@ from diladiff_cli.data.shards import well_formed
 from diladiff_cli.data.text import Piece, iter_pieces
 from diladiff_cli.data.tokenizer import load_tokenizer
 from diladiff_cli.errors import UserError
-from diladiff_cli.integrity import CHECKSUM, CONFIG_FILE, check_tokenizer, file_hash, read_sealed
+from diladiff_cli.integrity import CHECKSUM, CONFIG_FILE, file_hash, read_sealed, read_tokenizer, tokenizer_folder
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.resume import differences
 
@@ -101,7 +101,7 @@ def finished_data(
         if not dry_run:
             say(f"{out} is damaged: encoding it again")
         return None
-    if own_tokenizer and not _same_tokenizer(config.tokenizer, out / "tokenizer"):
+    if own_tokenizer and not _same_tokenizer(config.tokenizer, out):
         raise UserError(f"{out} holds a data set of another tokenizer than that in {config.tokenizer}", REMEDY)
     return {name: value for name, value in stored.items() if name != CHECKSUM}
 
@@ -112,7 +112,7 @@ def _is_whole(out: Path, stored: Mapping[str, Any]) -> bool:
         return False
     shards = [shard for split in stored["splits"].values() for shard in split["shards"]]
     try:
-        check_tokenizer(out / "tokenizer")
+        read_tokenizer(tokenizer_folder(out))
         return all(file_hash(out / Path(shard["file"]).name) == shard.get("sha256") for shard in shards)
     except (OSError, UserError):
         return False

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from diladiff_cli.errors import UserError
-from diladiff_cli.integrity import CHECKSUM, CONFIG_FILE, check_log, read_json
-from diladiff_cli.runtime.artifacts import COMMANDS, Artifact, linked, load_artifact, read_tokenizer, write_artifact
+from diladiff_cli.integrity import CHECKSUM, CONFIG_FILE, check_log, read_json, read_tokenizer
+from diladiff_cli.runtime.artifacts import COMMANDS, Artifact, linked, load_artifact, write_artifact
 from diladiff_cli.runtime.folders import METRICS_FILE, recover, replacing
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import relative

@@ -127,10 +127,9 @@ def _artifact(model: str) -> Artifact | None:
 
 
 def _tokenizer(model: str) -> Any:
-    folder = Path(model) / "tokenizer"
-    if not folder.is_dir():  # what is no folder would be looked up on the Hub
+    if not Path(model).is_dir():  # what is no folder would be looked up on the Hub
         return None
     try:
-        return load_tokenizer(folder)
+        return load_tokenizer(model)
     except UserError:
         return None

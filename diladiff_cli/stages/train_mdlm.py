@@ -12,9 +12,9 @@ from diladiff_cli.core.masking import apply_mask, draw_mask, elbo_weight
 from diladiff_cli.core.objectives import masked_nll
 from diladiff_cli.core.times import low_discrepancy
 from diladiff_cli.data.tokens import TokenData, open_tokens
+from diladiff_cli.integrity import read_tokenizer
 from diladiff_cli.metrics.likelihood import masked_figures
 from diladiff_cli.networks.denoiser import TokenDenoiser
-from diladiff_cli.runtime.artifacts import read_tokenizer
 from diladiff_cli.runtime.folders import restore
 from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.precision import settled

@@ -172,9 +172,9 @@ for _command in COMMANDS:
 # What a command needs besides, so that the bad value is its only fault; {chain} is a finished pipeline. A name with a
 # dot is for one option alone.
 NEEDED: dict[str, str] = {
-    "encode": "--tokenizer={chain}/data/tokenizer --length=16",
-    "encode.valid": "{chain}/text.txt --tokenizer={chain}/data/tokenizer --length=16",
-    "encode.out": "{chain}/text.txt --tokenizer={chain}/data/tokenizer --length=16",
+    "encode": "--tokenizer={chain}/data --length=16",
+    "encode.valid": "{chain}/text.txt --tokenizer={chain}/data --length=16",
+    "encode.out": "{chain}/text.txt --tokenizer={chain}/data --length=16",
     "encode.data": "--ae={chain}/ckpt/ae",
     "encode.batch_size": "--ae={chain}/ckpt/ae",
     "encode.precision": "--ae={chain}/ckpt/ae",

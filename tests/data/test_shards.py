@@ -56,7 +56,7 @@ def test_rows_are_gathered_across_shards_in_the_order_asked_for(folder: Path) ->
 def test_a_data_set_says_what_it_is(folder: Path) -> None:
     data = open_tokens(folder)
     assert (data.length, data.vocab_size, data.mask_id, data.separator_id) == (4, 200, 199, 0)
-    assert (data.fingerprint, data.tokenizer_path) == ("abc", folder / "tokenizer")
+    assert (data.fingerprint, data.tokenizer_path) == ("abc", folder)
     assert len(data.split("valid")) == 3
 
 
@@ -115,7 +115,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "torn": (lambda p: (p / "config.json").write_text('{"stage": "da'), "config.json cannot be read"),
     "a list": (lambda p: (p / "config.json").write_text("[]"), "config.json cannot be read"),
     "an artifact": (lambda p: change(p, stage="mdlm"), "is a base; give a token data set, which encode TEXT writes"),
-    "newer": (lambda p: change(p, format_version=9), "has format 9, newer than 1; upgrade diladiff"),
+    "newer": (lambda p: change(p, format_version=9), "has format 9, newer than 2; upgrade diladiff"),
     "incomplete": (
         lambda p: (p / "config.json").write_text('{"stage": "data", "format_version": 1}'),
         "config.json is damaged: it has no fingerprint; restore it, or make it again with encode TEXT --fresh --out",

@@ -12,7 +12,7 @@ import torch
 from diladiff_cli.data.tokenizer import load_tokenizer
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
-from diladiff_cli.integrity import file_hash, hash_files, sealed
+from diladiff_cli.integrity import file_hash, hash_of, sealed, tokenizer_files
 from diladiff_cli.model import load
 from diladiff_cli.runtime.artifacts import content_hash
 from diladiff_cli.runtime.state import load_state
@@ -25,7 +25,7 @@ def forge(folder: Path, change: Callable[[dict[str, Any]], Any] = lambda config:
     config = json.loads((folder / "config.json").read_text())
     change(config)
     config["files"] = {name: file_hash(folder / name) for name in config["files"] if (folder / name).is_file()}
-    config["tokenizer"] = hash_files(folder / "tokenizer")
+    config["tokenizer"] = {name: hash_of(content) for name, content in tokenizer_files(folder).items()}
     config["hash"] = content_hash(config["stage"], config["network"], config["files"], config["tokenizer"])
     (folder / "config.json").write_text(sealed(config))
 
@@ -48,9 +48,9 @@ def forged_weights(chain: Chain, raw: bytes) -> Callable[[], Any]:
 
 
 def forged_tokenizer(chain: Chain, raw: bytes) -> Callable[[], Any]:
-    (chain.mdlm / "tokenizer" / "tokenizer.json").write_bytes(raw)
+    (chain.mdlm / "tokenizer.json").write_bytes(raw)
     forge(chain.mdlm)
-    return lambda: load_tokenizer(chain.mdlm / "tokenizer")
+    return lambda: load_tokenizer(chain.mdlm)
 
 
 def forged_state(chain: Chain, raw: bytes) -> Callable[[], Any]:

@@ -33,7 +33,7 @@ from .damage import Tally, spoil
 POSITIONS = int(os.environ.get("DILADIFF_FUZZ", "10"))
 STAGE_NAMES = ("mdlm", "ae", "prior", "student")
 SHARDS = ("train-00000.safetensors", "valid-00000.safetensors")
-TOKENIZER = ("tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def use_artifact(folder: Path) -> Callable[[], Any]:
 
 def use_tokenizer(folder: Path) -> Callable[[], Any]:
     def use() -> Any:
-        tokenizer = load_tokenizer(folder / "tokenizer")
+        tokenizer = load_tokenizer(folder)
         return tokenizer.backend_tokenizer.to_str(), tokenizer.special_tokens_map
 
     return use

@@ -10,9 +10,10 @@ from safetensors.numpy import load_file, save_file
 
 from diladiff_cli.config import EncodeConfig
 from diladiff_cli.data.shards import CHECKSUMS
+from diladiff_cli.data.tokenizer import load_tokenizer
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
-from diladiff_cli.integrity import CHECKSUM
+from diladiff_cli.integrity import CHECKSUM, sealed
 from diladiff_cli.model import SHIPPED_MODEL, load
 from diladiff_cli.runtime.artifacts import content_hash, load_artifact
 from diladiff_cli.stages.encode import encode_text
@@ -29,7 +30,7 @@ from .forging import forge
 
 def other_tokenizer(folder: Path) -> None:
     """Another token for the number of one."""
-    file = folder / "tokenizer" / "tokenizer.json"
+    file = folder / "tokenizer.json"
     values = json.loads(file.read_text())
     vocabulary = values["model"]["vocab"]
     (a, first), (b, second), *_ = [pair for pair in vocabulary.items() if len(pair[0]) > 1 and pair[1] > 1]
@@ -54,27 +55,27 @@ def test_a_tokenizer_that_was_replaced_is_not_passed_on(chain_copy: Chain, tmp_p
         "ckpt/mdlm": lambda: train_ae(ae_config(), base=chain_copy.mdlm, out=tmp_path / "new"),
         "ckpt/ae": lambda: train_prior(prior_config(), ae=chain_copy.ae, out=tmp_path / "new"),
     }
-    with pytest.raises(UserError, match=rf"{place}/tokenizer/tokenizer\.json is damaged"):
+    with pytest.raises(UserError, match=rf"{place}/tokenizer\.json is damaged"):
         training[place]()
     assert not (tmp_path / "new" / "config.json").exists()
 
 
 @pytest.mark.parametrize("change", ["removed", "added"])
 def test_a_file_more_or_less_in_a_tokenizer_is_noticed(chain_copy: Chain, tmp_path: Path, change: str) -> None:
-    folder = chain_copy.mdlm / "tokenizer"
+    folder = chain_copy.mdlm
     name = "tokenizer_config.json" if change == "removed" else "special_tokens_map.json"
     if change == "removed":
         (folder / name).unlink()
     else:
         (folder / name).write_text('{"mask_token": "the"}')
     for use in (lambda: load(chain_copy.mdlm, "cpu"), lambda: export(chain_copy.mdlm, tmp_path / "bundle")):
-        with pytest.raises(UserError, match=rf"tokenizer/{name} (is missing|was not there)"):
+        with pytest.raises(UserError, match=rf"{name} (is missing|was not there)"):
             use()
 
 
 def test_data_that_were_replaced_are_used_only_by_name(cli: Cli, chain_copy: Chain, tmp_path: Path) -> None:
     write_text(chain_copy.text, seed=1)
-    config = EncodeConfig(tokenizer=str(chain_copy.mdlm / "tokenizer"), length=LENGTH, valid_share=0.25)
+    config = EncodeConfig(tokenizer=str(chain_copy.mdlm), length=LENGTH, valid_share=0.25)
     encode_text(config, text=[str(chain_copy.text)], out=chain_copy.data, resume=False)
     commands: list[tuple[str | Path, ...]] = [
         ("train-ae", "--base", chain_copy.mdlm, "--out", tmp_path / "ae", "--dry-run"),
@@ -114,8 +115,36 @@ def test_data_and_states_without_checksums_are_used_as_they_are(chain_copy: Chai
     aged = [open_tokens(chain_copy.data).split(name).gather([0, 5]).tolist() for name in ("train", "valid")]
     assert aged == fresh
     train_prior(prior_config(), ae=chain_copy.ae, latents=chain_copy.root / "latents", out=tmp_path / "prior")
-    shutil.rmtree(chain_copy.mdlm / "tokenizer")  # which a finished run does not need
+    (chain_copy.mdlm / "tokenizer.json").unlink()  # which a finished run does not need
     assert train_mdlm(mdlm_config(), data=chain_copy.data, out=chain_copy.mdlm)["step"] == 5
+
+
+def to_format_1(root: Path) -> None:
+    """Put every tokenizer below a folder into one of its own, as the first format had it."""
+    for file in root.rglob("config.json"):
+        config = json.loads(file.read_text())
+        inside = file.parent / "tokenizer"
+        inside.mkdir()
+        for name in config["tokenizer"]:
+            (file.parent / name).rename(inside / name)
+        file.write_text(sealed(config | {"format_version": 1}))
+
+
+def test_folders_of_the_first_format_are_used_and_written_in_this_one(chain_copy: Chain, tmp_path: Path) -> None:
+    wanted = load(chain_copy.student, "cpu").sample(n=2)
+    to_format_1(chain_copy.root)
+    assert load(chain_copy.student, "cpu").sample(n=2) == wanted
+    config = EncodeConfig(tokenizer=str(chain_copy.mdlm), length=LENGTH, valid_share=0.25)
+    encode_text(config, text=[str(chain_copy.text)], out=tmp_path / "data")
+    train_mdlm(mdlm_config(), data=chain_copy.data, out=tmp_path / "mdlm")
+    export(chain_copy.student, tmp_path / "bundle")
+    for folder in ("data", "mdlm", "bundle", "bundle/parents/ae"):
+        assert json.loads((tmp_path / folder / "config.json").read_text())["format_version"] > 1
+        assert (tmp_path / folder / "tokenizer.json").is_file()
+        assert not (tmp_path / folder / "tokenizer").exists()
+    other_tokenizer(chain_copy.mdlm / "tokenizer")
+    with pytest.raises(UserError, match=r"ckpt/mdlm/tokenizer/tokenizer\.json is damaged"):
+        load(chain_copy.mdlm, "cpu")
 
 
 def age_bundle(root: Path) -> None:
@@ -161,7 +190,7 @@ def test_numbers_that_json_lacks_are_null_in_folders_older_than_checksums(tiny_c
 def test_a_tokenizer_beside_the_config_of_something_else_is_used(
     tiny_chain: Chain, tmp_path: Path, content: str
 ) -> None:
-    shutil.copytree(tiny_chain.data / "tokenizer", tmp_path / "mine")
+    load_tokenizer(tiny_chain.data).save_pretrained(tmp_path / "mine")
     (tmp_path / "config.json").write_text(content)
     (tmp_path / "text.txt").write_text("a dog\n\n" * 400)
     config = EncodeConfig(tokenizer=str(tmp_path / "mine"), length=LENGTH, valid_share=0.2)

@@ -213,10 +213,10 @@ VANISHING: dict[str, tuple[str, str, tuple[str, ...], str]] = {
     "encode --ae": ("stages.encode_latents", "ae", WRITERS["encode --ae"], "model.safetensors"),
     "encode --ae, data": ("stages.encode_latents", "ae", WRITERS["encode --ae"], "../../data/train-00000.safetensors"),
     "sample": ("stages.sampler", "student", WRITERS["sample"], "model.safetensors"),
-    "sample, tokenizer": ("stages.sampler", "student", WRITERS["sample"], "tokenizer/tokenizer.json"),
+    "sample, tokenizer": ("stages.sampler", "student", WRITERS["sample"], "tokenizer.json"),
     "export": ("stages.export", "student", WRITERS["export"], "model.safetensors"),
     "export, metrics": ("stages.export", "student", WRITERS["export"], "metrics.jsonl"),
-    "bench": ("stages.sampler", "mdlm", WRITERS["bench"], "tokenizer"),
+    "bench": ("stages.sampler", "mdlm", WRITERS["bench"], "tokenizer_config.json"),
 }
 
 
@@ -256,7 +256,7 @@ def test_a_text_that_vanishes_after_the_start_is_named(
         return real(out, stage)
 
     monkeypatch.setattr(encode, "check_replaceable", check_then_remove)
-    for tokenizer in ("train:300", os.fspath(chain_copy.data / "tokenizer")):
+    for tokenizer in ("train:300", os.fspath(chain_copy.data)):
         (chain_copy.text).write_text("a dog\n\n" * 200)
         found = cli("encode", chain_copy.text, "--tokenizer", tokenizer, "--out", "data")
         assert (found.status, found.out) == (1, "")

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from diladiff_cli.errors import UserError
+from diladiff_cli.integrity import tokenizer_files
 from diladiff_cli.runtime import artifacts
-from diladiff_cli.runtime.artifacts import Artifact, load_artifact, parent_links, read_tokenizer, save_artifact
+from diladiff_cli.runtime.artifacts import Artifact, load_artifact, parent_links, save_artifact
 
 STATE = {
     "a.weight": torch.arange(12.0).reshape(3, 4),
@@ -32,7 +33,7 @@ def save(tmp_path: Path) -> Callable[..., Path]:
             "state_dict": STATE,
             "parents": parent_links(tmp_path / name, parents or {}),
             "data": {"path": "../data", "fingerprint": "f" * 8},
-            "tokenizer": read_tokenizer(tmp_path / "tokenizer"),
+            "tokenizer": tokenizer_files(tmp_path / "tokenizer"),
             "progress": {"step": 7},
         }
         save_artifact(tmp_path / name, **content | changes)
@@ -121,8 +122,8 @@ CONFIG_FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a data set's": (lambda p: (p / "config.json").write_text('{"stage": "data"}'), "is a token data set; give a base"),
     "nothing but a stage": (lambda p: (p / "config.json").write_text('{"stage": "ae"}'), "config.json is damaged"),
-    "newer": (lambda p: change_config(p, format_version=99), "has format 99, newer than 1; upgrade diladiff"),
-    "newer, other keys": (lambda p: (p / "config.json").write_text('{"format_version": 2}'), "has format 2, newer"),
+    "newer": (lambda p: change_config(p, format_version=99), "has format 99, newer than 2; upgrade diladiff"),
+    "newer, other keys": (lambda p: (p / "config.json").write_text('{"format_version": 3}'), "has format 3, newer"),
     "wrong stage": (lambda p: change_config(p, stage="ae"), "is an auto-encoder; give a base, which train-mdlm writes"),
     "changed network": (lambda p: change_config(p, network={"width": 8}), "config.json was changed"),
     "changed hashes": (lambda p: change_config(p, files={"model.safetensors": "0"}), "config.json was changed"),

@@ -60,7 +60,7 @@ def test_bounds_that_do_nothing_give_the_same_point() -> None:
 def test_another_tokenizer_gives_another_point(chain_copy: Chain) -> None:
     sampler = load_sampler(chain_copy.mdlm)
     before = _content(sampler)
-    file = chain_copy.mdlm / "tokenizer" / "tokenizer.json"
+    file = chain_copy.mdlm / "tokenizer.json"
     file.write_text(file.read_text() + "\n")
     assert _content(sampler) != before
 

@@ -96,7 +96,7 @@ def test_standard_input_read_once_is_not_copied(text: Path, tmp_path: Path, monk
     encode_text(SMALL, text=[str(text)], out=tmp_path / "first")
     monkeypatch.setattr(stage, "rereadable", None)
     monkeypatch.setattr(sys, "stdin", stdin_of("\n\n".join(DOCUMENTS).encode()))
-    config = replace(SMALL, tokenizer=str(tmp_path / "first" / "tokenizer"))
+    config = replace(SMALL, tokenizer=str(tmp_path / "first"))
     record = encode_text(config, text=["-"], out=tmp_path / "data")
     assert record["splits"]["train"] == encode_text(config, text=[str(text)], out=tmp_path / "again")["splits"]["train"]
 

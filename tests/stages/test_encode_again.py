@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from diladiff_cli.config import EncodeConfig
+from diladiff_cli.data.tokenizer import load_tokenizer
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CHECKSUM, sealed
@@ -99,7 +100,7 @@ def test_text_is_the_same_in_another_place_and_form(made: Path, monkeypatch: pyt
 def test_a_tokenizer_that_changed_in_its_folder_is_noticed(tmp_path: Path) -> None:
     write_text(tmp_path / "text.txt")
     encode_text(CONFIG, text=[str(tmp_path / "text.txt")], out=tmp_path / "first")
-    shutil.copytree(tmp_path / "first" / "tokenizer", tmp_path / "mine")
+    load_tokenizer(tmp_path / "first").save_pretrained(tmp_path / "mine")
     config = replace(CONFIG, tokenizer=str(tmp_path / "mine"))
     encode_text(config, text=[str(tmp_path / "text.txt")], out=tmp_path / "data")
     again(tmp_path, config)
@@ -147,7 +148,7 @@ def test_a_hub_data_set_is_compared_by_name_and_text_beside_it_counts_as_other(
 DAMAGES: dict[str, Callable[[Path], Any]] = {
     "a lost shard": lambda data: (data / "train-00000.safetensors").unlink(),
     "a cut shard": lambda data: os.truncate(data / "valid-00000.safetensors", 100),
-    "a lost tokenizer": lambda data: shutil.rmtree(data / "tokenizer"),
+    "a lost tokenizer": lambda data: (data / "tokenizer.json").unlink(),
 }
 
 

@@ -9,6 +9,7 @@ import torch
 from diladiff_cli.data.latents import open_latents
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
+from diladiff_cli.integrity import tokenizer_files
 from diladiff_cli.model import load
 from diladiff_cli.runtime.artifacts import Artifact, load_artifact
 from diladiff_cli.stages.encode_latents import encode_latents
@@ -34,8 +35,8 @@ def write_encoder(folder: Path, chain: Chain, seed: int = 0) -> Path:
     )
     build_encoder: Any = BertModel
     build_encoder(config, add_pooling_layer=False).save_pretrained(folder)  # as published encoders come at times
-    for file in (chain.data / "tokenizer").iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
+    for name, content in tokenizer_files(chain.data).items():
+        (folder / name).write_bytes(content)
     return folder
 
 
