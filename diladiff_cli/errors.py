@@ -32,6 +32,9 @@ class UserError(Exception):
         self.what = what
         self.remedy = remedy
 
+    def __reduce__(self) -> tuple[type["UserError"], tuple[str, str]]:
+        return UserError, (self.what, self.remedy)
+
 
 def kind_of(stage: str) -> str:
     """What a folder of a stage is called."""

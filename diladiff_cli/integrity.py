@@ -16,12 +16,6 @@ from diladiff_cli.errors import UserError
 
 CHECKSUM = "checksum"
 CONFIG_FILE = "config.json"
-# What transformers reads tokenizers from.
-TOKENIZER_FILES = (
-    *("tokenizer*", "vocab*", "merges*", "special_tokens*", "added_tokens*", "chat_template*", "chat_templates/*"),
-    *("*.model", "*.spm", "*.tiktoken", "*.jinja", "tekken.json"),
-)
-NO_TOKENIZER = "give one with a tokenizer.json, a Hub id that can be reached, or train:8192"
 MOST_BYTES = 1 << 26  # of a JSON document
 MOST_DEPTH = 100  # of its nesting
 CHANGED = f"it was changed since it was written; where that was meant, delete its {CHECKSUM}"
@@ -114,83 +108,6 @@ def file_hash(path: Path) -> str:
 def hash_of(content: bytes) -> str:
     """SHA-256 in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
-
-
-def tokenizer_folder(folder: Path) -> Path:
-    """Where an artifact or a data set has its tokenizer: beside its other files, in format 1 in a folder of its own."""
-    inside = folder / "tokenizer"
-    return inside if inside.is_dir() and not (folder / "tokenizer_config.json").exists() else folder
-
-
-def tokenizer_files(folder: Path) -> dict[str, bytes]:
-    """The files of a folder, by name, that a tokenizer is made of.
-
-    Raises:
-        OSError: One cannot be read.
-    """
-    found = {path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()}
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(found)}
-
-
-def read_tokenizer(folder: Path) -> dict[str, bytes]:
-    """:func:`tokenizer_files`, compared with the hashes in the ``config.json`` of the artifact or data set they are in.
-
-    What lies in another folder, or in an older one, which has no hashes, is not compared.
-
-    Raises:
-        UserError: A file is missing, was changed, or was put there, or that config.json is damaged; names it.
-    """
-    home = folder.parent if folder.name == "tokenizer" else folder
-    table, remedy = _recorded_tokenizer(home / CONFIG_FILE), f"restore it, or make {home} again"
-    try:
-        found = tokenizer_files(folder)
-        if table is not None:
-            found |= {name: (folder / name).read_bytes() for name in table if _is_file_inside(folder, name)}
-    except OSError as error:
-        raise UserError(f"{error.filename or folder} cannot be read ({error.strerror})", remedy) from error
-    if not found:
-        raise UserError(f"the folder {folder} holds no tokenizer", NO_TOKENIZER)
-    return found if table is None else _compared(found, table, folder, remedy)
-
-
-def _is_file_inside(folder: Path, name: str) -> bool:
-    inside = "\0" not in name and not Path(name).is_absolute() and ".." not in Path(name).parts
-    return inside and (folder / name).is_file()
-
-
-def _compared(found: dict[str, bytes], table: Mapping[str, str], folder: Path, remedy: str) -> dict[str, bytes]:
-    for name, wanted in table.items():
-        if name not in found:
-            raise UserError(f"{folder / name} is missing", remedy)
-        if hash_of(found[name]) != wanted:
-            raise UserError(f"{folder / name} is damaged: its hash is not the one in {CONFIG_FILE}", remedy)
-    for name in found.keys() - table.keys():
-        raise UserError(f"{folder / name} was not there when {CONFIG_FILE} was written", f"remove it, or {remedy}")
-    return found
-
-
-def write_tokenizer(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Put a tokenizer's files, by name, into a folder."""
-    for name, content in files.items():
-        place = folder / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(content)
-
-
-def _recorded_tokenizer(config: Path) -> dict[str, str] | None:
-    """The hashes of its files in a config.json; None where that is missing, older or of something else.
-
-    Raises:
-        UserError: It is damaged.
-    """
-    try:
-        values = read_sealed(config)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{config} cannot be read ({error})", "restore it, or make the folder again") from error
-    table = values.get("tokenizer")
-    return table if "stage" in values and isinstance(table, dict) else None
 
 
 def log_record(path: Path) -> dict[str, Any]:

@@ -33,6 +33,9 @@ class ConfigError(ValueError):
         super().__init__("\n".join(map(_in_python, problems)))
         self.problems = problems
 
+    def __reduce__(self) -> tuple[type["ConfigError"], tuple[list[str]]]:
+        return ConfigError, (self.problems,)
+
 
 def _in_python(problem: str) -> str:
     return re.sub(r"(?<![\w-])--(?!help\b)([a-z][a-z0-9-]*)\b", lambda name: name[1].replace("-", "_"), problem)

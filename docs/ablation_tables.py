@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from layout import DIGITS, Report, base_at, means_of, number, percent, stored, table
+from layout import DIGITS, Report, base_at, figures_by_name, means_of, number, percent, stored, table, with_spread
 
 VARIANTS = {
     "augmentation": ("strong-2x", "mild-2x", "soft-2x", "dropout-50-2x"),
@@ -36,7 +36,7 @@ def ablation(group: str) -> Callable[[], str]:
 def _row(result: Report) -> list[str]:
     trained = result["validation"]
     figures = [
-        number(result["points"][stage]["figures"][name]["mean"], DIGITS.get(name, 3))
+        with_spread(figures_by_name(result["points"][stage])[name], DIGITS.get(name, 3))
         for name in FIGURES
         for stage in SOURCES
     ]

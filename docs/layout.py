@@ -47,6 +47,11 @@ def with_spread(figure: Report | None, digits: int = 3) -> str:
     return number(figure["mean"], digits) + (f" ± {number(figure['std'], 2)}" if figure["std"] is not None else "")
 
 
+def with_error(row: Report, name: str) -> str:
+    """A mean and its standard error."""
+    return f"{row[name]:.2f} ± {row[f'{name}_stderr']:.2f}"
+
+
 def settings_of(report: Report) -> list[str]:
     return [NAMES[report["stage"]], number(report["steps"]), str(report["decode_steps"]), f"{report['temperature']:g}"]
 

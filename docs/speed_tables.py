@@ -13,7 +13,7 @@ TRAINING = (
     *("speed over plain", "plain's memory (MB)"),
 )
 
-WHOLE = ("model", "latent steps", "decode steps", "tokens/s", "time for latents over that for texts")
+WHOLE = ("model", "latent steps", "decode steps", "tokens/s", "time for a latent over that for a text")
 
 
 def whole_samples(name: str) -> Callable[[], str]:
@@ -43,7 +43,7 @@ def _sampling_row(report: Report) -> list[str]:
         "-" if report["top_p"] == 1.0 else f"{report['top_p']:g}",
         number(report["tokens_per_second"]),
         f"{report['ratio_to_floor']:.2f}",
-        f"{report['speedup_over_textbook']:.1f}",
+        "-" if report["speedup_over_textbook"] is None else f"{report['speedup_over_textbook']:.1f}",
         *(number(None if memory is None else memory[who]) for who in ("ours", "textbook")),
     ]
 
@@ -62,7 +62,7 @@ def _training_row(report: Report) -> list[str]:
 
 def _whole_row(report: Report) -> list[str]:
     share = report["latent_share"]
-    latents = "-" if report["steps"] is None else f"{share / (1 - share):.2f}"
+    latents = "-" if report["steps"] is None else f"{report['decodings'] * share / (1 - share):.2f}"
     model = "base" if report["stage"] == "mdlm" else report["stage"]
     steps = str(report["steps"] or "-")
     return [model, steps, str(report["decode_steps"]), number(report["tokens_per_second"]["mean"]), latents]

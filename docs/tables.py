@@ -27,6 +27,7 @@ from layout import (
     settings_of,
     stored,
     table,
+    with_error,
 )
 from speed_tables import sampling_speed, training_speed, whole_samples
 
@@ -119,7 +120,7 @@ def semantics_texts() -> str:
 
 def semantics_noise() -> str:
     found = stored("semantics.json")["noise"]
-    rows = [[name, *(f"{row[name]:.2f}" for row in found)] for name in ("similarity", "agreement")]
+    rows = [[name, *(with_error(row, name) for row in found)] for name in ("similarity", "agreement")]
     return table(["noise on the latent, sigma", *(f"{row['sigma']:g}" for row in found)], rows)
 
 
@@ -127,14 +128,14 @@ def semantics_decodings() -> str:
     found = stored("semantics.json")["decodings"]
     return table(
         ["decodings of", "similarity"],
-        [["one latent", f"{found['within']:.2f}"], ["two latents", f"{found['between']:.2f}"]],
+        [["one latent", with_error(found, "within")], ["two latents", with_error(found, "between")]],
     )
 
 
 def semantics_interpolation() -> str:
     found = stored("semantics.json")["interpolation"]["steps"]
     rows = [
-        [f"similarity to the {name}", *(f"{row[f'similarity_to_{name}']:.2f}" for row in found)]
+        [f"similarity to the {name}", *(with_error(row, f"similarity_to_{name}") for row in found)]
         for name in ("first", "second")
     ]
     return table(["share of the second", *(f"{row['share']:g}" for row in found)], rows)
@@ -182,6 +183,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed-gpu": sampling_speed("speed_gpu.jsonl"),
     "training-gpu": training_speed("speed_gpu.jsonl"),
     "samples-gpu": whole_samples("frontier_gpu.jsonl"),
+    "latent-share": whole_samples("latent_share.jsonl"),
+    "speed-1024": sampling_speed("speed_1024.jsonl"),
+    "training-1024": training_speed("speed_1024.jsonl"),
     "speed-fp32": sampling_speed("speed_fp32.jsonl"),
     "training-bf16": training_speed("speed_bf16.jsonl"),
     "training-fp32": training_speed("speed_fp32.jsonl"),

@@ -147,7 +147,8 @@ def main() -> None:
     found = options.out / "ablations.json"
     results = {r["variant"]: r for r in json.loads(found.read_text())} if found.exists() else {}
     settings = {name: str(value) for name, value in vars(options).items() if name not in ("out", "only")}
-    if any(r["settings"] != settings for r in results.values()):
+    older = {name: str(parser.get_default(name)) for name in settings}  # of results older than an option
+    if any(older | r["settings"] != settings for r in results.values()):
         sys.exit(f"{found} holds results with other settings; repeat those, or choose another --out")
     for variant in chosen:
         if variant.name not in results:

@@ -3,12 +3,14 @@
     python examples/semantics.py --model ckpt/ae --data data --embedder sentence-transformers/all-MiniLM-L6-v2
 
 Prints one JSON object. Similarities are cosines of an embedding model's mean-pooled last hidden states; agreement is
-the share of equal tokens at equal positions.
+the share of equal tokens at equal positions; both are averaged over texts that lie evenly over the held-out ones, with
+their standard errors.
 """
 
 import argparse
 import json
 import math
+import sys
 from itertools import combinations
 from typing import Any
 
@@ -17,7 +19,6 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
 import diladiff_cli
-from diladiff_cli.metrics.agreement import latent_agreement
 
 SIGMAS = (0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0)
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -47,6 +48,11 @@ def tokens_of(samples: list[dict[str, Any]]) -> Tensor:
     return torch.tensor([sample["token_ids"] for sample in samples])
 
 
+def with_error(name: str, values: Tensor) -> dict[str, float]:
+    """The mean of a figure over latents, and its standard error."""
+    return {name: float(values.mean()), f"{name}_stderr": float(values.std() / math.sqrt(len(values)))}
+
+
 def interpolate(a: Tensor, b: Tensor, share: float) -> Tensor:
     """Between two latents along an arc, which keeps the variance of standardised ones."""
     angle = 0.5 * math.pi * share
@@ -59,33 +65,31 @@ def noise_sweep(model: diladiff_cli.Model, z: Tensor, originals: list[str], embe
     wanted, clean, found = embed(originals), tokens_of(model.decode(z, seed=0)), []
     for sigma in SIGMAS:
         samples = model.decode(math.sqrt(1 - sigma**2) * z + sigma * eps, seed=1)
-        similarity = (embed(texts_of(samples)) * wanted).sum(-1).mean()
-        agreement = latent_agreement(tokens_of(samples), clean)
-        found.append({"sigma": sigma, "similarity": float(similarity), "agreement": agreement})
+        similarity = (embed(texts_of(samples)) * wanted).sum(-1)
+        agreement = (tokens_of(samples) == clean).float().mean(-1)
+        found.append({"sigma": sigma} | with_error("similarity", similarity) | with_error("agreement", agreement))
     return found
 
 
 def within_and_between(model: diladiff_cli.Model, z: Tensor, embed: Embedder, decodings: int = 4) -> dict[str, float]:
     """Mean similarity of texts decoded from one latent, and of texts decoded from different ones."""
     vectors = embed(texts_of(model.decode(z, decodings=decodings))).unflatten(0, (len(z), decodings))
-    within = [(vectors[:, i] * vectors[:, j]).sum(-1).mean() for i, j in combinations(range(decodings), 2)]
-    between = [(vectors[:, i] * vectors[:, j].roll(1, 0)).sum(-1).mean() for i, j in combinations(range(decodings), 2)]
-    return {"within": float(torch.stack(within).mean()), "between": float(torch.stack(between).mean())}
+    pairs = list(combinations(range(decodings), 2))
+    within = torch.stack([(vectors[:, i] * vectors[:, j]).sum(-1) for i, j in pairs]).mean(0)
+    between = torch.stack([(vectors[:, i] * vectors[:, j].roll(1, 0)).sum(-1) for i, j in pairs]).mean(0)
+    return with_error("within", within) | with_error("between", between)
 
 
 def interpolation(model: diladiff_cli.Model, z: Tensor, originals: list[str], embed: Embedder) -> dict[str, Any]:
-    """Similarity to both ends along the way between neighbouring latents, and the first pair's texts."""
+    """Similarity to both ends along the way from each latent to the next, and the first pair's texts."""
     ends, found = embed(originals), []
     for share in SHARES:
         samples = model.decode(interpolate(z, z.roll(-1, 0), share), seed=2)
         vectors = embed(texts_of(samples))
         found.append(
-            {
-                "share": share,
-                "similarity_to_first": float((vectors * ends).sum(-1).mean()),
-                "similarity_to_second": float((vectors * ends.roll(-1, 0)).sum(-1).mean()),
-                "text": samples[0]["text"],
-            }
+            {"share": share, "text": samples[0]["text"]}
+            | with_error("similarity_to_first", (vectors * ends).sum(-1))
+            | with_error("similarity_to_second", (vectors * ends.roll(-1, 0)).sum(-1))
         )
     return {"first": originals[0], "second": originals[1], "steps": found}
 
@@ -98,7 +102,10 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=64, help="texts")
     options = parser.parse_args()
     model = diladiff_cli.load(options.model, data=options.data)
-    rows = model.sampler.held_out.gather(range(options.n))
+    held_out = model.sampler.held_out
+    if options.n > len(held_out):
+        sys.exit(f"there are {len(held_out)} held-out texts; choose a smaller --n than {options.n}")
+    rows = held_out.gather([i * len(held_out) // options.n for i in range(options.n)])
     originals = model.tokenizer.batch_decode(rows.tolist(), skip_special_tokens=True)
     z = model.sampler.encoder(rows.to(model.sampler.device)).cpu()
     embed = Embedder(options.embedder)

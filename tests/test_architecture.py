@@ -28,17 +28,18 @@ HEAVY = {
 }
 
 # What each layer may import besides itself.
-LEAVES = {"errors", "settings", "presets", "config", "integrity", "notes"}
+LEAVES = {"errors", "settings", "presets", "config", "integrity", "tokenizer_files", "notes"}
 BELOW_STAGES = {"runtime", "data", "networks", "metrics"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "integrity": {"errors"},
+    "tokenizer_files": {"errors", "integrity"},
     "notes": set(),
     "settings": set(),
     "presets": set(),
     "config": {"settings", "presets"},
     "core": set(),
-    **{layer: {"core", "errors", "settings", "config", "integrity", "notes"} for layer in BELOW_STAGES},
+    **{layer: {"core", *LEAVES} - {"presets"} for layer in BELOW_STAGES},
     "stages": {"core", *BELOW_STAGES, *LEAVES},
     "model": {"stages", "core", *BELOW_STAGES, *LEAVES},
     "cli": {"model", "stages", "core", *BELOW_STAGES, *LEAVES},

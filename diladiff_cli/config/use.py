@@ -20,7 +20,7 @@ def order_option() -> Any:
     """The field of the order in which positions are revealed."""
     choices = ("random", "spread", "confidence", "threshold", "entropy")
     meaning = (
-        "Positions to reveal: random (exact), spread (distant ones together, best in few steps) or the surest first."
+        "Positions to reveal: random, the only exact order; spread: distant ones together; the others: surest first."
     )
     return option("random", meaning, choices=choices)
 

@@ -10,12 +10,12 @@ from typing import NoReturn
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CONFIG_FILE, read_json
 
-# Ending of a file -> the reader of ``datasets``; "text" reads lines.
-READERS = {
-    ".txt": "text",
-    ".txt.zst": "text",
-    ".jsonl": "text",
-    ".jsonl.zst": "text",
+# Ending of a file -> the reader of ``datasets``; None for what is read line by line.
+READERS: dict[str, str | None] = {
+    ".txt": None,
+    ".txt.zst": None,
+    ".jsonl": None,
+    ".jsonl.zst": None,
     ".json": "json",
     ".parquet": "parquet",
 }

@@ -1,21 +1,23 @@
 """Documents from files, folders, globs, standard input and Hub data sets, in pieces where one is long.
 
-All but standard input is streamed through ``datasets``. The lines of text files become documents here, and so do JSON
-lines, one by one: their rows may differ, no text is taken for a date, and every fault has its line.
+Other files than text and JSON lines, and the Hub, are streamed through ``datasets``. Its reader of lines decodes
+archives in the locale's encoding, takes those that are cut off for whole, and needs a third of a second for a file; its
+reader of JSON makes dates of texts that look like some. So these are read here, and every fault has its line.
 """
 
+import glob
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from diladiff_cli.data.files import READERS, ending, find_files, hub_parts
-from diladiff_cli.data.lines import file_lines, load_file, load_streamed, stream_lines
+from diladiff_cli.data.lines import Line, chunks, decoded, lines, unpacked
 from diladiff_cli.errors import UserError
 
 PIECE = 1 << 20  # characters; a tokenizer needs some 300 MB for that many
+LONGEST_ROW = 1 << 28  # characters of a JSON line
 
 
 class Piece(NamedTuple):
@@ -33,10 +35,10 @@ class Piece(NamedTuple):
 def iter_pieces(sources: Sequence[str], text_field: str = "text") -> Iterator[Piece]:
     """The documents of all sources, in order, without those that are blank and without white space around them.
 
-    A ``.txt`` file holds documents separated by blank lines. ``-`` is standard input: JSON lines where the first line
-    is a JSON object, else text. Both are in UTF-8, or in UTF-16 or UTF-32 with a byte order mark. A name that is no
-    path is a Hub data set, ``owner/name[@revision][:config]``, of which the train split is streamed. Memory grows with
-    the longest line of a source, not with its size or that of its documents.
+    A ``.txt`` file holds documents separated by blank lines (or by a million blank characters). ``-`` is standard
+    input: JSON lines where the first line is a JSON object, else text. Both are in UTF-8, or in UTF-16 or UTF-32 with a
+    byte order mark. A name that is no path is a Hub data set, ``owner/name[@revision][:config]``, of which the train
+    split is streamed. Memory grows neither with the size of a source nor with that of a text document.
 
     Args:
         sources: Files, folders, globs, ``-`` or Hub ids.
@@ -99,9 +101,19 @@ def _place_to_cut(text: str, start: int, end: int) -> int:
     return start + len(words[0]) if len(words) > 1 else end
 
 
+def _load(reader: str, **options: Any) -> Any:
+    """A streamed data set, without noise on the terminal."""
+    from datasets import load_dataset
+    from datasets.utils.logging import disable_progress_bar, set_verbosity_error
+
+    disable_progress_bar()
+    set_verbosity_error()
+    return load_dataset(reader, split="train", streaming=True, **options)
+
+
 def _hub_rows(source: str) -> Iterator[Any]:
     name, configuration, revision = hub_parts(source)
-    yield from load_streamed(name, name=configuration, revision=revision)
+    yield from _load(name, name=configuration, revision=revision)
 
 
 def _row_parts(rows: Iterable[Any], name: str, field: str) -> Iterator[Piece]:
@@ -112,27 +124,28 @@ def _row_parts(rows: Iterable[Any], name: str, field: str) -> Iterator[Piece]:
 def _file_parts(file: Path, field: str) -> Iterator[Piece]:
     kind = ending(file) or ".txt"
     reader = READERS[kind]
-    if reader != "text":
-        yield from _row_parts(load_file(reader, file), str(file), field)
-    elif kind.startswith(".jsonl"):
-        yield from _json_parts(file_lines(file), str(file), field)
-    else:
-        yield from _paragraphs(file_lines(file))
+    if reader is not None:
+        yield from _row_parts(_load(reader, data_files=glob.escape(str(file))), str(file), field)
+        return
+    with file.open("rb") as opened:
+        texts = decoded(unpacked(opened) if kind.endswith(".zst") else chunks(opened))
+        yield from _json_parts(texts, str(file), field) if kind.startswith(".jsonl") else _paragraphs(texts)
 
 
 def _stdin_parts(field: str) -> Iterator[Piece]:
-    is_json, lines = _looked_at(stream_lines(sys.stdin.buffer))
-    yield from _json_parts(lines, "standard input", field) if is_json else _paragraphs(lines)
+    is_json, whole = _looked_at(decoded(chunks(sys.stdin.buffer)))
+    yield from _json_parts(whole, "standard input", field) if is_json else _paragraphs(whole)
 
 
-def _looked_at(lines: Iterator[str]) -> tuple[bool, Iterator[str]]:
-    """Whether a text is JSON lines, its first sign being a brace, and its lines."""
+def _looked_at(texts: Iterator[str]) -> tuple[bool, Iterator[str]]:
+    """Whether a text is JSON lines, its first sign being a brace, and the text."""
     begin = list[str]()
-    for line in lines:
-        begin.append(line)
-        if line.strip():
+    for text in texts:
+        begin.append(text)
+        if text.strip():
             break
-    return bool(begin) and begin[-1].lstrip().startswith("{"), chain(begin, lines)
+    is_json = bool(begin) and begin[-1].lstrip().startswith("{")
+    return is_json, (text for some in (begin, texts) for text in some)
 
 
 def ending_by_content(file: IO[bytes]) -> str:
@@ -141,25 +154,27 @@ def ending_by_content(file: IO[bytes]) -> str:
     What cannot be decoded counts as text, whose reading tells the fault.
     """
     try:
-        return ".jsonl" if _looked_at(stream_lines(file))[0] else ".txt"
+        return ".jsonl" if _looked_at(decoded(chunks(file)))[0] else ".txt"
     except ValueError:
         return ".txt"
 
 
-def _json_parts(lines: Iterable[str], name: str, field: str) -> Iterator[Piece]:
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            yield Piece(_text_of(_parsed(line, number), name, field, f"line {number}"), True)
+def _json_parts(texts: Iterable[str], name: str, field: str) -> Iterator[Piece]:
+    for line in lines(texts, LONGEST_ROW):
+        if not line.ends:
+            raise ValueError(f"line {line.number} is longer than {LONGEST_ROW:,} characters")
+        if line.text.strip():
+            yield Piece(_text_of(_parsed(line), name, field, f"line {line.number}"), True)
 
 
-def _parsed(line: str, number: int) -> Any:
+def _parsed(line: Line) -> Any:
     try:
-        return json.loads(line)
+        return json.loads(line.text)
     except json.JSONDecodeError as error:
         what = f"{error.msg.removesuffix(' at')} at column {error.colno}"
-        raise ValueError(f"line {number} is no JSON: {what}") from error
+        raise ValueError(f"line {line.number} is no JSON: {what}") from error
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"line {number} is no JSON: {error}") from error
+        raise ValueError(f"line {line.number} is no JSON: {error}") from error
 
 
 def _text_of(row: Any, name: str, field: str, place: str = "it") -> str:
@@ -172,13 +187,14 @@ def _text_of(row: Any, name: str, field: str, place: str = "it") -> str:
     raise UserError(f"{name} has a row without a string {field!r} ({place} {found})", "name one with --text-field")
 
 
-def _paragraphs(lines: Iterable[str]) -> Iterator[Piece]:
+def _paragraphs(texts: Iterable[str]) -> Iterator[Piece]:
     """Runs of lines that are not blank, in parts where they are long."""
-    held, size, begun = list[str](), 0, False
-    for line in lines:
-        if line.strip():
-            held.append(line + "\n")
-            size += len(line)
+    held, size, inside, begun = list[str](), 0, False, False
+    for text, _, ends in lines(texts, PIECE):
+        if inside or text.strip():
+            held.append(text + "\n" if ends else text)
+            size += len(text)
+            inside = not ends
             if size > PIECE:
                 yield Piece("".join(held), False)
                 held, size, begun = [], 0, True

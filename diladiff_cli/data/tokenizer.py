@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from diladiff_cli.errors import UserError
-from diladiff_cli.integrity import NO_TOKENIZER, read_tokenizer, tokenizer_folder
+from diladiff_cli.tokenizer_files import (
+    NO_TOKENIZER,
+    VOCABULARIES,
+    check_tokenizer,
+    read_tokenizer,
+    tokenizer_folder,
+)
 
 MASK_TOKEN = "<|mask|>"
 SEPARATOR_TOKEN = "<|endoftext|>"
-# Without any of these files, some kinds of tokenizers are made empty, of a model's config.json alone.
-VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.spm", "*.tiktoken", "tekken.json")
 TRAINING_CHARACTERS = 200_000_000  # enough for merges; keeps memory bounded on large corpora
 
 
@@ -62,8 +66,8 @@ def load_tokenizer(spec: str | Path) -> Any:
 
     folder = Path(spec)
     if folder.is_dir():
+        check_tokenizer(folder)
         folder = tokenizer_folder(folder)
-        read_tokenizer(folder)  # compares hashes
         if not any(next(folder.glob(pattern), None) for pattern in VOCABULARIES):
             raise UserError(f"the folder {spec} holds no tokenizer", NO_TOKENIZER)
         spec = folder
@@ -83,11 +87,17 @@ def load_tokenizer(spec: str | Path) -> Any:
 
 
 def saved_files(tokenizer: Any) -> dict[str, bytes]:
-    """The files that a tokenizer is saved as, by name."""
+    """The files that a tokenizer is saved as, by name.
+
+    Raises:
+        UserError: It is of a kind that has no tokenizer.json.
+    """
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
-        files = {path.relative_to(folder).as_posix(): path for path in Path(folder).rglob("*") if path.is_file()}
-        return {name: path.read_bytes() for name, path in sorted(files.items())}
+        files = read_tokenizer(Path(folder))
+    if "tokenizer.json" not in files:
+        raise UserError(f"{type(tokenizer).__name__} is a tokenizer without a tokenizer.json", "give one that has it")
+    return files
 
 
 def find_separator(tokenizer: Any) -> int | None:

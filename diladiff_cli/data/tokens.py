@@ -11,7 +11,8 @@ from torch import Tensor
 
 from diladiff_cli.data.shards import Shards, well_formed
 from diladiff_cli.errors import UserError, wrong_folder
-from diladiff_cli.integrity import CONFIG_FILE, read_sealed, tokenizer_files, tokenizer_folder
+from diladiff_cli.integrity import CONFIG_FILE, read_sealed
+from diladiff_cli.tokenizer_files import tokenizer_paths
 
 FORMAT_VERSION = 2  # 1 had the tokenizer in a folder of its own
 STAGE = "data"
@@ -80,11 +81,6 @@ class TokenData:
         """The token at the end of every document."""
         return int(self.config["separator_id"])
 
-    @property
-    def tokenizer_path(self) -> Path:
-        """Folder of the tokenizer."""
-        return tokenizer_folder(self.path)
-
     def split(self, name: str) -> TokenSplit:
         """The blocks of "train" or "valid"."""
         record = self.config["splits"][name]
@@ -126,7 +122,7 @@ def _check_values(path: Path, config: Mapping[str, Any]) -> None:
     for name, limit in (limits | {"separator_id": config["vocab_size"]}).items():
         if type(config[name]) is not int or type(limit) is not int or not 0 <= config[name] < limit:
             raise ValueError(f"{name} is {str(config[name])[:40]}")
-    size = sum(map(len, tokenizer_files(tokenizer_folder(path)).values()))
+    size = sum(file.stat().st_size for file in tokenizer_paths(path).values())
     if size and config["vocab_size"] > size:  # each token takes some bytes there
         raise ValueError(f"vocab_size is {config['vocab_size']}, more than its tokenizer can hold")
     if type(config["format_version"]) is not int or not isinstance(config["fingerprint"], str):

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from diladiff_cli.core.hashing import tensors_hash
 from diladiff_cli.errors import UserError
-from diladiff_cli.integrity import read_tokenizer
 from diladiff_cli.networks.denoiser import TokenDenoiser
+from diladiff_cli.tokenizer_files import check_tokenizer, tokenizer_folder
 
 UNUSED = "pooler."  # weights behind the hidden states: some encoders come without, and get random ones
 
@@ -103,8 +103,8 @@ def check_same_vocabulary(name: str, tokenizer_path: Path) -> None:
     known = theirs.get_vocab()
     if not known.keys() - set(theirs.all_special_tokens):
         return  # an empty tokenizer, made up where the folder has none
-    read_tokenizer(tokenizer_path)  # compares hashes
-    ours = AutoTokenizer.from_pretrained(tokenizer_path, trust_remote_code=False)
+    check_tokenizer(tokenizer_path)
+    ours = AutoTokenizer.from_pretrained(tokenizer_folder(tokenizer_path), trust_remote_code=False)
     added = set(ours.all_special_tokens)  # the data's tokenizer may have got a mask token of its own
     if any(known.get(token, index if token in added else None) != index for token, index in ours.get_vocab().items()):
         raise UserError(

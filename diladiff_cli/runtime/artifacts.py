@@ -27,11 +27,10 @@ from diladiff_cli.integrity import (
     log_record,
     read_sealed,
     sealed,
-    tokenizer_folder,
-    write_tokenizer,
 )
 from diladiff_cli.runtime.card import model_card
 from diladiff_cli.runtime.folders import METRICS_FILE, is_there, replacing, restore
+from diladiff_cli.tokenizer_files import write_tokenizer
 
 FORMAT_VERSION = 2  # 1 had the tokenizer in a folder of its own
 COMMANDS = {stage: KINDS[stage][1] for stage in ("mdlm", "ae", "prior", "student")}
@@ -84,11 +83,6 @@ class Artifact:
     def data(self) -> dict[str, Any]:
         """The token data set that it was trained on: path, fingerprint, length."""
         return dict(self.config["data"])
-
-    @property
-    def tokenizer_path(self) -> Path:
-        """Folder of the tokenizer; those who read it check its files' hashes."""
-        return tokenizer_folder(self.path)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The (averaged) weights, after a check of their hashes.

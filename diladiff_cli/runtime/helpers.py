@@ -1,11 +1,13 @@
 """The main process leads and the others help: for work whose input only the main process can read in order."""
 
+import os
+import pickle
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from itertools import islice
 from typing import Any, TypeVar
 
-from accelerate.utils import broadcast_object_list, gather_object
+import torch.distributed as dist
 
 from diladiff_cli.runtime.processes import process_state
 
@@ -14,21 +16,22 @@ R = TypeVar("R")
 
 PATIENCE = timedelta(days=7)  # of helpers, while the main process does what it can only do alone
 
+_groups: list[Any] = []  # of the calls of led that are under way, which have a patience of their own
+
 
 def led(lead: Callable[[], R]) -> R:
-    """What ``lead`` returns on the main process, on all processes; the others help until then.
+    """What ``lead`` returns or raises on the main process, on all processes; the others help until then.
 
     Args:
         lead: Called on the main process alone. Inside it :func:`shared_out` has helpers.
     """
-    state = process_state(PATIENCE)
-    if state.num_processes == 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or process_state().num_processes == 1:
         return lead()
-    if state.is_main_process:
-        result = lead()
-        _told({"result": result})
-        return result
-    return _help()
+    _groups.append(dist.new_group(backend="gloo", timeout=PATIENCE))
+    try:
+        return _lead(lead) if process_state().is_main_process else _help()
+    finally:
+        dist.destroy_process_group(_groups.pop())
 
 
 def shared_out(work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
@@ -38,20 +41,31 @@ def shared_out(work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, 
         work: What to do; it must not depend on anything but the item, and pickle.
         items: Read by the main process alone, as many at once as there are processes.
     """
-    state = process_state()
-    if state.num_processes == 1:
+    if not _groups:
         yield from ((item, work(item)) for item in items)
         return
     _told({"work": work})
     rest = iter(items)
-    while part := list(islice(rest, state.num_processes)):
+    while part := list(islice(rest, dist.get_world_size())):
         _told({"items": part})
         yield from zip(part, _gathered(work, part), strict=True)
+
+
+def _lead(lead: Callable[[], R]) -> R:
+    try:
+        result = lead()
+    except Exception as error:
+        _told({"error": _portable(error)})
+        raise
+    _told({"result": result})
+    return result
 
 
 def _help() -> Any:
     """Do a share of all work that the main process has, until it has its result."""
     while "result" not in (message := _told(None)):
+        if "error" in message:
+            raise message["error"]
         if "work" in message:
             work = message["work"]
         else:
@@ -61,12 +75,37 @@ def _help() -> Any:
 
 def _told(message: dict[str, Any] | None) -> dict[str, Any]:
     """The main process's message, on all processes."""
-    (told,) = broadcast_object_list([message])
-    return dict(told)
+    box = [message]
+    dist.broadcast_object_list(box, src=0, group=_groups[-1])
+    return dict(box[0] or {})
 
 
 def _gathered(work: Callable[[T], R], part: list[T]) -> list[R]:
-    """The results of a part's items, of which each process makes at most one."""
-    mine = process_state().process_index
-    found: list[R] = gather_object([work(item) for item in part[mine : mine + 1]])
-    return found
+    """On the main process the results of a part's items, of which each process makes at most one.
+
+    Raises:
+        Exception: On the main process, what a process met at its item.
+    """
+    rank = dist.get_rank()
+    mine: tuple[R | None, Exception | None] = (None, None)
+    try:
+        if rank < len(part):
+            mine = (work(part[rank]), None)
+    except Exception as error:  # told to the main process, and by it to all
+        mine = (None, _portable(error))
+    found: list[Any] | None = [None] * dist.get_world_size() if rank == 0 else None
+    dist.gather_object(mine, found, dst=0, group=_groups[-1])
+    results = (found or [])[: len(part)]
+    for _, fault in results:
+        if fault is not None:
+            raise fault
+    return [result for result, _ in results]
+
+
+def _portable(error: Exception) -> Exception:
+    """The error, or where another process could not read it one of the same words."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever its class makes of it
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

@@ -2,7 +2,6 @@
 
 import atexit
 import os
-from datetime import timedelta
 from functools import cache
 
 import torch.distributed
@@ -23,20 +22,16 @@ def fsdp_was_asked_for() -> bool:
     return asked
 
 
-def process_state(patience: timedelta | None = None) -> PartialState:
+def process_state() -> PartialState:
     """This process's place and device, with the others connected; heeds ACCELERATE_USE_CPU as an Accelerator does.
 
     A bare ``PartialState()`` ignores that variable, and takes each of several CPU processes for the only one. Without
     any GPU the CPU needs no naming.
-
-    Args:
-        patience: How long processes wait for one another, where they are connected only now; None for torch's default.
     """
     atexit.unregister(_disconnect)
     atexit.register(_disconnect)
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or (several and not _has_gpu())
-    return PartialState(cpu=cpu, **({} if patience is None else {"timeout": patience}))
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or (several and not _has_gpu()))
 
 
 def first_to_end(status: int) -> tuple[bool, int] | None:

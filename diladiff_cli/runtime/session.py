@@ -155,10 +155,15 @@ class Session:
 
     def peak_flops(self) -> float | None:
         """Peak of this process's GPU in FLOP/s, where it is known."""
-        if self.device.type != "cuda":
-            return None
-        name = torch.cuda.get_device_name(self.device)
-        return next((peak for key, peak in PEAK_FLOPS.items() if key in name), None)
+        return peak_flops(self.device)
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Peak of a GPU in FLOP/s, for dense products in bf16; None where it is not known."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for key, peak in PEAK_FLOPS.items() if key in name), None)
 
 
 class Clock:

@@ -19,6 +19,7 @@ from diladiff_cli.stages.common import open_recorded_data
 from diladiff_cli.stages.eval_files import SampleMeasure
 from diladiff_cli.stages.sample import complete, notes_on
 from diladiff_cli.stages.sampler import Sampler, load_sampler, sampling_device
+from diladiff_cli.tokenizer_files import tokenizer_folder
 
 SHARED = ("n", "top_p", "order", "threshold", "entropy_bound", "batch_size", "precision")  # by all points
 FORMAT_VERSION = 2  # of the kept points; raised when samples or figures of the same settings change
@@ -201,7 +202,7 @@ def _content(sampler: Sampler) -> tuple[str, ...]:
     """Hashes of the artifact, its parents and its tokenizer, and of the blocks that an auto-encoder encodes."""
     artifact = sampler.artifact
     found = [artifact.hash, *(link["hash"] for _, link in sorted(artifact.config["parents"].items()))]
-    found.append(file_hash(artifact.tokenizer_path / "tokenizer.json"))
+    found.append(file_hash(tokenizer_folder(artifact.path) / "tokenizer.json"))
     if sampler.stage == "ae":
         found.append(open_recorded_data(artifact, sampler.data)[0].fingerprint)
     return (*found, *([LATENTS_FROM[sampler.stage]] if sampler.stage in LATENTS_FROM else []))

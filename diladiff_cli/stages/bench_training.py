@@ -25,6 +25,7 @@ from diladiff_cli.runtime.optim import LearningRate, build_optimizers
 from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.runtime.randomness import BatchNoise, generator
 from diladiff_cli.runtime.run import LossFn
+from diladiff_cli.runtime.session import peak_flops
 from diladiff_cli.stages.bench_speed import ROUNDS, fits, machine, megabytes, seconds
 from diladiff_cli.stages.common import seeded, trunk_flops
 from diladiff_cli.stages.distill import MeanFlowLoss
@@ -63,8 +64,8 @@ def bench_training(config: BenchConfig) -> Iterator[Report]:
 
     Yields:
         Stage and setting, ``tokens_per_second`` (of text), ``share_of_matmul`` (operations of its linear layers per
-        second, over the rate of a matrix product alone), peak memory; and for the base the same of a plain loop that
-        computes all logits (``plain``) and the ``speedup_over_plain``.
+        second, over the rate of a matrix product alone), ``mfu`` (the same over the peak of a known GPU), peak memory;
+        and for the base the same of a plain loop that computes all logits (``plain``) and the ``speedup_over_plain``.
     """
     device, batch_size = sampling_device(), max(config.integers("batch_sizes"))
     config = replace(config, precision=settled_precision(config.precision, device))
@@ -156,6 +157,8 @@ def _measure(
         "precision": config.precision,
         "machine": machine(device),
     }
+    if (peak := peak_flops(device)) is not None:
+        report["mfu"] = work.flops * texts / took / peak
     if plain_took:
         report["speedup_over_plain"] = median(b / a for a, b in pairs if b is not None)
         report["plain_peak_megabytes"] = megabytes(plain_memory.bytes)

@@ -14,13 +14,13 @@ from diladiff_cli.config import StageConfig
 from diladiff_cli.data.order import batch_rows
 from diladiff_cli.data.tokens import TokenData, open_tokens
 from diladiff_cli.errors import UserError
-from diladiff_cli.integrity import read_tokenizer
 from diladiff_cli.networks.latent import LatentTrunk
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.artifacts import Artifact, linked, load_artifact, parent_links
 from diladiff_cli.runtime.folders import is_there
 from diladiff_cli.runtime.resume import check_resume
 from diladiff_cli.runtime.session import check_tracker
+from diladiff_cli.tokenizer_files import read_tokenizer
 
 MOST_LOGITS = 1 << 27  # of one call: 512 MB in float32
 
@@ -59,7 +59,7 @@ def child_fields(
         "network": network,
         "parents": parent_links(out, parents),
         "data": nearest.data | data | {"latents": relative(latents, out) if latents else None},
-        "tokenizer": read_tokenizer(nearest.tokenizer_path),
+        "tokenizer": read_tokenizer(nearest.path),
     }
 
 

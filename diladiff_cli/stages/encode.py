@@ -28,13 +28,14 @@ from diladiff_cli.data.tokenizer import (
 )
 from diladiff_cli.data.tokens import FORMAT_VERSION, STAGE
 from diladiff_cli.errors import UserError
-from diladiff_cli.integrity import CONFIG_FILE, hash_of, sealed, write_tokenizer
+from diladiff_cli.integrity import CONFIG_FILE, hash_of, sealed
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.folders import check_replaceable, recover, replacing, restore
 from diladiff_cli.runtime.helpers import led, shared_out
 from diladiff_cli.runtime.progress import Spinner
 from diladiff_cli.runtime.randomness import mix
 from diladiff_cli.stages.encode_again import TextHash, finished_data
+from diladiff_cli.tokenizer_files import write_tokenizer
 
 DOCUMENTS_AT_ONCE, CHARACTERS_AT_ONCE = 256, 1 << 20
 MOST_KINDS = 5  # of skipped files that are named

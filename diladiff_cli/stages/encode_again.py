@@ -12,9 +12,10 @@ from diladiff_cli.data.shards import well_formed
 from diladiff_cli.data.text import Piece, iter_pieces
 from diladiff_cli.data.tokenizer import load_tokenizer
 from diladiff_cli.errors import UserError
-from diladiff_cli.integrity import CHECKSUM, CONFIG_FILE, file_hash, read_sealed, read_tokenizer, tokenizer_folder
+from diladiff_cli.integrity import CHECKSUM, CONFIG_FILE, file_hash, read_sealed
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.resume import differences
+from diladiff_cli.tokenizer_files import check_tokenizer
 
 END = b"\xff"  # of a document; no part of any text in UTF-8
 MOST_NAMES = 3  # of sources that are shown
@@ -112,7 +113,7 @@ def _is_whole(out: Path, stored: Mapping[str, Any]) -> bool:
         return False
     shards = [shard for split in stored["splits"].values() for shard in split["shards"]]
     try:
-        read_tokenizer(tokenizer_folder(out))
+        check_tokenizer(out)
         return all(file_hash(out / Path(shard["file"]).name) == shard.get("sha256") for shard in shards)
     except (OSError, UserError):
         return False

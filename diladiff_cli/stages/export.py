@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from diladiff_cli.errors import UserError
-from diladiff_cli.integrity import CHECKSUM, CONFIG_FILE, check_log, read_json, read_tokenizer
+from diladiff_cli.integrity import CHECKSUM, CONFIG_FILE, check_log, read_json
 from diladiff_cli.runtime.artifacts import COMMANDS, Artifact, linked, load_artifact, write_artifact
 from diladiff_cli.runtime.folders import METRICS_FILE, recover, replacing
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import relative
 from diladiff_cli.stages.networks import build, recorded_feature_source, recorded_features
+from diladiff_cli.tokenizer_files import PATTERNS, read_tokenizer
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 PARENTS, ENCODER = "parents", "encoder"
@@ -139,7 +140,7 @@ def _write(
         state_dict=cast_weights(artifact, precision),
         parents=parents,
         data=data,
-        tokenizer=read_tokenizer(artifact.tokenizer_path),
+        tokenizer=read_tokenizer(artifact.path),
         progress=artifact.config.get("progress", {}),
         extra=lambda target: _copy_records(artifact.path, target),
         also={k: v for k, v in artifact.config.items() if k not in (*fixed, "hash")}
@@ -164,6 +165,7 @@ def _copy_records(source: Path, target: Path) -> None:
             record.suffix in (".json", ".jsonl")
             and record.is_file()
             and not record.name.startswith(("config", "model"))
+            and not any(record.match(pattern) for pattern in PATTERNS)
             and (record.resolve().parent == source.resolve() or record.name == METRICS_FILE)
         ):
             shutil.copyfile(record, target / record.name)

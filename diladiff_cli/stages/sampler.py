@@ -135,7 +135,7 @@ def load_sampler(path: Path | str, device: torch.device | str | None = None, dat
         decoder=build(artifact, device) if autoencoder is None else autoencoder.decoder,
         autoencoder=autoencoder,
         latent=latent,
-        tokenizer=load_tokenizer(artifact.tokenizer_path),
+        tokenizer=load_tokenizer(artifact.path),
         device=device,
         data=data,
     )

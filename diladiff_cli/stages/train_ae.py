@@ -216,7 +216,7 @@ def train_ae(
     parent = load_parent(base, "mdlm")
     tokens, data_path = open_recorded_data(parent, data)
     if config.features != "self":
-        check_same_vocabulary(config.features, tokens.tokenizer_path)
+        check_same_vocabulary(config.features, tokens.path)
     source = feature_source(config.features, parent, "cpu")
     network = recorded_source(config.features, source, out) | network_arguments(config, parent, source.width)
     artifact = child_fields("ae", network, out, {"mdlm": parent}, tokens, data_path)

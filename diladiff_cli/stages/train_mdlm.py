@@ -12,7 +12,6 @@ from diladiff_cli.core.masking import apply_mask, draw_mask, elbo_weight
 from diladiff_cli.core.objectives import masked_nll
 from diladiff_cli.core.times import low_discrepancy
 from diladiff_cli.data.tokens import TokenData, open_tokens
-from diladiff_cli.integrity import read_tokenizer
 from diladiff_cli.metrics.likelihood import masked_figures
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.runtime.folders import restore
@@ -31,6 +30,7 @@ from diladiff_cli.stages.common import (
     validation_batches,
 )
 from diladiff_cli.stages.validation import base_logits
+from diladiff_cli.tokenizer_files import read_tokenizer
 
 
 def network_arguments(config: MdlmConfig, data: TokenData) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def train_mdlm(
         "network": network,
         "parents": {},
         "data": data_record(tokens, data, out),
-        "tokenizer": read_tokenizer(tokens.tokenizer_path),
+        "tokenizer": read_tokenizer(tokens.path),
     }
     if dry_run:
         return plan(artifact, config, out, resume)

@@ -60,6 +60,7 @@ def test_ablations_differ_in_one_choice_and_are_made_once(chain_copy: Chain, cli
     latents = chain_copy.root / "latents"
     assert cli("encode", "--ae", chain_copy.ae, "--out", latents, "--precision", "fp32").status == 0
     short = ["--ae-steps", "2", "--prior-steps", "2", "--schedule-steps", "3", "--scorer", "none"]
+    short += ["--seeds", "0,1", "--decode-steps", "4"]
     command = [sys.executable, str(EXAMPLES / "ablations.py"), "--chain", str(chain_copy.root), *short]
 
     def run(*options: str) -> "subprocess.CompletedProcess[str]":
@@ -78,6 +79,8 @@ def test_ablations_differ_in_one_choice_and_are_made_once(chain_copy: Chain, cli
     assert found["strong-4x"]["network"]["ae"]["encoder"]["latents"] == LENGTH // 4
     assert found["d-2"]["network"]["prior"]["schedule_d"] == 2.0
     assert all(set(result["points"]) == {"ae", "prior"} for result in found.values())
+    points = [point for result in found.values() for point in result["points"].values()]
+    assert all((point["seeds"], point["decode_steps"]) == ([0, 1], 4) for point in points)
     before = file.read_bytes()
     again = run("--n", "4", "--only", "d-2")
     assert again.returncode == 0
@@ -104,5 +107,6 @@ def test_the_meaning_of_latents_is_measured(tiny_chain: Chain) -> None:
     noise = {row["sigma"]: row["agreement"] for row in found["noise"]}
     assert noise[0.0] > noise[1.0]  # a latent says more than noise
     assert all(-1 <= found["decodings"][name] <= 1 for name in ("within", "between"))
+    assert all(0 < row["agreement_stderr"] < 0.2 for row in found["noise"])
     ends = found["interpolation"]["steps"][0], found["interpolation"]["steps"][-1]
     assert [step["share"] for step in ends] == [0.0, 1.0]

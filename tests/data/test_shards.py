@@ -56,7 +56,7 @@ def test_rows_are_gathered_across_shards_in_the_order_asked_for(folder: Path) ->
 def test_a_data_set_says_what_it_is(folder: Path) -> None:
     data = open_tokens(folder)
     assert (data.length, data.vocab_size, data.mask_id, data.separator_id) == (4, 200, 199, 0)
-    assert (data.fingerprint, data.tokenizer_path) == ("abc", folder)
+    assert (data.fingerprint, data.path) == ("abc", folder)
     assert len(data.split("valid")) == 3
 
 

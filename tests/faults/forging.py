@@ -12,10 +12,11 @@ import torch
 from diladiff_cli.data.tokenizer import load_tokenizer
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
-from diladiff_cli.integrity import file_hash, hash_of, sealed, tokenizer_files
+from diladiff_cli.integrity import file_hash, sealed
 from diladiff_cli.model import load
 from diladiff_cli.runtime.artifacts import content_hash
 from diladiff_cli.runtime.state import load_state
+from diladiff_cli.tokenizer_files import tokenizer_paths
 
 from ..chain import Chain
 
@@ -25,7 +26,7 @@ def forge(folder: Path, change: Callable[[dict[str, Any]], Any] = lambda config:
     config = json.loads((folder / "config.json").read_text())
     change(config)
     config["files"] = {name: file_hash(folder / name) for name in config["files"] if (folder / name).is_file()}
-    config["tokenizer"] = {name: hash_of(content) for name, content in tokenizer_files(folder).items()}
+    config["tokenizer"] = {name: file_hash(path) for name, path in tokenizer_paths(folder).items()}
     config["hash"] = content_hash(config["stage"], config["network"], config["files"], config["tokenizer"])
     (folder / "config.json").write_text(sealed(config))
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from diladiff_cli.data.tokenizer import load_tokenizer
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
-from diladiff_cli.integrity import sealed
+from diladiff_cli.integrity import file_hash, sealed
 from diladiff_cli.model import load
 from diladiff_cli.runtime.artifacts import content_hash, load_artifact
 from diladiff_cli.stages.export import export
@@ -112,6 +112,23 @@ def test_names_of_weights_stay_inside_the_folder(chain_copy: Chain, name: str) -
     change(config)
     (chain_copy.mdlm / "config.json").write_text(sealed(config))
     refused(lambda: load_artifact(chain_copy.mdlm).state_dict(), str(chain_copy.mdlm))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "metrics.jsonl"])
+def test_no_other_file_of_an_artifact_passes_for_a_part_of_its_tokenizer(
+    chain_copy: Chain, tmp_path: Path, name: str
+) -> None:
+    config = json.loads((chain_copy.mdlm / "config.json").read_text())
+    config["tokenizer"] = config["tokenizer"] | {name: file_hash(chain_copy.mdlm / name)}
+    config["hash"] = content_hash(config["stage"], config["network"], config["files"], config["tokenizer"])
+    (chain_copy.mdlm / "config.json").write_text(sealed(config))
+    refused(lambda: export(chain_copy.mdlm, tmp_path / "bundle"), f"{chain_copy.mdlm / name} is missing")
+
+
+def test_a_file_larger_than_any_tokenizer_is_not_read(chain_copy: Chain) -> None:
+    with (chain_copy.mdlm / "vocab.bin").open("wb") as file:
+        file.truncate(1 << 40)
+    refused(lambda: load(chain_copy.mdlm, "cpu"), "vocab.bin is larger than any tokenizer")
 
 
 @pytest.mark.parametrize("name", NAMES[:-1])

@@ -73,6 +73,22 @@ def test_a_file_more_or_less_in_a_tokenizer_is_noticed(chain_copy: Chain, tmp_pa
             use()
 
 
+def test_a_tokenizer_that_was_lost_is_named_with_the_remedy(chain_copy: Chain) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (chain_copy.mdlm / name).unlink()
+    with pytest.raises(UserError, match=r"ckpt/mdlm/tokenizer(_config)?\.json is missing; restore it, or make"):
+        load(chain_copy.mdlm, "cpu")
+
+
+def test_a_data_set_called_tokenizer_is_compared_as_any(chain_copy: Chain) -> None:
+    home = chain_copy.mdlm / "tokenizer"  # inside of an artifact, of all places
+    chain_copy.data.rename(home)
+    assert len(load_tokenizer(home)) > 2
+    other_tokenizer(home)
+    with pytest.raises(UserError, match=r"mdlm/tokenizer/tokenizer\.json is damaged"):
+        load_tokenizer(home)
+
+
 def test_data_that_were_replaced_are_used_only_by_name(cli: Cli, chain_copy: Chain, tmp_path: Path) -> None:
     write_text(chain_copy.text, seed=1)
     config = EncodeConfig(tokenizer=str(chain_copy.mdlm), length=LENGTH, valid_share=0.25)

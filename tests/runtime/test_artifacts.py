@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from diladiff_cli.errors import UserError
-from diladiff_cli.integrity import tokenizer_files
 from diladiff_cli.runtime import artifacts
 from diladiff_cli.runtime.artifacts import Artifact, load_artifact, parent_links, save_artifact
+from diladiff_cli.tokenizer_files import read_tokenizer
 
 STATE = {
     "a.weight": torch.arange(12.0).reshape(3, 4),
@@ -33,7 +33,7 @@ def save(tmp_path: Path) -> Callable[..., Path]:
             "state_dict": STATE,
             "parents": parent_links(tmp_path / name, parents or {}),
             "data": {"path": "../data", "fingerprint": "f" * 8},
-            "tokenizer": tokenizer_files(tmp_path / "tokenizer"),
+            "tokenizer": read_tokenizer(tmp_path / "tokenizer"),
             "progress": {"step": 7},
         }
         save_artifact(tmp_path / name, **content | changes)
@@ -61,7 +61,7 @@ def test_an_artifact_survives_the_round_trip(save: Callable[..., Path]) -> None:
     assert equal_states(found.state_dict(), STATE)
     assert (found.stage, found.training, found.data["fingerprint"]) == ("mdlm", {"max_steps": 7}, "f" * 8)
     assert found.network == {"width": 4, "cross_layers": [0, 2]}
-    assert (found.tokenizer_path / "tokenizer.json").read_text() == '{"x": 1}'
+    assert (found.path / "tokenizer.json").read_text() == '{"x": 1}'
     card = (path / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: diladiff\n")
     assert "trained from scratch" in card

@@ -1,5 +1,7 @@
 """The training part of ``bench --speed``: every stage really learns what it is timed on."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -28,6 +30,13 @@ def test_every_stage_is_measured_for_each_vocabulary() -> None:
         assert r["share_of_matmul"] > 0
         assert ("speedup_over_plain" in r) == (r["stage"] == "train-mdlm")
     assert training_table(reports).row_count == len(reports)
+
+
+def test_the_share_of_a_known_peak_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diladiff_cli.stages.bench_training.matmul_rate", lambda *_: 5e9)
+    monkeypatch.setattr("diladiff_cli.stages.bench_training.peak_flops", lambda device: 1e10)
+    for r in bench_training(replace(SMALL, vocab_sizes="50")):
+        assert r["mfu"] == pytest.approx(r["share_of_matmul"] / 2)
 
 
 @pytest.mark.parametrize("stage", STAGES)

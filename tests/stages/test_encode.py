@@ -31,7 +31,7 @@ def text(tmp_path: Path) -> Path:
 def all_text(data: TokenData, split: str) -> str:
     blocks = data.split(split)
     ids = blocks.gather(np.arange(len(blocks))).flatten().tolist()
-    return decode_text(load_tokenizer(data.tokenizer_path), ids)
+    return decode_text(load_tokenizer(data.path), ids)
 
 
 def test_blocks_hold_the_documents_in_order_with_separators_between(text: Path, tmp_path: Path) -> None:

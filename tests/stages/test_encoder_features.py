@@ -9,13 +9,13 @@ import torch
 from diladiff_cli.data.latents import open_latents
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
-from diladiff_cli.integrity import tokenizer_files
 from diladiff_cli.model import load
 from diladiff_cli.runtime.artifacts import Artifact, load_artifact
 from diladiff_cli.stages.encode_latents import encode_latents
 from diladiff_cli.stages.export import export, hub_encoder, usage
 from diladiff_cli.stages.networks import build, text_encoder
 from diladiff_cli.stages.train_ae import train_ae
+from diladiff_cli.tokenizer_files import read_tokenizer
 
 from ..chain import CHANNELS, LATENTS, LENGTH, Chain, ae_config
 
@@ -35,7 +35,7 @@ def write_encoder(folder: Path, chain: Chain, seed: int = 0) -> Path:
     )
     build_encoder: Any = BertModel
     build_encoder(config, add_pooling_layer=False).save_pretrained(folder)  # as published encoders come at times
-    for name, content in tokenizer_files(chain.data).items():
+    for name, content in read_tokenizer(chain.data).items():
         (folder / name).write_bytes(content)
     return folder
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from diladiff_cli.config import SampleConfig
+from diladiff_cli.config import EvalConfig, SampleConfig
 from diladiff_cli.core.gaussian import velocity
 from diladiff_cli.errors import UserError
 from diladiff_cli.settings import ConfigError
@@ -102,6 +102,8 @@ def test_the_whole_models_bound_is_the_decoders_less_the_latents_density(reports
 
 
 def test_the_whole_models_bound_may_be_left_out(tiny_chain: Chain) -> None:
+    assert EvalConfig().likelihood == 4
+    assert evaluate_artifact(tiny_chain.prior, batches=1)["figures"]["whole_model"]["sequences"] == 4
     report = evaluate_artifact(tiny_chain.prior, batches=1, likelihood=0)
     assert "whole_model" not in report["figures"]
     assert report["left_out"]["whole_model"] == "--likelihood is 0"

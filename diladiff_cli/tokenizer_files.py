@@ -1,0 +1,104 @@
+"""The files of a tokenizer, which lie among those of an artifact or a data set, whose config.json has their hashes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from diladiff_cli.errors import UserError
+from diladiff_cli.integrity import CONFIG_FILE, file_hash, read_sealed
+
+# Without any of these files, some kinds of tokenizers are made empty, of a model's config.json alone.
+VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.spm", "*.tiktoken", "tekken.json")
+# All that transformers reads tokenizers from.
+PATTERNS = (
+    *VOCABULARIES,
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt", "normalizer.json"),
+    *("chat_template*", "additional_chat_templates/*"),
+)
+MOST_BYTES = 1 << 28  # of a file; the largest tokenizers have some 40 MB
+NO_TOKENIZER = "give one with a tokenizer.json, a Hub id that can be reached, or train:8192"
+
+
+def tokenizer_folder(home: Path) -> Path:
+    """Where an artifact or a data set has its tokenizer: among its own files, in format 1 in a folder ``tokenizer``."""
+    inside = home / "tokenizer"
+    return inside if inside.is_dir() and not (home / "tokenizer_config.json").exists() else home
+
+
+def tokenizer_paths(home: Path) -> dict[str, Path]:
+    """The files, by name, that the tokenizer of an artifact, a data set or a folder of its own is made of."""
+    folder = tokenizer_folder(home)
+    found = {path for pattern in PATTERNS for path in folder.glob(pattern) if path.is_file()}
+    return {path.relative_to(folder).as_posix(): path for path in sorted(found)}
+
+
+def check_tokenizer(home: Path) -> None:
+    """Compare the files of a tokenizer with the hashes of the artifact or the data set that they belong to.
+
+    Args:
+        home: The artifact, the data set, or the tokenizer's own folder. What belongs to neither, or to an older one,
+            which has no hashes, is not compared.
+
+    Raises:
+        UserError: A file is missing, was changed, was put there or is too large for one of a tokenizer, or the
+            config.json with the hashes is damaged; names it.
+    """
+    _checked(home)
+
+
+def read_tokenizer(home: Path) -> dict[str, bytes]:
+    """The files of a tokenizer, by name, after :func:`check_tokenizer`: a run keeps them, as its parent may change.
+
+    Raises:
+        UserError: As that, or there is no tokenizer.
+    """
+    return {name: path.read_bytes() for name, path in _checked(home).items()}
+
+
+def write_tokenizer(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Put the files of a tokenizer, by name, into a folder."""
+    for name, content in files.items():
+        place = folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
+
+
+def _checked(home: Path) -> dict[str, Path]:
+    folder, remedy = tokenizer_folder(home), f"restore it, or make {home} again"
+    table, found = _recorded(home), tokenizer_paths(home)
+    try:
+        for path in found.values():
+            if path.stat().st_size > MOST_BYTES:
+                raise UserError(f"{path} is larger than any tokenizer", remedy)
+        if table is not None:
+            _compare(found, table, folder, remedy)
+    except OSError as error:
+        raise UserError(f"{error.filename or folder} cannot be read ({error.strerror})", remedy) from error
+    if not found:
+        raise UserError(f"the folder {home} holds no tokenizer", NO_TOKENIZER)
+    return found
+
+
+def _compare(found: Mapping[str, Path], table: Mapping[str, str], folder: Path, remedy: str) -> None:
+    for name, wanted in table.items():
+        if name not in found:
+            raise UserError(f"{folder / name} is missing", remedy)
+        if file_hash(found[name]) != wanted:
+            raise UserError(f"{folder / name} is damaged: its hash is not the one in {CONFIG_FILE}", remedy)
+    for name in found.keys() - table.keys():
+        raise UserError(f"{folder / name} was not there when {CONFIG_FILE} was written", f"remove it, or {remedy}")
+
+
+def _recorded(home: Path) -> dict[str, str] | None:
+    """The hashes by name that a config.json has; None where that is missing, older or of something else."""
+    for place in (home, *([home.parent] if home.name == "tokenizer" else [])):
+        config = place / CONFIG_FILE
+        try:
+            values = read_sealed(config)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError) as error:
+            raise UserError(f"{config} cannot be read ({error})", "restore it, or make the folder again") from error
+        if "stage" in values:
+            table = values.get("tokenizer")
+            return table if isinstance(table, dict) else None
+    return None
