@@ -99,6 +99,23 @@ def quickstart() -> str:
     return table(["model", "latent steps", "decode steps", "seconds", "tokens/s", *HEADS], rows)
 
 
+def sizes() -> str:
+    """Bases that differ in one choice each."""
+    rows = [
+        [
+            *(f"{r[name]:,}" for name in ("tokens", "length", "width")),
+            r["positions"],
+            f"{r['parameters'] / 1e6:.1f} M",
+            f"{r['characters_per_token']:.2f}",
+            f"{r['nats_per_token']:.3f}",
+            f"{r['bits_per_character']:.3f} ± {r['stderr']:.3f}",
+        ]
+        for r in stored("sizes.json")
+    ]
+    head = ["tokenizer", "length", "width", "positions", "parameters", "characters per token", "nats per token"]
+    return table([*head, "bits per character"], rows)
+
+
 def robustness() -> str:
     found = stored("ae.json")["figures"]["robustness"]
     levels = [row["std"] for row in found if row["ratio"] == 1.0]
@@ -175,6 +192,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "semantics-interpolation": semantics_interpolation,
     "semantics-texts": semantics_texts,
     "robustness": robustness,
+    "sizes": sizes,
     "orders": orders,
     "spread-base": spread_base,
     "spread-order": spread_order,

@@ -21,7 +21,7 @@ if [ "$chain" = shipped ]; then # a bundle, which comes without its data set
   mkdir -p "$models"
   ln -sfn "$bundle" "$models/student"
   for stage in mdlm ae prior; do ln -sfn "$bundle/parents/$stage" "$models/$stage"; done
-  [ -f "$out/data/config.json" ] || diladiff encode --preset demo --tokenizer "$bundle/tokenizer" --out "$out/data"
+  [ -f "$out/data/config.json" ] || diladiff encode --preset demo --tokenizer "$bundle" --out "$out/data"
 fi
 
 into() { # FILE COMMAND...: whole or not at all

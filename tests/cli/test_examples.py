@@ -1,11 +1,13 @@
 """The scripts in ``examples``, as users run them."""
 
 import json
+import math
 import os
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,6 +91,30 @@ def test_ablations_differ_in_one_choice_and_are_made_once(chain_copy: Chain, cli
     assert other.returncode == 1
     assert "holds results with other settings" in other.stderr
     assert file.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_bases_of_other_sizes_are_compared_by_character_and_made_once(tmp_path: Path) -> None:
+    write_text(tmp_path / "text.txt")
+    command = [sys.executable, str(EXAMPLES / "sizes.py"), "--steps", "2", "--text", "text.txt", "--only"]
+
+    def run(*names: str) -> list[dict[str, Any]]:
+        done = subprocess.run(
+            [*command, *names], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, done.stderr
+        found: list[dict[str, Any]] = json.loads((tmp_path / "sizes" / "sizes.json").read_text())
+        return found
+
+    (short,) = run("length-32")
+    wide, again = run("length-32", "width-384")
+    assert again == short
+    assert (short["length"], short["width"], wide["length"], wide["width"]) == (32, 256, 64, 384)
+    assert wide["parameters"] > 1.5 * short["parameters"]
+    for r in (short, wide):  # of untrained bases, to which all tokens are alike
+        assert r["bits_per_character"] == pytest.approx(
+            r["nats_per_token"] / r["characters_per_token"] / math.log(2), rel=1e-6
+        )
 
 
 @pytest.mark.slow
