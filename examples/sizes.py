@@ -73,8 +73,6 @@ def measure(variant: Variant, out: Path, steps: str, text: list[str]) -> dict[st
     bound = report["figures"]["masked_text"]["base"]
     blocks = held_out.gather(range(len(held_out)))
     characters = len(decode_text(load_tokenizer(data), blocks.flatten().tolist()))
-    log = [json.loads(line) for line in (base / "metrics.jsonl").read_text().splitlines()]
-    rates = sorted(line["tokens_per_second"] for line in log if "tokens_per_second" in line)
     nats_per_character = bound["nats_per_token"] * blocks.numel() / characters
     return {
         "variant": variant.name,
@@ -89,7 +87,7 @@ def measure(variant: Variant, out: Path, steps: str, text: list[str]) -> dict[st
         "nats_per_token": bound["nats_per_token"],
         "bits_per_character": nats_per_character / math.log(2),
         "stderr": bound["stderr"] / bound["nats_per_token"] * nats_per_character / math.log(2),
-        "tokens_per_second": rates[len(rates) // 2],
+        "seconds": json.loads((base / "config.json").read_text())["progress"]["seconds"],
     }
 
 

@@ -29,7 +29,7 @@ from diladiff_cli.runtime.precision import has_fast_bf16
 from diladiff_cli.runtime.prefetch import Prefetch
 from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.runtime.randomness import BatchNoise
-from diladiff_cli.runtime.resume import changed_settings, check_resume, made_from
+from diladiff_cli.runtime.resume import changed_settings, check_resume, check_weights, made_from
 from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import Clock, Interrupted, Session, StopRequest
 from diladiff_cli.runtime.sharding import shard
@@ -53,6 +53,7 @@ def train(run: Run, session: Session, config: StageConfig, out: Path, resume: bo
     if session.is_main:
         recover(out)  # of a finished run as well: its last save may have been cut off while it cleaned up
     if stored is not None and stored["step"] >= max(config.max_steps, stored["training"]["max_steps"]):
+        check_weights(out)
         say(f"{out} is finished; --fresh trains it again")
         return {"step": stored["step"], "seconds": stored["seconds"]} | stored["validation"]
     if stored is not None and (changed := changed_settings(stored, config)):

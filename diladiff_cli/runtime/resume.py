@@ -7,6 +7,7 @@ from typing import Any
 
 from diladiff_cli.config import STAGES, StageConfig
 from diladiff_cli.errors import UserError, kind_of
+from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.folders import check_replaceable, restore
 from diladiff_cli.runtime.state import read_progress
 
@@ -89,3 +90,15 @@ def check_resume(
             "restore that to continue, use --fresh to start over, or another --out",
         )
     return stored
+
+
+def check_weights(out: Path) -> None:
+    """Refuse to call a run finished whose weights are damaged, or which has no artifact left.
+
+    Raises:
+        UserError: So it is.
+    """
+    try:
+        load_artifact(out).state_dict()
+    except UserError as error:
+        raise UserError(error.what, "restore it, or train again with --fresh") from error

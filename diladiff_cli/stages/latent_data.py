@@ -67,7 +67,10 @@ def matching_latents(ae: Artifact, tokens: TokenData, folder: Path) -> LatentDat
     if stored.config["ae_hash"] != ae.hash:
         raise UserError(f"{folder} holds latents of another auto-encoder", f"run encode --ae {ae.path} --out {folder}")
     if stored.config["fingerprint"] != tokens.fingerprint:
-        raise UserError(f"{folder} holds latents of another data set", f"run encode --ae {ae.path} --out {folder}")
+        raise UserError(
+            f"{folder} holds latents of another data set than {tokens.path}",
+            f"name theirs with --data, or run encode --ae {ae.path} --data {tokens.path} --fresh --out {folder}",
+        )
     return stored
 
 

@@ -95,7 +95,8 @@ def test_ablations_differ_in_one_choice_and_are_made_once(chain_copy: Chain, cli
 
 @pytest.mark.slow
 def test_bases_of_other_sizes_are_compared_by_character_and_made_once(tmp_path: Path) -> None:
-    write_text(tmp_path / "text.txt")
+    tales = (f"Tale {i} of the old {'cat' if i % 3 else 'dog'} that sat by the sea and sang." for i in range(900))
+    (tmp_path / "text.txt").write_text("\n\n".join(tales))
     command = [sys.executable, str(EXAMPLES / "sizes.py"), "--steps", "2", "--text", "text.txt", "--only"]
 
     def run(*names: str) -> list[dict[str, Any]]:
@@ -107,7 +108,7 @@ def test_bases_of_other_sizes_are_compared_by_character_and_made_once(tmp_path: 
         return found
 
     (short,) = run("length-32")
-    wide, again = run("length-32", "width-384")
+    again, wide = run("length-32", "width-384")
     assert again == short
     assert (short["length"], short["width"], wide["length"], wide["width"]) == (32, 256, 64, 384)
     assert wide["parameters"] > 1.5 * short["parameters"]

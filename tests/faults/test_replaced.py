@@ -1,6 +1,7 @@
 """Parents, tokenizers and data replaced behind an artifact's back; and folders that are older than the checksums."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,14 @@ def test_a_tokenizer_that_was_lost_is_named_with_the_remedy(chain_copy: Chain) -
         (chain_copy.mdlm / name).unlink()
     with pytest.raises(UserError, match=r"ckpt/mdlm/tokenizer(_config)?\.json is missing; restore it, or make"):
         load(chain_copy.mdlm, "cpu")
+
+
+def test_a_finished_run_with_damaged_weights_is_not_called_finished(chain_copy: Chain) -> None:
+    os.truncate(chain_copy.mdlm / "model.safetensors", 1000)
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged: .*; restore it, or train again with --fresh"):
+        train_mdlm(mdlm_config(), data=chain_copy.data, out=chain_copy.mdlm)
+    assert train_mdlm(mdlm_config(), data=chain_copy.data, out=chain_copy.mdlm, resume=False)["step"] == 5
+    assert len(load(chain_copy.mdlm, "cpu").sample(n=1)) == 1
 
 
 def test_a_data_set_called_tokenizer_is_compared_as_any(chain_copy: Chain) -> None:
