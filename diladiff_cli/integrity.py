@@ -105,11 +105,6 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def hash_of(content: bytes) -> str:
-    """SHA-256 in hexadecimal."""
-    return hashlib.sha256(content).hexdigest()
-
-
 def log_record(path: Path) -> dict[str, Any]:
     """What a log that still grows holds now: its ``bytes`` and their ``sha256``."""
     raw = path.read_bytes()

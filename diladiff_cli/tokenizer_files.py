@@ -54,12 +54,13 @@ def read_tokenizer(home: Path) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in _checked(home).items()}
 
 
-def write_tokenizer(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Put the files of a tokenizer, by name, into a folder."""
+def write_tokenizer(folder: Path, files: Mapping[str, bytes]) -> dict[str, str]:
+    """Put the files of a tokenizer, by name, into a folder; returns their SHA-256 by name, for its config.json."""
     for name, content in files.items():
         place = folder / name
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(content)
+    return {name: file_hash(folder / name) for name in files}
 
 
 def _checked(home: Path) -> dict[str, Path]:

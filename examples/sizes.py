@@ -82,6 +82,7 @@ def measure(variant: Variant, out: Path, steps: str, text: list[str]) -> dict[st
         "positions": variant.positions,
         "parameters": json.loads(run("info", str(base)))["parameters"]["total"],
         "steps": int(steps),
+        "text": text,
         "epochs": int(steps) * STEP_TOKENS / (len(tokens.split("train")) * variant.length),
         "characters_per_token": characters / blocks.numel(),
         "nats_per_token": bound["nats_per_token"],
@@ -101,8 +102,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     found = options.out / "sizes.json"
     results = {r["variant"]: r for r in json.loads(found.read_text())} if found.exists() else {}
-    if any(str(r["steps"]) != options.steps for r in results.values()):
-        sys.exit(f"{found} holds results of other steps; repeat those, or choose another --out")
+    if any((str(r["steps"]), r["text"]) != (options.steps, options.text) for r in results.values()):
+        sys.exit(f"{found} holds results of other steps or text; repeat those, or choose another --out")
     for variant in VARIANTS:
         if variant.name not in results and variant.name in (options.only or [v.name for v in VARIANTS]):
             results[variant.name] = measure(variant, options.out, options.steps, options.text)

@@ -23,7 +23,6 @@ from diladiff_cli.errors import KINDS, UserError, wrong_folder
 from diladiff_cli.integrity import (
     CONFIG_FILE,
     file_hash,
-    hash_of,
     log_record,
     read_sealed,
     sealed,
@@ -230,8 +229,7 @@ def write_artifact(
     if extra is not None:
         extra(folder)
     files = {p.name: file_hash(p) for p in sorted(folder.glob("model*.safetensors*"))}
-    write_tokenizer(folder, tokenizer)
-    tokenizer_hashes, log = {name: hash_of(content) for name, content in tokenizer.items()}, folder / METRICS_FILE
+    tokenizer_hashes, log = write_tokenizer(folder, tokenizer), folder / METRICS_FILE
     config = {
         "stage": stage,
         "format_version": FORMAT_VERSION,

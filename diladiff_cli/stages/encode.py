@@ -28,7 +28,7 @@ from diladiff_cli.data.tokenizer import (
 )
 from diladiff_cli.data.tokens import FORMAT_VERSION, STAGE
 from diladiff_cli.errors import UserError
-from diladiff_cli.integrity import CONFIG_FILE, hash_of, sealed
+from diladiff_cli.integrity import CONFIG_FILE, sealed
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.folders import check_replaceable, recover, replacing, restore
 from diladiff_cli.runtime.helpers import led, shared_out
@@ -201,10 +201,10 @@ def _encode_text(
         recover(out)
         with replacing(out, STAGE) as folder:
             saved = saved_files(tokenizer)
-            write_tokenizer(folder, saved)
+            hashes_of_tokenizer = write_tokenizer(folder, saved)
             hashes = {"text": TextHash(), "valid": TextHash()}
             splits = _pack(config, {"text": (sources, text), "valid": (valid, valid)}, hashes, tokenizer, folder)
-            record = _record(config, tokenizer, splits, saved)
+            record = _record(config, tokenizer, splits, saved["tokenizer.json"], hashes_of_tokenizer)
             record |= {"sources": [*text, *valid], "text_hashes": {name: h.value() for name, h in hashes.items()}}
             (folder / CONFIG_FILE).write_text(sealed(record))
     return record
@@ -266,12 +266,16 @@ def _token_rows(tokenizer: Any, pieces: Sequence[Piece]) -> list[list[int]]:
 
 
 def _record(
-    config: EncodeConfig, tokenizer: Any, splits: dict[str, dict[str, Any]], files: Mapping[str, bytes]
+    config: EncodeConfig,
+    tokenizer: Any,
+    splits: dict[str, dict[str, Any]],
+    tokenizer_json: bytes,
+    tokenizer_hashes: dict[str, str],
 ) -> dict[str, Any]:
     digest = hashlib.sha256()
     for name, split in splits.items():
         digest.update(json.dumps([name, [shard["sha256"] for shard in split["shards"]]]).encode())
-    digest.update(files["tokenizer.json"])
+    digest.update(tokenizer_json)
     return {
         "stage": STAGE,
         "format_version": FORMAT_VERSION,
@@ -282,6 +286,6 @@ def _record(
         "mask_id": int(tokenizer.mask_token_id),
         "separator_id": separator_id(tokenizer),
         "splits": splits,
-        "tokenizer": {name: hash_of(content) for name, content in files.items()},
+        "tokenizer": tokenizer_hashes,
         "fingerprint": digest.hexdigest(),
     }
