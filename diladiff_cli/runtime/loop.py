@@ -25,15 +25,22 @@ from diladiff_cli.runtime.gradients import (
 )
 from diladiff_cli.runtime.metrics_log import MetricsLog
 from diladiff_cli.runtime.optim import AveragedModel, build_optimizers, set_learning_rates
-from diladiff_cli.runtime.precision import has_fast_bf16
 from diladiff_cli.runtime.prefetch import Prefetch
 from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.runtime.randomness import BatchNoise
-from diladiff_cli.runtime.resume import changed_settings, check_resume, check_weights, made_from
+from diladiff_cli.runtime.resume import (
+    changed_settings,
+    check_resume,
+    check_weights,
+    is_finished,
+    made_from,
+    validated_step,
+)
 from diladiff_cli.runtime.run import Run
-from diladiff_cli.runtime.session import Clock, Interrupted, Session, StopRequest
+from diladiff_cli.runtime.session import Clock, CutShortError, Interrupted, Session, StopRequest
 from diladiff_cli.runtime.sharding import shard
 from diladiff_cli.runtime.state import load_state, save_state, whole_state
+from diladiff_cli.runtime.told import announce, in_words
 
 BAD_STEPS = 5  # steps in a row with a loss or gradient that is not finite before a run gives up
 
@@ -52,7 +59,7 @@ def train(run: Run, session: Session, config: StageConfig, out: Path, resume: bo
     session.accelerator.wait_for_everyone()  # all have read the folder before it changes
     if session.is_main:
         recover(out)  # of a finished run as well: its last save may have been cut off while it cleaned up
-    if stored is not None and stored["step"] >= max(config.max_steps, stored["training"]["max_steps"]):
+    if stored is not None and is_finished(stored, config):
         check_weights(out)
         say(f"{out} is finished; --fresh trains it again")
         return {"step": stored["step"], "seconds": stored["seconds"]} | stored["validation"]
@@ -79,6 +86,7 @@ class _Loop:
         self.bad_steps = 0  # in a row
         self.skipped_steps = int(stored.get("skipped_steps", 0)) if stored else 0  # in all
         self.saved_step: int | None = self.step if stored else None
+        self.validated_step = validated_step(stored) if stored else 0
         self.prepared_step = -1  # of the averaged network as it is validated and written
         self.clock = Clock(float(stored["seconds"]) if stored else 0.0)
         self.validation: dict[str, Any] = dict(stored["validation"]) if stored else {}
@@ -101,37 +109,32 @@ class _Loop:
         tokens, mark, why = 0, self.clock.seconds(), 0
         title = str(self.run.artifact["stage"])
         first = self.step + 1
-        say(f"{title}: {self._outlook()}")
-        if self.config.precision == "bf16" and not has_fast_bf16(self.session.device):
-            say("bf16 is emulated here, and slow; --precision fp32 is faster, with --resume where a run goes on")
-        for note in self.config.notes():
-            say(note)
+        announce(self.run, self.session, self.config, self.step, self.parameters)
         with Bar(title, self.config.max_steps, self.step, self.session.is_main) as bar:
-            while self.step < self.config.max_steps:
+            if self.step < self.config.max_steps and self._owes_validation():  # a signal cut it short
+                why = self._validate(stop)
+            while why == 0 and self.step < self.config.max_steps:
                 values, grad_norm = self._step()
                 tokens += self.config.batch_size * self.run.tokens_per_row
                 text = None
                 if self.step % self.config.log_every == 0 or self.step == first:
                     now = self.clock.seconds()
                     line = self._training_line(values, grad_norm, tokens / max(now - mark, 1e-9))
-                    text = self._in_words(line)
+                    text = in_words(line)
                     if self.step % self.config.log_every == 0:  # the first one is for the user alone
                         self._write(line)
                         tokens, mark = 0, now
                 bar.update(1, text)
-                if self._due(self.config.eval_every) and self.step < self.config.max_steps:
-                    self._validate()
+                if self.step == self.config.max_steps:
+                    break
+                if self._owes_validation():
+                    self._validate(stop)
                     mark, tokens = self.clock.seconds(), 0
-                if self.step == self.config.max_steps:  # too late to stop: a finished run is validated
-                    break
                 why = self._why_stop(stop)
-                if why:
-                    break
-                if self._due(self.config.save_every):
+                if why == 0 and self._due(self.config.save_every):
                     self._save()
                     mark, tokens = self.clock.seconds(), 0
-        if why == 0:
-            self._validate()
+        if why == 0 and (why := self._validate(stop)) == 0:
             if self.bad_steps and not all(math.isfinite(v) for v in self._figures().values()):
                 raise self._diverged(self.step, "the last steps and the validation gave numbers that are not finite")
             self.bad_steps = 0
@@ -146,6 +149,9 @@ class _Loop:
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
+
+    def _owes_validation(self) -> bool:
+        return self._due(self.config.eval_every) and self.validated_step != self.step
 
     def _why_stop(self, stop: StopRequest) -> int:
         """0 to go on, 1 for the time limit, else the signal's number."""
@@ -202,15 +208,6 @@ class _Loop:
         rate = self.optimizers[0].param_groups[0]["lr"]
         return diverged(str(self.run.artifact["stage"]), step, rate, what, self.saved_step)
 
-    def _outlook(self) -> str:
-        """What is about to be done, for the user."""
-        config, session = self.config, self.session
-        done = f", {self.step:,} of them done" if self.step else ""
-        batch = f"{config.batch_size} x {self.run.tokens_per_row} tokens"
-        several = f"{session.processes} x " if session.processes > 1 else ""
-        place = f"{config.precision} on {several}{session.device.type}"
-        return f"{config.max_steps:,} steps{done}, batches of {batch}, {self.parameters:,} parameters to train, {place}"
-
     def _training_line(self, values: Mapping[str, Tensor], grad_norm: float, rate: float) -> dict[str, Any]:
         line: dict[str, Any] = {"step": self.step, "split": "train"}
         line |= self.session.mean_over_processes(dict(values))
@@ -224,18 +221,21 @@ class _Loop:
             line["mfu"] = self.run.flops_per_row * rows_per_second / (peak * self.session.processes)
         return line
 
-    def _in_words(self, line: Mapping[str, Any]) -> str:
-        mfu = f", MFU {line['mfu']:.1%}" if "mfu" in line else ""
-        skipped = f", {self.skipped_steps} steps skipped" if self.skipped_steps else ""
-        rate = f"{line['tokens_per_second']:,.0f} tokens/s"
-        return f"loss {line['loss']:.4f}, lr {line['learning_rate']:.2g}, {rate}{mfu}{skipped}"
-
-    def _validate(self) -> None:
+    def _validate(self, stop: StopRequest) -> int:
+        """0, or the number of the signal that cut it short in one of the processes: the run then owes it."""
         self._prepare_average()
-        with torch.no_grad(), self.session.accelerator.autocast():
-            self.validation = self.run.validate(self.average.model)
+        found, cut = self.validation, 0
+        try:
+            with stop.at_once(), torch.no_grad(), self.session.accelerator.autocast():
+                found = self.run.validate(self.average.model)
+        except CutShortError:
+            cut = stop.signal_number
+        if cut := self.session.agree(cut):
+            return cut
+        self.validation, self.validated_step = found, self.step
         self._write({"step": self.step, "split": "valid"} | self.validation)
         say(f"  step {self.step}: " + ", ".join(f"{k} {v:.4g}" for k, v in self._figures().items()))
+        return 0
 
     def _figures(self) -> dict[str, float]:
         return {k: v for k, v in self.validation.items() if isinstance(v, float)}
@@ -286,6 +286,7 @@ class _Loop:
             "seconds": self.clock.seconds(),
             "skipped_steps": self.skipped_steps,
             "validation": self.validation,
+            "validated_step": self.validated_step,
             "training": self.config.to_dict(),
             "made_from": made_from(self.run.artifact),
         }

@@ -92,6 +92,17 @@ def check_resume(
     return stored
 
 
+def validated_step(stored: Mapping[str, Any]) -> int:
+    """The step of a stored run's last validation; of a run older than this record, its own."""
+    return int(stored.get("validated_step", stored["step"]))
+
+
+def is_finished(stored: Mapping[str, Any], config: StageConfig) -> bool:
+    """Whether a stored run is over, with its last validation, also if the one asked for has fewer steps."""
+    steps = max(config.max_steps, int(stored["training"]["max_steps"]))
+    return bool(steps <= stored["step"] == validated_step(stored))
+
+
 def check_weights(out: Path) -> None:
     """Refuse to call a run finished whose weights are damaged, or which has no artifact left.
 

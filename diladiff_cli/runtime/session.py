@@ -3,6 +3,8 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,6 +22,7 @@ from accelerate.utils import (
 from torch.nn.parallel import DistributedDataParallel
 
 from diladiff_cli.config import StageConfig
+from diladiff_cli.notes import is_main_process
 from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.settings import ConfigError
 
@@ -39,11 +42,16 @@ class Interrupted(Exception):  # noqa: N818 (no error: what can be used is saved
         self.signal_number = signal_number
 
 
+class CutShortError(Exception):
+    """A signal came within :meth:`StopRequest.at_once`."""
+
+
 class StopRequest:
     """Turns SIGINT and SIGTERM into a flag that the training loop looks at between steps."""
 
     def __init__(self) -> None:
         self.signal_number = 0
+        self._at_once = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -55,8 +63,27 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Work that need not be finished: a signal, also one that came before, ends it with no more than this.
+
+        Raises:
+            CutShortError: It did.
+        """
+        self._at_once = True
+        try:
+            if self.signal_number:
+                raise CutShortError
+            yield
+        finally:
+            self._at_once = False
+
     def _note(self, number: int, _: FrameType | None) -> None:
+        if not self.signal_number and is_main_process():  # unbuffered: a handler may come in the middle of a print
+            os.write(2, f"\n{signal.Signals(number).name} came: saving and stopping\n".encode())
         self.signal_number = number
+        if self._at_once:
+            raise CutShortError
 
 
 def check_tracker(name: str) -> None:

@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -69,6 +70,48 @@ def test_an_interrupted_run_continues_to_the_bits_of_an_uninterrupted_one(
         assert caught.value.signal_number == number
     assert json.loads((tmp_path / "parts/state/state.json").read_text())["step"] == 7
     assert toy.toy_train(config, tmp_path / "parts")["step"] == 12
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+class CutIn:
+    """The toy's validation, in which the process gets a signal at a given one, from 1 on, and stays for ever then."""
+
+    def __init__(self, toy: ModuleType, number: int) -> None:
+        self.toy, self.number, self.calls = toy, number, 0
+
+    def __call__(self, model: torch.nn.Module) -> dict[str, Any]:
+        self.calls += 1
+        if self.calls == self.number:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+            raise AssertionError("the signal should have ended this")
+        found: dict[str, Any] = self.toy.validate(model)
+        return found
+
+
+@pytest.mark.parametrize(("number", "step"), [(1, 4), (2, 8), (3, 12)], ids=["first", "second", "last"])
+def test_a_signal_ends_a_validation_at_once_and_the_run_that_goes_on_begins_with_it(
+    toy: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str], number: int, step: int
+) -> None:
+    config = toy.settings(eval_every=4, save_every=0)
+    toy.toy_train(config, tmp_path / "whole")
+    with pytest.raises(Interrupted, match=f"step {step} is saved"):
+        toy.toy_train(config, tmp_path / "parts", validate=CutIn(toy, number))
+    assert "SIGTERM came: saving and stopping" in capfd.readouterr().err
+    assert lines(tmp_path / "parts", "valid") == lines(tmp_path / "whole", "valid")[: number - 1]
+    assert toy.toy_train(config, tmp_path / "parts")["step"] == 12
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    validation = [load_artifact(tmp_path / name).config["progress"]["validation"] for name in ("whole", "parts")]
+    assert validation[0] == validation[1]
+
+
+def test_a_signal_in_the_last_step_leaves_the_last_validation_to_the_run_that_goes_on(
+    toy: ModuleType, tmp_path: Path
+) -> None:
+    toy.toy_train(toy.settings(), tmp_path / "whole")
+    with pytest.raises(Interrupted, match="step 12 is saved"):
+        toy.toy_train(toy.settings(), tmp_path / "parts", loss_fn=StopAt(toy, 12, signal.SIGINT))
+    toy.toy_train(toy.settings(), tmp_path / "parts")
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
@@ -141,12 +184,8 @@ def test_a_time_limit_stops_cleanly_and_the_same_command_goes_on(
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-@pytest.mark.parametrize("changes", [{"max_minutes": 1e-6}, {}])
-def test_a_run_stopped_at_its_very_last_step_is_finished(
-    toy: ModuleType, tmp_path: Path, changes: dict[str, float]
-) -> None:
-    config = toy.settings(max_steps=1, **changes)
-    toy.toy_train(config, tmp_path / "run", loss_fn=StopAt(toy, 1, signal.SIGTERM))
+def test_a_run_whose_time_is_up_at_its_very_last_step_is_finished(toy: ModuleType, tmp_path: Path) -> None:
+    toy.toy_train(toy.settings(max_steps=1, max_minutes=1e-6), tmp_path / "run")
     assert [line["step"] for line in lines(tmp_path / "run", "valid")] == [1]
 
 
