@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from diladiff_cli.settings import ConfigError, Good, Settings, flag, option, precision_option, shown
 
+POSITIONS = ("learned", "rotary", "local")  # the last: rotary, with attention that starts local
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig(Settings):
@@ -69,7 +71,9 @@ class MdlmConfig(StageConfig):
     norm: str = option("rmsnorm", "Normalisation layer.", choices=("rmsnorm", "layernorm"))
     bias: bool = option(False, "Biases in norms, feed-forward and head, as the public MDLM checkpoints have.")
     qk_norm: bool = option(True, "Normalise queries and keys.")
-    positions: str = option("learned", "Position encoding.", choices=("learned", "rotary"))
+    positions: str = option(
+        "learned", "Position encoding; local is rotary, with attention that starts local.", choices=POSITIONS
+    )
     tie_embeddings: bool = option(False, "Use the embedding table as the vocabulary head.")
     elbo_weight: str = option(
         "constant",
@@ -78,7 +82,10 @@ class MdlmConfig(StageConfig):
     )
 
     def _problems(self, good: Good) -> list[str]:
-        return super()._problems(good) + _check_heads(self, good)
+        problems = super()._problems(good) + _check_heads(self, good)
+        if good("positions", "qk_norm") and self.positions == "local" and not self.qk_norm:
+            problems.append("--positions local needs --qk-norm; leave it on, or take --positions rotary")
+        return problems
 
 
 AUGMENTATIONS: dict[str, dict[str, float]] = {
@@ -162,6 +169,9 @@ class PriorConfig(StageConfig):
     width: int = option(768, "Width of the residual stream.", low=2, high=1 << 16)
     layers: int = option(12, "Transformer blocks.", low=1, high=1024)
     heads: int = option(12, "Attention heads.", low=1, high=1024)
+    positions: str = option(
+        "local", "Position encoding; local is rotary, with attention that starts local.", choices=POSITIONS
+    )
     schedule_d: float = option(10.0, "d of the tan-d noise schedule.", low=1e-3, high=1e4)
     p_self_cond: float = option(0.5, "Share of examples trained with self-conditioning.", low=0, high=1)
 

@@ -53,7 +53,7 @@ class TokenDenoiser(nn.Module):
         norm: "rmsnorm" or "layernorm".
         bias: Biases in norms, feed-forward and head.
         qk_norm: Normalise queries and keys.
-        positions: "learned" (absolute) or "rotary".
+        positions: "learned" (absolute), "rotary", or "local": rotary, with attention that starts local.
         tie_embeddings: Share the embedding table with the vocabulary head.
         cross_layers: Blocks with cross-attention to latents; none for the base.
         latents: N, vectors of the latent.
@@ -84,15 +84,14 @@ class TokenDenoiser(nn.Module):
     ) -> None:
         super().__init__()
         self.vocab_size, self.mask_id, self.length = vocab_size, mask_id, length
-        self.width, self.heads, self.rotary = width, heads, positions == "rotary"
+        self.width, self.heads, self.rotary = width, heads, positions != "learned"
         self.latents, self.latent_width = latents, latent_width
         self.embedding = nn.Embedding(vocab_size, width)
         self.position = None if self.rotary else nn.Parameter(torch.zeros(length, width))
         block: dict[str, Any] = {"activation": activation, "norm": norm, "bias": bias, "qk_norm": qk_norm}
-        hidden = mlp_width or 4 * width
+        block |= {"mlp_width": mlp_width or 4 * width, "local": positions == "local", "local_cross": local_attention}
         self.blocks = nn.ModuleList(
-            Block(width, heads, hidden, latent_width=latent_width * (i in cross_layers), local=local_attention, **block)
-            for i in range(layers)
+            Block(width, heads, latent_width=latent_width * (i in cross_layers), **block) for i in range(layers)
         )
         self.final_norm = make_norm(norm, width, bias)
         self.head = None if tie_embeddings else nn.Linear(width, vocab_size, bias=bias)

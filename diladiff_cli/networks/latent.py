@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from diladiff_cli.core.gaussian import TanSchedule, expand
-from diladiff_cli.networks.layers import Block, RMSNorm, init_weights
+from diladiff_cli.networks.layers import Block, RMSNorm, init_weights, rotary_angles
 
 MAX_FREQUENCY = 100.0  # kept low: the jvp of distillation differentiates the embedding
 
@@ -46,24 +46,35 @@ class LatentTrunk(nn.Module):
         width: Width of the residual stream.
         layers: Transformer blocks.
         heads: Attention heads.
+        positions: "learned" (absolute), "rotary", or "local": rotary, with attention that starts local.
         interval: Also take the interval t - r (the student).
     """
 
     def __init__(
-        self, *, latents: int, latent_width: int, width: int, layers: int, heads: int, interval: bool = False
+        self,
+        *,
+        latents: int,
+        latent_width: int,
+        width: int,
+        layers: int,
+        heads: int,
+        positions: str = "learned",
+        interval: bool = False,
     ) -> None:
         super().__init__()
+        self.head_width = width // heads
         self.inputs = nn.Linear(2 * latent_width, width)
-        self.places = nn.Parameter(torch.zeros(latents, width))
+        self.places = nn.Parameter(torch.zeros(latents, width)) if positions == "learned" else None
         self.time = TimeEmbedding(width)
         self.interval = TimeEmbedding(width) if interval else None
         self.condition = nn.Linear(width, 6 * width)
-        blocks = [Block(width, heads, 4 * width, modulated=True) for _ in range(layers)]
+        blocks = [Block(width, heads, 4 * width, modulated=True, local=positions == "local") for _ in range(layers)]
         self.blocks = nn.ModuleList(blocks)
         self.final_norm = RMSNorm(width)
         self.out = nn.Linear(width, latent_width)
         init_weights(self)
-        nn.init.normal_(self.places, std=0.02)
+        if self.places is not None:
+            nn.init.normal_(self.places, std=0.02)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.condition.weight)
         for block in blocks:
@@ -78,9 +89,14 @@ class LatentTrunk(nn.Module):
         if self.interval is not None and interval is not None:
             embedded = embedded + self.interval(interval)
         condition = self.condition(torch.nn.functional.silu(embedded)).unflatten(-1, (6, -1))  # (B, 6, D)
-        h = self.inputs(torch.cat([z_t, z_self], dim=-1)) + self.places  # (B, N, D)
+        h = self.inputs(torch.cat([z_t, z_self], dim=-1))  # (B, N, D)
+        angles = None
+        if self.places is not None:
+            h = h + self.places
+        else:
+            angles = rotary_angles(torch.arange(h.shape[1], device=h.device), self.head_width)
         for block in self.blocks:
-            h = block(h, condition=condition)
+            h = block(h, angles, condition)
         return self.out(self.final_norm(h)).float()
 
 

@@ -97,15 +97,15 @@ class QKNorm(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Bidirectional self-attention with fused projections, optional QK-norm and rotary positions."""
+    """Bidirectional self-attention with fused projections, optional QK-norm, rotary positions and local start."""
 
-    def __init__(self, width: int, heads: int, qk_norm: bool) -> None:
+    def __init__(self, width: int, heads: int, qk_norm: bool, local: bool = False) -> None:
         super().__init__()
         self.heads, self.plain = heads, False
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
-        self.q_norm = QKNorm(width // heads) if qk_norm else nn.Identity()
-        self.k_norm = QKNorm(width // heads) if qk_norm else nn.Identity()
+        self.q_norm = QKNorm(width // heads, local) if qk_norm else nn.Identity()
+        self.k_norm = QKNorm(width // heads, local) if qk_norm else nn.Identity()
 
     def forward(self, x: Tensor, angles: Tensor | None = None) -> Tensor:
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))  # (B, H, N, d)
@@ -215,8 +215,9 @@ class Block(nn.Module):
         bias: Biases in norms and feed-forward.
         qk_norm: Normalise queries and keys.
         modulated: Take a condition (adaLN).
+        local: Self-attention that rotary angles make local at first; takes QK-norm.
         latent_width: Channels of the latents to attend to (0: no cross-attention).
-        local: Rotary, initially local cross-attention.
+        local_cross: Rotary, initially local cross-attention.
     """
 
     def __init__(
@@ -230,13 +231,14 @@ class Block(nn.Module):
         bias: bool = False,
         qk_norm: bool = True,
         modulated: bool = False,
+        local: bool = False,
         latent_width: int = 0,
-        local: bool = True,
+        local_cross: bool = True,
     ) -> None:
         super().__init__()
         self.attention_norm = make_norm(norm, width, bias)
-        self.attention = SelfAttention(width, heads, qk_norm)
-        self.cross = LatentCrossAttention(width, latent_width, heads, local) if latent_width else None
+        self.attention = SelfAttention(width, heads, qk_norm, local)
+        self.cross = LatentCrossAttention(width, latent_width, heads, local_cross) if latent_width else None
         self.mlp_norm = make_norm(norm, width, bias)
         self.mlp = FeedForward(width, mlp_width, activation, bias)
         self.modulation = Modulation(width) if modulated else None

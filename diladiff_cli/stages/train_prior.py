@@ -46,6 +46,7 @@ def network_arguments(config: PriorConfig, ae: Artifact) -> dict[str, Any]:
         "width": config.width,
         "layers": config.layers,
         "heads": config.heads,
+        "positions": config.positions,
     }
 
 

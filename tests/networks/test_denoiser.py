@@ -152,6 +152,7 @@ OPTIONS: list[dict[str, Any]] = [
     {},
     {"qk_norm": False},
     {"positions": "rotary"},
+    {"positions": "local"},
     {"activation": "swiglu"},
     {"activation": "gelu"},
     {"norm": "layernorm", "bias": True},
@@ -177,7 +178,18 @@ def test_every_option_trains_and_uses_all_its_parameters(options: dict[str, Any]
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
-@pytest.mark.parametrize("positions", ["learned", "rotary"])
+def test_local_positions_without_their_constants_are_rotary_ones() -> None:
+    model, twin = build(positions="rotary"), build(positions="local")
+    constants = {name for name, _ in twin.named_parameters() if name.endswith(".attention.q_norm.constant")}
+    assert len(constants) == BASE["layers"]
+    for name, parameter in twin.named_parameters():
+        if name.endswith(".constant"):
+            torch.nn.init.zeros_(parameter)
+    twin.load_state_dict(model.state_dict(), strict=False)
+    assert torch.equal(twin(tokens()), model(tokens()))
+
+
+@pytest.mark.parametrize("positions", ["learned", "rotary", "local"])
 def test_the_order_of_the_tokens_matters(positions: str) -> None:
     torch.manual_seed(3)
     model = build(positions=positions)

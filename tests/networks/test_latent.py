@@ -28,14 +28,14 @@ def stirred(model: Model, std: float = 0.1) -> Model:
     return model
 
 
-def prior() -> LatentPrior:
+def prior(positions: str = "local") -> LatentPrior:
     torch.manual_seed(0)
-    return LatentPrior(schedule_d=D, **SHAPE)
+    return LatentPrior(schedule_d=D, positions=positions, **SHAPE)
 
 
-def student(teacher: LatentPrior) -> LatentStudent:
+def student(teacher: LatentPrior, positions: str = "local") -> LatentStudent:
     torch.manual_seed(1)
-    model = LatentStudent(schedule_d=D, **SHAPE)
+    model = LatentStudent(schedule_d=D, positions=positions, **SHAPE)
     found = model.load_state_dict(teacher.state_dict(), strict=False)
     assert found.unexpected_keys == []
     assert all(name.startswith("trunk.interval.") for name in found.missing_keys)
@@ -110,9 +110,12 @@ def double(model: torch.nn.Module) -> Callable[[Tensor, Tensor, Tensor, Tensor],
     return call
 
 
+@pytest.mark.parametrize("positions", ["learned", "rotary", "local"])
 @pytest.mark.parametrize(("end", "start"), TIMES)
-def test_the_jvp_of_a_student_agrees_with_finite_differences(end: list[float], start: list[float]) -> None:
-    model = stirred(student(prior()), 0.3)
+def test_the_jvp_of_a_student_agrees_with_finite_differences(
+    end: list[float], start: list[float], positions: str
+) -> None:
+    model = stirred(student(prior(positions), positions), 0.3)
     use_plain_attention(model)
     u = double(model)
     z_t, z_self, v = z().double(), z(seed=2).double(), z(seed=3).double()
@@ -145,6 +148,15 @@ def test_the_jvp_in_float32_agrees_with_float64_and_its_value_can_be_trained(
         lambda a, b, c: u(a, b, c, z(seed=2).double()), inputs, tuple(x.double() for x in tangents)
     )
     torch.testing.assert_close(tangent.double(), wanted, rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("positions", ["learned", "rotary", "local"])
+def test_the_order_of_the_latents_matters(positions: str) -> None:
+    model, t = stirred(prior(positions), 0.3), torch.full((3,), 0.1)
+    order = torch.tensor([2, 0, 1, 4, 3])
+    moved = model(z()[:, order], t, z(seed=2)[:, order])[:, torch.argsort(order)]
+    assert not torch.allclose(moved, model(z(), t, z(seed=2)), atol=1e-2)
 
 
 @pytest.mark.parametrize("time", [0.0, 1.0])

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diladiff_cli.networks.layers import attend
+from diladiff_cli.networks.layers import LOCAL_START, SelfAttention, attend, rotary_angles, rotate
 
 
 def inputs(queries: int, keys: int, dtype: torch.dtype) -> list[Tensor]:
@@ -58,3 +58,19 @@ def test_an_example_does_not_see_how_many_others_there_are(length: int, dtype: t
     """Bit for bit: samples do not depend on the batch size."""
     q, k, v = (x.detach() for x in inputs(length, length, dtype))
     assert torch.equal(attend(q[1:2], k[1:2], v[1:2]), attend(q, k, v)[1:2])
+
+
+def test_the_scores_of_local_attention_start_falling_with_distance() -> None:
+    """Averaged over vectors, a score is the constants' alone: c^2 sum_i 2 cos(distance f_i)."""
+    torch.manual_seed(0)
+    attention, places, width = SelfAttention(64, heads=2, qk_norm=True, local=True), 16, 32
+    angles = rotary_angles(torch.arange(places), width)
+    x = torch.randn(20_000, 2, 1, width)
+    with torch.no_grad():
+        q = rotate(attention.q_norm(x[:10_000]), angles[:1])
+        k = rotate(attention.k_norm(x[10_000:]).expand(-1, -1, places, -1), angles)
+    scores = (q @ k.transpose(-1, -2)).mean((0, 1, 2))
+    wanted = LOCAL_START**2 * 2 * angles.cos().sum(-1)
+    torch.testing.assert_close(scores, wanted, rtol=0, atol=0.3)
+    assert wanted[0] == pytest.approx(LOCAL_START**2 * width)
+    assert wanted[1:].max() < 0.96 * wanted[0]
