@@ -3,10 +3,11 @@
 A field's ``help`` is also the help text of the command-line option of the same name.
 """
 
+import difflib
 import math
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import Any, Self
 
@@ -39,6 +40,12 @@ class ConfigError(ValueError):
 
 def _in_python(problem: str) -> str:
     return re.sub(r"(?<![\w-])--(?!help\b)([a-z][a-z0-9-]*)\b", lambda name: name[1].replace("-", "_"), problem)
+
+
+def similar_name(name: str, known: Iterable[str]) -> str:
+    """What to do about an unknown name: the known one that was meant, if it is clear, else where all are listed."""
+    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.75)
+    return f"did you mean {close[0]}?" if close else "see --help for the names"
 
 
 def option(
@@ -154,7 +161,7 @@ class Settings:
         """
         kinds = typing.get_type_hints(cls)
         names = {f.name for f in fields(cls)}
-        unknown = [f"unknown setting {name!r}; see --help for the names" for name in sorted(set(values) - names)]
+        unknown = [f"unknown setting {name!r}; {similar_name(name, names)}" for name in sorted(set(values) - names)]
         plain = {
             k: float(v) if kinds[k] is float and type(v) is int and abs(v) <= LARGEST[float] else v
             for k, v in values.items()

@@ -207,8 +207,8 @@ def test_wrong_tables_and_keys_of_a_file_are_told_together(tmp_path: Path) -> No
         read_config_file(file, "mdlm")
     assert error.value.problems == [
         f"--config {file} has the table [mdml]; use {', '.join(STAGES)}",
-        f"--config {file} has 'lenght', which no stage knows; see --help for the names",
-        f"--config {file} has 'witdh', which no stage knows; see --help for the names",
+        f"--config {file} has 'lenght', which no stage knows; did you mean length?",
+        f"--config {file} has 'witdh', which no stage knows; did you mean width?",
     ]
 
 

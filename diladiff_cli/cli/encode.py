@@ -51,7 +51,10 @@ def encode(
         list[str] | None,
         typer.Argument(
             metavar="TEXT",
-            help="Files, folders, globs, a Hub data set, or - for stdin. Without any: the text shipped with diladiff.",
+            help=(
+                "Files, folders, globs, a Hub data set, or - for stdin. In a .txt file blank lines separate documents. "
+                "Without any: the text shipped with diladiff."
+            ),
         ),
     ] = None,
     valid: Annotated[

@@ -10,7 +10,7 @@ from typing import Any
 from diladiff_cli.config.training import AeConfig, DistillConfig, MdlmConfig, PriorConfig
 from diladiff_cli.config.use import BenchConfig, EncodeConfig, EvalConfig, SampleConfig
 from diladiff_cli.presets import PRESETS
-from diladiff_cli.settings import ConfigError, Settings
+from diladiff_cli.settings import ConfigError, Settings, similar_name
 
 STAGES: dict[str, type[Settings]] = {
     "data": EncodeConfig,
@@ -47,7 +47,7 @@ def read_config_file(path: Path, stage: str) -> dict[str, Any]:
     problems = [f"--config {path} sets {name}; leave one out" for name in twice]
     problems += [f"--config {path} has the table [{k}]; use {', '.join(STAGES)}" for k in tables if k not in STAGES]
     problems += [
-        f"--config {path} has {k!r}, which no stage knows; see --help for the names"
+        f"--config {path} has {k!r}, which no stage knows; {similar_name(k, set().union(*names.values()))}"
         for k in common
         if not any(k in known for known in names.values())
     ]

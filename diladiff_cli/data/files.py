@@ -35,6 +35,11 @@ def hub_parts(source: str) -> tuple[str, str | None, str | None]:
     return name, configuration or None, revision or None
 
 
+def names_a_path(source: str) -> bool:
+    """Whether a name that is no file and no folder was meant for one: it cannot be that of something on the Hub."""
+    return source.startswith((".", "/", "~")) or hub_parts(source)[0].count("/") > 1
+
+
 def find_files(source: str) -> list[Path] | None:
     """The files that a source names, in order and each once; None where it names no path but perhaps a Hub data set.
 
@@ -56,7 +61,7 @@ def find_files(source: str) -> list[Path] | None:
             files = _distinct(_matches(path))
             if not files:
                 raise UserError(f"no file matches {source}", "check the pattern, and quote it")
-        elif ending(source) or source.startswith((".", "/", "~")) or hub_parts(source)[0].count("/") > 1:
+        elif ending(source) or names_a_path(source):
             raise UserError(f"there is no file or folder {source}", "check the path")
         else:
             return None
@@ -66,7 +71,9 @@ def find_files(source: str) -> list[Path] | None:
         raise UserError(f"{place} cannot be read ({reason})", "check the path") from error
     unknown = [p for p in files if ending(p) is None]
     if unknown:
-        raise UserError(f"{unknown[0]} is of an unknown kind", f"give files that end in {FORMATS}")
+        raise UserError(
+            f"{unknown[0]} is of an unknown kind", f"give files that end in {FORMATS}, or - for standard input"
+        )
     return files
 
 

@@ -13,7 +13,7 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.gradients import clip_gradients, diagnose_gradients, gradient_norm
 
-from .test_loop import lines, tensors
+from .runs import lines, tensors
 
 
 class Poison:

@@ -1,7 +1,5 @@
 import json
-import os
 import signal
-import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,126 +8,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from diladiff_cli.config import AeConfig
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CHECKSUM, sealed
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.metrics_log import read_metrics
-from diladiff_cli.runtime.randomness import BatchNoise
 from diladiff_cli.runtime.resume import check_resume, differences
 from diladiff_cli.runtime.session import Interrupted
 from diladiff_cli.settings import ConfigError
 
-TIMINGS = {"seconds", "tokens_per_second"}
+from .runs import StopAt, assert_same_run, lines
 
 MADE_FROM = {"network": {}, "parents": {}, "data": {"fingerprint": "toy"}}  # of the toy
-
-
-def lines(out: Path, split: str | None = None) -> list[dict[str, Any]]:
-    """The metrics without what the clock makes of them."""
-    found = read_metrics(out / "metrics.jsonl")
-    return [{k: v for k, v in line.items() if k not in TIMINGS} for line in found if split in (None, line["split"])]
-
-
-def tensors(out: Path) -> dict[str, Tensor]:
-    """Averaged weights, weights and state of the optimisers."""
-    return dict(load_file(out / "model.safetensors") | load_file(out / "state" / "state.safetensors"))
-
-
-def assert_same_run(first: Path, second: Path) -> None:
-    assert lines(first) == lines(second)
-    ours, theirs = tensors(first), tensors(second)
-    assert ours.keys() == theirs.keys()
-    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
-
-
-class StopAt:
-    """The toy's loss, which sends this process a signal while a given step of the run, from 1 on, is computed."""
-
-    def __init__(self, toy: ModuleType, step: int, number: int) -> None:
-        self.toy, self.step, self.number = toy, step, number
-
-    def __call__(self, model: torch.nn.Module, x: Tensor, noise: BatchNoise) -> Any:
-        if noise.step + 1 == self.step:
-            os.kill(os.getpid(), self.number)
-        return self.toy.toy_loss(model, x, noise)
-
-
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_interrupted_run_continues_to_the_bits_of_an_uninterrupted_one(
-    toy: ModuleType, tmp_path: Path, optimizer: str, number: int
-) -> None:
-    config = toy.settings(optimizer=optimizer)
-    toy.toy_train(config, tmp_path / "whole")
-    for step in (2, 7):
-        with pytest.raises(Interrupted, match=f"step {step} is saved") as caught:
-            toy.toy_train(config, tmp_path / "parts", loss_fn=StopAt(toy, step, number))
-        assert caught.value.signal_number == number
-    assert json.loads((tmp_path / "parts/state/state.json").read_text())["step"] == 7
-    assert toy.toy_train(config, tmp_path / "parts")["step"] == 12
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
-
-
-class CutIn:
-    """The toy's validation, in which the process gets a signal at a given one, from 1 on, and stays for ever then."""
-
-    def __init__(self, toy: ModuleType, number: int) -> None:
-        self.toy, self.number, self.calls = toy, number, 0
-
-    def __call__(self, model: torch.nn.Module) -> dict[str, Any]:
-        self.calls += 1
-        if self.calls == self.number:
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(60)
-            raise AssertionError("the signal should have ended this")
-        found: dict[str, Any] = self.toy.validate(model)
-        return found
-
-
-@pytest.mark.parametrize(("number", "step"), [(1, 4), (2, 8), (3, 12)], ids=["first", "second", "last"])
-def test_a_signal_ends_a_validation_at_once_and_the_run_that_goes_on_begins_with_it(
-    toy: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str], number: int, step: int
-) -> None:
-    config = toy.settings(eval_every=4, save_every=0)
-    toy.toy_train(config, tmp_path / "whole")
-    with pytest.raises(Interrupted, match=f"step {step} is saved"):
-        toy.toy_train(config, tmp_path / "parts", validate=CutIn(toy, number))
-    assert "SIGTERM came: saving and stopping" in capfd.readouterr().err
-    assert lines(tmp_path / "parts", "valid") == lines(tmp_path / "whole", "valid")[: number - 1]
-    assert toy.toy_train(config, tmp_path / "parts")["step"] == 12
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
-    validation = [load_artifact(tmp_path / name).config["progress"]["validation"] for name in ("whole", "parts")]
-    assert validation[0] == validation[1]
-
-
-def test_a_signal_in_the_last_step_leaves_the_last_validation_to_the_run_that_goes_on(
-    toy: ModuleType, tmp_path: Path
-) -> None:
-    toy.toy_train(toy.settings(), tmp_path / "whole")
-    with pytest.raises(Interrupted, match="step 12 is saved"):
-        toy.toy_train(toy.settings(), tmp_path / "parts", loss_fn=StopAt(toy, 12, signal.SIGINT))
-    toy.toy_train(toy.settings(), tmp_path / "parts")
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
-
-
-def test_a_run_killed_between_checkpoints_repeats_its_steps_exactly(toy: ModuleType, tmp_path: Path) -> None:
-    config = toy.settings()
-    toy.toy_train(config, tmp_path / "whole")
-
-    def killed(model: torch.nn.Module, x: Tensor, noise: BatchNoise) -> Any:
-        if noise.step == 8:  # in the ninth step
-            raise KeyboardInterrupt  # nothing is saved, as after SIGKILL
-        return toy.toy_loss(model, x, noise)
-
-    with pytest.raises(KeyboardInterrupt):
-        toy.toy_train(config, tmp_path / "parts", loss_fn=killed)
-    assert [line["step"] for line in lines(tmp_path / "parts", "train")] == list(range(1, 9))
-    assert load_artifact(tmp_path / "parts", "mdlm").config["progress"]["step"] == 5
-    toy.toy_train(config, tmp_path / "parts")
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_training_lowers_the_loss_and_logs_every_step_once(toy: ModuleType, tmp_path: Path) -> None:

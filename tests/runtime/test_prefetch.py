@@ -18,7 +18,7 @@ from diladiff_cli.runtime.prefetch import Prefetch
 from diladiff_cli.runtime.randomness import BatchNoise
 from diladiff_cli.runtime.session import Interrupted
 
-from .test_loop import StopAt, assert_same_run, lines
+from .runs import StopAt, assert_same_run, lines
 
 PATIENCE = 60.0  # seconds after which what is waited for never comes
 

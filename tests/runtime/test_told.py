@@ -9,7 +9,7 @@ import pytest
 from diladiff_cli.runtime.metrics_log import read_metrics
 from diladiff_cli.runtime.session import Interrupted
 
-from .test_loop import StopAt
+from .runs import StopAt
 
 
 def told(capsys: pytest.CaptureFixture[str]) -> list[str]:
