@@ -25,7 +25,7 @@ STEP_TOKENS = 64 * 64  # of the preset
 
 @dataclass(frozen=True)
 class Variant:
-    """A base that differs in one choice from the preset ``demo``, or not at all.
+    """A base that differs in one choice, or none, from one of the preset ``demo`` with learned positions.
 
     Attributes:
         name: Of the variant and its folder.
@@ -43,11 +43,11 @@ class Variant:
 
 
 VARIANTS = (
-    Variant("demo"),
+    Variant("learned"),
     *(Variant(f"tokens-{tokens}", tokens=tokens) for tokens in (1024, 2048, 8192)),
     *(Variant(f"length-{length}", length=length) for length in (32, 128, 256)),
     *(Variant(f"width-{width}", width=width) for width in (128, 192, 384)),
-    Variant("rotary", positions="rotary"),
+    *(Variant(positions, positions=positions) for positions in ("rotary", "local")),
 )
 
 

@@ -15,7 +15,7 @@ pause() { echo "time is up; the same command goes on" >&2 && exit 75; }
 seconds_left() { echo $((deadline - $(date +%s))); }
 finished() {
   [ -f "$1/config.json" ] && diladiff info "$1" 2>/dev/null |
-    python3 -c 'import json, sys; r = json.load(sys.stdin); sys.exit(r["progress"]["step"] < r["training"]["max_steps"])'
+    python3 -c 'import json, sys; r = json.load(sys.stdin); p = r["progress"]; sys.exit(p.get("validated_step", p["step"]) < r["training"]["max_steps"])'
 }
 train() { # FOLDER COMMAND...
   if finished "$1"; then return; fi

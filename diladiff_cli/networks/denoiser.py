@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diladiff_cli.core.objectives import token_nll
-from diladiff_cli.networks.layers import Block, LatentCache, init_weights, make_norm, rotary_angles
+from diladiff_cli.networks.layers import Block, LatentCache, has_rotary, init_weights, make_norm, rotary_angles
 
 LOGITS_AT_ONCE = 1 << 25  # of a training step: 128 MB in float32
 VECTORS, TOKENS = 256, 4096  # that a product of the sampler's head takes at once
@@ -59,6 +59,9 @@ class TokenDenoiser(nn.Module):
         latents: N, vectors of the latent.
         latent_width: C, channels of a latent vector.
         local_attention: Rotary positions and a local start in the cross-attention.
+
+    Raises:
+        ValueError: Positions that :func:`~diladiff_cli.networks.layers.has_rotary` refuses.
     """
 
     def __init__(
@@ -84,7 +87,7 @@ class TokenDenoiser(nn.Module):
     ) -> None:
         super().__init__()
         self.vocab_size, self.mask_id, self.length = vocab_size, mask_id, length
-        self.width, self.heads, self.rotary = width, heads, positions != "learned"
+        self.width, self.heads, self.rotary = width, heads, has_rotary(positions, qk_norm)
         self.latents, self.latent_width = latents, latent_width
         self.embedding = nn.Embedding(vocab_size, width)
         self.position = None if self.rotary else nn.Parameter(torch.zeros(length, width))

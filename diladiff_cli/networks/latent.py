@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from diladiff_cli.core.gaussian import TanSchedule, expand
-from diladiff_cli.networks.layers import Block, RMSNorm, init_weights, rotary_angles
+from diladiff_cli.networks.layers import Block, RMSNorm, has_rotary, init_weights, rotary_angles
 
 MAX_FREQUENCY = 100.0  # kept low: the jvp of distillation differentiates the embedding
 
@@ -48,6 +48,9 @@ class LatentTrunk(nn.Module):
         heads: Attention heads.
         positions: "learned" (absolute), "rotary", or "local": rotary, with attention that starts local.
         interval: Also take the interval t - r (the student).
+
+    Raises:
+        ValueError: Unknown positions.
     """
 
     def __init__(
@@ -58,13 +61,13 @@ class LatentTrunk(nn.Module):
         width: int,
         layers: int,
         heads: int,
-        positions: str = "learned",
+        positions: str = "learned",  # as artifacts older than this option are
         interval: bool = False,
     ) -> None:
         super().__init__()
         self.head_width = width // heads
         self.inputs = nn.Linear(2 * latent_width, width)
-        self.places = nn.Parameter(torch.zeros(latents, width)) if positions == "learned" else None
+        self.places = None if has_rotary(positions) else nn.Parameter(torch.zeros(latents, width))
         self.time = TimeEmbedding(width)
         self.interval = TimeEmbedding(width) if interval else None
         self.condition = nn.Linear(width, 6 * width)

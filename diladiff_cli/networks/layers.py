@@ -38,6 +38,19 @@ def make_norm(kind: str, width: int, bias: bool = False) -> nn.Module:
     return RMSNorm(width) if kind == "rmsnorm" else LayerNorm(width, bias)
 
 
+def has_rotary(positions: str, qk_norm: bool = True) -> bool:
+    """Whether a position encoding turns queries and keys: "rotary" and "local" do, "learned" does not.
+
+    Raises:
+        ValueError: Another name, or local attention, which starts from a constant behind QK-norm, without that.
+    """
+    if positions not in ("learned", "rotary", "local"):
+        raise ValueError(f"positions are {positions!r}, neither learned nor rotary nor local")
+    if positions == "local" and not qk_norm:
+        raise ValueError("local positions need QK-norm")
+    return positions != "learned"
+
+
 def rotary_angles(positions: Tensor, head_width: int) -> Tensor:
     """(N, head_width / 2) rotation angles for real-valued positions (N,)."""
     exponents = torch.arange(0, head_width, 2, device=positions.device) / head_width

@@ -37,7 +37,7 @@ from diladiff_cli.runtime.resume import (
     validated_step,
 )
 from diladiff_cli.runtime.run import Run
-from diladiff_cli.runtime.session import Clock, CutShortError, Interrupted, Session, StopRequest
+from diladiff_cli.runtime.session import Clock, CutShort, Interrupted, Session, StopRequest
 from diladiff_cli.runtime.sharding import shard
 from diladiff_cli.runtime.state import load_state, save_state, whole_state
 from diladiff_cli.runtime.told import announce, in_words
@@ -101,7 +101,7 @@ class _Loop:
             self.model = session.accelerator.prepare(self.bare)
         self.wrapped_optimizers = [session.accelerator.prepare(optimizer) for optimizer in self.optimizers]
         self.batches = Prefetch(partial(_micro_batches, run, session), config.max_steps)
-        self.metrics = MetricsLog(out, self.step) if session.is_main else None
+        self.metrics = MetricsLog(out, self.step, self.validated_step) if session.is_main else None
         if config.log_with != "none":
             session.accelerator.init_trackers("diladiff", config=config.to_dict())
 
@@ -111,8 +111,9 @@ class _Loop:
         first = self.step + 1
         announce(self.run, self.session, self.config, self.step, self.parameters)
         with Bar(title, self.config.max_steps, self.step, self.session.is_main) as bar:
-            if self.step < self.config.max_steps and self._owes_validation():  # a signal cut it short
+            if self.step < self.config.max_steps and self._owes_validation():  # mostly one that was cut short
                 why = self._validate(stop)
+                mark = self.clock.seconds()
             while why == 0 and self.step < self.config.max_steps:
                 values, grad_norm = self._step()
                 tokens += self.config.batch_size * self.run.tokens_per_row
@@ -128,13 +129,15 @@ class _Loop:
                 if self.step == self.config.max_steps:
                     break
                 if self._owes_validation():
-                    self._validate(stop)
+                    why = self._validate(stop)
                     mark, tokens = self.clock.seconds(), 0
-                why = self._why_stop(stop)
+                why = why or self._why_stop(stop)
                 if why == 0 and self._due(self.config.save_every):
                     self._save()
                     mark, tokens = self.clock.seconds(), 0
-        if why == 0 and (why := self._validate(stop)) == 0:
+        if why == 0 and self.validated_step != self.step:
+            why = self._validate(stop)
+        if why == 0:
             if self.bad_steps and not all(math.isfinite(v) for v in self._figures().values()):
                 raise self._diverged(self.step, "the last steps and the validation gave numbers that are not finite")
             self.bad_steps = 0
@@ -226,9 +229,9 @@ class _Loop:
         self._prepare_average()
         found, cut = self.validation, 0
         try:
-            with stop.at_once(), torch.no_grad(), self.session.accelerator.autocast():
+            with torch.no_grad(), self.session.accelerator.autocast(), stop.at_once():
                 found = self.run.validate(self.average.model)
-        except CutShortError:
+        except CutShort:
             cut = stop.signal_number
         if cut := self.session.agree(cut):
             return cut
@@ -264,7 +267,7 @@ class _Loop:
         self._prepare_average()
         state = whole_state(self.bare, self.average.model, self.optimizers, keep=self.session.is_main)
         if self.session.is_main:
-            progress = {"step": self.step, "seconds": self.clock.seconds(), "validation": self.validation}
+            progress = self._progress()
             save_artifact(
                 self.out,
                 partial(self._extra_files, state),
@@ -281,16 +284,12 @@ class _Loop:
     def _extra_files(self, state: Mapping[str, Tensor], folder: Path) -> None:
         if self.metrics is not None:
             shutil.copyfile(self.metrics.path, folder / METRICS_FILE)
-        progress = {
-            "step": self.step,
-            "seconds": self.clock.seconds(),
-            "skipped_steps": self.skipped_steps,
-            "validation": self.validation,
-            "validated_step": self.validated_step,
-            "training": self.config.to_dict(),
-            "made_from": made_from(self.run.artifact),
-        }
-        save_state(folder / "state", state, progress)
+        made = {"training": self.config.to_dict(), "made_from": made_from(self.run.artifact)}
+        save_state(folder / "state", state, self._progress() | {"skipped_steps": self.skipped_steps} | made)
+
+    def _progress(self) -> dict[str, Any]:
+        found = {"step": self.step, "seconds": self.clock.seconds()}
+        return found | {"validated_step": self.validated_step, "validation": self.validation}
 
 
 def _micro_batches(run: Run, session: Session, step: int) -> list[Tensor]:

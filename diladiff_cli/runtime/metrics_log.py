@@ -40,16 +40,18 @@ class MetricsLog:
     Args:
         out: Folder of the artifact.
         step: The step resumed from; 0 for a new run.
+        validated_step: That of the last validation which the run resumed from knows.
 
     Raises:
         UserError: The log cannot be written, or the one to go on with is damaged.
     """
 
-    def __init__(self, out: Path, step: int) -> None:
+    def __init__(self, out: Path, step: int, validated_step: int) -> None:
         self._final = out / METRICS_FILE
         starts_over = step == 0 and (out / "config.json").exists()
         self.path = partial_name(out) if starts_over else self._final
-        kept = [] if starts_over else [line for line in read_metrics(self.path) if line["step"] <= step]
+        lines = [] if starts_over else read_metrics(self.path)
+        kept = [x for x in lines if x["step"] <= (validated_step if x.get("split") == "valid" else step)]
         with writing(out, self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if starts_over:

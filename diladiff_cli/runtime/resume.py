@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from diladiff_cli.config import STAGES, StageConfig
+from diladiff_cli.config import STAGES, PriorConfig, StageConfig
 from diladiff_cli.errors import UserError, kind_of
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.folders import check_replaceable, restore
@@ -16,6 +16,10 @@ FREE = {"max_minutes", "grad_accum", "compile", "shard", "deterministic"}
 FREE |= {"eval_every", "eval_batches", "save_every", "log_every", "log_with"}
 # Settings of the optimisation, which an explicit --resume may change: the stored network and optimiser fit them.
 CHANGEABLE = {field.name for field in fields(StageConfig)} - {"seed", "optimizer"}
+
+
+# What runs older than an option did, where its default is another.
+BEFORE: dict[type[StageConfig], dict[str, Any]] = {PriorConfig: {"positions": "learned"}}
 
 
 def made_from(artifact: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,9 +44,10 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[st
 def changed_settings(stored: Mapping[str, Any], config: StageConfig) -> dict[str, str]:
     """The settings, by name, in which a run asked for differs from that of a stored progress, see :func:`differences`.
 
-    Of options that are younger than the run, their defaults are what it did.
+    Of options that are younger than the run, their defaults are what it did, but for :data:`BEFORE`.
     """
-    return differences(type(config)().to_dict() | stored["training"], config.to_dict())
+    before = type(config)().to_dict() | BEFORE.get(type(config), {})
+    return differences(before | stored["training"], config.to_dict())
 
 
 def check_resume(
@@ -79,7 +84,7 @@ def check_resume(
             f"repeat its settings to continue, {'--resume to go on with the new ones, ' if changeable else ''}"
             "use --fresh to start over, or another --out",
         )
-    if config.max_steps < stored["step"] < stored["training"]["max_steps"]:
+    if config.max_steps < stored["step"] and not is_finished(stored, config):
         raise UserError(f"{out} is at step {stored['step']}, beyond --max-steps {config.max_steps}", "give more steps")
     wanted = made_from(artifact)
     if "feature encoder" not in stored["made_from"]:  # of a run older than this record

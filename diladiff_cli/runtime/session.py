@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -42,12 +42,15 @@ class Interrupted(Exception):  # noqa: N818 (no error: what can be used is saved
         self.signal_number = signal_number
 
 
-class CutShortError(Exception):
+class CutShort(BaseException):
     """A signal came within :meth:`StopRequest.at_once`."""
 
 
 class StopRequest:
-    """Turns SIGINT and SIGTERM into a flag that the training loop looks at between steps."""
+    """Turns SIGINT and SIGTERM into a flag that the training loop looks at between steps.
+
+    Only work that need not be finished is left when they come, see :meth:`at_once`.
+    """
 
     def __init__(self) -> None:
         self.signal_number = 0
@@ -65,25 +68,28 @@ class StopRequest:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Work that need not be finished: a signal, also one that came before, ends it with no more than this.
+        """Work that need not be finished: a signal, also one that came before, ends it.
 
         Raises:
-            CutShortError: It did.
+            CutShort: One did.
         """
-        self._at_once = True
         try:
+            self._at_once = True
             if self.signal_number:
-                raise CutShortError
+                raise CutShort
             yield
         finally:
             self._at_once = False
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        if not self.signal_number and is_main_process():  # unbuffered: a handler may come in the middle of a print
-            os.write(2, f"\n{signal.Signals(number).name} came: saving and stopping\n".encode())
-        self.signal_number = number
+        first, self.signal_number = not self.signal_number, number
+        if first and is_main_process():
+            with suppress(OSError):  # whoever reads stderr may be gone, by the same Ctrl-C
+                # Unbuffered: this may come in the middle of a print.
+                os.write(2, f"\n{signal.Signals(number).name} came: saving and stopping\n".encode())
         if self._at_once:
-            raise CutShortError
+            self._at_once = False  # a second signal leaves what ends the work alone
+            raise CutShort
 
 
 def check_tracker(name: str) -> None:

@@ -70,9 +70,10 @@ def load_parent(path: Path, stage: str) -> Artifact:
         UserError: It is missing, damaged or of another stage.
     """
     artifact = load_artifact(path, stage)
-    step = artifact.config.get("progress", {}).get("step")
-    steps = artifact.config["training"].get("max_steps")
-    if isinstance(step, int) and isinstance(steps, int) and step < steps:
+    progress = artifact.config.get("progress", {})
+    step, steps = progress.get("step"), artifact.config["training"].get("max_steps")
+    validated = progress.get("validated_step", step)
+    if isinstance(step, int) and isinstance(steps, int) and (step < steps or validated != step):
         say(f"{path} is at step {step} of {steps}; what is made from it now will refuse it once it was trained further")
     return artifact
 

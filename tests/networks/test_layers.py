@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diladiff_cli.networks.layers import LOCAL_START, SelfAttention, attend, rotary_angles, rotate
+from diladiff_cli.networks.layers import LOCAL_START, SelfAttention, attend, has_rotary, rotary_angles, rotate
 
 
 def inputs(queries: int, keys: int, dtype: torch.dtype) -> list[Tensor]:
@@ -58,6 +58,12 @@ def test_an_example_does_not_see_how_many_others_there_are(length: int, dtype: t
     """Bit for bit: samples do not depend on the batch size."""
     q, k, v = (x.detach() for x in inputs(length, length, dtype))
     assert torch.equal(attend(q[1:2], k[1:2], v[1:2]), attend(q, k, v)[1:2])
+
+
+@pytest.mark.parametrize(("positions", "qk_norm"), [("alibi", True), ("", True), ("local", False)])
+def test_positions_that_cannot_be_are_refused(positions: str, qk_norm: bool) -> None:
+    with pytest.raises(ValueError, match="positions"):
+        has_rotary(positions, qk_norm)
 
 
 def test_the_scores_of_local_attention_start_falling_with_distance() -> None:

@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diladiff_cli.config import AeConfig
+from diladiff_cli.config import AeConfig, PriorConfig
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CHECKSUM, sealed
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.metrics_log import read_metrics
-from diladiff_cli.runtime.resume import check_resume, differences
+from diladiff_cli.runtime.resume import changed_settings, check_resume, differences
 from diladiff_cli.runtime.session import Interrupted
 from diladiff_cli.settings import ConfigError
 
@@ -172,6 +172,12 @@ def test_a_run_older_than_an_option_goes_on_with_its_default(
         toy.toy_train(toy.settings(max_steps=3, beta1=0.5), tmp_path / "run")
     assert toy.toy_train(toy.settings(max_steps=4), tmp_path / "run", True)["step"] == 4
     assert "going on with other settings: max_steps 3 -> 4\n" in capsys.readouterr().err
+
+
+def test_a_prior_older_than_its_positions_had_learned_ones() -> None:
+    stored = {"training": {k: v for k, v in PriorConfig().to_dict().items() if k != "positions"}}
+    assert changed_settings(stored, PriorConfig(positions="learned")) == {}
+    assert changed_settings(stored, PriorConfig()) == {"positions": "positions learned -> local"}
 
 
 def test_resuming_where_nothing_was_trained_is_refused(toy: ModuleType, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from accelerate.utils import DistributedType
 
 from diladiff_cli.config import MdlmConfig
-from diladiff_cli.runtime.session import Clock, Session, StopRequest
+from diladiff_cli.runtime.session import Clock, CutShort, Session, StopRequest
 from diladiff_cli.settings import ConfigError
 
 
@@ -82,6 +83,33 @@ def test_a_signal_becomes_a_request_and_the_old_handler_comes_back(number: int) 
         os.kill(os.getpid(), number)
         assert stop.signal_number == number
     assert signal.getsignal(number) is before
+
+
+def test_a_signal_ends_what_need_not_be_finished_once() -> None:
+    with StopRequest() as stop:
+        with pytest.raises(CutShort), torch.no_grad(), stop.at_once():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(60)
+            finally:
+                os.kill(os.getpid(), signal.SIGINT)  # while it is left: only noted
+                reached = True
+        assert reached
+        assert torch.is_grad_enabled()
+        assert stop.signal_number == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGTERM)  # outside: only noted
+        with pytest.raises(CutShort), stop.at_once():
+            pytest.fail("a signal came before")
+
+
+def test_a_signal_counts_where_nobody_reads_the_notes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object) -> int:
+        raise BrokenPipeError
+
+    with StopRequest() as stop:
+        monkeypatch.setattr("os.write", gone)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.signal_number == signal.SIGINT
 
 
 def test_the_clock_counts_on_from_before(monkeypatch: pytest.MonkeyPatch) -> None:

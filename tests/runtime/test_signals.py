@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.artifacts import load_artifact
+from diladiff_cli.runtime.metrics_log import read_metrics
 from diladiff_cli.runtime.randomness import BatchNoise
 from diladiff_cli.runtime.session import Interrupted
 
@@ -34,7 +36,7 @@ def test_an_interrupted_run_continues_to_the_bits_of_an_uninterrupted_one(
 
 
 class CutIn:
-    """The toy's validation, in which the process gets a signal at a given one, from 1 on, and stays for ever then."""
+    """The toy's validation, the given one of which, from 1 on, sends SIGTERM and hangs."""
 
     def __init__(self, toy: ModuleType, number: int) -> None:
         self.toy, self.number, self.calls = toy, number, 0
@@ -73,6 +75,47 @@ def test_a_signal_in_the_last_step_leaves_the_last_validation_to_the_run_that_go
         toy.toy_train(toy.settings(), tmp_path / "parts", loss_fn=StopAt(toy, 12, signal.SIGINT))
     toy.toy_train(toy.settings(), tmp_path / "parts")
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_an_owed_validation_is_logged_once_though_the_run_dies_after_it(toy: ModuleType, tmp_path: Path) -> None:
+    config = toy.settings(eval_every=4, save_every=0)
+    toy.toy_train(config, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        toy.toy_train(config, tmp_path / "parts", validate=CutIn(toy, 1))
+
+    def killed(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        toy.toy_train(config, tmp_path / "parts", loss_fn=killed)
+    assert [line["step"] for line in lines(tmp_path / "parts", "valid")] == [4]
+    toy.toy_train(config, tmp_path / "parts")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_run_that_owes_its_last_validation_is_not_finished(toy: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match="step 12 is saved"):
+        toy.toy_train(toy.settings(eval_every=0), tmp_path / "run", validate=CutIn(toy, 1))
+    progress = load_artifact(tmp_path / "run").config["progress"]
+    assert (progress["step"], progress["validated_step"], progress["validation"]) == (12, 0, {})
+    with pytest.raises(UserError, match="is at step 12, beyond --max-steps 8"):
+        toy.toy_train(toy.settings(max_steps=8), tmp_path / "run", resume=True)
+    assert "loss" in toy.toy_train(toy.settings(eval_every=0), tmp_path / "run")
+    assert load_artifact(tmp_path / "run").config["progress"]["validated_step"] == 12
+
+
+def test_the_rate_of_a_run_that_begins_with_a_validation_leaves_its_time_out(toy: ModuleType, tmp_path: Path) -> None:
+    config = toy.settings(eval_every=4, save_every=0, log_every=1)
+    with pytest.raises(Interrupted):
+        toy.toy_train(config, tmp_path / "run", validate=CutIn(toy, 1))
+
+    def slow(model: torch.nn.Module) -> Any:
+        time.sleep(1.0)
+        return toy.validate(model)
+
+    toy.toy_train(config, tmp_path / "run", validate=slow)
+    line = next(x for x in read_metrics(tmp_path / "run" / "metrics.jsonl") if (x["step"], x["split"]) == (5, "train"))
+    assert line["tokens_per_second"] > 24 / 0.9
 
 
 def test_a_run_killed_between_checkpoints_repeats_its_steps_exactly(toy: ModuleType, tmp_path: Path) -> None:

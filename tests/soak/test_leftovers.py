@@ -34,7 +34,7 @@ def test_what_a_run_that_starts_over_writes_beside_the_old_artifact_is_known_as_
     out = tmp_path / "mdlm"
     out.mkdir()
     (out / "config.json").write_text("{}")
-    MetricsLog(out, 0).write({"step": 1})
+    MetricsLog(out, 0, 0).write({"step": 1})
     assert len(names(tmp_path)) == 2
     recover(out)
     assert names(tmp_path) == {"mdlm"}

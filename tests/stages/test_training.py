@@ -45,7 +45,8 @@ def test_the_base_learns(tiny_chain: Chain, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"optimizer": "muon"}, {"elbo_weight": "exact"}, {"positions": "rotary", "bias": True}]
+    "options",
+    [{"optimizer": "muon"}, {"elbo_weight": "exact"}, {"positions": "rotary", "bias": True}, {"positions": "local"}],
 )
 def test_the_base_trains_with_every_kind_of_option(options: dict[str, Any], tiny_chain: Chain, tmp_path: Path) -> None:
     train_mdlm(mdlm_config(max_steps=20, **options), data=tiny_chain.data, out=tmp_path / "mdlm")
@@ -178,6 +179,16 @@ def test_an_untrained_prior_has_the_error_of_white_latents() -> None:
     z_0 = torch.randn(4000, 4, 3, generator=torch.Generator().manual_seed(0))
     for level in prior_figures(prior, prior.schedule, [z_0])["by_noise"]:
         assert level["loss"] == pytest.approx(level["white"], rel=0.03)
+
+
+@pytest.mark.parametrize("positions", ["learned", "rotary", "local"])
+def test_a_student_has_the_positions_of_its_prior(tiny_chain: Chain, tmp_path: Path, positions: str) -> None:
+    train_prior(prior_config(positions=positions), ae=tiny_chain.ae, out=tmp_path / "prior")
+    distill(distill_config(), prior=tmp_path / "prior", out=tmp_path / "student")
+    for stage in ("prior", "student"):
+        artifact = load_artifact(tmp_path / stage)
+        assert artifact.network["positions"] == positions
+        assert ("trunk.places" in artifact.state_dict()) == (positions == "learned")
 
 
 def test_the_trained_prior_beats_white_latents(tiny_chain: Chain, tmp_path: Path) -> None:
