@@ -222,7 +222,7 @@ def train_ae(
     artifact = child_fields("ae", network, out, {"mdlm": parent}, tokens, data_path)
     if dry_run:
         return plan(artifact, config, out, resume)
-    check_resume(out, config, artifact, resume)  # before the features are measured
+    begun = check_resume(out, config, artifact, resume) is not None
     session = Session(config, str(out))
     device = session.device
     source = source.to(device)
@@ -234,8 +234,9 @@ def train_ae(
     order = row_order(config, len(split))
     rows = np.concatenate([order(step) for step in range(-(-MOMENT_ROWS // config.batch_size))])[:MOMENT_ROWS]
     samples = [split.gather(part) for part in np.array_split(rows, -(-len(rows) // 64))]
-    say("measuring the features")
-    fit_feature_moments(source, model.feature_moments, samples, device)
+    if not begun:  # else their statistics are among the stored weights
+        say("measuring the features")
+        fit_feature_moments(source, model.feature_moments, samples, device)
     batches = validation_batches(tokens, config, device)
     run = Run(
         model=model,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diladiff_cli.config import AeConfig, DistillConfig
+from diladiff_cli.config import DistillConfig
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
@@ -17,10 +17,8 @@ from diladiff_cli.networks.layers import use_plain_attention
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.metrics_log import read_metrics
 from diladiff_cli.runtime.randomness import BatchNoise
-from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.distill import MeanFlowLoss, distill, draw_times
 from diladiff_cli.stages.encode_latents import encode_latents
-from diladiff_cli.stages.networks import build
 from diladiff_cli.stages.train_ae import train_ae
 from diladiff_cli.stages.train_mdlm import masked_batch, mdlm_loss, train_mdlm
 from diladiff_cli.stages.train_prior import prior_figures, train_prior
@@ -67,62 +65,6 @@ def test_exact_and_constant_weights_differ_by_one_over_t() -> None:
     for exact, weight in ((False, torch.ones(6)), (True, 1 / t)):
         loss, _ = mdlm_loss(1, exact)(model, x, batch_noise(6))  # type: ignore[arg-type]
         torch.testing.assert_close(loss, (nll * is_masked * weight[:, None]).sum() / x.numel())
-
-
-@pytest.mark.slow
-def test_the_auto_encoder_recovers_far_more_than_its_base(tiny_chain: Chain, tmp_path: Path) -> None:
-    options = {"latent_width": 32, "augmentation": "soft", "optimizer": "muon"}
-    config = AeConfig(**ae_config(max_steps=300).to_dict() | options)
-    curves = train_ae(config, base=tiny_chain.mdlm, out=tmp_path / "ae")["curves"]
-    recovery = {name: curve[-1]["recovery"] for name, curve in curves.items()}  # everything masked
-    assert recovery["autoencoder"] > 1.5 * recovery["base"]
-    assert recovery["autoencoder"] > 1.5 * recovery["noise_latent"]
-
-
-def test_the_embedding_table_stays_that_of_the_base(tiny_chain: Chain) -> None:
-    base, ae = build(load_artifact(tiny_chain.mdlm)), build(load_artifact(tiny_chain.ae))
-    assert torch.equal(base.embedding.weight, ae.decoder.embedding.weight)
-    assert not torch.equal(base.blocks[0].mlp.up.weight, ae.decoder.blocks[0].mlp.up.weight)
-
-
-def test_the_decoder_warms_up_more_slowly(tiny_chain: Chain, tmp_path: Path) -> None:
-    config = ae_config(max_steps=1, decoder_warmup_steps=10**9)
-    train_ae(config, base=tiny_chain.mdlm, out=tmp_path / "ae")
-    base, ae = build(load_artifact(tiny_chain.mdlm)), build(load_artifact(tmp_path / "ae"))
-    moved = float((ae.decoder.blocks[0].mlp.up.weight - base.blocks[0].mlp.up.weight).abs().max())
-    assert moved < 1e-8
-    assert float(ae.decoder.blocks[0].cross.outer.weight.abs().max()) > 1e-4
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"augmentation": "mild"},
-        {"augmentation": "soft", "mask_unit": "element"},
-        {"augmentation": "dropout-50", "local_attention": False},
-        {"compression": 1, "cross_layers": "0,1"},
-        {"compression": 16, "encoder_layers": 2, "encoder_width": 32},
-    ],
-)
-def test_the_auto_encoder_trains_with_every_kind_of_option(
-    options: dict[str, Any], tiny_chain: Chain, tmp_path: Path
-) -> None:
-    config = AeConfig(**ae_config(max_steps=3).to_dict() | options)
-    figures = train_ae(config, base=tiny_chain.mdlm, out=tmp_path / "ae")
-    artifact = load_artifact(tmp_path / "ae", "ae")
-    assert artifact.network["encoder"]["latents"] * config.compression == 16
-    assert 0 < figures["nll"] < 10
-
-
-def test_settings_that_do_not_fit_the_base_are_named(tiny_chain: Chain, tmp_path: Path) -> None:
-    for options, message in (
-        ({"compression": 3}, "compression 3 does not divide"),
-        ({"cross_layers": "first,7"}, "cross_layers has '7'"),
-        ({"encoder_width": 6}, "encoder_width 6"),
-    ):
-        config = AeConfig(**ae_config().to_dict() | options)
-        with pytest.raises(ConfigError, match=message):
-            train_ae(config, base=tiny_chain.mdlm, out=tmp_path / "ae")
 
 
 def test_the_prior_learns_from_stored_latents_as_from_text(tiny_chain: Chain, tmp_path: Path) -> None:

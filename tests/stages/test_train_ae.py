@@ -1,0 +1,93 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diladiff_cli.config import AeConfig
+from diladiff_cli.networks.autoencoder import load_base_weights
+from diladiff_cli.runtime.artifacts import load_artifact
+from diladiff_cli.settings import ConfigError
+from diladiff_cli.stages.networks import build
+from diladiff_cli.stages.train_ae import train_ae
+from diladiff_cli.stages.train_mdlm import train_mdlm
+
+from ..chain import Chain, ae_config, mdlm_config
+
+
+@pytest.mark.slow
+def test_the_auto_encoder_recovers_far_more_than_its_base(tiny_chain: Chain, tmp_path: Path) -> None:
+    options = {"latent_width": 32, "augmentation": "soft", "optimizer": "muon"}
+    config = AeConfig(**ae_config(max_steps=300).to_dict() | options)
+    curves = train_ae(config, base=tiny_chain.mdlm, out=tmp_path / "ae")["curves"]
+    recovery = {name: curve[-1]["recovery"] for name, curve in curves.items()}  # everything masked
+    assert recovery["autoencoder"] > 1.5 * recovery["base"]
+    assert recovery["autoencoder"] > 1.5 * recovery["noise_latent"]
+
+
+def test_the_embedding_table_stays_that_of_the_base(tiny_chain: Chain) -> None:
+    base, ae = build(load_artifact(tiny_chain.mdlm)), build(load_artifact(tiny_chain.ae))
+    assert torch.equal(base.embedding.weight, ae.decoder.embedding.weight)
+    assert not torch.equal(base.blocks[0].mlp.up.weight, ae.decoder.blocks[0].mlp.up.weight)
+
+
+def test_the_decoder_warms_up_more_slowly(tiny_chain: Chain, tmp_path: Path) -> None:
+    config = ae_config(max_steps=1, decoder_warmup_steps=10**9)
+    train_ae(config, base=tiny_chain.mdlm, out=tmp_path / "ae")
+    base, ae = build(load_artifact(tiny_chain.mdlm)), build(load_artifact(tmp_path / "ae"))
+    moved = float((ae.decoder.blocks[0].mlp.up.weight - base.blocks[0].mlp.up.weight).abs().max())
+    assert moved < 1e-8
+    assert float(ae.decoder.blocks[0].cross.outer.weight.abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"augmentation": "mild"},
+        {"augmentation": "soft", "mask_unit": "element"},
+        {"augmentation": "dropout-50", "local_attention": False},
+        {"compression": 1, "cross_layers": "0,1"},
+        {"compression": 16, "encoder_layers": 2, "encoder_width": 32},
+    ],
+)
+def test_the_auto_encoder_trains_with_every_kind_of_option(
+    options: dict[str, Any], tiny_chain: Chain, tmp_path: Path
+) -> None:
+    config = AeConfig(**ae_config(max_steps=3).to_dict() | options)
+    figures = train_ae(config, base=tiny_chain.mdlm, out=tmp_path / "ae")
+    artifact = load_artifact(tmp_path / "ae", "ae")
+    assert artifact.network["encoder"]["latents"] * config.compression == 16
+    assert 0 < figures["nll"] < 10
+
+
+def test_settings_that_do_not_fit_the_base_are_named(tiny_chain: Chain, tmp_path: Path) -> None:
+    for options, message in (
+        ({"compression": 3}, "compression 3 does not divide"),
+        ({"cross_layers": "first,7"}, "cross_layers has '7'"),
+        ({"encoder_width": 6}, "encoder_width 6"),
+    ):
+        config = AeConfig(**ae_config().to_dict() | options)
+        with pytest.raises(ConfigError, match=message):
+            train_ae(config, base=tiny_chain.mdlm, out=tmp_path / "ae")
+
+
+def test_the_features_are_measured_once(tiny_chain: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for max_steps, measured in ((2, True), (2, False), (3, False)):
+        train_ae(ae_config(max_steps=max_steps), base=tiny_chain.mdlm, out=tmp_path / "ae", resume=not measured)
+        assert ("measuring the features" in capsys.readouterr().err) == measured
+    state = load_artifact(tmp_path / "ae").state_dict()
+    assert torch.equal(state["feature_moments.mean"], load_artifact(tiny_chain.ae).state_dict()["feature_moments.mean"])
+
+
+@pytest.mark.parametrize("positions", ["learned", "rotary", "local"])
+def test_a_decoder_takes_over_the_positions_of_its_base(tiny_chain: Chain, tmp_path: Path, positions: str) -> None:
+    train_mdlm(mdlm_config(max_steps=2, positions=positions), data=tiny_chain.data, out=tmp_path / "mdlm")
+    train_ae(ae_config(max_steps=2), base=tmp_path / "mdlm", out=tmp_path / "ae")
+    base, ae = (build(load_artifact(tmp_path / name)) for name in ("mdlm", "ae"))
+    load_base_weights(ae.decoder, base.state_dict())
+    for block in (block for block in ae.decoder.blocks if block.cross is not None):
+        torch.nn.init.zeros_(block.cross.outer.weight)
+        torch.nn.init.zeros_(block.cross.outer.bias)
+    x = torch.randint(2, 9, (3, 16), generator=torch.Generator().manual_seed(0))
+    z = torch.randn(3, *ae.latent_shape, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(ae.decoder(x, None, z), base(x))
