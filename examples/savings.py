@@ -1,0 +1,138 @@
+"""What single savings of the sampler are worth: each one undone by itself, beside the sampler as it is.
+
+    python examples/savings.py > savings.jsonl
+
+A line of JSON for each: the time of a generation as it is over that without the saving, the median of paired
+measurements. The network is that of ``diladiff bench --speed``, random, with cross-attention to a latent: 6 layers of
+width 256, vocabulary 4,096, length 128, in bf16 where the processor has its products.
+"""
+
+import argparse
+import copy
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+
+from diladiff_cli.core.unmask import Body, Decoding, unmask
+from diladiff_cli.networks.denoiser import TokenDenoiser, with_bf16_blocks
+from diladiff_cli.networks.layers import SelfAttention
+from diladiff_cli.runtime.precision import has_fast_bf16
+from diladiff_cli.stages.bench_speed import machine
+from diladiff_cli.stages.sampler import decoding_functions
+
+CPU = torch.device("cpu")
+VOCAB, LENGTH, LATENTS, CHANNELS = 4096, 128, 64, 64
+Variant = Callable[[TokenDenoiser, Tensor], Body]
+
+
+class ThreeProducts(nn.Module):
+    """Queries, keys and values as three products instead of one."""
+
+    def __init__(self, fused: nn.Linear) -> None:
+        super().__init__()
+        parts = fused.weight.detach().chunk(3)
+        self.parts = nn.ParameterList(nn.Parameter(part.clone(), requires_grad=False) for part in parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([nn.functional.linear(x, part) for part in self.parts], dim=-1)
+
+
+def as_it_is(decoder: TokenDenoiser, z: Tensor) -> Body:
+    return decoding_functions(_ready(decoder), z)[0]
+
+
+def separate_products(decoder: TokenDenoiser, z: Tensor) -> Body:
+    decoder = copy.deepcopy(_ready(decoder))
+    for part in decoder.modules():
+        if isinstance(part, SelfAttention):
+            part.qkv = ThreeProducts(part.qkv)  # type: ignore[assignment]
+    return decoding_functions(decoder, z)[0]
+
+
+def cast_in_every_call(decoder: TokenDenoiser, z: Tensor) -> Body:
+    return decoding_functions(decoder, z)[0]
+
+
+def caches_in_every_step(decoder: TokenDenoiser, z: Tensor) -> Body:
+    decoder = _ready(decoder)
+    return lambda x_t, rows: decoder.body(x_t, decoder.latent_caches(z[rows]))
+
+
+def all_examples_in_every_step(decoder: TokenDenoiser, z: Tensor) -> Body:
+    body = as_it_is(decoder, z)
+
+    def whole(x_t: Tensor, rows: Tensor) -> Tensor:
+        filled = x_t[:1].repeat(len(z), 1)
+        filled[rows] = x_t
+        return body(filled, torch.arange(len(z)))[rows]
+
+    return whole
+
+
+UNDONE: dict[str, Variant] = {
+    "queries, keys and values in one product": separate_products,
+    "matrices in bf16 once": cast_in_every_call,
+    "keys and values of the latent once": caches_in_every_step,
+    "nothing for examples in which nothing is revealed": all_examples_in_every_step,
+}
+
+
+def _ready(decoder: TokenDenoiser) -> TokenDenoiser:
+    return with_bf16_blocks(decoder) if has_fast_bf16(CPU) else decoder
+
+
+def generation(decoder: TokenDenoiser, body: Body, batch_size: int, steps: int) -> Callable[[], object]:
+    """Draws ``batch_size`` texts, the same whenever it is called."""
+    chance = torch.Generator().manual_seed(1)
+    reveal_times, uniform = torch.rand(2, batch_size, LENGTH, generator=chance, dtype=torch.float64)
+    x = torch.full((batch_size, LENGTH), decoder.mask_id)
+    return lambda: unmask(body, decoder.float32_logits, x, decoder.mask_id, reveal_times, uniform, Decoding(steps))
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="pairs of measurements")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    shape = {"vocab_size": VOCAB, "mask_id": 0, "length": LENGTH, "width": 256, "layers": 6, "heads": 4}
+    cross = {"cross_layers": (0, 5), "latents": LATENTS, "latent_width": CHANNELS}
+    decoder = TokenDenoiser(**shape, **cross, activation="gelu", tie_embeddings=True).requires_grad_(False).eval()  # type: ignore[arg-type]
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16(CPU)):
+        for batch_size, steps in product((1, 32), (16, LENGTH)):
+            z = torch.randn(batch_size, LATENTS, CHANNELS)
+            ours = generation(decoder, as_it_is(decoder, z), batch_size, steps)
+            for saving, undo in UNDONE.items():
+                without = generation(decoder, undo(decoder, z), batch_size, steps)
+                pairs = [(seconds(ours), seconds(without)) for _ in range(options.rounds + 1)][1:]
+                ratios = sorted(a / b for a, b in pairs)
+                print(
+                    json.dumps(
+                        {
+                            "saving": saving,
+                            "batch_size": batch_size,
+                            "decode_steps": steps,
+                            "ratio": statistics.median(ratios),
+                            "ratios": ratios,
+                            "machine": machine(CPU),
+                            "bf16": has_fast_bf16(CPU),
+                        }
+                    ),
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

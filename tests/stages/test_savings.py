@@ -1,0 +1,42 @@
+"""``examples/savings.py`` compares what it says it does: undone, a saving changes the time and not the texts."""
+
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from diladiff_cli.networks.denoiser import TokenDenoiser
+
+
+@pytest.fixture(scope="module")
+def savings() -> ModuleType:
+    path = Path(__file__).parents[2] / "examples" / "savings.py"
+    spec = spec_from_file_location("savings", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules["savings"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["separate_products", "caches_in_every_step", "all_examples_in_every_step"])
+def test_an_undone_saving_gives_the_same_texts(savings: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(savings, "LENGTH", 12)
+    monkeypatch.setattr(savings, "has_fast_bf16", lambda device: False)
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"vocab_size": 50, "mask_id": 0, "length": 12, "width": 16, "layers": 2, "heads": 2}
+    decoder = TokenDenoiser(**shape, cross_layers=(0, 1), latents=6, latent_width=4).eval()
+    for parameter in decoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    z = torch.randn(5, 6, 4)
+    ours = savings.generation(decoder, savings.as_it_is(decoder, z), 5, 12)()
+    theirs = savings.generation(decoder, getattr(savings, name)(decoder, z), 5, 12)()
+    assert torch.equal(ours, theirs)
+    assert (ours != 0).all()
+    assert len(ours.unique(dim=0)) == 5
