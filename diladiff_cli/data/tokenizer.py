@@ -1,10 +1,12 @@
 """Tokenizers: loaded, or trained on the spot; all have a mask token and a document separator."""
 
+import json
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from diladiff_cli.data.files import names_a_path
 from diladiff_cli.errors import UserError
 from diladiff_cli.tokenizer_files import (
     NO_TOKENIZER,
@@ -64,13 +66,17 @@ def load_tokenizer(spec: str | Path) -> Any:
     """
     from transformers import AutoTokenizer
 
-    folder = Path(spec)
+    folder = Path(spec).expanduser()
     if folder.is_dir():
         check_tokenizer(folder)
         folder = tokenizer_folder(folder)
         if not any(next(folder.glob(pattern), None) for pattern in VOCABULARIES):
             raise UserError(f"the folder {spec} holds no tokenizer", NO_TOKENIZER)
         spec = folder
+    elif folder.is_file():
+        raise UserError(f"the tokenizer {spec} is a file", "give the folder that it lies in")
+    elif names_a_path(str(spec)):
+        raise UserError(f"there is no folder {spec} with a tokenizer", NO_TOKENIZER)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(spec), trust_remote_code=False)
     except Exception as error:  # missing, unreachable or damaged: transformers raises many kinds
@@ -87,7 +93,7 @@ def load_tokenizer(spec: str | Path) -> Any:
 
 
 def saved_files(tokenizer: Any) -> dict[str, bytes]:
-    """The files that a tokenizer is saved as, by name.
+    """The files that a tokenizer is saved as, by name; each artifact has a copy, so tokenizer.json is made compact.
 
     Raises:
         UserError: It is of a kind that has no tokenizer.json.
@@ -97,7 +103,8 @@ def saved_files(tokenizer: Any) -> dict[str, bytes]:
         files = read_tokenizer(Path(folder))
     if "tokenizer.json" not in files:
         raise UserError(f"{type(tokenizer).__name__} is a tokenizer without a tokenizer.json", "give one that has it")
-    return files
+    compact = json.dumps(json.loads(files["tokenizer.json"]), ensure_ascii=False, separators=(",", ":"))
+    return files | {"tokenizer.json": compact.encode()}
 
 
 def find_separator(tokenizer: Any) -> int | None:

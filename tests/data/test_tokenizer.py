@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from diladiff_cli.data.tokenizer import (
     encode_documents,
     find_separator,
     load_tokenizer,
+    saved_files,
     separator_id,
     train_size,
     train_tokenizer,
@@ -152,15 +154,33 @@ def test_a_required_separator_that_is_missing_is_an_error() -> None:
         separator_id(Bare())
 
 
-@pytest.mark.parametrize("content", [None, "{", '{"a": 1}'])
-def test_a_tokenizer_that_cannot_be_had_gives_one_line(tmp_path: Path, content: str | None) -> None:
+@pytest.mark.parametrize("content", ["{", '{"a": 1}'])
+def test_a_tokenizer_that_cannot_be_had_gives_one_line(tmp_path: Path, content: str) -> None:
     folder = tmp_path / "tokenizer"
-    if content is not None:
-        folder.mkdir()
-        (folder / "tokenizer.json").write_text(content)
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(content)
     with pytest.raises(UserError, match=r"the tokenizer .*tokenizer cannot be loaded \(.+\); give a Hub id") as caught:
         load_tokenizer(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_a_path_that_is_no_folder_is_not_looked_for_on_the_hub(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", None)
+    for name in (tmp_path / "tokenizer", "./tokenizer", "ckpt/old/mdlm"):
+        with pytest.raises(UserError, match=f"there is no folder {name} with a tokenizer; give one with"):
+            load_tokenizer(name)
+    trained.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"the tokenizer .*tokenizer.json is a file; give the folder that it lies in"):
+        load_tokenizer(tmp_path / "tokenizer.json")
+
+
+def test_a_tokenizer_is_saved_compactly_and_as_it_is(trained: Any, tmp_path: Path) -> None:
+    trained.save_pretrained(tmp_path)
+    kept = saved_files(trained)["tokenizer.json"]
+    assert json.loads(kept) == json.loads((tmp_path / "tokenizer.json").read_text())
+    assert len(kept) < 0.6 * (tmp_path / "tokenizer.json").stat().st_size
 
 
 def test_a_folder_without_tokenizer_is_told_and_one_inside_it_used(trained: Any, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_a_dry_run_writes_nothing(text: Path, tmp_path: Path) -> None:
             "of 1 documents 0 would be held out .*; give several documents, or .* with --valid",
         ),
         (replace(SMALL, length=64), "\n\n".join("abcdefghijklmnopqrstuvwxyz"), "less than one block"),
-        (EncodeConfig(tokenizer="./no-such-tokenizer"), "x", "the tokenizer ./no-such-tokenizer cannot be loaded"),
+        (EncodeConfig(tokenizer="./no-such-tokenizer"), "x", "there is no folder ./no-such-tokenizer with a tokenizer"),
         (
             EncodeConfig(tokenizer="train:300", length=16, valid_share=0.0),
             "a b c d e f g h i j k l m n o p \n\n" * 9,
