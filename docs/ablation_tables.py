@@ -8,6 +8,7 @@ VARIANTS = {
     "augmentation": ("strong-2x", "mild-2x", "soft-2x", "dropout-50-2x"),
     "compression": ("strong-1x", "strong-2x", "strong-4x", "strong-8x"),
     "schedule": ("d-2", "d-5", "d-10", "d-15"),
+    "positions": ("positions-learned", "positions-rotary", "positions-local"),
     "features": ("features-self", "features-encoder"),
 }
 FIGURES = {"genppl": "GenPPL", "entropy": "entropy", "mauve": "MAUVE", "latent_agreement": "agreement"}

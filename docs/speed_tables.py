@@ -31,6 +31,18 @@ def training_speed(name: str) -> Callable[[], str]:
     return lambda: table(TRAINING, [_training_row(r) for r in stored(name) if r["kind"] == "training"])
 
 
+def savings() -> str:
+    """Time with each saving over that without, by batch size and decoding steps."""
+    found = {(r["saving"], r["batch_size"], r["decode_steps"]): r for r in stored("savings.jsonl")}
+    settings = list(dict.fromkeys(key[1:] for key in found))
+    head = ["saving", *(f"batch size {batch}, {steps} steps" for batch, steps in settings)]
+    rows = [
+        [name, *(f"{found[name, *setting]['ratio']:.2f}" for setting in settings)]
+        for name in dict.fromkeys(key[0] for key in found)
+    ]
+    return table(head, rows)
+
+
 def _sizes(report: Report) -> list[str]:
     return [f"{report[name]:,}" for name in ("vocab_size", "length", "batch_size")]
 

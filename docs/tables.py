@@ -29,7 +29,7 @@ from layout import (
     table,
     with_error,
 )
-from speed_tables import sampling_speed, training_speed, whole_samples
+from speed_tables import sampling_speed, savings, training_speed, whole_samples
 
 SPECIAL = re.compile(r"[*_`<>#|\\]")  # in Markdown
 
@@ -197,6 +197,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "spread-base": spread_base,
     "spread-order": spread_order,
     **{f"ablation-{group}": ablation(group) for group in measured_groups()},
+    "savings": savings,
     "speed-bf16": sampling_speed("speed_bf16.jsonl"),
     "speed-gpu": sampling_speed("speed_gpu.jsonl"),
     "training-gpu": training_speed("speed_gpu.jsonl"),

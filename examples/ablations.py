@@ -1,4 +1,4 @@
-"""Short trainings that differ in one choice each: augmentation, compression, schedule of the prior, feature source.
+"""Short trainings that differ in one choice: augmentation, compression, schedule and positions of the prior, features.
 
     python examples/ablations.py --chain demo --out ablations [--embedder FOLDER] [--only strong-2x ...]
 
@@ -49,6 +49,7 @@ VARIANTS = (
     Variant("strong-4x", "compression", ("--compression", "4")),
     Variant("strong-8x", "compression", ("--compression", "8")),
     *(Variant(f"d-{d}", "schedule", None, ("--schedule-d", str(d))) for d in (2, 5, 10, 15)),
+    *(Variant(f"positions-{p}", "positions", None, ("--positions", p)) for p in ("learned", "rotary", "local")),
     Variant("features-self", "features", own_base=True),
     Variant("features-encoder", "features", features=True, own_base=True),
 )

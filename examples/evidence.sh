@@ -73,6 +73,7 @@ surest_first() {
 }
 
 into chain.json chain_information
+for stage in mdlm ae prior student; do into "$stage.json" diladiff eval "$models/$stage" ${data[@]+"${data[@]}"}; done
 into samples.jsonl all_samples
 into frontier.jsonl whole_frontier
 into latent_until.jsonl bench "${student[@]}" --decode-steps "$powers" --latent-until 0.5 --temperatures 1.0,0.85 "${many[@]}"
@@ -84,4 +85,3 @@ into semantics.json python3 "$here/semantics.py" --model "$models/ae" ${data[@]+
 speed() { diladiff bench --speed --seconds 2 "$@"; }
 into speed_bf16.jsonl speed --precision bf16 --lengths 128
 into speed_fp32.jsonl speed --precision fp32 --lengths 128 --batch-sizes 32 --decode-steps 16,64
-for stage in mdlm ae prior student; do into "$stage.json" diladiff eval "$models/$stage" ${data[@]+"${data[@]}"}; done

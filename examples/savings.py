@@ -64,22 +64,10 @@ def caches_in_every_step(decoder: TokenDenoiser, z: Tensor) -> Body:
     return lambda x_t, rows: decoder.body(x_t, decoder.latent_caches(z[rows]))
 
 
-def all_examples_in_every_step(decoder: TokenDenoiser, z: Tensor) -> Body:
-    body = as_it_is(decoder, z)
-
-    def whole(x_t: Tensor, rows: Tensor) -> Tensor:
-        filled = x_t[:1].repeat(len(z), 1)
-        filled[rows] = x_t
-        return body(filled, torch.arange(len(z)))[rows]
-
-    return whole
-
-
 UNDONE: dict[str, Variant] = {
     "queries, keys and values in one product": separate_products,
     "matrices in bf16 once": cast_in_every_call,
     "keys and values of the latent once": caches_in_every_step,
-    "nothing for examples in which nothing is revealed": all_examples_in_every_step,
 }
 
 

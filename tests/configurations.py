@@ -49,6 +49,8 @@ def configurations(draw: st.DrawFn, kind: type[Settings]) -> Settings:
         values["temperature"] = 0.0
     if values.get("velocity") == "sampled":
         values["guidance"] = 0.0
+    if values.get("positions") == "local" and "qk_norm" in values:
+        values["qk_norm"] = True
     for name in STRENGTHS:
         if -1 < values.get(name, 0) < 0:  # -1 alone stands for the preset's
             values[name] += 1

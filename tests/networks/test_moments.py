@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -55,6 +55,7 @@ def test_momentum_weighs_commits_by_their_age_without_a_pull_to_the_start() -> N
 
 
 @given(cuts=st.lists(st.integers(0, 60), max_size=5), momentum=st.sampled_from([None, 0.1]))
+@settings(deadline=None)  # a busy machine
 def test_a_commit_does_not_depend_on_its_micro_batches(cuts: list[int], momentum: float | None) -> None:
     x, moments = data(60), RunningMoments(SHAPE, momentum)
     edges = [0, *sorted(cuts), 60]

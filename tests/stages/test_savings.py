@@ -25,7 +25,7 @@ def savings() -> ModuleType:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["separate_products", "caches_in_every_step", "all_examples_in_every_step"])
+@pytest.mark.parametrize("name", ["separate_products", "caches_in_every_step"])
 def test_an_undone_saving_gives_the_same_texts(savings: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(savings, "LENGTH", 12)
     monkeypatch.setattr(savings, "has_fast_bf16", lambda device: False)
