@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All stages on the text that ships with the package, then a table of what they reach: about 20 minutes on two CPU cores
+# All stages on the text that ships with the package, then a table of what they reach: 10 to 20 minutes on two CPU cores
 # (45 on processors without bf16 products).
 #
 #   bash examples/quickstart.sh    # into ./quickstart
