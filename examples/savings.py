@@ -1,6 +1,6 @@
 """What single savings of the sampler are worth: each one undone by itself, beside the sampler as it is.
 
-    python examples/savings.py > savings.jsonl
+    python examples/savings.py [--rounds 5] > savings.jsonl
 
 A line of JSON for each: the time of a generation as it is over that without the saving, the median of paired
 measurements. The network is that of ``diladiff bench --speed``, random, with cross-attention to a latent: 6 layers of
@@ -12,7 +12,6 @@ import copy
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from itertools import product
 
@@ -23,7 +22,7 @@ from diladiff_cli.core.unmask import Body, Decoding, unmask
 from diladiff_cli.networks.denoiser import TokenDenoiser, with_bf16_blocks
 from diladiff_cli.networks.layers import SelfAttention
 from diladiff_cli.runtime.precision import has_fast_bf16
-from diladiff_cli.stages.bench_speed import machine
+from diladiff_cli.stages.bench_speed import machine, seconds
 from diladiff_cli.stages.sampler import decoding_functions
 
 CPU = torch.device("cpu")
@@ -83,12 +82,6 @@ def generation(decoder: TokenDenoiser, body: Body, batch_size: int, steps: int) 
     return lambda: unmask(body, decoder.float32_logits, x, decoder.mask_id, reveal_times, uniform, Decoding(steps))
 
 
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -104,7 +97,7 @@ def main() -> None:
             ours = generation(decoder, as_it_is(decoder, z), batch_size, steps)
             for saving, undo in UNDONE.items():
                 without = generation(decoder, undo(decoder, z), batch_size, steps)
-                pairs = [(seconds(ours), seconds(without)) for _ in range(options.rounds + 1)][1:]
+                pairs = [(seconds(ours, CPU), seconds(without, CPU)) for _ in range(options.rounds + 1)][1:]
                 ratios = sorted(a / b for a, b in pairs)
                 print(
                     json.dumps(

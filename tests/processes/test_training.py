@@ -70,6 +70,8 @@ def trained(commands: Commands, tiny_chain: Any, tmp_path_factory: pytest.TempPa
         two.append(job(stage, "begun", root / "begun-by-two", faults=stop_on(1)))
         two.append(job(stage, "ended", root / "begun-by-one"))
         after.append(job(stage, "ended", root / "begun-by-two"))
+        two.append(job(stage, "cut", root / "cut", faults=[{"kind": "sigterm", "rank": 1, "validation": 1}]))
+        two.append(job(stage, "mended", root / "cut"))
     return Trained(
         root,
         launch(root / "work-one", 1, one),
@@ -142,6 +144,18 @@ def test_a_run_goes_on_with_another_number_of_processes(trained: Trained, stage:
         assert [int(line.split()[0]) for line in digests] == list(range(STOP + 1, STEPS + 1))
     for name in ("begun-by-one", "begun-by-two"):
         assert_same_numbers(trained.root / name / stage, trained.root / "one" / stage)
+
+
+@pytest.mark.parametrize("stage", RESUMED)
+def test_a_signal_to_one_process_within_a_validation_stops_both_and_both_begin_with_it(
+    trained: Trained, stage: str
+) -> None:
+    statuses = [trained.two.read(f"{name}-{stage}", rank, "status") for name in ("cut", "mended") for rank in range(2)]
+    assert statuses == ["143", "143", "0", "0"]
+    told = [trained.two.read(f"cut-{stage}", rank, "err") for rank in range(2)]
+    assert "".join(told).count(f"step {STEPS} is saved") == 1
+    assert trained.two.read(f"mended-{stage}", 0, "digests") == ""  # no step was left to make
+    assert_same_numbers(trained.root / "cut" / stage, trained.root / "one" / stage)
 
 
 def test_stored_latents_are_the_same_bytes(trained: Trained) -> None:

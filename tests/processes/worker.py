@@ -7,7 +7,8 @@ step: a hash of the weights that this process holds after it, and where it token
 each batch: its number of documents.
 
 A fault is an object with ``rank``, ``kind`` (see ``FAULTS``, or "nan", which spoils the loss of that rank's share) and
-when it happens: after a ``step``, during the ``save`` of that number, or before that ``shard`` of this rank is written.
+when it happens: after a ``step``, during the ``validation`` or the ``save`` of that number, or before that ``shard`` of
+this rank is written.
 """
 
 import hashlib
@@ -61,7 +62,7 @@ def digest(model: nn.Module) -> str:
 
 def observed(job: Run, faults: list[Fault], digests: Path) -> loop.Run:
     """The same training, which notes its weights after each step and meets this process's faults."""
-    step = -1
+    step = validations = 0
 
     def loss_fn(model: nn.Module, batch: Tensor, noise: Any) -> tuple[Tensor, dict[str, Tensor]]:
         nonlocal step
@@ -79,7 +80,15 @@ def observed(job: Run, faults: list[Fault], digests: Path) -> loop.Run:
             if fault["kind"] != "nan" and fault.get("step") == step:
                 FAULTS[fault["kind"]]()
 
-    return replace(job, loss_fn=loss_fn, after_step=after_step)
+    def validate(average: nn.Module) -> dict[str, Any]:
+        nonlocal validations
+        validations += 1
+        for fault in faults:
+            if fault.get("validation") == validations:
+                FAULTS[fault["kind"]]()
+        return job.validate(average)
+
+    return replace(job, loss_fn=loss_fn, after_step=after_step, validate=validate)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """``examples/savings.py`` compares what it says it does: undone, a saving changes the time and not the texts."""
 
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
+import importlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,16 +11,10 @@ import torch
 from diladiff_cli.networks.denoiser import TokenDenoiser
 
 
-@pytest.fixture(scope="module")
-def savings() -> ModuleType:
-    path = Path(__file__).parents[2] / "examples" / "savings.py"
-    spec = spec_from_file_location("savings", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules["savings"] = module
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def savings(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "examples")
+    return importlib.import_module("savings")
 
 
 @torch.no_grad()
