@@ -9,6 +9,7 @@ from diladiff_cli.cli.command import command
 from diladiff_cli.cli.options import named_or_default
 from diladiff_cli.cli.output import Result, show
 from diladiff_cli.notes import is_main_process, say
+from diladiff_cli.runtime.card import metadata_problems
 from diladiff_cli.settings import check_value
 
 
@@ -30,9 +31,9 @@ def info(
     return record
 
 
-def _check(precision: str, **_: Any) -> list[str]:
+def _check(precision: str, license: str | None, language: str | None, **_: Any) -> list[str]:
     problem = check_value("precision", precision, str, choices=("bf16", "fp32"))
-    return [] if problem is None else [problem]
+    return [*([] if problem is None else [problem]), *metadata_problems(license=license, language=language)]
 
 
 @command(
@@ -40,6 +41,7 @@ def _check(precision: str, **_: Any) -> list[str]:
     examples=(
         "diladiff export --out bundle",
         "diladiff export --model ckpt/prior --precision fp32 --out bundle",
+        "diladiff export --model ckpt/student --license apache-2.0 --language en --out bundle",
     ),
     check=_check,
 )
@@ -57,6 +59,12 @@ def export(
     precision: Annotated[
         str, typer.Option("--precision", metavar="TEXT", help="Of the stored weights: bf16 or fp32.")
     ] = "bf16",
+    license: Annotated[
+        str | None, typer.Option("--license", metavar="TEXT", help="Licence of the model, for its card: apache-2.0.")
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option("--language", metavar="TEXT", help="Languages of the text, for the card: en or en,de.")
+    ] = None,
 ) -> Result:
     """Bundle a model with all it builds on, ready for the Hub."""
     if not is_main_process():
@@ -64,7 +72,7 @@ def export(
     from diladiff_cli.stages import export as stage
 
     earlier = (out / "config.json").exists()
-    summary = stage.export(named_or_default(model), out, precision)
+    summary = stage.export(named_or_default(model), out, precision, license=license, language=language)
     instead = ", in place of an earlier bundle" if earlier else ""
     say(f"{out}: {summary['stage']} in {precision}, {summary['bytes'] / 1e6:,.1f} MB{instead}")
     if (summary["stored"], precision) == ("bf16", "fp32"):

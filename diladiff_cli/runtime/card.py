@@ -1,6 +1,7 @@
 """The generated model card of an artifact."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,27 @@ USES = {
     "prior": "diladiff sample --model {path} --steps 50 --decode-steps 16",
     "student": "diladiff sample --model {path} --steps 2 --decode-steps 16",
 }
+METADATA = {  # of an exported model: pattern, and what it means
+    "license": (r"[A-Za-z0-9][A-Za-z0-9.+-]*", "the identifier of a licence, apache-2.0 for example"),
+    "language": (r"[a-z]{2,3}(-[A-Za-z0-9]+)*(,[a-z]{2,3}(-[A-Za-z0-9]+)*)*", "codes of languages, en or en,de"),
+}
+
+
+def metadata_problems(**given: str | None) -> list[str]:
+    """What is wrong with the values of :data:`METADATA`, a line for each."""
+    return [
+        f"--{name} is {value!r}; give {METADATA[name][1]}"
+        for name, value in given.items()
+        if value is not None and not re.fullmatch(METADATA[name][0], value)
+    ]
+
+
+def _metadata(export: Mapping[str, Any]) -> str:
+    """Lines of Hub metadata on what only the one who exports a model can know."""
+    lines = [f"license: {export['license']}\n"] if export.get("license") else []
+    if codes := export.get("language"):
+        lines.append(f"language: [{', '.join(json.dumps(code) for code in codes.split(','))}]\n")
+    return "".join(lines)
 
 
 def model_card(config: Mapping[str, Any]) -> str:
@@ -26,7 +48,7 @@ def model_card(config: Mapping[str, Any]) -> str:
     return f"""---
 library_name: diladiff
 pipeline_tag: text-generation
-tags: [diffusion, masked-diffusion, latent-diffusion]
+{_metadata(config.get("export", {}))}tags: [diffusion, masked-diffusion, latent-diffusion]
 ---
 
 # {TITLES[stage]}

@@ -107,12 +107,11 @@ class _Loop:
 
     def run_all(self, stop: StopRequest) -> dict[str, Any]:
         tokens, mark, why = 0, self.clock.seconds(), 0
-        title = str(self.run.artifact["stage"])
         first = self.step + 1
         announce(self.run, self.session, self.config, self.step, self.parameters)
-        with Bar(title, self.config.max_steps, self.step, self.session.is_main) as bar:
+        with Bar(str(self.run.artifact["stage"]), self.config.max_steps, self.step, self.session.is_main) as bar:
             if self.step < self.config.max_steps and self._owes_validation():  # mostly one that was cut short
-                why = self._validate(stop)
+                why = self._validate(stop, bar)
                 mark = self.clock.seconds()
             while why == 0 and self.step < self.config.max_steps:
                 values, grad_norm = self._step()
@@ -129,14 +128,14 @@ class _Loop:
                 if self.step == self.config.max_steps:
                     break
                 if self._owes_validation():
-                    why = self._validate(stop)
+                    why = self._validate(stop, bar)
                     mark, tokens = self.clock.seconds(), 0
                 why = why or self._why_stop(stop)
                 if why == 0 and self._due(self.config.save_every):
                     self._save()
                     mark, tokens = self.clock.seconds(), 0
-        if why == 0 and self.validated_step != self.step:
-            why = self._validate(stop)
+            if why == 0 and self.validated_step != self.step:
+                why = self._validate(stop, bar)
         if why == 0:
             if self.bad_steps and not all(math.isfinite(v) for v in self._figures().values()):
                 raise self._diverged(self.step, "the last steps and the validation gave numbers that are not finite")
@@ -224,8 +223,9 @@ class _Loop:
             line["mfu"] = self.run.flops_per_row * rows_per_second / (peak * self.session.processes)
         return line
 
-    def _validate(self, stop: StopRequest) -> int:
+    def _validate(self, stop: StopRequest, bar: Bar) -> int:
         """0, or the number of the signal that cut it short in one of the processes: the run then owes it."""
+        bar.update(0, f"validating after step {self.step}")
         self._prepare_average()
         found, cut = self.validation, 0
         try:

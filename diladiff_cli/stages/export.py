@@ -15,6 +15,7 @@ from torch import Tensor
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CHECKSUM, CONFIG_FILE, check_log, read_json
 from diladiff_cli.runtime.artifacts import COMMANDS, Artifact, linked, load_artifact, write_artifact
+from diladiff_cli.runtime.card import metadata_problems
 from diladiff_cli.runtime.folders import METRICS_FILE, recover, replacing
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import relative
@@ -25,7 +26,14 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 PARENTS, ENCODER = "parents", "encoder"
 
 
-def export(model: Path, out: Path, precision: str = "bf16") -> dict[str, Any]:
+def export(
+    model: Path,
+    out: Path,
+    precision: str = "bf16",
+    *,
+    license: str | None = None,
+    language: str | None = None,
+) -> dict[str, Any]:
     """Write a self-contained bundle of an artifact and all its ancestors.
 
     Training state stays behind. A Hugging Face encoder that an auto-encoder takes its features from comes along where
@@ -35,18 +43,24 @@ def export(model: Path, out: Path, precision: str = "bf16") -> dict[str, Any]:
         model: Artifact of any stage.
         out: Folder of the bundle; an older bundle there is replaced as a whole.
         precision: Of the stored weights, "bf16" or "fp32"; running statistics are kept as they are.
+        license: Identifier of the model's licence for the card; None for that of a bundle which is exported again.
+        language: Codes of the text's languages, with commas, for the card; None likewise.
 
     Returns:
         ``stage``, ``out``, ``precision``, ``hash``, ``parents`` (stages) and ``bytes`` of the bundle, and ``stored``,
         the precision in which the model's own weights lay before.
 
     Raises:
-        ConfigError: An unknown precision.
+        ConfigError: An unknown precision, or no licence or language.
         UserError: A part of the chain is missing or damaged, or ``out`` cannot be used.
     """
     if precision not in DTYPES:
         raise ConfigError([f"--precision is {precision!r}; choose one of {', '.join(DTYPES)}"])
+    if problems := metadata_problems(license=license, language=language):
+        raise ConfigError(problems)
     root = load_artifact(model)
+    told = root.config.get("export", {}) | {"precision": precision}
+    record = told | {k: v for k, v in {"license": license, "language": language}.items() if v is not None}
     parents = ancestors(root)
     check_place(out, [root, *parents.values()])
     links: dict[str, str] = {}  # stage -> new content hash, parents before their children
@@ -55,8 +69,8 @@ def export(model: Path, out: Path, precision: str = "bf16") -> dict[str, Any]:
         for stage, artifact in parents.items():
             place = Path(PARENTS, stage)
             (folder / place).mkdir(parents=True)
-            links[stage] = _write(artifact, folder / place, out / place, precision, _linked(artifact, "..", links))
-        digest = _write(root, folder, out, precision, _linked(root, PARENTS, links))
+            links[stage] = _write(artifact, folder / place, out / place, record, _linked(artifact, "..", links))
+        digest = _write(root, folder, out, record, _linked(root, PARENTS, links))
         with (folder / "README.md").open("a") as card:
             card.write(usage(root.stage, precision, list(parents), hub_encoder([root, *parents.values()])))
         size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
@@ -120,7 +134,7 @@ def _linked(artifact: Artifact, prefix: str, hashes: Mapping[str, str]) -> dict[
 
 
 def _write(
-    artifact: Artifact, folder: Path, final: Path, precision: str, parents: Mapping[str, Mapping[str, str]]
+    artifact: Artifact, folder: Path, final: Path, record: Mapping[str, str], parents: Mapping[str, Mapping[str, str]]
 ) -> str:
     """One artifact of the bundle, which will lie at ``final``; returns its content hash."""
     data, network = artifact.data, artifact.network
@@ -137,14 +151,13 @@ def _write(
         stage=artifact.stage,
         network=network,
         training=artifact.training,
-        state_dict=cast_weights(artifact, precision),
+        state_dict=cast_weights(artifact, record["precision"]),
         parents=parents,
         data=data,
         tokenizer=read_tokenizer(artifact.path),
         progress=artifact.config.get("progress", {}),
         extra=lambda target: _copy_records(artifact.path, target),
-        also={k: v for k, v in artifact.config.items() if k not in (*fixed, "hash")}
-        | {"export": {"precision": precision}},
+        also={k: v for k, v in artifact.config.items() if k not in (*fixed, "hash")} | {"export": dict(record)},
     )
     return str(config["hash"])
 

@@ -55,6 +55,7 @@ INPUT: Cases = [
     ("x" * 300, 1, "xxx"),
 ]
 CHOICE: Cases = [(value, 2, f"{{option}} is {value!r}; choose one of ") for value in ("", "fp16", "BF16", "bf16 ")]
+METADATA: Cases = [(value, 2, f"{{option}} is {value!r}; give ") for value in ("", " ", "a b", "en: [", "-x")]
 SWITCH: Cases = [("=yes", 2, "option '{option}' does not take a value; see diladiff ")]
 CONFIG: Cases = [
     *EMPTY,
@@ -163,7 +164,7 @@ OWN: dict[str, dict[str, Cases]] = {
         ],
     },
     "info": {"path": [("", 2, "PATH is empty"), *INPUT[1:], ("folder", 1, "folder was not written by diladiff")]},
-    "export": {"model": INPUT, "out": PLACES, "precision": CHOICE},
+    "export": {"model": INPUT, "out": PLACES, "precision": CHOICE, "license": METADATA, "language": METADATA},
 }
 SHARED = {"preset": PRESETS, "config_file": CONFIG}
 for _command in COMMANDS:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from diladiff_cli.errors import UserError
@@ -136,6 +137,27 @@ def test_an_older_bundle_is_replaced_as_a_whole(tiny_chain: Chain, tmp_path: Pat
     export(tiny_chain.mdlm, tmp_path / "bundle")
     assert load_artifact(tmp_path / "bundle").stage == "mdlm"
     assert not (tmp_path / "bundle" / "parents").exists()
+
+
+def test_the_card_has_licence_and_languages_and_keeps_them(tiny_chain: Chain, tmp_path: Path) -> None:
+    export(tiny_chain.mdlm, tmp_path / "plain")
+    export(tiny_chain.mdlm, tmp_path / "told", license="cc-by-sa-4.0", language="no,pt-BR")
+    export(tmp_path / "told", tmp_path / "again", "fp32", language="en")
+
+    def metadata(name: str) -> dict[str, Any]:
+        return yaml.safe_load((tmp_path / name / "README.md").read_text().split("---\n")[1])
+
+    assert not {"license", "language"} & metadata("plain").keys()
+    assert (metadata("told")["license"], metadata("told")["language"]) == ("cc-by-sa-4.0", ["no", "pt-BR"])
+    assert (metadata("again")["license"], metadata("again")["language"]) == ("cc-by-sa-4.0", ["en"])
+    assert config_of(tmp_path / "again")["export"]["precision"] == "fp32"
+
+
+@pytest.mark.parametrize("bad", [{"license": "mine: [all]"}, {"license": ""}, {"language": "english, german"}])
+def test_a_licence_or_language_that_is_none_is_refused(tiny_chain: Chain, tmp_path: Path, bad: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(bad))} is .*; give "):
+        export(tiny_chain.mdlm, tmp_path / "bundle", **bad)
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_the_card_shows_how_to_sample(bundle: Path, tiny_chain: Chain, tmp_path: Path) -> None:
