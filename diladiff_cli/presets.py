@@ -41,6 +41,6 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "mdlm": _OWT | {"max_steps": 1_000_000},
         "ae": _OWT | {"max_steps": 200_000, "features": "google-bert/bert-base-uncased"},
         "prior": _OWT | {"max_steps": 150_000, "positions": "rotary"},
-        "student": {"batch_size": 2048},
+        "student": {"batch_size": 2048, "p_jumps": 0.0},
     },
 }

@@ -61,6 +61,38 @@ def ddim(
     return z
 
 
+FEW = 5  # steps that a student is made for
+
+
+def jump_times(schedule: TanSchedule, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Times within random jumps of :func:`average_velocity_steps`: all that it asks of a network in few steps.
+
+    The number of steps, from one to :data:`FEW`, one of its jumps, gamma and the place on the way are uniform. Not in
+    the paper, whose laws know nothing of the times that are jumped between.
+
+    Args:
+        schedule: Noise schedule.
+        uniform: (B, 3) draws from U(0, 1).
+
+    Returns:
+        (B,) times t on the way of a jump, and (B,) times r <= t where it ends.
+    """
+    grids = [schedule.sampling_times(steps) for steps in range(1, FEW + 1)]
+    jumps = torch.cat([torch.stack([grid[:-1], grid[1:]]) for grid in grids], dim=1).to(uniform)
+    shares = torch.cat([torch.full((len(grid) - 1,), 1.0 / (len(grid) - 1)) for grid in grids])
+    bounds = shares.cumsum(0).to(uniform) / FEW
+    choice, place, gamma = uniform.unbind(1)
+    start, end = jumps[:, (choice[:, None] >= bounds[:-1]).sum(1)]
+    end = torch.where(end > 0, _lower_time(schedule, end, gamma), end)
+    return end + place * (start - end), end
+
+
+def _lower_time(schedule: TanSchedule, time: Tensor, gamma: Tensor) -> Tensor:
+    """Where a gamma step jumps to on its way to ``time`` > 0: alpha is that of ``time`` over sqrt(1 - gamma^2)."""
+    keep = torch.sqrt(1.0 - gamma**2)
+    return schedule.time_of_alpha((schedule(time).alpha / keep).clamp(max=1.0))
+
+
 def gamma_target(schedule: TanSchedule, time: float, gamma: float) -> tuple[float, float, float]:
     """Where a gamma step jumps to, and how it comes back up to ``time`` (method section 5).
 
@@ -70,12 +102,11 @@ def gamma_target(schedule: TanSchedule, time: float, gamma: float) -> tuple[floa
     """
     if gamma == 0.0 or time == 0.0:
         return time, 1.0, 0.0
-    level = schedule(torch.tensor(time, dtype=torch.float64))
-    keep = (1.0 - gamma**2) ** 0.5
-    alpha = level.alpha.clamp(max=keep) / keep if keep > 0 else torch.ones_like(level.alpha)
-    lower = schedule.time_of_alpha(alpha)
-    scale = level.alpha / alpha
-    noise_std = (level.sigma**2 - (scale * schedule(lower).sigma) ** 2).clamp(min=0).sqrt()
+    exact = torch.tensor([time, gamma], dtype=torch.float64)
+    lower, level = _lower_time(schedule, exact[0], exact[1]), schedule(exact[0])
+    reached = schedule(lower)
+    scale = level.alpha / reached.alpha
+    noise_std = (level.sigma**2 - (scale * reached.sigma) ** 2).clamp(min=0).sqrt()
     return float(lower), float(scale), float(noise_std)
 
 

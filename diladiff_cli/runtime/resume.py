@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from diladiff_cli.config import STAGES, PriorConfig, StageConfig
+from diladiff_cli.config import STAGES, DistillConfig, PriorConfig, StageConfig
 from diladiff_cli.errors import UserError, kind_of
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.folders import check_replaceable, restore
@@ -19,7 +19,10 @@ CHANGEABLE = {field.name for field in fields(StageConfig)} - {"seed", "optimizer
 
 
 # What runs older than an option did, where its default is another.
-BEFORE: dict[type[StageConfig], dict[str, Any]] = {PriorConfig: {"positions": "learned"}}
+BEFORE: dict[type[StageConfig], dict[str, Any]] = {
+    PriorConfig: {"positions": "learned"},
+    DistillConfig: {"p_jumps": 0.0},
+}
 
 
 def made_from(artifact: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from diladiff_cli.config import DistillConfig
-from diladiff_cli.core.gaussian import NoiseLevel, clean_estimate, diffuse, sampled_velocity, velocity
+from diladiff_cli.core.gaussian import NoiseLevel, TanSchedule, clean_estimate, diffuse, sampled_velocity, velocity
 from diladiff_cli.core.objectives import adaptive_loss, estimates_of_some, meanflow_target
-from diladiff_cli.core.ode import average_velocity_steps, ddim, guided
+from diladiff_cli.core.ode import average_velocity_steps, ddim, guided, jump_times
 from diladiff_cli.core.times import logit_normal, ordered_pair
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.networks.layers import use_plain_attention
@@ -39,13 +39,17 @@ MIN_TIME = 1e-4  # the velocity is undefined at t = 0
 TEACHER_STEPS = 50
 
 
-def draw_times(noise: BatchNoise, config: DistillConfig) -> tuple[Tensor, Tensor]:
-    """(t, r) with r <= t: the published logit-normal law, mixed with uniform pairs, r = 0 and r = t."""
+def draw_times(noise: BatchNoise, config: DistillConfig, schedule: TanSchedule) -> tuple[Tensor, Tensor]:
+    """(t, r) with r <= t: the published logit-normal law, mixed with uniform pairs, r = 0, jumps and r = t."""
     normal, uniform, choice = noise.normal(2), noise.uniform(2), noise.uniform(3)
     first = logit_normal(normal, config.time_mean, config.time_std)
     pair = torch.where(choice[:, :1] < config.p_uniform, uniform, first)
     t, r = ordered_pair(pair[:, 0], pair[:, 1])
     r = torch.where(choice[:, 1] < config.p_zero, torch.zeros_like(r), r)
+    if config.p_jumps:
+        draws = noise.uniform(4)
+        jumping, (inside, end) = draws[:, 3] < config.p_jumps, jump_times(schedule, draws[:, :3])
+        t, r = torch.where(jumping, inside, t), torch.where(jumping, end, r)
     t = t.clamp(min=MIN_TIME)
     return t, torch.where(choice[:, 2] < config.p_equal, t, torch.minimum(r, t))
 
@@ -74,7 +78,7 @@ class MeanFlowLoss:
     def __call__(self, model: nn.Module, batch: Tensor, noise: BatchNoise) -> tuple[Tensor, dict[str, Tensor]]:
         """The adaptive loss, and the plain squared error per entry."""
         z_0 = self.to_latents(batch)
-        t, r = draw_times(noise, self.config)
+        t, r = draw_times(noise, self.config, self.teacher.schedule)
         level = self.teacher.schedule(t)
         eps = noise.normal(*z_0.shape[1:])
         z_t = diffuse(z_0, eps, level)

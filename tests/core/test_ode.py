@@ -1,3 +1,4 @@
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -7,7 +8,7 @@ from scipy import stats
 from torch import Tensor
 
 from diladiff_cli.core.gaussian import NoiseLevel, TanSchedule, expand, velocity
-from diladiff_cli.core.ode import average_velocity_steps, ddim, gamma_target, guided
+from diladiff_cli.core.ode import average_velocity_steps, ddim, gamma_target, guided, jump_times
 
 SCHEDULE = TanSchedule(5.0)
 MEAN, STD = 1.5, 0.4
@@ -173,6 +174,40 @@ def test_gamma_step_restores_signal_and_noise_levels_exactly(d: float, gamma: fl
     assert scale * float(found.alpha) == pytest.approx(float(wanted.alpha), abs=1e-9)
     variance = (scale * float(found.sigma)) ** 2 + noise_std**2
     assert variance == pytest.approx(float(wanted.sigma) ** 2, abs=1e-9)
+
+
+@pytest.mark.parametrize("d", [1.0, 10.0])
+def test_times_of_jumps_are_those_that_the_sampler_asks_for(d: float) -> None:
+    schedule, n = TanSchedule(d), 60_000
+    uniform = torch.rand(n, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    asked: dict[tuple[float, float], float] = {}  # jumps without gamma, and how often they are drawn
+    for steps in range(1, 6):
+
+        def u(z: Tensor, t: Tensor, r: Tensor, _: Tensor, share: float = 1 / (5 * steps)) -> Tensor:
+            if r < t:
+                jump = (round(float(t), 6), round(float(r), 6))
+                asked[jump] = asked.get(jump, 0.0) + share
+            return torch.zeros_like(z)
+
+        average_velocity_steps(u, torch.zeros(1, 1, 1), schedule, steps)
+    uniform[:, 1], uniform[:, 2] = 1.0, 0.0
+    t, r = jump_times(schedule, uniform)
+    drawn = Counter(zip(t.numpy().round(6).tolist(), r.numpy().round(6).tolist(), strict=True))
+    assert {jump: count / n for jump, count in drawn.items()} == pytest.approx(asked, abs=0.006)
+
+
+def test_times_of_jumps_go_down_as_far_as_gamma_does() -> None:
+    for gamma in (0.0, 0.5, 0.8, 0.999):
+        for choice, steps, jump in ((0.0, 1, 0), (0.21, 2, 0), (0.39, 2, 1), (0.99, 5, 4), (0.81, 5, 0)):
+            start, end = SCHEDULE.sampling_times(steps).tolist()[jump : jump + 2]
+            lower, _, _ = gamma_target(SCHEDULE, end, gamma)
+            draws = torch.tensor([[choice, place, gamma] for place in (0.0, 0.25, 1.0)], dtype=torch.float64)
+            t, r = jump_times(SCHEDULE, draws)
+            assert r.tolist() == pytest.approx([lower] * 3, abs=1e-12)
+            assert t.tolist() == pytest.approx([lower, 0.75 * lower + 0.25 * start, start], abs=1e-12)
+    t, r = jump_times(SCHEDULE, torch.rand(5000, 3, generator=torch.Generator().manual_seed(1)))
+    assert t.dtype == torch.float32
+    assert bool(((r >= 0) & (r <= t) & (t <= 1)).all())
 
 
 def test_gamma_sets_the_noise_that_is_put_back() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diladiff_cli.config import AeConfig, PriorConfig
+from diladiff_cli.config import AeConfig, DistillConfig, PriorConfig, StageConfig
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CHECKSUM, sealed
 from diladiff_cli.runtime.artifacts import load_artifact
@@ -174,10 +174,16 @@ def test_a_run_older_than_an_option_goes_on_with_its_default(
     assert "going on with other settings: max_steps 3 -> 4\n" in capsys.readouterr().err
 
 
-def test_a_prior_older_than_its_positions_had_learned_ones() -> None:
-    stored = {"training": {k: v for k, v in PriorConfig().to_dict().items() if k != "positions"}}
-    assert changed_settings(stored, PriorConfig(positions="learned")) == {}
-    assert changed_settings(stored, PriorConfig()) == {"positions": "positions learned -> local"}
+@pytest.mark.parametrize(
+    ("kind", "name", "before", "change"),
+    [(PriorConfig, "positions", "learned", "learned -> local"), (DistillConfig, "p_jumps", 0.0, "0.0 -> 0.7")],
+)
+def test_runs_older_than_an_option_did_what_was_done_then(
+    kind: type[StageConfig], name: str, before: object, change: str
+) -> None:
+    stored = {"training": {k: v for k, v in kind().to_dict().items() if k != name}}
+    assert changed_settings(stored, kind(**{name: before})) == {}
+    assert changed_settings(stored, kind()) == {name: f"{name} {change}"}
 
 
 def test_resuming_where_nothing_was_trained_is_refused(toy: ModuleType, tmp_path: Path) -> None:

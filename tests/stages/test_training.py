@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from diladiff_cli.config import DistillConfig
+from diladiff_cli.core.gaussian import TanSchedule
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
@@ -139,16 +140,27 @@ def test_the_trained_prior_beats_white_latents(tiny_chain: Chain, tmp_path: Path
 
 
 def test_times_of_distillation_follow_their_law() -> None:
-    config = DistillConfig(p_uniform=0.5, p_zero=0.15, p_equal=0.25)
-    t, r = draw_times(batch_noise(20_000), config)
+    config = DistillConfig(p_uniform=0.5, p_zero=0.15, p_equal=0.25, p_jumps=0.0)
+    t, r = draw_times(batch_noise(20_000), config, TanSchedule())
     assert bool((r >= 0).all() and (r <= t).all() and (t <= 1).all() and (t > 0).all())
     assert float((t == r).float().mean()) == pytest.approx(0.25, abs=0.015)
     assert float((r == 0).float().mean()) == pytest.approx(0.75 * 0.15, abs=0.01)
     published = replace(config, p_uniform=0.0, p_zero=0.0)
-    t, r = draw_times(batch_noise(20_000), published)
+    t, r = draw_times(batch_noise(20_000), published, TanSchedule())
     logit = torch.cat([t[t > r], r[t > r]]).logit()
     assert float(logit.mean()) == pytest.approx(-1.0, abs=0.03)
     assert float(logit.std()) == pytest.approx(1.0, abs=0.03)
+
+
+@pytest.mark.parametrize(("p_jumps", "p_equal"), [(0.3, 0.0), (0.7, 0.25)])
+def test_some_times_of_distillation_lie_in_jumps(p_jumps: float, p_equal: float) -> None:
+    config = DistillConfig(p_uniform=1.0, p_zero=0.0, p_jumps=p_jumps, p_equal=p_equal)
+    t, r = draw_times(batch_noise(20_000), config, TanSchedule())
+    assert bool((r >= 0).all() and (r <= t).all() and (t <= 1).all() and (t > 0).all())
+    assert float((t == r).float().mean()) == pytest.approx(p_equal, abs=0.01)
+    last = sum(1 / steps for steps in range(1, 6)) / 5  # of all jumps, those that end at 0 without gamma
+    alone = float((r == 0).float().mean()) / (1 - p_equal)
+    assert p_jumps * last < alone < 1.2 * p_jumps * last  # a gamma near 1 leads to 0 as well
 
 
 def meanflow(config: DistillConfig) -> tuple[MeanFlowLoss, LatentStudent, Tensor]:

@@ -124,7 +124,7 @@ def test_a_student_gets_estimates_by_its_own_velocity_as_often_as_it_should(shar
     assert share(conditioned) == share_wanted
     if share_wanted:
         noise = noise_of(400)
-        t, _ = draw_times(noise, config)
+        t, _ = draw_times(noise, config, teacher.schedule)
         level = teacher.schedule(t)
         z_t = diffuse(z_0, noise.normal(LATENTS, CHANNELS), level)
         with torch.no_grad():
