@@ -52,7 +52,7 @@ def _row(result: Report) -> list[str]:
 
 
 def _over_the_base(report: Report) -> str:
-    """GenPPL in shares of that of the chain's base, whose tokenizer it has, at equal entropy and decoding steps."""
+    """GenPPL in shares of that of the base that all were trained on, at equal entropy and decoding steps."""
     found = means_of(report)
-    base = base_at(stored("frontier.jsonl"), report["decode_steps"], found["entropy"])
+    base = base_at(stored("ablations_base.jsonl"), report["decode_steps"], found["entropy"])
     return "-" if base is None or found["genppl"] is None else f"{found['genppl'] / base:.2f}"
