@@ -1,5 +1,6 @@
 """Tokenizers: loaded, or trained on the spot; all have a mask token and a document separator."""
 
+import json
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -92,7 +93,7 @@ def load_tokenizer(spec: str | Path) -> Any:
 
 
 def saved_files(tokenizer: Any) -> dict[str, bytes]:
-    """The files that a tokenizer is saved as, by name.
+    """The files that a tokenizer is saved as, by name; each artifact has a copy, so tokenizer.json is made compact.
 
     Raises:
         UserError: It is of a kind that has no tokenizer.json.
@@ -102,7 +103,8 @@ def saved_files(tokenizer: Any) -> dict[str, bytes]:
         files = read_tokenizer(Path(folder))
     if "tokenizer.json" not in files:
         raise UserError(f"{type(tokenizer).__name__} is a tokenizer without a tokenizer.json", "give one that has it")
-    return files
+    compact = json.dumps(json.loads(files["tokenizer.json"]), ensure_ascii=False, separators=(",", ":"))
+    return files | {"tokenizer.json": compact.encode()}
 
 
 def find_separator(tokenizer: Any) -> int | None:

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from diladiff_cli.data.tokenizer import (
     encode_documents,
     find_separator,
     load_tokenizer,
+    saved_files,
     separator_id,
     train_size,
     train_tokenizer,
@@ -172,6 +174,13 @@ def test_a_path_that_is_no_folder_is_not_looked_for_on_the_hub(
     trained.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"the tokenizer .*tokenizer.json is a file; give the folder that it lies in"):
         load_tokenizer(tmp_path / "tokenizer.json")
+
+
+def test_a_tokenizer_is_saved_compactly_and_as_it_is(trained: Any, tmp_path: Path) -> None:
+    trained.save_pretrained(tmp_path)
+    kept = saved_files(trained)["tokenizer.json"]
+    assert json.loads(kept) == json.loads((tmp_path / "tokenizer.json").read_text())
+    assert len(kept) < 0.6 * (tmp_path / "tokenizer.json").stat().st_size
 
 
 def test_a_folder_without_tokenizer_is_told_and_one_inside_it_used(trained: Any, tmp_path: Path) -> None:
