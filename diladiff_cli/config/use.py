@@ -16,6 +16,13 @@ def latent_until_option() -> Any:
     return option(0.0, meaning, low=0, high=1)
 
 
+def latent_scale_option() -> Any:
+    """The field of the factor on drawn latents."""
+    return option(
+        1.0, "Factor on the latents that the decoder looks at: less, and it trusts them less.", low=0, high=10
+    )
+
+
 def order_option() -> Any:
     """The field of the order in which positions are revealed."""
     choices = ("random", "spread", "confidence", "threshold", "entropy")
@@ -71,6 +78,7 @@ class SampleConfig(Settings):
         0.0, "Of a prior: how far estimates are pushed away from those without self-conditioning.", low=0, high=100
     )
     latent_until: float = latent_until_option()
+    latent_scale: float = latent_scale_option()
     decodings: int = option(1, "Texts decoded from each latent; two or more give the latent agreement.", low=1)
     order: str = order_option()
     threshold: float = threshold_option()
@@ -134,6 +142,7 @@ class BenchConfig(Settings):
     top_p: float = option(0.9, "Nucleus: draw among the likeliest tokens that together reach this.", low=1e-6, high=1)
     gamma: float = option(0.8, "Noise of a student's steps: 0 deterministic, 1 consistency-style.", low=0, high=1)
     latent_until: float = latent_until_option()
+    latent_scale: float = latent_scale_option()
     order: str = order_option()
     threshold: float = threshold_option()
     entropy_bound: float = entropy_bound_option()

@@ -214,7 +214,18 @@ def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int], pooled: 
         definitions["mauve_pooled"] = {"definition": POOLED} | settings
     speeds = [run["speed"] for run in runs]
     rate, rate_std = spread([speed["tokens_per_second"] for speed in speeds])
-    names = ("steps", "decode_steps", "temperature", "top_p", "gamma", "latent_until", "order", "n", "decodings")
+    names = (
+        "steps",
+        "decode_steps",
+        "temperature",
+        "top_p",
+        "gamma",
+        "latent_until",
+        "latent_scale",
+        "order",
+        "n",
+        "decodings",
+    )
     settings = {name: getattr(point.settings, name) for name in names} | point.settings.bounds_in_use()
     return {
         "model": point.model,
@@ -224,6 +235,7 @@ def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int], pooled: 
         "steps": point.settings.steps or None,
         "gamma": point.settings.gamma if point.stage == "student" else None,
         "latent_until": point.settings.latent_until or None,
+        "latent_scale": point.settings.latent_scale if point.settings.latent_scale != 1 else None,
         "precision": point.settings.precision,
         "seeds": list(seeds),
         "figures": figures,

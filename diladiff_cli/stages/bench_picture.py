@@ -6,7 +6,7 @@ Where the models are comparable, a panel has their GenPPL as a multiple of the b
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from diladiff_cli.errors import writing
 from diladiff_cli.stages.bench_tables import short_names
@@ -17,7 +17,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Report = dict[str, Any]
-Line = tuple[str, int | None, float | None, str, float]  # model, latent steps, latent until, order, temperature
+
+
+class Line(NamedTuple):
+    """What the points of a line have in common.
+
+    Attributes:
+        model: Its path.
+        way: Latent steps, time at which the base takes over, factor on latents, and order.
+        temperature: Of the tokens.
+    """
+
+    model: str
+    way: tuple[int, float, float, str]
+    temperature: float
+
+
 PANELS = {
     "genppl": "generative perplexity (lower is better)",
     "mauve": "MAUVE (higher is better)",
@@ -26,16 +41,19 @@ PANELS = {
 }
 STYLES = ("-", "--", ":", "-.")  # of temperatures
 REFERENCE: dict[str, Any] = {"color": "0.5", "linewidth": 1, "linestyle": (0, (1, 3)), "label": "reference text"}
-MARKERS = ("o", "s", "^", "D", "v", "P")  # of latent steps, times at which the base takes over, and orders
+MARKERS = ("o", "s", "^", "D", "v", "P")  # of latents and orders
 
 
 def lines_of(reports: Sequence[Report]) -> dict[Line, list[Report]]:
     """The points of each line, by falling throughput."""
     found: dict[Line, list[Report]] = defaultdict(list)
     for report in reports:
-        way = report["steps"], report["latent_until"], report["order"]
-        found[report["model"], *way, report["temperature"]].append(report)
+        found[Line(report["model"], _way(report), report["temperature"])].append(report)
     return {line: sorted(points, key=lambda r: -_speed(r)) for line, points in found.items()}
+
+
+def _way(report: Report) -> tuple[int, float, float, str]:
+    return report["steps"] or 0, report["latent_until"] or 0.0, report.get("latent_scale") or 1.0, report["order"]
 
 
 @styled
@@ -83,15 +101,15 @@ def _looks(reports: Sequence[Report]) -> dict[Line, dict[str, Any]]:
     """Colour, style, marker and label of every line, the same in all panels."""
     names = short_names(reports)
     temperatures = sorted({r["temperature"] for r in reports}, reverse=True)
-    ways = sorted({(r["steps"] or 0, r["latent_until"] or 0.0, r["order"]) for r in reports})
+    ways = sorted({_way(r) for r in reports})
     return {
-        (model, steps, until, order, temperature): {
-            "color": COLOURS[list(names).index(model) % len(COLOURS)],
-            "linestyle": STYLES[temperatures.index(temperature) % len(STYLES)],
-            "marker": MARKERS[ways.index((steps or 0, until or 0.0, order)) % len(MARKERS)],
-            "label": _label(names[model], steps, until, order, temperature if len(temperatures) > 1 else None),
+        line: {
+            "color": COLOURS[list(names).index(line.model) % len(COLOURS)],
+            "linestyle": STYLES[temperatures.index(line.temperature) % len(STYLES)],
+            "marker": MARKERS[ways.index(line.way) % len(MARKERS)],
+            "label": _label(names[line.model], *line.way, line.temperature if len(temperatures) > 1 else None),
         }
-        for model, steps, until, order, temperature in lines_of(reports)
+        for line in lines_of(reports)
     }
 
 
@@ -132,8 +150,9 @@ def _draw_panel(panel: "Axes", name: str, reports: Sequence[Report]) -> None:
         plain_log_axis(panel, "y")
 
 
-def _label(model: str, steps: int | None, until: float | None, order: str, temperature: float | None) -> str:
+def _label(model: str, steps: int, until: float, scale: float, order: str, temperature: float | None) -> str:
     latent = f", {steps} latent step{'s' * (steps > 1)}" if steps else ""
     latent += f" until {until:g}" if until else ""
+    latent += f" times {scale:g}" if scale != 1 else ""
     shown = "" if order == "random" else f", {order}"
     return model + latent + shown + ("" if temperature is None else f", T {temperature:g}")

@@ -13,7 +13,7 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import file_hash
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.precision import settled_precision
-from diladiff_cli.settings import ConfigError
+from diladiff_cli.settings import ConfigError, flag
 from diladiff_cli.stages.bench_speed import machine
 from diladiff_cli.stages.common import open_recorded_data
 from diladiff_cli.stages.eval_files import SampleMeasure
@@ -22,6 +22,8 @@ from diladiff_cli.stages.sampler import Sampler, load_sampler, sampling_device
 from diladiff_cli.tokenizer_files import tokenizer_folder
 
 SHARED = ("n", "top_p", "order", "threshold", "entropy_bound", "batch_size", "precision")  # by all points
+OF_LATENTS = {"latent_until": 0.0, "latent_scale": 1.0}  # what models without latents have
+YOUNGER = ("latent_scale",)  # options than the format of the kept points: their defaults count for nothing
 FORMAT_VERSION = 2  # of the kept points; raised when samples or figures of the same settings change
 # How latents come about, where that changed: the blocks that an auto-encoder encodes, the steps of a prior or student.
 LATENTS_FROM = {"ae": "blocks from all over the text", "prior": "ddim", "student": "times of ddim"}
@@ -55,6 +57,7 @@ class Point:
         settings = replace(self.settings, seed=seed, batch_size=1).to_dict()
         unset = SampleConfig().to_dict()
         settings |= {name: unset[name] for name, value in self.settings.bounds_in_use().items() if value is None}
+        settings = {k: v for k, v in settings.items() if k not in YOUNGER or v != unset[k]}
         content = [FORMAT_VERSION, __version__, *self.content, settings, *more]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
@@ -114,9 +117,11 @@ def plan_points(config: BenchConfig, models: Sequence[Path], data: Path | None) 
     """
     config = replace(config, precision=settled_precision(config.precision, sampling_device()))
     samplers = {str(model): load_sampler(model, data=data) for model in models}
-    if config.latent_until and all(sampler.autoencoder is None for sampler in samplers.values()):
-        problem = f"--latent-until is {config.latent_until}, but none of the models has latents; leave it out"
-        raise ConfigError([problem])
+    if all(sampler.autoencoder is None for sampler in samplers.values()):
+        given = {name: getattr(config, name) for name in OF_LATENTS if getattr(config, name) != OF_LATENTS[name]}
+        problems = [f"{flag(k)} is {v}, but none of the models has latents; leave it out" for k, v in given.items()]
+        if problems:
+            raise ConfigError(problems)
     points = [point for sampler in samplers.values() for point in _points(sampler, config)]
     for note in dict.fromkeys(note for point in points for note in _notes(point, samplers[point.model], config)):
         say(note)
@@ -181,21 +186,21 @@ def _points(sampler: Sampler, config: BenchConfig) -> Iterator[Point]:
                     decode_steps=decode_steps,
                     temperature=temperature,
                     gamma=config.gamma if sampler.stage == "student" else SampleConfig().gamma,
-                    latent_until=_latent_until(sampler, config),
+                    **_of_latents(sampler, config),
                     decodings=1 if sampler.autoencoder is None else config.decodings,
                     **{name: getattr(config, name) for name in SHARED},
                 )
                 yield Point(sampler.name, sampler.stage, content, complete(sampler, settings))
 
 
-def _latent_until(sampler: Sampler, config: BenchConfig) -> float:
-    """As it was asked for, of a model that has latents."""
-    return 0.0 if sampler.autoencoder is None else config.latent_until
+def _of_latents(sampler: Sampler, config: BenchConfig) -> dict[str, Any]:
+    """What the decoder makes of latents, as it was asked for, of a model that has some."""
+    return OF_LATENTS if sampler.autoencoder is None else {name: getattr(config, name) for name in OF_LATENTS}
 
 
 def _notes(point: Point, sampler: Sampler, config: BenchConfig) -> list[str]:
     """On a point's settings before they were completed."""
-    return notes_on(sampler, replace(point.settings, latent_until=_latent_until(sampler, config)))
+    return notes_on(sampler, replace(point.settings, **_of_latents(sampler, config)))
 
 
 def _content(sampler: Sampler) -> tuple[str, ...]:

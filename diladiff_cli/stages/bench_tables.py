@@ -32,6 +32,7 @@ def _common(reports: Sequence[Report]) -> str:
         "entropy_bound": "entropy bound",
         "gamma": "gamma",
         "latent_until": "latent until",
+        "latent_scale": "latents times",
     }
     for name, title in titles.items():
         used = [r[name] for r in reports if r[name] is not None]

@@ -55,6 +55,8 @@ def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
         problems.append(f"--decodings is {config.decodings}, but {what} and has no latents; leave it out")
     if config.latent_until and sampler.autoencoder is None:
         problems.append(f"--latent-until is {config.latent_until}, but {what} and has no latents; leave it out")
+    if config.latent_scale != 1 and sampler.autoencoder is None:
+        problems.append(f"--latent-scale is {config.latent_scale}, but {what} and has no latents; leave it out")
     if config.guidance and sampler.stage != "prior":
         problems.append(f"--guidance is {config.guidance}, but {what}; it is for a prior, leave it out")
     if config.n % config.decodings:
@@ -126,6 +128,7 @@ def _in_use(sampler: Sampler, config: SampleConfig) -> dict[str, Any]:
         "gamma": config.gamma if config.steps and isinstance(sampler.latent, LatentStudent) else None,
         "guidance": config.guidance if isinstance(sampler.latent, LatentPrior) and config.guidance else None,
         "latent_until": config.latent_until or None,
+        "latent_scale": config.latent_scale if config.latent_scale != 1 else None,
     } | config.bounds_in_use()
 
 
@@ -190,7 +193,7 @@ def _decode_batch(
     base = sampler.base_in(config.precision, config.compile) if config.latent_until else None
     z = None
     if z_0 is not None:
-        z = sampler.require_autoencoder().latents_for_decoder(z_0.to(device, torch.float32))
+        z = sampler.require_autoencoder().latents_for_decoder(config.latent_scale * z_0.to(device, torch.float32))
     noise, decoding = SampleNoise(config.seed, ids), _decoding(config)
     x = torch.full((len(ids), decoder.length), decoder.mask_id)
     reveal_times, uniform = (noise.uniform(kind, decoder.length) for kind in (noise.REVEAL, noise.TOKEN))

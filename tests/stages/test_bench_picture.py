@@ -18,6 +18,7 @@ def point_at(model: str, temperature: float, speed: float = 100.0, **figures: fl
         "stage": "mdlm" if "base" in model else "student",
         "steps": None if model == "base" else 2,
         "latent_until": None,
+        "latent_scale": None,
         "order": "random",
         "decode_steps": 8,
         "temperature": temperature,
@@ -112,7 +113,7 @@ def cells(report: Report) -> list[str]:
         "precision": "fp32",
         "seconds": 1.0,
     }
-    shared |= dict.fromkeys(("threshold", "entropy_bound", "gamma", "latent_until"))
+    shared |= dict.fromkeys(("threshold", "entropy_bound", "gamma", "latent_until", "latent_scale"))
     table = frontier_table([report | shared | {"at_equal_entropy": {}}])
     return [str(cell) for column in table.columns for cell in (column.header, *column.cells)]
 

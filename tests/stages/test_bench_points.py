@@ -65,7 +65,9 @@ def test_another_tokenizer_gives_another_point(chain_copy: Chain) -> None:
     assert _content(sampler) != before
 
 
-@pytest.mark.parametrize("other", [{"latent_until": 0.5}, {"compile": True}, {"top_p": 1.0}, {"gamma": 0.1}])
+@pytest.mark.parametrize(
+    "other", [{"latent_until": 0.5}, {"latent_scale": 0.5}, {"compile": True}, {"top_p": 1.0}, {"gamma": 0.1}]
+)
 def test_every_setting_gives_another_point(other: dict[str, Any]) -> None:
     point = Point("m", "student", ("hash",), SampleConfig(steps=2, decode_steps=4))
     assert point.key(0) != replace(point, settings=replace(point.settings, **other)).key(0)
