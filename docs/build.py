@@ -57,7 +57,7 @@ def main() -> None:
             if not check:
                 path.write_text(rebuilt(page), encoding="utf-8")
     if not check:
-        points = [*compared([*frontier, *stored("latent_until.jsonl")]), *beside_random_order(frontier)]
+        points = [*compared([*frontier, *stored("latent_scale.jsonl")]), *beside_random_order(frontier)]
         frontier_picture([r for r in points if r["temperature"] in DRAWN], DOCS)
     print(f"{'out of date' if check else 'written'}: {', '.join(stale) or 'nothing'}")
     sys.exit(bool(check and stale))

@@ -20,6 +20,7 @@ from layout import (
     settings_of,
     stored,
     table,
+    way_of,
     with_spread,
 )
 
@@ -48,11 +49,11 @@ def ratios() -> str:
     """GenPPL of all models over that of the base at the same entropy and decoding steps."""
     reports = stored("frontier.jsonl")
     rows: dict[tuple[str, str], dict[int, str]] = {}
-    found = [*reports, *stored("latent_until.jsonl"), *stored("oracle.jsonl")]
+    found = [*reports, *stored("latent_scale.jsonl"), *stored("latent_until.jsonl"), *stored("oracle.jsonl")]
     for r in in_order(r for r in found if r["stage"] != "mdlm"):
         means = means_of(r)
         genppl, base = means.get("genppl"), base_at(reports, r["decode_steps"], means["entropy"])
-        name = NAMES[r["stage"]] + (f", base takes over at {r['latent_until']:g}" if r["latent_until"] else "")
+        name = ", ".join(part for part in (NAMES[r["stage"]], way_of(r)) if part)
         ratio = "-" if base is None or genppl is None else f"{genppl / base:.2f}"
         rows.setdefault((name, f"{r['temperature']:g}"), {})[r["decode_steps"]] = ratio
     steps = sorted({r["decode_steps"] for r in found})
@@ -83,13 +84,28 @@ def oracle() -> str:
     return table(["decode steps", *HEADS, BESIDE], rows)
 
 
-def latent_until() -> str:
-    """The student whose last half of the steps is the base's, and without."""
-    mixed, reports = stored("latent_until.jsonl"), stored("frontier.jsonl")
-    both = {r["temperature"] for r in mixed}
-    students = in_order(r for r in [*mixed, *reports] if r["stage"] == "student" and r["temperature"] in both)
-    rows = [[f"{r['latent_until'] or 0:g}", *settings_of(r)[2:], *_beside_the_base(r, reports)] for r in students]
-    return table(["latent until", "decode steps", "T", *HEADS, BESIDE], rows)
+def latent_scale() -> str:
+    """The student with its latents as they are drawn, smaller, and with the base taking over as well."""
+    trusted, reports = [*stored("latent_scale.jsonl"), *stored("latent_until.jsonl")], stored("frontier.jsonl")
+    rows = []
+    for r in in_order(r for r in [*reports, *trusted] if r["stage"] == "student"):
+        rows.append([way_of(r) or "latents as drawn", *settings_of(r)[2:], *_beside_the_base(r, reports)])
+    return table(["decoder", "decode steps", "T", *HEADS, BESIDE], rows)
+
+
+def latent_scales() -> str:
+    """GenPPL of the student over that of the base at equal entropy, by the factor on its latents; a single seed."""
+    reports, found = stored("frontier.jsonl"), stored("scales.jsonl")
+    steps = sorted({r["decode_steps"] for r in found})
+    rows: dict[float, dict[int, str]] = {}
+    for r in found:
+        means = means_of(r)
+        base = base_at(reports, r["decode_steps"], means["entropy"])
+        ratio = f"{means['genppl'] / base:.2f}" if base and means["genppl"] else "-"
+        shown = f"{ratio} ({number(means.get('latent_agreement'), 2)})"
+        rows.setdefault(1.0 if r["latent_scale"] is None else r["latent_scale"], {})[r["decode_steps"]] = shown
+    body = [[f"{scale:g}", *(row.get(n, "-") for n in steps)] for scale, row in sorted(rows.items(), reverse=True)]
+    return table(["factor on latents; GenPPL over the base's (agreement)", *(f"{n} steps" for n in steps)], body)
 
 
 def orders() -> str:
@@ -104,7 +120,7 @@ def orders() -> str:
 
 
 def spread_order() -> str:
-    """Base and student revealing distant positions together, beside the base in random order."""
+    """Base, prior and student revealing distant positions together, beside the base in random order."""
     reports, bases = stored("spread.jsonl"), stored("frontier.jsonl")
     rows = []
     for r in in_order(reports):
@@ -112,7 +128,8 @@ def spread_order() -> str:
         beside = [number(base_at(others, r["decode_steps"], means["entropy"])) for others in (bases, reports)]
         shown = [*figures_of(r), beside[0], "-" if r["stage"] == "mdlm" else beside[1]]
         needed = steps_needed(bases, means["genppl"], means["entropy"])
-        rows.append([settings_of(r)[0], *settings_of(r)[2:], *shown, needed])
+        name = ", ".join(part for part in (NAMES[r["stage"]], way_of(r)) if part)
+        rows.append([name, *settings_of(r)[2:], *shown, needed])
     orders = [f"GenPPL of the base in {name} order at this entropy" for name in ("random", "this")]
     return table(["model", "decode steps", "T", *HEADS, *orders, "random steps of the base"], rows)
 
@@ -130,12 +147,11 @@ def spread_base() -> str:
 
 
 def equal_entropy() -> str:
-    """Prior and student at temperature 0.85, and with the base taking over, beside the base at their entropies."""
+    """Prior and student at temperature 0.85, and with smaller latents, beside the base at their entropies."""
     reports = stored("frontier.jsonl")
-    models = {
-        "prior": _at_085(reports, "prior"),
-        "student": _at_085(reports, "student"),
-        "base takes over at 0.5": _at_085(stored("latent_until.jsonl"), "student"),
+    smaller = _at_085(stored("latent_scale.jsonl"), "student")
+    models = {name: _at_085(reports, name) for name in ("prior", "student")} | {
+        f"student, {way_of(smaller[0])}": smaller
     }
     rows = []
     for points in zip(*models.values(), strict=True):
@@ -173,9 +189,10 @@ def steps_needed(reports: Sequence[Report], genppl: float, entropy: float) -> st
 def speedup() -> str:
     """For each of the student's points, in how many steps the base is as good."""
     reports, rows = stored("frontier.jsonl"), []
-    for r in in_order(r for r in [*reports, *stored("latent_until.jsonl")] if r["stage"] == "student"):
-        means, until = means_of(r), f"{r['latent_until'] or 0:g}"
+    found = [*reports, *stored("latent_scale.jsonl"), *stored("latent_until.jsonl")]
+    for r in in_order(r for r in found if r["stage"] == "student"):
+        means, way = means_of(r), way_of(r) or "latents as drawn"
         needed = steps_needed(reports, means["genppl"], means["entropy"])
         shown = [number(means["genppl"]), number(means["entropy"], DIGITS["entropy"])]
-        rows.append([*settings_of(r)[2:], until, *shown, needed])
-    return table(["decode steps", "T", "latent until", "GenPPL", "entropy", "steps of the base"], rows)
+        rows.append([*settings_of(r)[2:], way, *shown, needed])
+    return table(["decode steps", "T", "decoder", "GenPPL", "entropy", "steps of the base"], rows)

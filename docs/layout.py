@@ -56,6 +56,13 @@ def settings_of(report: Report) -> list[str]:
     return [NAMES[report["stage"]], number(report["steps"]), str(report["decode_steps"]), f"{report['temperature']:g}"]
 
 
+def way_of(report: Report) -> str:
+    """What the decoder makes of latents, where it does not take them as they are drawn."""
+    scale, until = report.get("latent_scale"), report["latent_until"]
+    parts = [f"latents times {scale:g}"] if scale is not None else []
+    return ", ".join([*parts, *([f"base takes over at {until:g}"] if until else [])])
+
+
 def figures_by_name(report: Report) -> dict[str, Report]:
     """The figures of a point; its MAUVE is that of all seeds' texts together, where there are several."""
     figures: dict[str, Report] = report["figures"]

@@ -4,7 +4,7 @@
 #   CHAIN=shipped SCORER=smollm2 EMBEDDER=sentence-transformers/all-MiniLM-L6-v2 bash examples/evidence.sh    # into ./evidence
 #   cp evidence/*.json evidence/*.jsonl docs/evidence/ && python docs/build.py
 #
-# Cut off, the same command goes on: finished points of the frontier are kept, finished files are not made again.
+# Into an empty folder first. Cut off, the same command goes on: finished points of the frontier are kept, finished files are not made again.
 # Speeds are measured as well: nothing else should run. SEEDS=0 takes a third of the time, and has no MAUVE of more than 352 texts.
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
@@ -49,11 +49,19 @@ powers=4,8,16,32,64
 many=(--n 352 --seeds "$seeds") # of three seeds together more than 1,000, for MAUVE
 few=(--n 128 --seeds "$seeds")
 student=(--model "$models/student" --steps 2)
-temperatures=1.0,0.85,0.7
+temperatures=1.0,0.85
 whole_frontier() {
   bench "${student[@]}" --decode-steps "$powers" --against "$models/mdlm" --temperatures "$temperatures" "${many[@]}"
-  bench --model "$models/mdlm" --decode-steps "$powers" --temperatures 1.1 "${many[@]}" # as varied as the prior's texts
+  bench --model "$models/mdlm" --decode-steps "$powers" --temperatures 1.1,0.7 "${many[@]}" # for other entropies
   bench --model "$models/prior" --prior-steps 5 --decode-steps "$powers" --temperatures "$temperatures" "${many[@]}"
+}
+scales() {
+  for scale in 1 0.8 0.7 0.6 0.5; do
+    bench "${student[@]}" --latent-scale "$scale" --decode-steps 4,16,64 --temperatures 0.85 --n 352 --seeds 0
+  done
+}
+taking_over() {
+  bench "${student[@]}" --latent-scale 0.6 --latent-until 0.5 --decode-steps "$powers" --temperatures 0.85 "${many[@]}"
 }
 latent_steps() {
   bench --model "$models/prior" --prior-steps 5,10,50,200 --decode-steps 16 "${few[@]}"
@@ -65,7 +73,7 @@ spread_order() {
   bench --model "$models/mdlm" --decode-steps 4,8,16 --order spread --temperatures 1.0,0.85 "${many[@]}"
   for latent in "--model $models/prior --prior-steps 5" "--model $models/student --steps 2"; do
     # shellcheck disable=SC2086
-    bench $latent --decode-steps 4,8 --order spread --latent-until 0.5 --temperatures 1.0,0.85 "${many[@]}"
+    bench $latent --decode-steps 4,8 --order spread --latent-scale 0.6 --temperatures 1.0,0.85 "${many[@]}"
   done
 }
 surest_first() {
@@ -76,7 +84,10 @@ into chain.json chain_information
 for stage in mdlm ae prior student; do into "$stage.json" diladiff eval "$models/$stage" ${data[@]+"${data[@]}"}; done
 into samples.jsonl all_samples
 into frontier.jsonl whole_frontier
-into latent_until.jsonl bench "${student[@]}" --decode-steps "$powers" --latent-until 0.5 --temperatures 1.0,0.85 "${many[@]}"
+into latent_scale.jsonl \
+  bench "${student[@]}" --latent-scale 0.6 --decode-steps "$powers" --temperatures "$temperatures" "${many[@]}"
+into scales.jsonl scales
+into latent_until.jsonl taking_over
 into spread.jsonl spread_order
 into latent_steps.jsonl latent_steps
 into orders.jsonl surest_first

@@ -190,11 +190,11 @@ class DistillConfig(StageConfig):
     time_mean: float = option(-1.0, "Mean of the logit-normal law of t and r.", low=-10, high=10)
     time_std: float = option(1.0, "Standard deviation of the logit-normal law of t and r.", low=0, high=10)
     p_uniform: float = option(
-        0.5, "Share of examples whose t and r are uniform instead (0: the published law).", low=0, high=1
+        0.5, "Of those outside jumps, the share whose t and r are uniform (0: the published law).", low=0, high=1
     )
-    p_zero: float = option(0.15, "Share of examples with r = 0 (0: the published law).", low=0, high=1)
+    p_zero: float = option(0.15, "Of those outside jumps, the share with r = 0 (0: the published law).", low=0, high=1)
     p_jumps: float = option(
-        0.7, "Share of examples within a jump of the sampler, with r at its end (0: the published law).", low=0, high=1
+        0.7, "Share of examples with t and r in a jump of the sampler in one to five steps (0: none).", low=0, high=1
     )
     tangent_warmup_steps: int = option(10_000, "Steps over which the jvp term's factor rises from 0 to 1.", low=0)
     adaptive_constant: float = option(5.0, "Constant added to an example's loss in its own weight.", low=1e-6, high=1e6)

@@ -18,9 +18,8 @@ def latent_until_option() -> Any:
 
 def latent_scale_option() -> Any:
     """The field of the factor on drawn latents."""
-    return option(
-        1.0, "Factor on the latents that the decoder looks at: less, and it trusts them less.", low=0, high=10
-    )
+    meaning = "Factor on standardised latents before decoding; below 1 the decoder trusts them less (0: not at all)."
+    return option(1.0, meaning, low=0, high=10)
 
 
 def order_option() -> Any:

@@ -61,14 +61,15 @@ def ddim(
     return z
 
 
-FEW = 5  # steps that a student is made for
+FEW = 5  # latent steps at most of the samplings whose jumps are drawn
 
 
 def jump_times(schedule: TanSchedule, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """Times within random jumps of :func:`average_velocity_steps`: all that it asks of a network in few steps.
+    """Times t on the way of random jumps of :func:`average_velocity_steps`, and r where these end.
 
-    The number of steps, from one to :data:`FEW`, one of its jumps, gamma and the place on the way are uniform. Not in
-    the paper, whose laws know nothing of the times that are jumped between.
+    A jump asks for its start alone, but the MeanFlow identity carries its average velocity there from its end along the
+    way. The number of steps, from one to :data:`FEW`, one of its jumps, gamma and the place on the way are uniform. Not
+    in the paper, whose laws know nothing of the times that are jumped between.
 
     Args:
         schedule: Noise schedule.
@@ -83,12 +84,12 @@ def jump_times(schedule: TanSchedule, uniform: Tensor) -> tuple[Tensor, Tensor]:
     bounds = shares.cumsum(0).to(uniform) / FEW
     choice, place, gamma = uniform.unbind(1)
     start, end = jumps[:, (choice[:, None] >= bounds[:-1]).sum(1)]
-    end = torch.where(end > 0, _lower_time(schedule, end, gamma), end)
+    end = _lower_time(schedule, end, gamma)
     return end + place * (start - end), end
 
 
 def _lower_time(schedule: TanSchedule, time: Tensor, gamma: Tensor) -> Tensor:
-    """Where a gamma step jumps to on its way to ``time`` > 0: alpha is that of ``time`` over sqrt(1 - gamma^2)."""
+    """Where a gamma step jumps to on its way to ``time``: alpha is that of ``time`` over sqrt(1 - gamma^2)."""
     keep = torch.sqrt(1.0 - gamma**2)
     return schedule.time_of_alpha((schedule(time).alpha / keep).clamp(max=1.0))
 

@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from diladiff_cli.settings import flag, shown
+
 TITLES = {
     "mdlm": "Masked diffusion base (MDLM)",
     "ae": "Auto-encoder: latent encoder and latent-conditioned decoder",
@@ -19,22 +21,25 @@ USES = {
 }
 METADATA = {  # of an exported model: pattern, and what it means
     "license": (r"[A-Za-z0-9][A-Za-z0-9.+-]*", "the identifier of a licence, apache-2.0 for example"),
-    "language": (r"[a-z]{2,3}(-[A-Za-z0-9]+)*(,[a-z]{2,3}(-[A-Za-z0-9]+)*)*", "codes of languages, en or en,de"),
+    "language": (
+        r"[a-z]{2,3}(-[A-Za-z0-9]+)*(,[a-z]{2,3}(-[A-Za-z0-9]+)*)*",
+        "codes of languages in lower case with commas, en or en,de",
+    ),
 }
 
 
-def metadata_problems(**given: str | None) -> list[str]:
+def metadata_problems(**given: Any) -> list[str]:
     """What is wrong with the values of :data:`METADATA`, a line for each."""
     return [
-        f"--{name} is {value!r}; give {METADATA[name][1]}"
+        f"{flag(name)} is {shown(value)}; give {METADATA[name][1]}"
         for name, value in given.items()
-        if value is not None and not re.fullmatch(METADATA[name][0], value)
+        if value is not None and not (isinstance(value, str) and re.fullmatch(METADATA[name][0], value))
     ]
 
 
 def _metadata(export: Mapping[str, Any]) -> str:
     """Lines of Hub metadata on what only the one who exports a model can know."""
-    lines = [f"license: {export['license']}\n"] if export.get("license") else []
+    lines = [f"license: {json.dumps(export['license'])}\n"] if export.get("license") else []
     if codes := export.get("language"):
         lines.append(f"language: [{', '.join(json.dumps(code) for code in codes.split(','))}]\n")
     return "".join(lines)

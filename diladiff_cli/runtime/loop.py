@@ -225,11 +225,10 @@ class _Loop:
 
     def _validate(self, stop: StopRequest, bar: Bar) -> int:
         """0, or the number of the signal that cut it short in one of the processes: the run then owes it."""
-        bar.update(0, f"validating after step {self.step}")
         self._prepare_average()
         found, cut = self.validation, 0
         try:
-            with torch.no_grad(), self.session.accelerator.autocast(), stop.at_once():
+            with bar.doing("validating"), torch.no_grad(), self.session.accelerator.autocast(), stop.at_once():
                 found = self.run.validate(self.average.model)
         except CutShort:
             cut = stop.signal_number

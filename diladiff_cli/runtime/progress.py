@@ -1,6 +1,8 @@
 """Progress on stderr: a bar on a terminal, a line now and then elsewhere."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -75,6 +77,18 @@ class Bar:
         if self.enabled and not self.terminal and due:
             self._spoke = now
             say(f"{self.title} {self.done}/{self.total} {text}")
+
+    @contextmanager
+    def doing(self, text: str) -> Iterator[None]:
+        """Show what else is done for a while; off a terminal, in a line of its own."""
+        before = self._progress.tasks[0].fields["text"]
+        self._progress.update(self._task, text=text)
+        if self.enabled and not self.terminal:
+            say(f"{self.title} {self.done}/{self.total} {text}")
+        try:
+            yield
+        finally:
+            self._progress.update(self._task, text=before)
 
 
 class Spinner:

@@ -53,7 +53,8 @@ def lines_of(reports: Sequence[Report]) -> dict[Line, list[Report]]:
 
 
 def _way(report: Report) -> tuple[int, float, float, str]:
-    return report["steps"] or 0, report["latent_until"] or 0.0, report.get("latent_scale") or 1.0, report["order"]
+    scale = report.get("latent_scale")  # which older points do not have
+    return report["steps"] or 0, report["latent_until"] or 0.0, 1.0 if scale is None else scale, report["order"]
 
 
 @styled
@@ -153,6 +154,6 @@ def _draw_panel(panel: "Axes", name: str, reports: Sequence[Report]) -> None:
 def _label(model: str, steps: int, until: float, scale: float, order: str, temperature: float | None) -> str:
     latent = f", {steps} latent step{'s' * (steps > 1)}" if steps else ""
     latent += f" until {until:g}" if until else ""
-    latent += f" times {scale:g}" if scale != 1 else ""
+    latent += f", latents times {scale:g}" if scale != 1 else ""
     shown = "" if order == "random" else f", {order}"
     return model + latent + shown + ("" if temperature is None else f", T {temperature:g}")

@@ -23,7 +23,7 @@ from diladiff_cli.tokenizer_files import tokenizer_folder
 
 SHARED = ("n", "top_p", "order", "threshold", "entropy_bound", "batch_size", "precision")  # by all points
 OF_LATENTS = {"latent_until": 0.0, "latent_scale": 1.0}  # what models without latents have
-YOUNGER = ("latent_scale",)  # options than the format of the kept points: their defaults count for nothing
+YOUNGER = ("latent_scale",)  # options that came after FORMAT_VERSION; at their defaults they are left out of a key
 FORMAT_VERSION = 2  # of the kept points; raised when samples or figures of the same settings change
 # How latents come about, where that changed: the blocks that an auto-encoder encodes, the steps of a prior or student.
 LATENTS_FROM = {"ae": "blocks from all over the text", "prior": "ddim", "student": "times of ddim"}

@@ -40,7 +40,10 @@ TEACHER_STEPS = 50
 
 
 def draw_times(noise: BatchNoise, config: DistillConfig, schedule: TanSchedule) -> tuple[Tensor, Tensor]:
-    """(t, r) with r <= t: the published logit-normal law, mixed with uniform pairs, r = 0, jumps and r = t."""
+    """(t, r) with r <= t: the published logit-normal law, mixed with other ones.
+
+    Outside jumps some pairs are uniform and some have r = 0; r = t comes last and overrides all of them.
+    """
     normal, uniform, choice = noise.normal(2), noise.uniform(2), noise.uniform(3)
     first = logit_normal(normal, config.time_mean, config.time_std)
     pair = torch.where(choice[:, :1] < config.p_uniform, uniform, first)

@@ -15,7 +15,7 @@ from torch import Tensor
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CHECKSUM, CONFIG_FILE, check_log, read_json
 from diladiff_cli.runtime.artifacts import COMMANDS, Artifact, linked, load_artifact, write_artifact
-from diladiff_cli.runtime.card import metadata_problems
+from diladiff_cli.runtime.card import METADATA, metadata_problems
 from diladiff_cli.runtime.folders import METRICS_FILE, recover, replacing
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import relative
@@ -43,15 +43,16 @@ def export(
         model: Artifact of any stage.
         out: Folder of the bundle; an older bundle there is replaced as a whole.
         precision: Of the stored weights, "bf16" or "fp32"; running statistics are kept as they are.
-        license: Identifier of the model's licence for the card; None for that of a bundle which is exported again.
-        language: Codes of the text's languages, with commas, for the card; None likewise.
+        license: Identifier of the licence for the cards, but for parents that have one of an earlier export; None for
+            what an earlier export says.
+        language: Codes of the text's languages, with commas, likewise.
 
     Returns:
         ``stage``, ``out``, ``precision``, ``hash``, ``parents`` (stages) and ``bytes`` of the bundle, and ``stored``,
         the precision in which the model's own weights lay before.
 
     Raises:
-        ConfigError: An unknown precision, or no licence or language.
+        ConfigError: An unknown precision, or a licence or language that is none.
         UserError: A part of the chain is missing or damaged, or ``out`` cannot be used.
     """
     if precision not in DTYPES:
@@ -59,8 +60,7 @@ def export(
     if problems := metadata_problems(license=license, language=language):
         raise ConfigError(problems)
     root = load_artifact(model)
-    told = root.config.get("export", {}) | {"precision": precision}
-    record = told | {k: v for k, v in {"license": license, "language": language}.items() if v is not None}
+    given = {k: v for k, v in {"license": license, "language": language}.items() if v is not None}
     parents = ancestors(root)
     check_place(out, [root, *parents.values()])
     links: dict[str, str] = {}  # stage -> new content hash, parents before their children
@@ -69,7 +69,9 @@ def export(
         for stage, artifact in parents.items():
             place = Path(PARENTS, stage)
             (folder / place).mkdir(parents=True)
+            record = given | _metadata_of(artifact) | {"precision": precision}
             links[stage] = _write(artifact, folder / place, out / place, record, _linked(artifact, "..", links))
+        record = _metadata_of(root) | given | {"precision": precision}
         digest = _write(root, folder, out, record, _linked(root, PARENTS, links))
         with (folder / "README.md").open("a") as card:
             card.write(usage(root.stage, precision, list(parents), hub_encoder([root, *parents.values()])))
@@ -127,6 +129,12 @@ def cast_weights(artifact: Artifact, precision: str) -> dict[str, Tensor]:
     network = build(artifact)
     kept = {name for name, _ in network.named_buffers()}
     return {k: v if k in kept else v.to(DTYPES[precision]) for k, v in network.state_dict().items()}
+
+
+def _metadata_of(artifact: Artifact) -> dict[str, str]:
+    """Licence and languages that an earlier export recorded, where they are some."""
+    found = artifact.config.get("export", {})
+    return {name: found[name] for name in METADATA if name in found and not metadata_problems(**{name: found[name]})}
 
 
 def _linked(artifact: Artifact, prefix: str, hashes: Mapping[str, str]) -> dict[str, dict[str, str]]:

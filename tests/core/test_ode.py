@@ -171,6 +171,8 @@ def test_gamma_step_restores_signal_and_noise_levels_exactly(d: float, gamma: fl
     lower, scale, noise_std = gamma_target(schedule, time, gamma)
     wanted, found = (schedule(torch.tensor(at, dtype=torch.float64)) for at in (time, lower))
     assert 0 <= lower <= time
+    if lower > 0 and time < 1:  # at 1 alpha is but rounding
+        assert scale == pytest.approx((1 - gamma**2) ** 0.5, abs=1e-9)
     assert scale * float(found.alpha) == pytest.approx(float(wanted.alpha), abs=1e-9)
     variance = (scale * float(found.sigma)) ** 2 + noise_std**2
     assert variance == pytest.approx(float(wanted.sigma) ** 2, abs=1e-9)
@@ -200,7 +202,8 @@ def test_times_of_jumps_go_down_as_far_as_gamma_does() -> None:
     for gamma in (0.0, 0.5, 0.8, 0.999):
         for choice, steps, jump in ((0.0, 1, 0), (0.21, 2, 0), (0.39, 2, 1), (0.99, 5, 4), (0.81, 5, 0)):
             start, end = SCHEDULE.sampling_times(steps).tolist()[jump : jump + 2]
-            lower, _, _ = gamma_target(SCHEDULE, end, gamma)
+            alpha = SCHEDULE(torch.tensor(end, dtype=torch.float64)).alpha / (1 - gamma**2) ** 0.5
+            lower = float(SCHEDULE.time_of_alpha(alpha.clamp(max=1.0)))
             draws = torch.tensor([[choice, place, gamma] for place in (0.0, 0.25, 1.0)], dtype=torch.float64)
             t, r = jump_times(SCHEDULE, draws)
             assert r.tolist() == pytest.approx([lower] * 3, abs=1e-12)

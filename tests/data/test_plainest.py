@@ -59,6 +59,28 @@ def test_documents_with_enough_common_words_are_chosen(
     assert told == f"{len(wanted)} of 5 documents\n"
 
 
+def test_the_order_is_random_and_the_same_at_every_run(
+    plainest: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tales = [f"the dog {i}" for i in range(50)]
+    (tmp_path / "tales.jsonl").write_text("".join(json.dumps({"text": tale}) + "\n" for tale in tales))
+    found = []
+    for _ in range(2):
+        assert plainest.main([str(tmp_path / "tales.jsonl")]) == 0
+        found.append([json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()])
+    assert found[0] == found[1] != tales
+    assert sorted(found[0]) == sorted(tales)
+
+
+@pytest.mark.parametrize("bad", [["--least", "86"], ["--least", "-1"], ["--least", "nan"], ["--common", "0"]])
+def test_values_that_choose_nothing_are_refused(
+    plainest: ModuleType, tales: str, capsys: pytest.CaptureFixture[str], bad: list[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        plainest.main([tales, *bad])
+    assert f"argument {bad[0]}: " in capsys.readouterr().err
+
+
 def test_the_words_may_be_those_of_another_collection(
     plainest: ModuleType, tales: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -75,4 +97,4 @@ def test_a_long_document_stays_one(plainest: ModuleType, tmp_path: Path, capsys:
 
 def test_what_is_not_there_is_told(plainest: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert plainest.main(["nowhere.jsonl"]) == 1
-    assert "nowhere.jsonl" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith("error: ")

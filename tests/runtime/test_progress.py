@@ -31,6 +31,21 @@ def test_a_bar_that_goes_on_starts_where_it_was(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err == "work 10/10 end\n"
 
 
+def test_what_is_done_meanwhile_is_told_and_taken_back(capsys: pytest.CaptureFixture[str]) -> None:
+    def text(bar: Bar) -> str:
+        return str(bar._progress.tasks[0].fields["text"])
+
+    with Bar("work", 10, done=4) as bar:
+        bar.update(1, "loss 1")
+        with pytest.raises(ZeroDivisionError), bar.doing("validating"):
+            assert text(bar) == "validating"
+            raise ZeroDivisionError
+        assert text(bar) == "loss 1"
+    assert capsys.readouterr().err == "work 5/10 loss 1\nwork 5/10 validating\n"
+    with Bar("work", 1, enabled=False) as bar, bar.doing("validating"):
+        assert capsys.readouterr().err == ""
+
+
 def test_a_disabled_bar_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
     with Bar("work", 1, enabled=False) as bar:
         bar.update(1, "end")

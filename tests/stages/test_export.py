@@ -15,7 +15,8 @@ from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.export import export
 from diladiff_cli.stages.networks import build
-from tests.chain import Chain, prior_config
+from diladiff_cli.stages.train_ae import train_ae
+from tests.chain import Chain, ae_config, prior_config
 
 CHAINS = {"mdlm": [], "ae": ["mdlm"], "prior": ["mdlm", "ae"], "student": ["mdlm", "ae", "prior"]}
 STATISTICS = ("moments.mean", "moments.variance", "moments.weight")
@@ -151,6 +152,24 @@ def test_the_card_has_licence_and_languages_and_keeps_them(tiny_chain: Chain, tm
     assert (metadata("told")["license"], metadata("told")["language"]) == ("cc-by-sa-4.0", ["no", "pt-BR"])
     assert (metadata("again")["license"], metadata("again")["language"]) == ("cc-by-sa-4.0", ["en"])
     assert config_of(tmp_path / "again")["export"]["precision"] == "fp32"
+
+
+def test_parents_keep_the_licence_that_they_have(chain_copy: Chain, tmp_path: Path) -> None:
+    config = config_of(chain_copy.mdlm)
+    export(chain_copy.mdlm, tmp_path / "base", "fp32", license="cc-by-sa-4.0")
+    assert config == config_of(chain_copy.mdlm)
+    shutil.rmtree(chain_copy.mdlm)
+    shutil.move(tmp_path / "base", chain_copy.mdlm)
+    ae = train_ae(ae_config(max_steps=1), base=chain_copy.mdlm, data=chain_copy.data, out=tmp_path / "ae")
+    assert ae is not None
+    export(tmp_path / "ae", tmp_path / "plain")
+    export(tmp_path / "ae", tmp_path / "told", license="no")
+    licences = [
+        [config_of(tmp_path / name / part)["export"].get("license") for part in ("", "parents/mdlm")]
+        for name in ("plain", "told")
+    ]
+    assert licences == [[None, "cc-by-sa-4.0"], ["no", "cc-by-sa-4.0"]]
+    assert yaml.safe_load((tmp_path / "told" / "README.md").read_text().split("---\n")[1])["license"] == "no"
 
 
 @pytest.mark.parametrize("bad", [{"license": "mine: [all]"}, {"license": ""}, {"language": "english, german"}])
