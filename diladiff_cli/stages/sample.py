@@ -100,6 +100,8 @@ def notes_on(sampler: Sampler, config: SampleConfig) -> list[str]:
         if config.order in BLIND_ORDERS:
             what = "a step for each, the most that published figures have, is about as good"
         notes.append(f"--decode-steps {steps} is more than the {length} tokens of a text: {what}")
+    if config.latent_scale != 1 and base_steps(replace(config, decode_steps=steps)) == steps:
+        notes.append(f"--latent-scale {config.latent_scale} does nothing: all steps are the base's")
     if config.latent_until and not base_steps(replace(config, decode_steps=steps)):
         notes.append(f"--latent-until {config.latent_until} does nothing: the last of {steps} steps begins before it")
     return notes

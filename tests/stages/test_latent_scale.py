@@ -12,7 +12,7 @@ from diladiff_cli import __version__
 from diladiff_cli.config import BenchConfig, SampleConfig
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.bench_points import FORMAT_VERSION, OF_LATENTS, Point, plan_points
-from diladiff_cli.stages.sample import decode, draw_latents, generate
+from diladiff_cli.stages.sample import decode, draw_latents, generate, notes_on
 from diladiff_cli.stages.sampler import Sampler, load_sampler
 from tests.chain import Chain
 
@@ -35,6 +35,14 @@ def test_the_decoder_looks_at_latents_times_the_factor(tiny_chain: Chain, stage:
     plain, scaled = draw(sampler, **steps), draw(sampler, latent_scale=0.25, **steps)
     assert ids(scaled) == wanted.tolist() != ids(plain)
     assert [s["latent_scale"] for s in (*plain, *scaled)] == [None] * 8 + [0.25] * 8
+
+
+def test_a_factor_on_latents_that_no_step_looks_at_is_told(tiny_chain: Chain) -> None:
+    sampler = load_sampler(tiny_chain.student, "cpu")
+    config = SampleConfig(latent_scale=0.5, latent_until=1.0, decode_steps=4)
+    assert notes_on(sampler, config) == ["--latent-scale 0.5 does nothing: all steps are the base's"]
+    assert notes_on(sampler, replace(config, latent_until=0.9)) == []
+    assert notes_on(sampler, replace(config, latent_scale=1.0)) == []
 
 
 def test_latents_times_nothing_tell_nothing(tiny_chain: Chain) -> None:
