@@ -25,7 +25,7 @@ from diladiff_cli.runtime.memory import Halving
 from diladiff_cli.runtime.precision import has_fast_bf16, settled_precision
 from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.runtime.randomness import SampleNoise
-from diladiff_cli.settings import ConfigError
+from diladiff_cli.settings import ConfigError, flag
 from diladiff_cli.stages import graphs
 from diladiff_cli.stages.sampler import (
     LATENT_STEPS,
@@ -51,12 +51,9 @@ def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
     what = f"{sampler.name} is of stage {sampler.stage}"
     if config.steps and sampler.latent is None:
         problems.append(f"--steps is {config.steps}, but {what} and draws no latents; leave it out")
-    if config.decodings > 1 and sampler.autoencoder is None:
-        problems.append(f"--decodings is {config.decodings}, but {what} and has no latents; leave it out")
-    if config.latent_until and sampler.autoencoder is None:
-        problems.append(f"--latent-until is {config.latent_until}, but {what} and has no latents; leave it out")
-    if config.latent_scale != 1 and sampler.autoencoder is None:
-        problems.append(f"--latent-scale is {config.latent_scale}, but {what} and has no latents; leave it out")
+    for name, plain in (("decodings", 1), ("latent_until", 0), ("latent_scale", 1)):
+        if sampler.autoencoder is None and (given := getattr(config, name)) != plain:
+            problems.append(f"{flag(name)} is {given}, but {what} and has no latents; leave it out")
     if config.guidance and sampler.stage != "prior":
         problems.append(f"--guidance is {config.guidance}, but {what}; it is for a prior, leave it out")
     if config.n % config.decodings:
