@@ -14,6 +14,7 @@ from layout import (
     figures_of,
     in_order,
     means_of,
+    name_of,
     number,
     percent,
     reference_row,
@@ -53,9 +54,8 @@ def ratios() -> str:
     for r in in_order(r for r in found if r["stage"] != "mdlm"):
         means = means_of(r)
         genppl, base = means.get("genppl"), base_at(reports, r["decode_steps"], means["entropy"])
-        name = ", ".join(part for part in (NAMES[r["stage"]], way_of(r)) if part)
         ratio = "-" if base is None or genppl is None else f"{genppl / base:.2f}"
-        rows.setdefault((name, f"{r['temperature']:g}"), {})[r["decode_steps"]] = ratio
+        rows.setdefault((name_of(r), f"{r['temperature']:g}"), {})[r["decode_steps"]] = ratio
     steps = sorted({r["decode_steps"] for r in found})
     body = [[*line, *(made.get(n, "-") for n in steps)] for line, made in sorted(rows.items(), key=_by_model)]
     return table(["model", "T", *(f"{n} steps" for n in steps)], body)
@@ -128,8 +128,7 @@ def spread_order() -> str:
         beside = [number(base_at(others, r["decode_steps"], means["entropy"])) for others in (bases, reports)]
         shown = [*figures_of(r), beside[0], "-" if r["stage"] == "mdlm" else beside[1]]
         needed = steps_needed(bases, means["genppl"], means["entropy"])
-        name = ", ".join(part for part in (NAMES[r["stage"]], way_of(r)) if part)
-        rows.append([name, *settings_of(r)[2:], *shown, needed])
+        rows.append([name_of(r), *settings_of(r)[2:], *shown, needed])
     orders = [f"GenPPL of the base in {name} order at this entropy" for name in ("random", "this")]
     return table(["model", "decode steps", "T", *HEADS, *orders, "random steps of the base"], rows)
 
@@ -150,9 +149,7 @@ def equal_entropy() -> str:
     """Prior and student at temperature 0.85, and with smaller latents, beside the base at their entropies."""
     reports = stored("frontier.jsonl")
     smaller = _at_085(stored("latent_scale.jsonl"), "student")
-    models = {name: _at_085(reports, name) for name in ("prior", "student")} | {
-        f"student, {way_of(smaller[0])}": smaller
-    }
+    models = {name_of(found[0]): found for found in (_at_085(reports, "prior"), _at_085(reports, "student"), smaller)}
     rows = []
     for points in zip(*models.values(), strict=True):
         row = [str(points[0]["decode_steps"])]

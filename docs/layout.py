@@ -63,6 +63,11 @@ def way_of(report: Report) -> str:
     return ", ".join([*parts, *([f"base takes over at {until:g}"] if until else [])])
 
 
+def name_of(report: Report) -> str:
+    """The model, and what its decoder makes of latents."""
+    return ", ".join(part for part in (NAMES[report["stage"]], way_of(report)) if part)
+
+
 def figures_by_name(report: Report) -> dict[str, Report]:
     """The figures of a point; its MAUVE is that of all seeds' texts together, where there are several."""
     figures: dict[str, Report] = report["figures"]

@@ -4,7 +4,7 @@
 #   CHAIN=shipped SCORER=smollm2 EMBEDDER=sentence-transformers/all-MiniLM-L6-v2 bash examples/evidence.sh    # into ./evidence
 #   cp evidence/*.json evidence/*.jsonl docs/evidence/ && python docs/build.py
 #
-# Into an empty folder first. Cut off, the same command goes on: finished points of the frontier are kept, finished files are not made again.
+# Into an empty folder first. Cut off, the same command goes on: finished points and files are not made again.
 # Speeds are measured as well: nothing else should run. SEEDS=0 takes a third of the time, and has no MAUVE of more than 352 texts.
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")

@@ -49,28 +49,16 @@ def share(text: str, known: frozenset[str]) -> float:
     return sum(word in known for word in found) / len(found) if found else 0.0
 
 
-def a_share(text: str) -> float:
-    """A number from 0 to 1."""
-    if not 0 <= float(text) <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is no share from 0 to 1")
-    return float(text)
-
-
-def a_count(text: str) -> int:
-    """A whole number of at least 1."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return int(text)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Write the plainest documents; the exit status."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("text", nargs="+", help="files or folders as of diladiff encode")
-    parser.add_argument("--least", type=a_share, default=0.86, help="share of a document's words that must be common")
-    parser.add_argument("--common", type=a_count, default=1500, help="how many words are common")
+    parser.add_argument("--least", type=float, default=0.86, help="share of a document's words that must be common")
+    parser.add_argument("--common", type=int, default=1500, help="how many words are common")
     parser.add_argument("--words-of", nargs="+", help="the collection whose words are counted, if it is another")
     options = parser.parse_args(arguments)
+    if not 0 <= options.least <= 1 or options.common < 1:
+        parser.error("--least must be a share from 0 to 1, and --common at least 1")
     try:
         texts = list(documents(options.text))
         known = commonest(list(documents(options.words_of)) if options.words_of else texts, options.common)

@@ -12,10 +12,19 @@ from diladiff_cli.config.training import (
     PriorConfig,
     StageConfig,
 )
-from diladiff_cli.config.use import SMALLEST_VOCABULARY, BenchConfig, EncodeConfig, EvalConfig, SampleConfig
+from diladiff_cli.config.use import (
+    OF_LATENTS,
+    SMALLEST_VOCABULARY,
+    BenchConfig,
+    EncodeConfig,
+    EvalConfig,
+    SampleConfig,
+    unusual,
+)
 
 __all__ = [
     "AUGMENTATIONS",
+    "OF_LATENTS",
     "SMALLEST_VOCABULARY",
     "STAGES",
     "AeConfig",
@@ -29,4 +38,5 @@ __all__ = [
     "StageConfig",
     "read_config_file",
     "resolve",
+    "unusual",
 ]

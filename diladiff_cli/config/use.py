@@ -1,5 +1,6 @@
 """The configuration of the commands beside training: text in, samples and figures out."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ from diladiff_cli.settings import LARGEST, Good, Settings, flag, option, precisi
 SMALLEST_VOCABULARY = 258  # all bytes, the separator and the mask token
 LARGEST_VOCABULARY = 1 << 24
 COLDEST = 1e-4  # logits divided by less overflow
+OF_LATENTS = ("latent_until", "latent_scale")  # what a decoder makes of latents
 
 
 def latent_until_option() -> Any:
@@ -17,7 +19,7 @@ def latent_until_option() -> Any:
 
 
 def latent_scale_option() -> Any:
-    """The field of the factor on drawn latents."""
+    """The field of the factor on latents."""
     meaning = "Factor on standardised latents before decoding; below 1 the decoder trusts them less (0: not at all)."
     return option(1.0, meaning, low=0, high=10)
 
@@ -39,6 +41,12 @@ def threshold_option() -> Any:
 def entropy_bound_option() -> Any:
     """The field of the order entropy's bound."""
     return option(0.5, "Nats that the tokens of a step of --order entropy may total.", low=0)
+
+
+def unusual(config: Settings, names: Iterable[str]) -> dict[str, Any]:
+    """Those of a configuration's settings, by name, that are not at their defaults."""
+    plain = type(config)()
+    return {name: given for name in names if (given := getattr(config, name)) != getattr(plain, name)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +99,10 @@ class SampleConfig(Settings):
         if good("temperature") and 0 < self.temperature < COLDEST:
             return [f"--temperature is {self.temperature}; give 0 for the likeliest token, or at least {COLDEST}"]
         return []
+
+    def use_of_latents(self) -> dict[str, float | None]:
+        """What the decoder makes of latents, None where that is nothing unusual."""
+        return dict.fromkeys(OF_LATENTS) | unusual(self, OF_LATENTS)
 
     def bounds_in_use(self) -> dict[str, float | None]:
         """What bounds the steps of the orders ``threshold`` and ``entropy``, None where it does nothing."""

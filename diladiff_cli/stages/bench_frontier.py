@@ -214,19 +214,8 @@ def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int], pooled: 
         definitions["mauve_pooled"] = {"definition": POOLED} | settings
     speeds = [run["speed"] for run in runs]
     rate, rate_std = spread([speed["tokens_per_second"] for speed in speeds])
-    names = (
-        "steps",
-        "decode_steps",
-        "temperature",
-        "top_p",
-        "gamma",
-        "latent_until",
-        "latent_scale",
-        "order",
-        "n",
-        "decodings",
-    )
-    settings = {name: getattr(point.settings, name) for name in names} | point.settings.bounds_in_use()
+    names = ("decode_steps", "temperature", "top_p", "order", "n", "decodings")
+    settings = {name: getattr(point.settings, name) for name in names}
     return {
         "model": point.model,
         "stage": point.stage,
@@ -234,8 +223,8 @@ def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int], pooled: 
         **settings,
         "steps": point.settings.steps or None,
         "gamma": point.settings.gamma if point.stage == "student" else None,
-        "latent_until": point.settings.latent_until or None,
-        "latent_scale": point.settings.latent_scale if point.settings.latent_scale != 1 else None,
+        **point.settings.use_of_latents(),
+        **point.settings.bounds_in_use(),
         "precision": point.settings.precision,
         "seeds": list(seeds),
         "figures": figures,

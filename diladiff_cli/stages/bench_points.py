@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diladiff_cli import __version__
-from diladiff_cli.config import BenchConfig, EvalConfig, SampleConfig
+from diladiff_cli.config import OF_LATENTS, BenchConfig, EvalConfig, SampleConfig, unusual
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import file_hash
 from diladiff_cli.notes import say
@@ -22,7 +22,6 @@ from diladiff_cli.stages.sampler import Sampler, load_sampler, sampling_device
 from diladiff_cli.tokenizer_files import tokenizer_folder
 
 SHARED = ("n", "top_p", "order", "threshold", "entropy_bound", "batch_size", "precision")  # by all points
-OF_LATENTS = {"latent_until": 0.0, "latent_scale": 1.0}  # what models without latents have
 YOUNGER = ("latent_scale",)  # options that came after FORMAT_VERSION; at their defaults they are left out of a key
 FORMAT_VERSION = 2  # of the kept points; raised when samples or figures of the same settings change
 # How latents come about, where that changed: the blocks that an auto-encoder encodes, the steps of a prior or student.
@@ -118,7 +117,7 @@ def plan_points(config: BenchConfig, models: Sequence[Path], data: Path | None) 
     config = replace(config, precision=settled_precision(config.precision, sampling_device()))
     samplers = {str(model): load_sampler(model, data=data) for model in models}
     if all(sampler.autoencoder is None for sampler in samplers.values()):
-        given = {name: getattr(config, name) for name in OF_LATENTS if getattr(config, name) != OF_LATENTS[name]}
+        given = unusual(config, OF_LATENTS)
         problems = [f"{flag(k)} is {v}, but none of the models has latents; leave it out" for k, v in given.items()]
         if problems:
             raise ConfigError(problems)
@@ -195,7 +194,7 @@ def _points(sampler: Sampler, config: BenchConfig) -> Iterator[Point]:
 
 def _of_latents(sampler: Sampler, config: BenchConfig) -> dict[str, Any]:
     """What the decoder makes of latents, as it was asked for, of a model that has some."""
-    return OF_LATENTS if sampler.autoencoder is None else {name: getattr(config, name) for name in OF_LATENTS}
+    return {} if sampler.autoencoder is None else {name: getattr(config, name) for name in OF_LATENTS}
 
 
 def _notes(point: Point, sampler: Sampler, config: BenchConfig) -> list[str]:

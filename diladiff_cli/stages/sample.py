@@ -14,7 +14,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from diladiff_cli.config import SampleConfig
+from diladiff_cli.config import OF_LATENTS, SampleConfig, unusual
 from diladiff_cli.core.ode import average_velocity_steps, ddim
 from diladiff_cli.core.static import can_be_static
 from diladiff_cli.core.unmask import BLIND_ORDERS, Decoding, Successor, unmask
@@ -51,9 +51,9 @@ def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
     what = f"{sampler.name} is of stage {sampler.stage}"
     if config.steps and sampler.latent is None:
         problems.append(f"--steps is {config.steps}, but {what} and draws no latents; leave it out")
-    for name, plain in (("decodings", 1), ("latent_until", 0), ("latent_scale", 1)):
-        if sampler.autoencoder is None and (given := getattr(config, name)) != plain:
-            problems.append(f"{flag(name)} is {given}, but {what} and has no latents; leave it out")
+    if sampler.autoencoder is None:
+        given = unusual(config, ("decodings", *OF_LATENTS))
+        problems += [f"{flag(k)} is {v}, but {what} and has no latents; leave it out" for k, v in given.items()]
     if config.guidance and sampler.stage != "prior":
         problems.append(f"--guidance is {config.guidance}, but {what}; it is for a prior, leave it out")
     if config.n % config.decodings:
@@ -126,9 +126,7 @@ def _in_use(sampler: Sampler, config: SampleConfig) -> dict[str, Any]:
         "steps": config.steps or None,
         "gamma": config.gamma if config.steps and isinstance(sampler.latent, LatentStudent) else None,
         "guidance": config.guidance if isinstance(sampler.latent, LatentPrior) and config.guidance else None,
-        "latent_until": config.latent_until or None,
-        "latent_scale": config.latent_scale if config.latent_scale != 1 else None,
-    } | config.bounds_in_use()
+    } | (config.use_of_latents() | config.bounds_in_use())
 
 
 @torch.no_grad()

@@ -155,13 +155,10 @@ def test_the_card_has_licence_and_languages_and_keeps_them(tiny_chain: Chain, tm
 
 
 def test_parents_keep_the_licence_that_they_have(chain_copy: Chain, tmp_path: Path) -> None:
-    config = config_of(chain_copy.mdlm)
     export(chain_copy.mdlm, tmp_path / "base", "fp32", license="cc-by-sa-4.0")
-    assert config == config_of(chain_copy.mdlm)
     shutil.rmtree(chain_copy.mdlm)
     shutil.move(tmp_path / "base", chain_copy.mdlm)
-    ae = train_ae(ae_config(max_steps=1), base=chain_copy.mdlm, data=chain_copy.data, out=tmp_path / "ae")
-    assert ae is not None
+    train_ae(ae_config(max_steps=1), base=chain_copy.mdlm, data=chain_copy.data, out=tmp_path / "ae")
     export(tmp_path / "ae", tmp_path / "plain")
     export(tmp_path / "ae", tmp_path / "told", license="no")
     licences = [
