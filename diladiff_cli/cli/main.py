@@ -19,6 +19,7 @@ from diladiff_cli.cli.output import connect_processes, quiet_libraries
 from diladiff_cli.cli.plot import plot
 from diladiff_cli.cli.sample import sample
 from diladiff_cli.cli.train import distill, train_ae, train_mdlm, train_prior
+from diladiff_cli.runtime.heap import keep_freed_memory
 
 # In the order of the pipeline, which is that of the help.
 COMMANDS = (encode, train_mdlm, train_ae, train_prior, distill, sample, evaluate, bench, plot, info, export)
@@ -102,4 +103,5 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _terminate)
     if not wants_debug(sys.argv[1:]):
         quiet_libraries()
+    keep_freed_memory()
     leave(run(sys.argv[1:]))

@@ -1,8 +1,18 @@
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
-from diladiff_cli.networks.layers import LOCAL_START, SelfAttention, attend, has_rotary, rotary_angles, rotate
+from diladiff_cli.networks.layers import (
+    LOCAL_START,
+    FeedForward,
+    SelfAttention,
+    attend,
+    has_rotary,
+    rotary_angles,
+    rotate,
+)
 
 
 def inputs(queries: int, keys: int, dtype: torch.dtype) -> list[Tensor]:
@@ -80,3 +90,21 @@ def test_the_scores_of_local_attention_start_falling_with_distance() -> None:
     torch.testing.assert_close(scores, wanted, rtol=0, atol=0.3)
     assert wanted[0] == pytest.approx(LOCAL_START**2 * width)
     assert wanted[1:].max() < 0.96 * wanted[0]
+
+
+@pytest.mark.parametrize(("activation", "off"), [("gelu", 1e-6), ("gelu_tanh", 5e-4)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gelu_is_that_of_its_definition(activation: str, off: float, dtype: torch.dtype) -> None:
+    x = torch.linspace(-6, 6, 4001).to(dtype)
+    network = FeedForward(1, 1, activation)
+    network.up, network.down = torch.nn.Identity(), torch.nn.Identity()
+    exact = x.double()
+    if activation == "gelu":
+        expected = exact * (1 + torch.erf(exact / math.sqrt(2))) / 2
+    else:
+        expected = exact * (1 + torch.tanh(math.sqrt(2 / math.pi) * (exact + 0.044715 * exact**3))) / 2
+    error = (network(x).double() - expected).abs()
+    if dtype == torch.bfloat16:
+        assert (error <= off + expected.abs() * 2**-8).all()
+    else:
+        assert error.max() < 1e-6
