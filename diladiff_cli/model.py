@@ -1,5 +1,6 @@
 """The library: ``load`` gives a model that samples, encodes and decodes."""
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from diladiff_cli.stages.trace import Trace, record
 
 LOCAL_MODEL = Path("ckpt/student")
 SHIPPED_MODEL = Path(__file__).parent / "assets" / "model"
+SHIPPED = "shipped"  # its name where a folder is asked for
 TEXTS_AT_ONCE = 64
 
 
@@ -43,20 +45,32 @@ def default_model() -> tuple[Path, str]:
     )
 
 
+def named_model(path: Path | str) -> Path:
+    """The folder of a model: ``shipped``, where nothing here has that name, is the model that ships.
+
+    Its parents lie below it: ``shipped/parents/mdlm``.
+    """
+    path = Path(path)
+    if path.parts[:1] == (SHIPPED,) and not os.path.lexists(SHIPPED):
+        return SHIPPED_MODEL.joinpath(*path.parts[1:])
+    return path
+
+
 def load(
     path: Path | str | None = None, device: torch.device | str | None = None, data: Path | str | None = None
 ) -> "Model":
     """Load an artifact of any stage, with the parts that it builds on.
 
     Args:
-        path: Its folder; None for ``./ckpt/student`` where there is one, else the model that ships with the package.
+        path: Its folder, or ``shipped``; None for ``./ckpt/student`` where there is one, else the model that ships
+            with the package.
         device: None for the GPU where there is one, else the CPU.
         data: Data set whose held-out blocks an auto-encoder samples from; None for the one that it was trained on.
 
     Raises:
         UserError: The artifact or a parent is missing, changed or damaged.
     """
-    found = default_model()[0] if path is None else path
+    found = default_model()[0] if path is None else named_model(path)
     return Model(load_sampler(found, device, None if data is None else Path(data)))
 
 
@@ -182,6 +196,7 @@ class Model:
             config,
             decode_steps=config.decode_steps or default_decode_steps(self.sampler),
             precision=settled_precision(config.precision, self.sampler.device),
+            latent_scale=config.latent_scale or 1.0,  # a model's own factor is for latents that it draws
         )
         ids = range(len(latents) * config.decodings)
         tokens = decode(self.sampler, ids, config, latents.repeat_interleave(config.decodings, 0))

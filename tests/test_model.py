@@ -158,6 +158,17 @@ def test_the_shipped_model_is_the_default_elsewhere(
     assert load().stage == "prior"
 
 
+def test_the_shipped_model_has_a_name_unless_something_here_has_it(
+    tiny_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(facade, "SHIPPED_MODEL", tiny_chain.root / "ckpt/prior")
+    assert load("shipped").stage == "prior"
+    assert load("shipped/../mdlm").stage == "mdlm"
+    shutil.copytree(tiny_chain.mdlm, "shipped")
+    assert load("shipped").stage == "mdlm"
+
+
 def test_without_any_model_the_error_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(facade, "SHIPPED_MODEL", tmp_path / "none")

@@ -8,6 +8,7 @@ import typer
 from diladiff_cli.cli.command import command
 from diladiff_cli.cli.options import named_or_default
 from diladiff_cli.cli.output import Result, show
+from diladiff_cli.config import SCALES
 from diladiff_cli.notes import is_main_process, say
 from diladiff_cli.runtime.card import metadata_problems
 from diladiff_cli.settings import check_value
@@ -19,7 +20,8 @@ def info(
         Path | None,
         typer.Argument(
             metavar="PATH",
-            help="An artifact, a bundle, a token data set or latents. Without one: the model that sample would take.",
+            help="An artifact, a bundle, a data set, latents, or shipped: the small model that comes with diladiff. "
+            "Without one: the model that sample would take.",
         ),
     ] = None,
 ) -> Result:
@@ -41,7 +43,7 @@ def _check(precision: str, license: str | None, language: str | None, **_: Any) 
     examples=(
         "diladiff export --out bundle",
         "diladiff export --model ckpt/prior --precision fp32 --out bundle",
-        "diladiff export --model ckpt/student --license apache-2.0 --language en --out bundle",
+        "diladiff export --model ckpt/student --license apache-2.0 --language en --latent-scale 0.6 --out bundle",
     ),
     check=_check,
 )
@@ -52,7 +54,7 @@ def export(
             "--model",
             metavar="FOLDER",
             help="Artifact of any stage; its parents come along. "
-            r"\[default: ckpt/student, else the small model that ships with diladiff]",
+            r"\[default: ckpt/student, else the small model that comes with diladiff]",
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the bundle goes.")] = Path("bundle"),
@@ -65,6 +67,17 @@ def export(
     language: Annotated[
         str | None, typer.Option("--language", metavar="TEXT", help="Languages of the text, for the card: en or en,de.")
     ] = None,
+    latent_scale: Annotated[
+        float | None,
+        typer.Option(
+            "--latent-scale",
+            metavar="FLOAT",
+            min=SCALES[0],
+            max=SCALES[1],
+            help="Factor on drawn latents that sample and bench take for it unless told otherwise. "
+            r"\[default: what an earlier export says, else 1]",
+        ),
+    ] = None,
 ) -> Result:
     """Bundle a model with all it builds on, ready for the Hub."""
     if not is_main_process():
@@ -72,7 +85,8 @@ def export(
     from diladiff_cli.stages import export as stage
 
     earlier = (out / "config.json").exists()
-    summary = stage.export(named_or_default(model), out, precision, license=license, language=language)
+    about = {"license": license, "language": language}
+    summary = stage.export(named_or_default(model), out, precision, **about, latent_scale=latent_scale)
     instead = ", in place of an earlier bundle" if earlier else ""
     say(f"{out}: {summary['stage']} in {precision}, {summary['bytes'] / 1e6:,.1f} MB{instead}")
     if (summary["stored"], precision) == ("bf16", "fp32"):

@@ -58,7 +58,8 @@ def bench(
         typer.Option(
             "--model",
             metavar="FOLDER",
-            help=r"An artifact of any stage. \[default: ckpt/student, else the small model that ships with diladiff]",
+            help="An artifact of any stage, or shipped: the small model that comes with diladiff. "
+            r"\[default: ckpt/student, else shipped]",
         ),
     ] = None,
     against: Annotated[
@@ -125,7 +126,7 @@ def _all_models(model: Path | None, against: list[Path], more: list[Path]) -> li
     """The models, each once; the default one comes first where neither --model nor plain arguments alone name it."""
     if model is None and more and not against:
         model, *more = more
-    return list(dict.fromkeys([named_or_default(model), *against, *more]))
+    return list(dict.fromkeys(map(named_or_default, [model, *against, *more])))
 
 
 def _plan(config: BenchConfig, models: list[Path], out: Path, data: Path | None) -> Mapping[str, Any]:

@@ -2,7 +2,7 @@
 
 import inspect
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +16,7 @@ from diladiff_cli.settings import Settings, check_value, flag
 
 # Fields of all training stages that say how a run goes rather than what it computes.
 RUN_FIELDS = {"seed", "max_steps", "max_minutes", "precision", "compile", "log_with"}
+PARSED_LATER = (Path, int, float)  # of a command's own parameters, so that all bad values are told at once
 METAVARS = {bool: "", int: "INTEGER", float: "FLOAT", str: "TEXT"}
 
 Preset = Annotated[
@@ -69,13 +70,20 @@ RecordedLatents = Annotated[
 
 def named_or_default(model: Path | None) -> Path:
     """The folder that was named; without one the local student or else the model that ships, which is told."""
-    if model is not None:
-        return model
-    from diladiff_cli.model import default_model
+    from diladiff_cli.model import default_model, named_model
 
+    if model is not None:
+        return named_model(model)
     path, note = default_model()
     say(note)
     return path
+
+
+def named_targets(targets: Sequence[str]) -> list[str]:
+    """Files and folders as they were named, with the model that ships where that is meant."""
+    from diladiff_cli.model import named_model
+
+    return [str(named_model(target)) for target in targets]
 
 
 def idle_bounds(config: SampleConfig | BenchConfig | None, given: Mapping[str, Any]) -> list[str]:
@@ -156,12 +164,12 @@ def _parts(hint: Any) -> set[Any]:
 
 
 def as_text(parameter: inspect.Parameter) -> inspect.Parameter:
-    """A command's own parameter as the parser sees it: with text for paths and whole numbers.
+    """A command's own parameter as the parser sees it: with text for paths and numbers.
 
     The parser would stop at the first bad number, and make the current folder of an empty path.
     """
     kinds = _kinds(parameter)
-    if kinds.isdisjoint({Path, int}):
+    if kinds.isdisjoint(PARSED_LATER):
         return parameter
     text: Any = list[str] if list in kinds else str
     info = parameter.annotation.__metadata__[0]
@@ -174,9 +182,10 @@ def own_problems(parameters: Mapping[str, inspect.Parameter], values: Mapping[st
     problems: list[str | None] = []
     for name, parameter in parameters.items():
         kinds, value = _kinds(parameter), values.get(name)
-        if int in kinds and value is not None:
-            low = parameter.annotation.__metadata__[0].min
-            problems.append(check_value(name, _typed(int, value), int, low=low))
+        number = next((kind for kind in (int, float) if kind in kinds), None)
+        if number is not None and value is not None:
+            info = parameter.annotation.__metadata__[0]
+            problems.append(check_value(name, _typed(number, value), number, low=info.min, high=info.max))
         elif "" in (value if isinstance(value, list) else [value]) and not kinds.isdisjoint({Path, list}):
             info = parameter.annotation.__metadata__[0]
             spelled = info.default if isinstance(info.default, str) else info.metavar.strip("[]….")
@@ -186,7 +195,7 @@ def own_problems(parameters: Mapping[str, inspect.Parameter], values: Mapping[st
 
 def as_value(parameter: inspect.Parameter, value: Any) -> Any:
     """What a body wants of a parameter that was text for the parser."""
-    kind = next((kind for kind in (Path, int) if kind in _kinds(parameter)), None)
+    kind = next((kind for kind in PARSED_LATER if kind in _kinds(parameter)), None)
     if kind is None or value is None:
         return value
     return [kind(part) for part in value] if isinstance(value, list) else kind(value)

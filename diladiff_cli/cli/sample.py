@@ -52,8 +52,8 @@ def sample(
         typer.Option(
             "--model",
             metavar="FOLDER",
-            help="An artifact of any stage, or a bundle of export. "
-            r"\[default: ckpt/student, else the small model that ships with diladiff]",
+            help="An artifact of any stage, a bundle of export, or shipped: the small model that comes with diladiff. "
+            r"\[default: ckpt/student, else shipped]",
         ),
     ] = None,
     data: EncodedData = None,
@@ -76,7 +76,7 @@ def sample(
 ) -> Result:
     """Draw texts from a model, as JSON lines on stdout."""
     from diladiff_cli.model import load
-    from diladiff_cli.stages.sample import notes_on, sample_plan
+    from diladiff_cli.stages.sample_settings import notes_on, sample_plan
 
     loaded = load(named_or_default(model), data=data)
     _check_stage(loaded, config, given, data)
@@ -102,7 +102,7 @@ def sample(
 
 def _check_stage(model: Any, config: SampleConfig, given: Mapping[str, Any], data: Path | None) -> None:
     """Refuse options that do not fit the model's stage, or would do nothing there; all at once."""
-    from diladiff_cli.stages.sample import complete
+    from diladiff_cli.stages.sample_settings import complete
 
     problems = []
     if "gamma" in given and model.stage != "student":

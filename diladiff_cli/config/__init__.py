@@ -14,17 +14,20 @@ from diladiff_cli.config.training import (
 )
 from diladiff_cli.config.use import (
     OF_LATENTS,
+    SCALES,
     SMALLEST_VOCABULARY,
     BenchConfig,
     EncodeConfig,
     EvalConfig,
     SampleConfig,
     unusual,
+    use_of_latents,
 )
 
 __all__ = [
     "AUGMENTATIONS",
     "OF_LATENTS",
+    "SCALES",
     "SMALLEST_VOCABULARY",
     "STAGES",
     "AeConfig",
@@ -39,4 +42,5 @@ __all__ = [
     "read_config_file",
     "resolve",
     "unusual",
+    "use_of_latents",
 ]

@@ -9,7 +9,8 @@ from diladiff_cli.settings import LARGEST, Good, Settings, flag, option, precisi
 SMALLEST_VOCABULARY = 258  # all bytes, the separator and the mask token
 LARGEST_VOCABULARY = 1 << 24
 COLDEST = 1e-4  # logits divided by less overflow
-OF_LATENTS = ("latent_until", "latent_scale")  # what a decoder makes of latents
+OF_LATENTS = {"latent_until": 0.0, "latent_scale": 1.0}  # what a decoder makes of latents, and where that is nothing
+SCALES = (0.01, 10.0)  # least and most
 
 
 def latent_until_option() -> Any:
@@ -20,8 +21,8 @@ def latent_until_option() -> Any:
 
 def latent_scale_option() -> Any:
     """The field of the factor on latents."""
-    meaning = "Factor on standardised latents before decoding; below 1 the decoder trusts them less (0: not at all)."
-    return option(1.0, meaning, low=0, high=10)
+    meaning = "Factor on latents before decoding; below 1 the decoder trusts them less (0: the model's own, mostly 1)."
+    return option(0.0, meaning, low=0, high=SCALES[1])
 
 
 def order_option() -> Any:
@@ -47,6 +48,11 @@ def unusual(config: Settings, names: Iterable[str]) -> dict[str, Any]:
     """Those of a configuration's settings, by name, that are not at their defaults."""
     plain = type(config)()
     return {name: given for name in names if (given := getattr(config, name)) != getattr(plain, name)}
+
+
+def use_of_latents(config: Settings) -> dict[str, Any]:
+    """Those of :data:`OF_LATENTS` that a configuration asks something of."""
+    return {name: asked for name, plain in OF_LATENTS.items() if (asked := getattr(config, name)) not in (0, plain)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +107,8 @@ class SampleConfig(Settings):
         return []
 
     def use_of_latents(self) -> dict[str, float | None]:
-        """What the decoder makes of latents, None where that is nothing unusual."""
-        return dict.fromkeys(OF_LATENTS) | unusual(self, OF_LATENTS)
+        """What the decoder makes of latents, None where that is nothing, or left to the model."""
+        return dict.fromkeys(OF_LATENTS) | use_of_latents(self)
 
     def bounds_in_use(self) -> dict[str, float | None]:
         """What bounds the steps of the orders ``threshold`` and ``entropy``, None where it does nothing."""

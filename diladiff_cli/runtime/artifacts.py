@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diladiff_cli import __version__
+from diladiff_cli.config import SCALES
 from diladiff_cli.errors import KINDS, UserError, wrong_folder
 from diladiff_cli.integrity import (
     CONFIG_FILE,
@@ -34,6 +35,7 @@ from diladiff_cli.tokenizer_files import write_tokenizer
 FORMAT_VERSION = 2  # 1 had the tokenizer in a folder of its own
 COMMANDS = {stage: KINDS[stage][1] for stage in ("mdlm", "ae", "prior", "student")}
 MAX_SHARD_SIZE = "5GB"
+TABLES = ("network", "training", "parents", "data", "files", "progress", "tokenizer", "sampling")
 
 
 def content_hash(
@@ -175,12 +177,15 @@ def load_artifact(path: Path | str, stage: str | tuple[str, ...] | None = None) 
 
 def _is_well_formed(config: Mapping[str, Any]) -> bool:
     """Whether all parts of a config.json are of the kinds that its readers rely on."""
-    tables = [config.get(k, {}) for k in ("network", "training", "parents", "data", "files", "progress", "tokenizer")]
+    tables = [config.get(k, {}) for k in TABLES]
     if type(config["format_version"]) is not int or not all(isinstance(table, dict) for table in tables):
         return False
     links = config["parents"].values()
     texts = [config["stage"], config["hash"], *config["files"].values(), *config.get("tokenizer", {}).values()]
     if not all(isinstance(link, dict) and isinstance(link.get("path"), str) for link in links):
+        return False
+    scale = config.get("sampling", {}).get("latent_scale", 1.0)
+    if type(scale) not in (int, float) or not SCALES[0] <= scale <= SCALES[1]:
         return False
     texts += [link.get("hash") for link in links] + [config["data"].get(k, "") for k in ("path", "fingerprint")]
     return all(isinstance(text, str) for text in texts)

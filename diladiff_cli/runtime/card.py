@@ -45,6 +45,13 @@ def _metadata(export: Mapping[str, Any]) -> str:
     return "".join(lines)
 
 
+def _sampling(sampling: Mapping[str, Any]) -> str:
+    """A paragraph on settings that ``sample`` takes from the model."""
+    if "latent_scale" not in sampling:
+        return ""
+    return f"\nDrawn latents are multiplied by {sampling['latent_scale']} unless `--latent-scale` says otherwise.\n"
+
+
 def model_card(config: Mapping[str, Any]) -> str:
     """Markdown with Hub metadata: what the artifact is, how it was made, how to use it."""
     stage = config["stage"]
@@ -61,7 +68,7 @@ pipeline_tag: text-generation
 Made with diladiff {config["package_version"]}. Use it with:
 
     {USES[stage].format(path="PATH")}
-
+{_sampling(config.get("sampling", {}))}
 ## Made from
 
 {parents}- data set fingerprint: `{config["data"].get("fingerprint", "unknown")}`

@@ -19,13 +19,7 @@ from diladiff_cli.stages.eval_files import SampleMeasure
 from diladiff_cli.stages.eval_samples import TOO_FEW
 from diladiff_cli.stages.graphs import replays_pay
 from diladiff_cli.stages.reference_text import SHIPPED
-from diladiff_cli.stages.sample import (
-    decode,
-    describe,
-    draw_latents,
-    ids_of,
-    latent_batches,
-)
+from diladiff_cli.stages.sample import decode, describe, draw_latents, ids_of, latent_batches
 from diladiff_cli.stages.sample_sets import Sample
 from diladiff_cli.stages.sampler import Sampler
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diladiff_cli import __version__
-from diladiff_cli.config import OF_LATENTS, BenchConfig, EvalConfig, SampleConfig, unusual
+from diladiff_cli.config import OF_LATENTS, BenchConfig, EvalConfig, SampleConfig, use_of_latents
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import file_hash
 from diladiff_cli.notes import say
@@ -17,16 +17,16 @@ from diladiff_cli.settings import ConfigError, flag
 from diladiff_cli.stages.bench_speed import machine
 from diladiff_cli.stages.common import open_recorded_data
 from diladiff_cli.stages.eval_files import SampleMeasure
-from diladiff_cli.stages.sample import complete, notes_on
+from diladiff_cli.stages.sample_settings import complete, notes_on
 from diladiff_cli.stages.sampler import Sampler, load_sampler, sampling_device
 from diladiff_cli.tokenizer_files import tokenizer_folder
 
 SHARED = ("n", "top_p", "order", "threshold", "entropy_bound", "batch_size", "precision")  # by all points
-YOUNGER = ("latent_scale",)  # options that came after FORMAT_VERSION; at their defaults they are left out of a key
+YOUNGER = {"latent_scale": 1.0}  # options that came after FORMAT_VERSION; with these values they are left out of a key
 FORMAT_VERSION = 2  # of the kept points; raised when samples or figures of the same settings change
 # How latents come about, where that changed: the blocks that an auto-encoder encodes, the steps of a prior or student.
 LATENTS_FROM = {"ae": "blocks from all over the text", "prior": "ddim", "student": "times of ddim"}
-SPEED_VERSION = 4  # of the kept speeds; raised when the sampler becomes faster, or something else is timed
+SPEED_VERSION = 5  # of the kept speeds; raised when the sampler becomes faster, or something else is timed
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Point:
         settings = replace(self.settings, seed=seed, batch_size=1).to_dict()
         unset = SampleConfig().to_dict()
         settings |= {name: unset[name] for name, value in self.settings.bounds_in_use().items() if value is None}
-        settings = {k: v for k, v in settings.items() if k not in YOUNGER or v != unset[k]}
+        settings = {k: v for k, v in settings.items() if k not in YOUNGER or v != YOUNGER[k]}
         content = [FORMAT_VERSION, __version__, *self.content, settings, *more]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
@@ -117,7 +117,7 @@ def plan_points(config: BenchConfig, models: Sequence[Path], data: Path | None) 
     config = replace(config, precision=settled_precision(config.precision, sampling_device()))
     samplers = {str(model): load_sampler(model, data=data) for model in models}
     if all(sampler.autoencoder is None for sampler in samplers.values()):
-        given = unusual(config, OF_LATENTS)
+        given = use_of_latents(config)
         problems = [f"{flag(k)} is {v}, but none of the models has latents; leave it out" for k, v in given.items()]
         if problems:
             raise ConfigError(problems)

@@ -22,7 +22,8 @@ from diladiff_cli.runtime.randomness import SampleNoise, generator
 from diladiff_cli.stages.common import logits_batch
 from diladiff_cli.stages.distill import TEACHER_STEPS, student_figures
 from diladiff_cli.stages.networks import build
-from diladiff_cli.stages.sample import complete, decode, draw_latents
+from diladiff_cli.stages.sample import decode, draw_latents
+from diladiff_cli.stages.sample_settings import complete
 from diladiff_cli.stages.sampler import Sampler, autoencoder_of
 from diladiff_cli.stages.train_prior import prior_figures
 from diladiff_cli.stages.validation import autoencoder_logits, base_logits
@@ -106,7 +107,7 @@ class Evaluation:
         """How two texts are drawn from each of some latents."""
         pairs = min(self.batches * LATENTS, len(self.oracle.held_out))
         config = SampleConfig(n=2 * pairs, steps=steps, decodings=2, seed=self.seed, precision=self.precision)
-        return complete(self.sampler if steps else self.oracle, config)
+        return complete(self.sampler if steps else self.oracle, replace(config, latent_scale=1.0))
 
     def autocast(self) -> torch.autocast:
         """Of the matrix products, where asked for."""

@@ -12,14 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diladiff_cli.config import SCALES
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CHECKSUM, CONFIG_FILE, check_log, read_json
 from diladiff_cli.runtime.artifacts import COMMANDS, Artifact, linked, load_artifact, write_artifact
 from diladiff_cli.runtime.card import METADATA, metadata_problems
 from diladiff_cli.runtime.folders import METRICS_FILE, recover, replacing
-from diladiff_cli.settings import ConfigError
+from diladiff_cli.settings import ConfigError, check_value
 from diladiff_cli.stages.common import relative
 from diladiff_cli.stages.networks import build, recorded_feature_source, recorded_features
+from diladiff_cli.stages.sampler import LATENT_STEPS
 from diladiff_cli.tokenizer_files import PATTERNS, read_tokenizer
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -33,6 +35,7 @@ def export(
     *,
     license: str | None = None,
     language: str | None = None,
+    latent_scale: float | None = None,
 ) -> dict[str, Any]:
     """Write a self-contained bundle of an artifact and all its ancestors.
 
@@ -46,6 +49,8 @@ def export(
         license: Identifier of the licence for the cards, but for parents that have one of an earlier export; None for
             what an earlier export says.
         language: Codes of the text's languages, with commas, likewise.
+        latent_scale: The factor on drawn latents that ``sample`` and ``bench`` take for this model unless told
+            otherwise; None for what an earlier export says, else 1.
 
     Returns:
         ``stage``, ``out``, ``precision``, ``hash``, ``parents`` (stages) and ``bytes`` of the bundle, and ``stored``,
@@ -60,6 +65,7 @@ def export(
     if problems := metadata_problems(license=license, language=language):
         raise ConfigError(problems)
     root = load_artifact(model)
+    sampling = {} if latent_scale is None else {"sampling": {"latent_scale": checked_scale(root, latent_scale)}}
     given = {k: v for k, v in {"license": license, "language": language}.items() if v is not None}
     parents = ancestors(root)
     check_place(out, [root, *parents.values()])
@@ -72,7 +78,7 @@ def export(
             record = given | _metadata_of(artifact) | {"precision": precision}
             links[stage] = _write(artifact, folder / place, out / place, record, _linked(artifact, "..", links))
         record = _metadata_of(root) | given | {"precision": precision}
-        digest = _write(root, folder, out, record, _linked(root, PARENTS, links))
+        digest = _write(root, folder, out, record, _linked(root, PARENTS, links), sampling)
         with (folder / "README.md").open("a") as card:
             card.write(usage(root.stage, precision, list(parents), hub_encoder([root, *parents.values()])))
         size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
@@ -131,6 +137,21 @@ def cast_weights(artifact: Artifact, precision: str) -> dict[str, Tensor]:
     return {k: v if k in kept else v.to(DTYPES[precision]) for k, v in network.state_dict().items()}
 
 
+def checked_scale(root: Artifact, latent_scale: float) -> float:
+    """The factor on drawn latents, of an artifact that draws some.
+
+    Raises:
+        ConfigError: Another kind of artifact, or no factor.
+    """
+    problem = check_value("latent_scale", latent_scale, float, low=SCALES[0], high=SCALES[1])
+    if problem is None and root.stage not in LATENT_STEPS:
+        problem = f"--latent-scale is {latent_scale}, but {root.path} is of stage {root.stage} and draws no latents"
+        problem += "; leave it out"
+    if problem is not None:
+        raise ConfigError([problem])
+    return float(latent_scale)
+
+
 def _metadata_of(artifact: Artifact) -> dict[str, str]:
     """Licence and languages that an earlier export recorded, where they are some."""
     found = artifact.config.get("export", {})
@@ -142,7 +163,12 @@ def _linked(artifact: Artifact, prefix: str, hashes: Mapping[str, str]) -> dict[
 
 
 def _write(
-    artifact: Artifact, folder: Path, final: Path, record: Mapping[str, str], parents: Mapping[str, Mapping[str, str]]
+    artifact: Artifact,
+    folder: Path,
+    final: Path,
+    record: Mapping[str, str],
+    parents: Mapping[str, Mapping[str, str]],
+    also: Mapping[str, Any] | None = None,
 ) -> str:
     """One artifact of the bundle, which will lie at ``final``; returns its content hash."""
     data, network = artifact.data, artifact.network
@@ -165,7 +191,9 @@ def _write(
         tokenizer=read_tokenizer(artifact.path),
         progress=artifact.config.get("progress", {}),
         extra=lambda target: _copy_records(artifact.path, target),
-        also={k: v for k, v in artifact.config.items() if k not in (*fixed, "hash")} | {"export": dict(record)},
+        also={k: v for k, v in artifact.config.items() if k not in (*fixed, "hash")}
+        | {"export": dict(record)}
+        | dict(also or {}),
     )
     return str(config["hash"])
 

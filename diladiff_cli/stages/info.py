@@ -96,6 +96,7 @@ def _describe_artifact(path: Path) -> Record:
         "ancestors": _ancestors(parents),
         "data": artifact.data | _data_state(path, artifact.data.get("path"), artifact.data.get("fingerprint")),
     }
+    record |= {"sampling": config["sampling"]} if "sampling" in config else {}
     if "export" not in config:
         return record
     if record["data"]["state"] == "missing":
@@ -213,7 +214,7 @@ def info_table(record: Record) -> "Group":
     from rich.console import Group
 
     head = {"path": record["path"], "made by": f"{record['made_by']}, diladiff {record['package_version']}"}
-    names = ("hash", "fingerprint", "length", "vocab_size", "shape", "sources", "export")
+    names = ("hash", "fingerprint", "length", "vocab_size", "shape", "sources", "sampling", "export")
     head |= {name: record[name] for name in names if name in record}
     if "parameters" in record:
         found = record["parameters"]

@@ -4,9 +4,7 @@ Every random number of sample i comes from (seed, i) alone: samples depend neith
 number of processes, nor on how many are drawn.
 """
 
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,119 +12,23 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from diladiff_cli.config import OF_LATENTS, SampleConfig, unusual
+from diladiff_cli.config import SampleConfig
 from diladiff_cli.core.ode import average_velocity_steps, ddim
 from diladiff_cli.core.static import can_be_static
-from diladiff_cli.core.unmask import BLIND_ORDERS, Decoding, Successor, unmask
+from diladiff_cli.core.unmask import Decoding, Successor, unmask
 from diladiff_cli.data.tokenizer import decode_text
 from diladiff_cli.errors import is_out_of_memory
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.memory import Halving
-from diladiff_cli.runtime.precision import has_fast_bf16, settled_precision
 from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.runtime.randomness import SampleNoise
-from diladiff_cli.settings import ConfigError, flag
 from diladiff_cli.stages import graphs
-from diladiff_cli.stages.sampler import (
-    LATENT_STEPS,
-    Sampler,
-    autoencoder_of,
-    decoding_functions,
-    default_decode_steps,
-)
+from diladiff_cli.stages.sample_settings import base_steps, complete, in_use
+from diladiff_cli.stages.sampler import Sampler, decoding_functions
 
 Sample = dict[str, Any]
 Progress = Callable[[int, int], None]  # samples finished, decoding step of the batch under way
 OnStep = Callable[[int, Tensor], None]  # decoding step, tokens (B, L) after it
-
-
-def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
-    """The configuration with its zeros filled in for the sampler's stage.
-
-    Raises:
-        ConfigError: With all options that make no sense together or for this stage.
-        UserError: The held-out blocks that an ``ae`` needs are missing, or the base that ``latent_until`` needs.
-    """
-    problems = []
-    what = f"{sampler.name} is of stage {sampler.stage}"
-    if config.steps and sampler.latent is None:
-        problems.append(f"--steps is {config.steps}, but {what} and draws no latents; leave it out")
-    if sampler.autoencoder is None:
-        given = unusual(config, ("decodings", *OF_LATENTS))
-        problems += [f"{flag(k)} is {v}, but {what} and has no latents; leave it out" for k, v in given.items()]
-    if config.guidance and sampler.stage != "prior":
-        problems.append(f"--guidance is {config.guidance}, but {what}; it is for a prior, leave it out")
-    if config.n % config.decodings:
-        problems.append(f"--n {config.n} is no multiple of --decodings {config.decodings}; change one")
-    if sampler.stage == "ae" and config.n > len(sampler.held_out) * config.decodings:
-        most = len(sampler.held_out) * config.decodings
-        problems.append(
-            f"--n is {config.n}, but {what} and its data set has too few held-out blocks; give at most {most}"
-        )
-    if problems:
-        raise ConfigError(problems)
-    completed = replace(
-        config,
-        precision=settled_precision(config.precision, sampler.device),
-        steps=config.steps or LATENT_STEPS.get(sampler.stage, 0),
-        decode_steps=config.decode_steps or default_decode_steps(sampler),
-    )
-    if not base_steps(completed):
-        return replace(completed, latent_until=0.0)
-    autoencoder_of(sampler.artifact).parent("mdlm")  # told before any work if it is missing
-    return completed
-
-
-def base_steps(config: SampleConfig) -> int:
-    """How many of the decoding steps begin at ``latent_until`` or later, and are the base's."""
-    return math.floor(config.latent_until * config.decode_steps + 1e-6)
-
-
-def notes_on(sampler: Sampler, config: SampleConfig) -> list[str]:
-    """Lines for the user on steps that do nothing, and on a precision that is slow here.
-
-    Where there are more decoding steps than tokens to reveal, samples are exact all the same: in random and spread
-    order fewer tokens share a step, and the other orders end early.
-    """
-    length, steps = sampler.decoder.length, config.decode_steps or default_decode_steps(sampler)
-    notes = []
-    if config.precision == "bf16" and not has_fast_bf16(sampler.device):
-        notes.append("bf16 is emulated here, and slow; --precision fp32 is faster")
-    if steps > length:
-        what = f"with --order {config.order} the steps beyond do nothing"
-        if config.order in BLIND_ORDERS:
-            what = "a step for each, the most that published figures have, is about as good"
-        notes.append(f"--decode-steps {steps} is more than the {length} tokens of a text: {what}")
-    if config.latent_scale != 1 and base_steps(replace(config, decode_steps=steps)) == steps:
-        notes.append(f"--latent-scale {config.latent_scale} does nothing: all steps are the base's")
-    if config.latent_until and not base_steps(replace(config, decode_steps=steps)):
-        notes.append(f"--latent-until {config.latent_until} does nothing: the last of {steps} steps begins before it")
-    return notes
-
-
-def sample_plan(sampler: Sampler, config: SampleConfig) -> dict[str, Any]:
-    """What a dry run prints: the model, and all settings as they would be used.
-
-    Raises:
-        ConfigError, UserError: As of :func:`complete`.
-    """
-    settings = complete(sampler, config)
-    return {
-        "stage": sampler.stage,
-        "model": sampler.name,
-        "hash": sampler.artifact.hash,
-        "length": sampler.decoder.length,
-        "settings": settings.to_dict() | _in_use(sampler, settings),
-    }
-
-
-def _in_use(sampler: Sampler, config: SampleConfig) -> dict[str, Any]:
-    """The settings that hold for some models and orders only, None where they do nothing."""
-    return {
-        "steps": config.steps or None,
-        "gamma": config.gamma if config.steps and isinstance(sampler.latent, LatentStudent) else None,
-        "guidance": config.guidance if isinstance(sampler.latent, LatentPrior) and config.guidance else None,
-    } | (config.use_of_latents() | config.bounds_in_use())
 
 
 @torch.no_grad()
@@ -228,7 +130,7 @@ def describe(sampler: Sampler, ids: range, config: SampleConfig, tokens: Tensor)
         "top_p": config.top_p,
         "order": config.order,
         "precision": config.precision,
-    } | _in_use(sampler, config)
+    } | in_use(sampler, config)
     samples = []
     for i, row in zip(ids, tokens.tolist(), strict=True):
         sample = {"id": i, "text": decode_text(sampler.tokenizer, row), "token_ids": row} | shared

@@ -56,6 +56,11 @@ class Sampler:
         """One of "mdlm", "ae", "prior", "student"."""
         return self.artifact.stage
 
+    @property
+    def latent_scale(self) -> float:
+        """The factor on drawn latents that the artifact asks for; 1 where it asks for none."""
+        return float(self.artifact.config.get("sampling", {}).get("latent_scale", 1.0))
+
     def decoder_in(self, precision: str, compiled: bool = False) -> TokenDenoiser:
         """The decoder as ``precision`` runs it: for "bf16" matrices are cast once; on demand the body is compiled."""
         return self._variant("decoder", precision, compiled)

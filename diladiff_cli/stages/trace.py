@@ -12,7 +12,8 @@ from torch import Tensor
 
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.data.tokenizer import decode_text, find_separator
-from diladiff_cli.stages.sample import Sample, complete, decode, describe, draw_latents, ids_of, latent_batches
+from diladiff_cli.stages.sample import Sample, decode, describe, draw_latents, ids_of, latent_batches
+from diladiff_cli.stages.sample_settings import complete
 from diladiff_cli.stages.sampler import Sampler
 
 TEMPLATE = Path(__file__).parents[1] / "assets" / "trace.html"
@@ -57,7 +58,7 @@ def record(sampler: Sampler, config: SampleConfig) -> Trace:
     """Draw sample 0 of :func:`diladiff_cli.stages.sample.generate` once more, and note what happens.
 
     Raises:
-        ConfigError, UserError: As of :func:`diladiff_cli.stages.sample.complete`.
+        ConfigError, UserError: As of :func:`diladiff_cli.stages.sample_settings.complete`.
     """
     config = complete(sampler, config)
     latents, ids = _drawn_together(config)

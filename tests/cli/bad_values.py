@@ -164,7 +164,21 @@ OWN: dict[str, dict[str, Cases]] = {
         ],
     },
     "info": {"path": [("", 2, "PATH is empty"), *INPUT[1:], ("folder", 1, "folder was not written by diladiff")]},
-    "export": {"model": INPUT, "out": PLACES, "precision": CHOICE, "license": METADATA, "language": METADATA},
+    "export": {
+        "model": INPUT,
+        "out": PLACES,
+        "precision": CHOICE,
+        "license": METADATA,
+        "language": METADATA,
+        "latent_scale": [
+            ("", 2, "--latent-scale is ''; give a number"),
+            ("x", 2, "--latent-scale is 'x'; give a number"),
+            ("nan", 2, "--latent-scale is nan; give a finite number"),
+            ("0", 2, "--latent-scale is 0.0; give at least 0.01"),
+            ("11", 2, "--latent-scale is 11.0; give at most 10.0"),
+            ("0.5", 2, "ckpt/mdlm is of stage mdlm and draws no latents; leave it out"),
+        ],
+    },
 }
 SHARED = {"preset": PRESETS, "config_file": CONFIG}
 for _command in COMMANDS:

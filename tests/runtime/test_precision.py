@@ -26,7 +26,7 @@ from diladiff_cli.stages.bench_training import bench_training
 from diladiff_cli.stages.distill import distill
 from diladiff_cli.stages.encode_latents import encode_latents
 from diladiff_cli.stages.eval_files import evaluate_files
-from diladiff_cli.stages.sample import notes_on, sample_plan
+from diladiff_cli.stages.sample_settings import notes_on, sample_plan
 from diladiff_cli.stages.sampler import load_sampler
 from diladiff_cli.stages.train_ae import train_ae
 from diladiff_cli.stages.train_mdlm import train_mdlm

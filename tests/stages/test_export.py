@@ -14,6 +14,7 @@ from diladiff_cli.model import load
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.export import export
+from diladiff_cli.stages.info import describe
 from diladiff_cli.stages.networks import build
 from diladiff_cli.stages.train_ae import train_ae
 from tests.chain import Chain, ae_config, prior_config
@@ -174,6 +175,41 @@ def test_a_licence_or_language_that_is_none_is_refused(tiny_chain: Chain, tmp_pa
     with pytest.raises(ConfigError, match=f"{next(iter(bad))} is .*; give "):
         export(tiny_chain.mdlm, tmp_path / "bundle", **bad)
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_bundle_samples_with_its_own_factor_on_latents(tiny_chain: Chain, tmp_path: Path) -> None:
+    export(tiny_chain.student, tmp_path / "first", latent_scale=0.25)
+    export(tmp_path / "first", tmp_path / "second")
+    export(tmp_path / "second", tmp_path / "third", latent_scale=1.0)
+    scaled = tokens(tmp_path / "first", latent_scale=0.25)
+    for name in ("first", "second"):
+        assert torch.equal(tokens(tmp_path / name), scaled)
+        assert load(tmp_path / name, "cpu").sample(n=1)[0]["latent_scale"] == 0.25
+    assert not torch.equal(tokens(tmp_path / "third"), scaled)
+    assert torch.equal(tokens(tmp_path / "third"), tokens(tmp_path / "first", latent_scale=1.0))
+    assert "sampling" not in config_of(tmp_path / "first" / "parents" / "prior")
+    assert "multiplied by 0.25 unless" in (tmp_path / "second" / "README.md").read_text()
+    assert describe(tmp_path / "second")["sampling"] == {"latent_scale": 0.25}
+
+
+def test_the_own_factor_is_for_latents_that_are_drawn(tiny_chain: Chain, tmp_path: Path) -> None:
+    export(tiny_chain.student, tmp_path / "bundle", latent_scale=0.25)
+    model, plain = load(tmp_path / "bundle", "cpu"), load(tiny_chain.student, "cpu")
+    latents = plain.encode(["the cat", "the dog"])
+    texts = [[s["text"] for s in m.decode(latents)] for m in (model, plain)]
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), 11.0])
+def test_a_factor_that_is_none_is_refused(tiny_chain: Chain, tmp_path: Path, bad: float) -> None:
+    with pytest.raises(ConfigError, match=r"^latent_scale is "):
+        export(tiny_chain.student, tmp_path / "bundle", latent_scale=bad)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_factor_of_what_draws_no_latents_is_refused(tiny_chain: Chain, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="of stage ae and draws no latents; leave it out"):
+        export(tiny_chain.ae, tmp_path / "bundle", latent_scale=0.5)
 
 
 def test_the_card_shows_how_to_sample(bundle: Path, tiny_chain: Chain, tmp_path: Path) -> None:

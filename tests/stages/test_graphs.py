@@ -10,7 +10,8 @@ import torch
 
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.stages import graphs, sample
-from diladiff_cli.stages.sample import complete, decode, draw_latents, generate
+from diladiff_cli.stages.sample import decode, draw_latents, generate
+from diladiff_cli.stages.sample_settings import complete
 from diladiff_cli.stages.sampler import load_sampler
 from tests.chain import Chain
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +11,13 @@ import torch
 
 from diladiff_cli import __version__
 from diladiff_cli.config import BenchConfig, SampleConfig
+from diladiff_cli.errors import UserError
+from diladiff_cli.integrity import CHECKSUM, sealed
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.bench_points import FORMAT_VERSION, Point, plan_points
-from diladiff_cli.stages.sample import decode, draw_latents, generate, notes_on
+from diladiff_cli.stages.export import export
+from diladiff_cli.stages.sample import decode, draw_latents, generate
+from diladiff_cli.stages.sample_settings import complete, notes_on
 from diladiff_cli.stages.sampler import Sampler, load_sampler
 from tests.chain import Chain
 
@@ -29,7 +34,7 @@ def ids(samples: list[dict[str, Any]]) -> list[list[int]]:
 def test_the_decoder_looks_at_latents_times_the_factor(tiny_chain: Chain, stage: str) -> None:
     sampler = load_sampler(getattr(tiny_chain, stage), "cpu")
     steps = {} if stage == "ae" else {"steps": 2}
-    config = SampleConfig(n=8, decode_steps=4, **steps)
+    config = complete(sampler, SampleConfig(n=8, decode_steps=4, **steps))
     z_0 = draw_latents(sampler, range(8), config)
     wanted = decode(sampler, range(8), config, 0.25 * z_0)
     plain, scaled = draw(sampler, **steps), draw(sampler, latent_scale=0.25, **steps)
@@ -47,7 +52,7 @@ def test_a_factor_on_latents_that_no_step_looks_at_is_told(tiny_chain: Chain) ->
 
 def test_latents_times_nothing_tell_nothing(tiny_chain: Chain) -> None:
     sampler = load_sampler(tiny_chain.student, "cpu")
-    config = SampleConfig(n=8, decode_steps=4, latent_scale=0.0)
+    config = SampleConfig(n=8, decode_steps=4, latent_scale=1e-30)
     shape = sampler.require_autoencoder().latent_shape
     latents = torch.randn(2, 8, *shape, generator=torch.Generator().manual_seed(0))
     found = [decode(sampler, range(8), config, z_0) for z_0 in latents]
@@ -68,8 +73,39 @@ def test_bench_scales_the_latents_of_models_that_have_some(tiny_chain: Chain) ->
 
 
 def test_points_that_were_kept_before_there_was_a_factor_are_found_again() -> None:
-    point = Point("m", "student", ("hash",), SampleConfig(steps=2, decode_steps=4))
+    point = Point("m", "student", ("hash",), SampleConfig(steps=2, decode_steps=4, latent_scale=1.0))
     settings = replace(point.settings, seed=3, batch_size=1).to_dict()
     del settings["latent_scale"]
     content = json.dumps([FORMAT_VERSION, __version__, "hash", settings], sort_keys=True)
     assert point.key(3) == hashlib.sha256(content.encode()).hexdigest()[:20]
+
+
+def test_a_models_own_factor_is_told_and_can_be_taken_away(tiny_chain: Chain, tmp_path: Path) -> None:
+    export(tiny_chain.student, tmp_path / "bundle", latent_scale=0.5)
+    sampler = load_sampler(tmp_path / "bundle", "cpu")
+    config = SampleConfig(decode_steps=4, latent_until=0.5)
+    told = "latents times 0.5, this model's own factor; --latent-scale 1 takes it away"
+    assert notes_on(sampler, config) == [told]
+    assert notes_on(sampler, replace(config, latent_scale=1.0)) == []
+    assert notes_on(sampler, replace(config, latent_until=1.0)) == []
+    assert complete(sampler, config).latent_scale == 0.5
+    assert complete(sampler, replace(config, latent_scale=1.0)).latent_scale == 1.0
+
+
+def test_bench_takes_each_models_own_factor(tiny_chain: Chain, tmp_path: Path) -> None:
+    export(tiny_chain.student, tmp_path / "bundle", latent_scale=0.5)
+    models, shared = [tmp_path / "bundle", tiny_chain.prior, tiny_chain.mdlm], {"decode_steps": "4", "steps": "1"}
+    own = plan_points(BenchConfig(**shared), models, None).points
+    assert {p.stage: p.settings.latent_scale for p in own} == {"student": 0.5, "prior": 1.0, "mdlm": 1.0}
+    plain = plan_points(BenchConfig(**shared, latent_scale=1.0), models, None).points
+    assert {p.settings.latent_scale for p in plain} == {1.0}
+
+
+@pytest.mark.parametrize("bad", [0, 11, "much", None, True, []])
+def test_an_own_factor_that_is_none_is_damage(tiny_chain: Chain, tmp_path: Path, bad: object) -> None:
+    export(tiny_chain.student, tmp_path / "bundle", latent_scale=0.5)
+    file = tmp_path / "bundle" / "config.json"
+    config = json.loads(file.read_text()) | {"sampling": {"latent_scale": bad}}
+    file.write_text(sealed({k: v for k, v in config.items() if k != CHECKSUM}))
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
+        load_sampler(tmp_path / "bundle", "cpu")

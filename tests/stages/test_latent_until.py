@@ -9,7 +9,8 @@ import pytest
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.randomness import SampleNoise
-from diladiff_cli.stages.sample import base_steps, complete, generate, notes_on, sample_plan
+from diladiff_cli.stages.sample import generate
+from diladiff_cli.stages.sample_settings import base_steps, complete, notes_on, sample_plan
 from diladiff_cli.stages.sampler import Sampler, load_sampler
 from tests.chain import LENGTH, Chain
 

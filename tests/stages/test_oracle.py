@@ -11,7 +11,8 @@ from diladiff_cli.core.times import scattering_stride
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
 from diladiff_cli.settings import ConfigError
-from diladiff_cli.stages.sample import complete, decode, draw_latents, generate
+from diladiff_cli.stages.sample import decode, draw_latents, generate
+from diladiff_cli.stages.sample_settings import complete
 from diladiff_cli.stages.sampler import Sampler, load_sampler
 from tests.chain import Chain
 

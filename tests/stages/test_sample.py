@@ -15,7 +15,8 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.metrics.agreement import latent_agreement
 from diladiff_cli.runtime.randomness import SampleNoise
 from diladiff_cli.settings import ConfigError
-from diladiff_cli.stages.sample import complete, decode, draw_latents, generate
+from diladiff_cli.stages.sample import decode, draw_latents, generate
+from diladiff_cli.stages.sample_settings import complete
 from diladiff_cli.stages.sampler import Sampler, load_sampler
 from tests.chain import CHANNELS, LATENTS, LENGTH, Chain
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.data.tokenizer import decode_text, encode_documents, load_tokenizer, separator_id
 from diladiff_cli.settings import ConfigError
-from diladiff_cli.stages.sample import complete, decode, draw_latents, generate
+from diladiff_cli.stages.sample import decode, draw_latents, generate
+from diladiff_cli.stages.sample_settings import complete
 from diladiff_cli.stages.sampler import Sampler, load_sampler
 from diladiff_cli.stages.trace import Estimate, Trace, page, record, token_pieces
 from tests.chain import LENGTH, Chain

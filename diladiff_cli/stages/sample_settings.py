@@ -1,0 +1,105 @@
+"""What the settings of ``sample`` come to for a model: filled in, refused, remarked on."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from diladiff_cli.config import SampleConfig, unusual, use_of_latents
+from diladiff_cli.core.unmask import BLIND_ORDERS
+from diladiff_cli.networks.latent import LatentPrior, LatentStudent
+from diladiff_cli.runtime.precision import has_fast_bf16, settled_precision
+from diladiff_cli.settings import ConfigError, flag
+from diladiff_cli.stages.sampler import LATENT_STEPS, Sampler, autoencoder_of, default_decode_steps
+
+
+def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
+    """The configuration with its zeros filled in for the sampler's stage.
+
+    Raises:
+        ConfigError: With all options that make no sense together or for this stage.
+        UserError: The held-out blocks that an ``ae`` needs are missing, or the base that ``latent_until`` needs.
+    """
+    problems = []
+    what = f"{sampler.name} is of stage {sampler.stage}"
+    if config.steps and sampler.latent is None:
+        problems.append(f"--steps is {config.steps}, but {what} and draws no latents; leave it out")
+    if sampler.autoencoder is None:
+        given = unusual(config, ("decodings",)) | use_of_latents(config)
+        problems += [f"{flag(k)} is {v}, but {what} and has no latents; leave it out" for k, v in given.items()]
+    if config.guidance and sampler.stage != "prior":
+        problems.append(f"--guidance is {config.guidance}, but {what}; it is for a prior, leave it out")
+    if config.n % config.decodings:
+        problems.append(f"--n {config.n} is no multiple of --decodings {config.decodings}; change one")
+    if sampler.stage == "ae" and config.n > len(sampler.held_out) * config.decodings:
+        most = len(sampler.held_out) * config.decodings
+        problems.append(
+            f"--n is {config.n}, but {what} and its data set has too few held-out blocks; give at most {most}"
+        )
+    if problems:
+        raise ConfigError(problems)
+    completed = replace(
+        config,
+        precision=settled_precision(config.precision, sampler.device),
+        latent_scale=config.latent_scale or sampler.latent_scale,
+        steps=config.steps or LATENT_STEPS.get(sampler.stage, 0),
+        decode_steps=config.decode_steps or default_decode_steps(sampler),
+    )
+    if not base_steps(completed):
+        return replace(completed, latent_until=0.0)
+    autoencoder_of(sampler.artifact).parent("mdlm")  # told before any work if it is missing
+    return completed
+
+
+def base_steps(config: SampleConfig) -> int:
+    """How many of the decoding steps begin at ``latent_until`` or later, and are the base's."""
+    return math.floor(config.latent_until * config.decode_steps + 1e-6)
+
+
+def notes_on(sampler: Sampler, config: SampleConfig) -> list[str]:
+    """Lines for the user on steps that do nothing, and on a precision that is slow here.
+
+    Where there are more decoding steps than tokens to reveal, samples are exact all the same: in random and spread
+    order fewer tokens share a step, and the other orders end early.
+    """
+    length, steps = sampler.decoder.length, config.decode_steps or default_decode_steps(sampler)
+    notes = []
+    if config.precision == "bf16" and not has_fast_bf16(sampler.device):
+        notes.append("bf16 is emulated here, and slow; --precision fp32 is faster")
+    if steps > length:
+        what = f"with --order {config.order} the steps beyond do nothing"
+        if config.order in BLIND_ORDERS:
+            what = "a step for each, the most that published figures have, is about as good"
+        notes.append(f"--decode-steps {steps} is more than the {length} tokens of a text: {what}")
+    if base_steps(replace(config, decode_steps=steps)) == steps:
+        if config.latent_scale not in (0, 1):
+            notes.append(f"--latent-scale {config.latent_scale} does nothing: all steps are the base's")
+    elif config.latent_scale == 0 and sampler.latent_scale != 1:
+        notes.append(f"latents times {sampler.latent_scale}, this model's own factor; --latent-scale 1 takes it away")
+    if config.latent_until and not base_steps(replace(config, decode_steps=steps)):
+        notes.append(f"--latent-until {config.latent_until} does nothing: the last of {steps} steps begins before it")
+    return notes
+
+
+def sample_plan(sampler: Sampler, config: SampleConfig) -> dict[str, Any]:
+    """What a dry run prints: the model, and all settings as they would be used.
+
+    Raises:
+        ConfigError, UserError: As of :func:`complete`.
+    """
+    settings = complete(sampler, config)
+    return {
+        "stage": sampler.stage,
+        "model": sampler.name,
+        "hash": sampler.artifact.hash,
+        "length": sampler.decoder.length,
+        "settings": settings.to_dict() | in_use(sampler, settings),
+    }
+
+
+def in_use(sampler: Sampler, config: SampleConfig) -> dict[str, Any]:
+    """The settings that hold for some models and orders only, None where they do nothing."""
+    return {
+        "steps": config.steps or None,
+        "gamma": config.gamma if config.steps and isinstance(sampler.latent, LatentStudent) else None,
+        "guidance": config.guidance if isinstance(sampler.latent, LatentPrior) and config.guidance else None,
+    } | (config.use_of_latents() | config.bounds_in_use())
