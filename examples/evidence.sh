@@ -55,11 +55,6 @@ whole_frontier() {
   bench --model "$models/mdlm" --decode-steps "$powers" --temperatures 1.1,0.7 "${many[@]}" # for other entropies
   bench --model "$models/prior" --prior-steps 5 --decode-steps "$powers" --temperatures "$temperatures" "${many[@]}"
 }
-scales() {
-  for scale in 1 0.8 0.7 0.6 0.5; do
-    bench "${student[@]}" --latent-scale "$scale" --decode-steps 4,16,64 --temperatures 0.85 --n 352 --seeds 0
-  done
-}
 taking_over() {
   bench "${student[@]}" --latent-scale 0.6 --latent-until 0.5 --decode-steps "$powers" --temperatures 0.85 "${many[@]}"
 }
@@ -86,7 +81,8 @@ into samples.jsonl all_samples
 into frontier.jsonl whole_frontier
 into latent_scale.jsonl \
   bench "${student[@]}" --latent-scale 0.6 --decode-steps "$powers" --temperatures "$temperatures" "${many[@]}"
-into scales.jsonl scales
+into scales.jsonl \
+  bench "${student[@]}" --latent-scale 1,0.8,0.7,0.6,0.5 --decode-steps 4,16,64 --temperatures 0.85 --n 352 --seeds 0
 into latent_until.jsonl taking_over
 into spread.jsonl spread_order
 into latent_steps.jsonl latent_steps

@@ -21,7 +21,6 @@ from diladiff_cli.config.use import (
     EvalConfig,
     SampleConfig,
     unusual,
-    use_of_latents,
 )
 
 __all__ = [
@@ -42,5 +41,4 @@ __all__ = [
     "read_config_file",
     "resolve",
     "unusual",
-    "use_of_latents",
 ]

@@ -19,12 +19,6 @@ def latent_until_option() -> Any:
     return option(0.0, meaning, low=0, high=1)
 
 
-def latent_scale_option() -> Any:
-    """The field of the factor on latents."""
-    meaning = "Factor on latents before decoding; below 1 the decoder trusts them less (0: the model's own, mostly 1)."
-    return option(0.0, meaning, low=0, high=SCALES[1])
-
-
 def order_option() -> Any:
     """The field of the order in which positions are revealed."""
     choices = ("random", "spread", "confidence", "threshold", "entropy")
@@ -48,11 +42,6 @@ def unusual(config: Settings, names: Iterable[str]) -> dict[str, Any]:
     """Those of a configuration's settings, by name, that are not at their defaults."""
     plain = type(config)()
     return {name: given for name in names if (given := getattr(config, name)) != getattr(plain, name)}
-
-
-def use_of_latents(config: Settings) -> dict[str, Any]:
-    """Those of :data:`OF_LATENTS` that a configuration asks something of."""
-    return {name: asked for name, plain in OF_LATENTS.items() if (asked := getattr(config, name)) not in (0, plain)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +80,12 @@ class SampleConfig(Settings):
         0.0, "Of a prior: how far estimates are pushed away from those without self-conditioning.", low=0, high=100
     )
     latent_until: float = latent_until_option()
-    latent_scale: float = latent_scale_option()
+    latent_scale: float = option(
+        0.0,
+        "Factor on latents before decoding; below 1 the decoder trusts them less (0: the model's own, mostly 1).",
+        low=0,
+        high=SCALES[1],
+    )
     decodings: int = option(1, "Texts decoded from each latent; two or more give the latent agreement.", low=1)
     order: str = order_option()
     threshold: float = threshold_option()
@@ -108,7 +102,8 @@ class SampleConfig(Settings):
 
     def use_of_latents(self) -> dict[str, float | None]:
         """What the decoder makes of latents, None where that is nothing, or left to the model."""
-        return dict.fromkeys(OF_LATENTS) | use_of_latents(self)
+        asked = {name: getattr(self, name) for name in OF_LATENTS}
+        return {name: None if value in (0, OF_LATENTS[name]) else value for name, value in asked.items()}
 
     def bounds_in_use(self) -> dict[str, float | None]:
         """What bounds the steps of the orders ``threshold`` and ``entropy``, None where it does nothing."""
@@ -130,6 +125,9 @@ class EvalConfig(Settings):
     batches: int = option(8, "Of artifacts: amount of work, 16 held-out blocks and 4 latents each.", low=1)
     likelihood: int = option(4, "Of a prior: blocks for the bound of the whole model (0: none); it takes long.", low=0)
     seed: int = option(0, "Of artifacts: seed of masks, noise and samples.", low=0)
+
+
+FRACTIONS = {"temperatures": 1e6, "latent_scale": SCALES[1]}  # lists of bench that are not of whole numbers: the most
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -159,7 +157,7 @@ class BenchConfig(Settings):
     top_p: float = option(0.9, "Nucleus: draw among the likeliest tokens that together reach this.", low=1e-6, high=1)
     gamma: float = option(0.8, "Noise of a student's steps: 0 deterministic, 1 consistency-style.", low=0, high=1)
     latent_until: float = latent_until_option()
-    latent_scale: float = latent_scale_option()
+    latent_scale: str = option("0", "Factors on latents before decoding, a list (0: the model's own, mostly 1).")
     order: str = order_option()
     threshold: float = threshold_option()
     entropy_bound: float = entropy_bound_option()
@@ -175,7 +173,7 @@ class BenchConfig(Settings):
 
     def _problems(self, good: Good) -> list[str]:
         lows = {"decode_steps": 1, "steps": 1, "prior_steps": 1, "seeds": 0, "temperatures": 0}
-        lows |= {"vocab_sizes": 2, "lengths": 2, "batch_sizes": 1}
+        lows |= {"latent_scale": 0, "vocab_sizes": 2, "lengths": 2, "batch_sizes": 1}
         problems = [p for name, low in lows.items() if good(name) and (p := self._list_problem(name, low))]
         if good("n", "decodings") and self.n % self.decodings:
             problems.append(f"--n {self.n} is no multiple of --decodings {self.decodings}; change one")
@@ -184,7 +182,8 @@ class BenchConfig(Settings):
         return problems
 
     def _list_problem(self, name: str, low: int) -> str | None:
-        text, whole = getattr(self, name), name != "temperatures"
+        text, high = getattr(self, name), FRACTIONS.get(name, float(LARGEST[int]))
+        whole = name not in FRACTIONS
         try:
             found = numbers(text)
         except ValueError:
@@ -193,10 +192,9 @@ class BenchConfig(Settings):
         # In this order, since NaN compares with nothing, and infinity is no whole number.
         if not all(x >= low for x in found) or any(whole and not x.is_integer() for x in found if x <= LARGEST[int]):
             return f"{start}give {kind} of at least {low}, separated by commas"
-        high = LARGEST[int] if whole else 1e6
         if any(x > high for x in found):
-            return f"{start}give {kind} of at most {high}, separated by commas"
-        if not whole and any(0 < x < COLDEST for x in found):
+            return f"{start}give {kind} of at most {high:.10g}, separated by commas"
+        if name == "temperatures" and any(0 < x < COLDEST for x in found):
             return f"{start}give 0 for the likeliest tokens, or at least {COLDEST}"
         return None
 
@@ -204,6 +202,6 @@ class BenchConfig(Settings):
         """One of the lists, without repetitions, in the order given."""
         return tuple(dict.fromkeys(int(x) for x in numbers(getattr(self, name))))
 
-    def temperature_list(self) -> tuple[float, ...]:
-        """The temperatures, without repetitions, in the order given."""
-        return tuple(dict.fromkeys(numbers(self.temperatures)))
+    def fractions(self, name: str) -> tuple[float, ...]:
+        """Temperatures or factors on latents, without repetitions, in the order given."""
+        return tuple(dict.fromkeys(numbers(getattr(self, name))))

@@ -4,11 +4,12 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from diladiff_cli import __version__
-from diladiff_cli.config import OF_LATENTS, BenchConfig, EvalConfig, SampleConfig, use_of_latents
+from diladiff_cli.config import BenchConfig, EvalConfig, SampleConfig
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import file_hash
 from diladiff_cli.notes import say
@@ -117,17 +118,24 @@ def plan_points(config: BenchConfig, models: Sequence[Path], data: Path | None) 
     config = replace(config, precision=settled_precision(config.precision, sampling_device()))
     samplers = {str(model): load_sampler(model, data=data) for model in models}
     if all(sampler.autoencoder is None for sampler in samplers.values()):
-        given = use_of_latents(config)
-        problems = [f"{flag(k)} is {v}, but none of the models has latents; leave it out" for k, v in given.items()]
+        scales = set(config.fractions("latent_scale"))
+        asked_for = {"latent_until": config.latent_until > 0, "latent_scale": not scales <= {0, 1}}
+        problems = [
+            f"{flag(name)} is {getattr(config, name)}, but none of the models has latents; leave it out"
+            for name, asks in asked_for.items()
+            if asks
+        ]
         if problems:
             raise ConfigError(problems)
-    points = [point for sampler in samplers.values() for point in _points(sampler, config)]
-    for note in dict.fromkeys(note for point in points for note in _notes(point, samplers[point.model], config)):
+    asked = [(sampler, settings) for sampler in samplers.values() for settings in _asked(sampler, config)]
+    for note in dict.fromkeys(note for each in asked for note in notes_on(*each)):
         say(note)
+    contents = {name: _content(sampler) for name, sampler in samplers.items()}
+    points = [Point(s.name, s.stage, contents[s.name], complete(s, settings)) for s, settings in asked]
     bases = [sampler for sampler in samplers.values() if sampler.stage == "mdlm"]
-    if bases and len(samplers) > 1 and len(config.temperature_list()) == 1:
+    if bases and len(samplers) > 1 and len(config.fractions("temperatures")) == 1:
         say("with one temperature nothing is compared at equal entropy; several are, as --temperatures 1.0,0.85,0.7")
-    return Plan(config, samplers, points)
+    return Plan(config, samplers, list(dict.fromkeys(points)))
 
 
 def bench_plan(config: BenchConfig, models: Sequence[Path], out: Path, data: Path | None = None) -> dict[str, Any]:
@@ -172,34 +180,22 @@ def check_texts(texts: set[str]) -> None:
         )
 
 
-def _points(sampler: Sampler, config: BenchConfig) -> Iterator[Point]:
+def _asked(sampler: Sampler, config: BenchConfig) -> Iterator[SampleConfig]:
+    """The settings of a model's points, as they were asked for."""
     steps = {"student": config.integers("steps"), "prior": config.integers("prior_steps")}.get(sampler.stage, (0,))
     length = sampler.decoder.length
     powers = tuple(2**k for k in range(2, length.bit_length()) if 2**k <= length)
-    content = _content(sampler)
-    for latent_steps in steps:
-        for temperature in config.temperature_list():
-            for decode_steps in config.integers("decode_steps") or powers or (length,):
-                settings = SampleConfig(
-                    steps=latent_steps,
-                    decode_steps=decode_steps,
-                    temperature=temperature,
-                    gamma=config.gamma if sampler.stage == "student" else SampleConfig().gamma,
-                    **_of_latents(sampler, config),
-                    decodings=1 if sampler.autoencoder is None else config.decodings,
-                    **{name: getattr(config, name) for name in SHARED},
-                )
-                yield Point(sampler.name, sampler.stage, content, complete(sampler, settings))
-
-
-def _of_latents(sampler: Sampler, config: BenchConfig) -> dict[str, Any]:
-    """What the decoder makes of latents, as it was asked for, of a model that has some."""
-    return {} if sampler.autoencoder is None else {name: getattr(config, name) for name in OF_LATENTS}
-
-
-def _notes(point: Point, sampler: Sampler, config: BenchConfig) -> list[str]:
-    """On a point's settings before they were completed."""
-    return notes_on(sampler, replace(point.settings, **_of_latents(sampler, config)))
+    shared: dict[str, Any] = {name: getattr(config, name) for name in SHARED}
+    if sampler.stage == "student":
+        shared["gamma"] = config.gamma
+    scales: tuple[float, ...] = (0.0,)
+    if sampler.autoencoder is not None:
+        shared |= {"decodings": config.decodings, "latent_until": config.latent_until}
+        scales = config.fractions("latent_scale")
+    temperatures, powers = config.fractions("temperatures"), config.integers("decode_steps") or powers or (length,)
+    for latent_steps, scale, temperature, decode_steps in product(steps, scales, temperatures, powers):
+        of_point = {"steps": latent_steps, "decode_steps": decode_steps}
+        yield SampleConfig(**of_point, latent_scale=scale, temperature=temperature, **shared)
 
 
 def _content(sampler: Sampler) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from diladiff_cli.config import SampleConfig, unusual, use_of_latents
+from diladiff_cli.config import SampleConfig, unusual
 from diladiff_cli.core.unmask import BLIND_ORDERS
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.precision import has_fast_bf16, settled_precision
@@ -24,8 +24,10 @@ def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
     if config.steps and sampler.latent is None:
         problems.append(f"--steps is {config.steps}, but {what} and draws no latents; leave it out")
     if sampler.autoencoder is None:
-        given = unusual(config, ("decodings",)) | use_of_latents(config)
-        problems += [f"{flag(k)} is {v}, but {what} and has no latents; leave it out" for k, v in given.items()]
+        given = unusual(config, ("decodings",)) | config.use_of_latents()
+        problems += [
+            f"{flag(k)} is {v}, but {what} and has no latents; leave it out" for k, v in given.items() if v is not None
+        ]
     if config.guidance and sampler.stage != "prior":
         problems.append(f"--guidance is {config.guidance}, but {what}; it is for a prior, leave it out")
     if config.n % config.decodings:

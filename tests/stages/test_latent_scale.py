@@ -60,7 +60,7 @@ def test_latents_times_nothing_tell_nothing(tiny_chain: Chain) -> None:
 
 
 def test_bench_scales_the_latents_of_models_that_have_some(tiny_chain: Chain) -> None:
-    config = BenchConfig(latent_scale=0.5, latent_until=0.5, decode_steps="4", steps="1", seeds="0", n=4)
+    config = BenchConfig(latent_scale="0.5", latent_until=0.5, decode_steps="4", steps="1", seeds="0", n=4)
     found = {p.stage: p.settings for p in plan_points(config, [tiny_chain.mdlm, tiny_chain.student], None).points}
     assert (found["student"].latent_scale, found["student"].latent_until) == (0.5, 0.5)
     assert (found["mdlm"].latent_scale, found["mdlm"].latent_until) == (1.0, 0.0)
@@ -97,8 +97,11 @@ def test_bench_takes_each_models_own_factor(tiny_chain: Chain, tmp_path: Path) -
     models, shared = [tmp_path / "bundle", tiny_chain.prior, tiny_chain.mdlm], {"decode_steps": "4", "steps": "1"}
     own = plan_points(BenchConfig(**shared), models, None).points
     assert {p.stage: p.settings.latent_scale for p in own} == {"student": 0.5, "prior": 1.0, "mdlm": 1.0}
-    plain = plan_points(BenchConfig(**shared, latent_scale=1.0), models, None).points
+    plain = plan_points(BenchConfig(**shared, latent_scale="1"), models, None).points
     assert {p.settings.latent_scale for p in plain} == {1.0}
+    several = plan_points(BenchConfig(**shared, latent_scale="1,0.5,0"), models, None).points
+    found = [(p.stage, p.settings.latent_scale) for p in several]
+    assert found == [("student", 1.0), ("student", 0.5), ("prior", 1.0), ("prior", 0.5), ("mdlm", 1.0)]
 
 
 @pytest.mark.parametrize("bad", [0, 11, "much", None, True, []])
