@@ -1,5 +1,6 @@
 """The one exception that users see, and what they can mend: another folder, a lack of memory, and files that fail."""
 
+import difflib
 import errno
 import os
 import re
@@ -54,8 +55,10 @@ def wrong_folder(path: Path, wanted: Sequence[str], found: object = None) -> Use
     remedy = f"give {needed}, which {', '.join(commands[:-1])}{' or ' if commands[1:] else ''}{commands[-1]} writes"
     if isinstance(found, str) and found in KINDS:
         return UserError(f"{path} is {kind_of(found)}", remedy)
+    if not path.exists():
+        return UserError(f"there is no folder {path}", meant_instead(path, remedy))
     if not path.is_dir():
-        return UserError(f"{path} is a file" if path.exists() else f"there is no folder {path}", remedy)
+        return UserError(f"{path} is a file", remedy)
     why = "it has no config.json"
     with suppress(OSError):
         if (path / "config.json").exists():
@@ -63,6 +66,15 @@ def wrong_folder(path: Path, wanted: Sequence[str], found: object = None) -> Use
         elif inside := sorted(str(p) for p in path.iterdir() if (p / "config.json").is_file()):
             why += f", but {', '.join(inside[:4])}{', …' if inside[4:] else ''} {'have' if inside[1:] else 'has'}"
     return UserError(f"{path} is no folder of diladiff ({why})", remedy)
+
+
+def meant_instead(path: Path, remedy: str) -> str:
+    """The remedy for a path that is not there, after the neighbour with almost its name, where there is one."""
+    with suppress(OSError):
+        names = sorted(neighbour.name for neighbour in path.parent.iterdir())
+        if close := difflib.get_close_matches(path.name, names, n=1, cutoff=0.8):
+            return f"did you mean {path.parent / close[0]}? Otherwise {remedy}"
+    return remedy
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from diladiff_cli.errors import UserError
+from diladiff_cli.errors import UserError, meant_instead
 from diladiff_cli.integrity import CONFIG_FILE, read_json
 
 # Ending of a file -> the reader of ``datasets``; None for what is read line by line.
@@ -62,7 +62,7 @@ def find_files(source: str) -> list[Path] | None:
             if not files:
                 raise UserError(f"no file matches {source}", "check the pattern, and quote it")
         elif ending(source) or names_a_path(source):
-            raise UserError(f"there is no file or folder {source}", "check the path")
+            raise UserError(f"there is no file or folder {source}", meant_instead(path, "check the path"))
         else:
             return None
     except (OSError, RuntimeError) as error:  # RuntimeError: a home that nobody has

@@ -229,7 +229,7 @@ def hub_encoder(chain: list[Artifact]) -> str | None:
 def usage(stage: str, precision: str, parents: list[str], encoder: str | None) -> str:
     """The part of a bundle's card that shows how to use it."""
     lacking = f", but for the encoder {encoder}, which it needs to encode texts" if encoder else ""
-    contents = ", with all that it was made from below `parents/`" if parents else ""
+    contents = f", with all that it was made from ({', '.join(parents)}) below `parents/`" if parents else ""
     calls, command = "model.sample(n=4)", "    diladiff sample --model PATH --n 4\n\nor from Python:\n\n"
     if stage == "ae":  # draws no latents of its own
         calls, command = 'model.decode(model.encode(["Some text."]))', ""

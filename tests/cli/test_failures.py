@@ -113,6 +113,27 @@ def test_what_is_missing_is_named_with_the_remedy(cli: Cli, line: str, error: st
     assert found.errors[0].startswith(error)
 
 
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        (
+            "sample --model ckpt/studnet",
+            "there is no folder ckpt/studnet; did you mean ckpt/student? Otherwise give a ",
+        ),
+        (
+            "encode storys.txt",
+            "there is no file or folder storys.txt; did you mean stories.txt? Otherwise check the path",
+        ),
+        ("encode other.txt", "there is no file or folder other.txt; check the path"),
+    ],
+)
+def test_a_path_that_is_almost_there_is_asked_after(cli: Cli, tmp_path: Path, line: str, error: str) -> None:
+    (tmp_path / "ckpt" / "student").mkdir(parents=True)
+    (tmp_path / "stories.txt").touch()
+    found = cli(*line.split())
+    assert (found.status, found.errors[-1].startswith(f"error: {error}")) == (1, True), found.err
+
+
 def test_a_parent_of_the_wrong_stage_is_named_with_the_command_that_makes_the_right_one(
     cli: Cli, tiny_chain: Chain
 ) -> None:
