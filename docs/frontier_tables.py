@@ -94,18 +94,26 @@ def latent_scale() -> str:
 
 
 def latent_scales() -> str:
-    """GenPPL of the student over that of the base at equal entropy, by the factor on its latents; a single seed."""
+    """GenPPL of prior and student over that of the base at equal entropy, by the factor on latents; a single seed."""
     reports, found = stored("frontier.jsonl"), stored("scales.jsonl")
     steps = sorted({r["decode_steps"] for r in found})
-    rows: dict[float, dict[int, str]] = {}
+    rows: dict[tuple[str, float], dict[int, str]] = {}
     for r in found:
         means = means_of(r)
         base = base_at(reports, r["decode_steps"], means["entropy"])
         ratio = f"{means['genppl'] / base:.2f}" if base and means["genppl"] else "-"
         shown = f"{ratio} ({number(means.get('latent_agreement'), 2)})"
-        rows.setdefault(1.0 if r["latent_scale"] is None else r["latent_scale"], {})[r["decode_steps"]] = shown
-    body = [[f"{scale:g}", *(row.get(n, "-") for n in steps)] for scale, row in sorted(rows.items(), reverse=True)]
-    return table(["factor on latents; GenPPL over the base's (agreement)", *(f"{n} steps" for n in steps)], body)
+        scale = 1.0 if r["latent_scale"] is None else r["latent_scale"]
+        rows.setdefault((NAMES[r["stage"]], scale), {})[r["decode_steps"]] = shown
+    body = [
+        [name, f"{c:g}", *(row.get(n, "-") for n in steps)] for (name, c), row in sorted(rows.items(), key=_by_factor)
+    ]
+    return table(["model", "factor on latents", *(f"{n} steps" for n in steps)], body)
+
+
+def _by_factor(row: tuple[tuple[str, float], Any]) -> tuple[str, float]:
+    (name, scale), _ = row
+    return name, -scale
 
 
 def orders() -> str:

@@ -49,11 +49,21 @@ powers=4,8,16,32,64
 many=(--n 352 --seeds "$seeds") # of three seeds together more than 1,000, for MAUVE
 few=(--n 128 --seeds "$seeds")
 student=(--model "$models/student" --steps 2)
+prior=(--model "$models/prior" --prior-steps 5)
 temperatures=1.0,0.85
 whole_frontier() {
   bench "${student[@]}" --decode-steps "$powers" --against "$models/mdlm" --temperatures "$temperatures" "${many[@]}"
   bench --model "$models/mdlm" --decode-steps "$powers" --temperatures 1.1,0.7 "${many[@]}" # for other entropies
-  bench --model "$models/prior" --prior-steps 5 --decode-steps "$powers" --temperatures "$temperatures" "${many[@]}"
+  bench "${prior[@]}" --decode-steps "$powers" --temperatures "$temperatures" "${many[@]}"
+}
+scales() {
+  local few_steps=(--decode-steps 4,16,64 --temperatures 0.85 --n 352 --seeds 0)
+  bench "${student[@]}" --latent-scale 1,0.8,0.7,0.6,0.5 "${few_steps[@]}"
+  bench "${prior[@]}" --latent-scale 1,0.8,0.7,0.6,0.5 "${few_steps[@]}"
+}
+smaller_latents() { # by the factors that are best there
+  bench "${student[@]}" --latent-scale 0.6 --decode-steps "$powers" --temperatures "$temperatures" "${many[@]}"
+  bench "${prior[@]}" --latent-scale 0.7 --decode-steps "$powers" --temperatures "$temperatures" "${many[@]}"
 }
 taking_over() {
   bench "${student[@]}" --latent-scale 0.6 --latent-until 0.5 --decode-steps "$powers" --temperatures 0.85 "${many[@]}"
@@ -66,10 +76,8 @@ latent_steps() {
 }
 spread_order() {
   bench --model "$models/mdlm" --decode-steps 4,8,16 --order spread --temperatures 1.0,0.85 "${many[@]}"
-  for latent in "--model $models/prior --prior-steps 5" "--model $models/student --steps 2"; do
-    # shellcheck disable=SC2086
-    bench $latent --decode-steps 4,8 --order spread --latent-scale 0.6 --temperatures 1.0,0.85 "${many[@]}"
-  done
+  bench "${prior[@]}" --decode-steps 4,8 --order spread --latent-scale 0.6 --temperatures 1.0,0.85 "${many[@]}"
+  bench "${student[@]}" --decode-steps 4,8 --order spread --latent-scale 0.6 --temperatures 1.0,0.85 "${many[@]}"
 }
 surest_first() {
   bench "${student[@]}" --decode-steps 8,16,32 --order confidence --against "$models/mdlm" --temperatures 1.0,0.85 "${few[@]}"
@@ -79,10 +87,8 @@ into chain.json chain_information
 for stage in mdlm ae prior student; do into "$stage.json" diladiff eval "$models/$stage" ${data[@]+"${data[@]}"}; done
 into samples.jsonl all_samples
 into frontier.jsonl whole_frontier
-into latent_scale.jsonl \
-  bench "${student[@]}" --latent-scale 0.6 --decode-steps "$powers" --temperatures "$temperatures" "${many[@]}"
-into scales.jsonl \
-  bench "${student[@]}" --latent-scale 1,0.8,0.7,0.6,0.5 --decode-steps 4,16,64 --temperatures 0.85 --n 352 --seeds 0
+into latent_scale.jsonl smaller_latents
+into scales.jsonl scales
 into latent_until.jsonl taking_over
 into spread.jsonl spread_order
 into latent_steps.jsonl latent_steps
