@@ -5,7 +5,7 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def wrong_folder(path: Path, wanted: Sequence[str], found: object = None) -> Use
     if isinstance(found, str) and found in KINDS:
         return UserError(f"{path} is {kind_of(found)}", remedy)
     if not path.exists():
-        return UserError(f"there is no folder {path}", meant_instead(path, remedy))
+        return UserError(f"there is no folder {path}", meant_instead(path, remedy, Path.is_dir))
     if not path.is_dir():
         return UserError(f"{path} is a file", remedy)
     why = "it has no config.json"
@@ -68,11 +68,17 @@ def wrong_folder(path: Path, wanted: Sequence[str], found: object = None) -> Use
     return UserError(f"{path} is no folder of diladiff ({why})", remedy)
 
 
-def meant_instead(path: Path, remedy: str) -> str:
-    """The remedy for a path that is not there, after the neighbour with almost its name, where there is one."""
+def meant_instead(path: Path, remedy: str, of_kind: Callable[[Path], bool] = Path.exists) -> str:
+    """The remedy for a path that is not there, after the neighbour with almost its name, where there is one.
+
+    Args:
+        path: What was given.
+        remedy: What to do where nothing has almost its name.
+        of_kind: Which neighbours are asked after; hidden ones never are.
+    """
     with suppress(OSError):
-        names = sorted(neighbour.name for neighbour in path.parent.iterdir())
-        if close := difflib.get_close_matches(path.name, names, n=1, cutoff=0.8):
+        names = sorted(p.name for p in path.parent.iterdir() if not p.name.startswith(".") and of_kind(p))
+        if close := difflib.get_close_matches(path.name, names, n=1, cutoff=0.75):
             return f"did you mean {path.parent / close[0]}? Otherwise {remedy}"
     return remedy
 

@@ -25,7 +25,7 @@ from diladiff_cli.stages.trace import Trace, record
 
 LOCAL_MODEL = Path("ckpt/student")
 SHIPPED_MODEL = Path(__file__).parent / "assets" / "model"
-SHIPPED = "shipped"  # its name where a folder is asked for
+SHIPPED_NAME = "shipped"  # where a model's folder is asked for
 TEXTS_AT_ONCE = 64
 
 
@@ -37,23 +37,31 @@ def default_model() -> tuple[Path, str]:
     """
     if is_there(LOCAL_MODEL):
         return LOCAL_MODEL, f"model: ./{LOCAL_MODEL}"
-    if (SHIPPED_MODEL / "config.json").exists():
-        return SHIPPED_MODEL, f"model: the small one that ships with diladiff (no ./{LOCAL_MODEL} here)"
-    raise UserError(
-        f"there is no ./{LOCAL_MODEL}, and this installation ships no model",
-        "name one with --model, or train one: see diladiff --help",
-    )
+    try:
+        return _shipped(), f"model: the small one that ships with diladiff (no ./{LOCAL_MODEL} here)"
+    except UserError as error:
+        raise UserError(f"there is no ./{LOCAL_MODEL}, and {error.what}", error.remedy) from None
 
 
-def named_model(path: Path | str) -> Path:
+def _shipped() -> Path:
+    if not (SHIPPED_MODEL / "config.json").exists():
+        remedy = "name one with --model, or train one: see diladiff --help"
+        raise UserError("this installation ships no model", remedy)
+    return SHIPPED_MODEL
+
+
+def named_model(name: str) -> Path:
     """The folder of a model: ``shipped``, where nothing here has that name, is the model that ships.
 
     Its parents lie below it: ``shipped/parents/mdlm``.
+
+    Raises:
+        UserError: It is asked for, and this installation has none.
     """
-    path = Path(path)
-    if path.parts[:1] == (SHIPPED,) and not os.path.lexists(SHIPPED):
-        return SHIPPED_MODEL.joinpath(*path.parts[1:])
-    return path
+    first, _, below = name.partition("/")
+    if first != SHIPPED_NAME or os.path.lexists(SHIPPED_NAME):
+        return Path(name)
+    return _shipped() / below
 
 
 def load(
@@ -62,7 +70,7 @@ def load(
     """Load an artifact of any stage, with the parts that it builds on.
 
     Args:
-        path: Its folder, or ``shipped``; None for ``./ckpt/student`` where there is one, else the model that ships
+        path: Its folder, or the text ``shipped``; None for ``./ckpt/student`` where there is one, else the model that ships
             with the package.
         device: None for the GPU where there is one, else the CPU.
         data: Data set whose held-out blocks an auto-encoder samples from; None for the one that it was trained on.
@@ -70,7 +78,7 @@ def load(
     Raises:
         UserError: The artifact or a parent is missing, changed or damaged.
     """
-    found = default_model()[0] if path is None else named_model(path)
+    found = default_model()[0] if path is None else named_model(path) if isinstance(path, str) else path
     return Model(load_sampler(found, device, None if data is None else Path(data)))
 
 
@@ -175,7 +183,8 @@ class Model:
             latents: As :meth:`encode` returns them.
             decode_steps: Token steps (0: a quarter of the length).
             seed: The draws of text i depend on the seed and i alone.
-            options: Other fields of :class:`diladiff_cli.config.SampleConfig`.
+            options: Other fields of :class:`diladiff_cli.config.SampleConfig`. A model's own factor on latents is for
+                those that it draws: here ``latent_scale`` is 1 unless it is given.
 
         Raises:
             UserError: The model has no latents, or these are of another shape.
@@ -196,7 +205,7 @@ class Model:
             config,
             decode_steps=config.decode_steps or default_decode_steps(self.sampler),
             precision=settled_precision(config.precision, self.sampler.device),
-            latent_scale=config.latent_scale or 1.0,  # a model's own factor is for latents that it draws
+            latent_scale=config.latent_scale or 1.0,
         )
         ids = range(len(latents) * config.decodings)
         tokens = decode(self.sampler, ids, config, latents.repeat_interleave(config.decodings, 0))

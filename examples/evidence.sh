@@ -42,8 +42,8 @@ print(json.dumps(found, indent=1))'; }
 bench() { diladiff bench --latent-scale 1 "$@" ${data[@]+"${data[@]}"} --scorer "${SCORER:-auto}" --out "$out/bench"; }
 all_samples() {
   diladiff sample --model "$models/mdlm" --decode-steps 64 --n 30
-  diladiff sample --model "$models/prior" --steps 5 --decode-steps 16 --n 30
-  diladiff sample --model "$models/student" --steps 2 --decode-steps 16 --n 30 # with the model's own factor on latents
+  diladiff sample --model "$models/prior" --steps 5 --decode-steps 16 --latent-scale 0.7 --n 30
+  diladiff sample --model "$models/student" --steps 2 --decode-steps 16 --latent-scale 0.6 --n 30
 }
 powers=4,8,16,32,64
 many=(--n 352 --seeds "$seeds") # of three seeds together more than 1,000, for MAUVE

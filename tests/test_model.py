@@ -18,6 +18,7 @@ from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.encoder import LatentEncoder
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.settings import ConfigError
+from diladiff_cli.stages.export import export
 from tests.chain import CHANNELS, LATENTS, LENGTH, Chain
 
 
@@ -162,11 +163,21 @@ def test_the_shipped_model_has_a_name_unless_something_here_has_it(
     tiny_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(facade, "SHIPPED_MODEL", tiny_chain.root / "ckpt/prior")
-    assert load("shipped").stage == "prior"
-    assert load("shipped/../mdlm").stage == "mdlm"
+    export(tiny_chain.student, tmp_path / "installed" / "model")
+    monkeypatch.setattr(facade, "SHIPPED_MODEL", tmp_path / "installed" / "model")
+    assert load("shipped").stage == "student"
+    assert load("shipped/parents/mdlm").stage == "mdlm"
+    with pytest.raises(UserError, match=r"there is no folder \./shipped|there is no folder shipped"):
+        load("./shipped")
     shutil.copytree(tiny_chain.mdlm, "shipped")
     assert load("shipped").stage == "mdlm"
+
+
+def test_where_none_is_installed_the_name_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(facade, "SHIPPED_MODEL", tmp_path / "none")
+    with pytest.raises(UserError, match=r"^this installation ships no model; name one with --model"):
+        load("shipped/parents/mdlm")
 
 
 def test_without_any_model_the_error_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

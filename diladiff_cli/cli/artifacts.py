@@ -8,7 +8,7 @@ import typer
 from diladiff_cli.cli.command import command
 from diladiff_cli.cli.options import named_or_default
 from diladiff_cli.cli.output import Result, show
-from diladiff_cli.config import SCALES
+from diladiff_cli.config import LEAST_SCALE, MOST_SCALE
 from diladiff_cli.notes import is_main_process, say
 from diladiff_cli.runtime.card import metadata_problems
 from diladiff_cli.settings import check_value
@@ -20,7 +20,7 @@ def info(
         Path | None,
         typer.Argument(
             metavar="PATH",
-            help="An artifact, a bundle, a data set, latents, or shipped: the small model that comes with diladiff. "
+            help="An artifact, a bundle, a data set, latents, or shipped: the small model that ships with diladiff. "
             "Without one: the model that sample would take.",
         ),
     ] = None,
@@ -53,8 +53,8 @@ def export(
         typer.Option(
             "--model",
             metavar="FOLDER",
-            help="Artifact of any stage; its parents come along. "
-            r"\[default: ckpt/student, else the small model that comes with diladiff]",
+            help="Artifact of any stage, or shipped: the small model that ships with diladiff; its parents come along. "
+            r"\[default: ckpt/student, else shipped]",
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the bundle goes.")] = Path("bundle"),
@@ -72,8 +72,8 @@ def export(
         typer.Option(
             "--latent-scale",
             metavar="FLOAT",
-            min=SCALES[0],
-            max=SCALES[1],
+            min=LEAST_SCALE,
+            max=MOST_SCALE,
             help="Factor on drawn latents that sample and bench take for it unless told otherwise. "
             r"\[default: what an earlier export says, else 1]",
         ),
@@ -85,8 +85,9 @@ def export(
     from diladiff_cli.stages import export as stage
 
     earlier = (out / "config.json").exists()
-    about = {"license": license, "language": language}
-    summary = stage.export(named_or_default(model), out, precision, **about, latent_scale=latent_scale)
+    summary = stage.export(
+        named_or_default(model), out, precision, license=license, language=language, latent_scale=latent_scale
+    )
     instead = ", in place of an earlier bundle" if earlier else ""
     say(f"{out}: {summary['stage']} in {precision}, {summary['bytes'] / 1e6:,.1f} MB{instead}")
     if (summary["stored"], precision) == ("bf16", "fp32"):

@@ -47,6 +47,7 @@ def _check(
     examples=(
         "diladiff bench --model ckpt/student --decode-steps 4,8,16,32 --steps 1,2,5 --against ckpt/mdlm ckpt/prior",
         "diladiff bench --temperatures 1.0,0.85,0.7 --n 1000 --out frontier > frontier.jsonl",
+        "diladiff bench --latent-scale 1,0.8,0.6 --temperatures 1.0,0.85,0.7 --against ckpt/mdlm",
         "diladiff bench --speed",
     ),
     check=_check,
@@ -58,7 +59,7 @@ def bench(
         typer.Option(
             "--model",
             metavar="FOLDER",
-            help="An artifact of any stage, or shipped: the small model that comes with diladiff. "
+            help="An artifact of any stage, or shipped: the small model that ships with diladiff. "
             r"\[default: ckpt/student, else shipped]",
         ),
     ] = None,
@@ -126,7 +127,7 @@ def _all_models(model: Path | None, against: list[Path], more: list[Path]) -> li
     """The models, each once; the default one comes first where neither --model nor plain arguments alone name it."""
     if model is None and more and not against:
         model, *more = more
-    return list(dict.fromkeys(map(named_or_default, [model, *against, *more])))
+    return list(dict.fromkeys([named_or_default(model), *against, *more]))
 
 
 def _plan(config: BenchConfig, models: list[Path], out: Path, data: Path | None) -> Mapping[str, Any]:

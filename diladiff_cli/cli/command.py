@@ -9,7 +9,16 @@ from typing import Any
 import typer
 
 from diladiff_cli.cli.failures import out_of_memory
-from diladiff_cli.cli.options import ConfigFile, Preset, as_text, as_value, given_values, own_problems, parameters
+from diladiff_cli.cli.options import (
+    ConfigFile,
+    Preset,
+    as_text,
+    as_value,
+    given_values,
+    own_problems,
+    parameters,
+    with_shipped,
+)
 from diladiff_cli.cli.output import Result, data_stream, write
 from diladiff_cli.config import STAGES, resolve
 from diladiff_cli.errors import is_out_of_memory
@@ -70,6 +79,7 @@ class Command:
         """The function that Typer calls."""
 
         def run(**values: Any) -> None:
+            values = {name: with_shipped(name, value) for name, value in values.items()}
             config, given = self._configure(values)
             asked = inspect.signature(self.body).parameters
             own = {name: as_value(p, values[name]) for name, p in self.own().items() if name in asked}

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from diladiff_cli.cli.command import command
-from diladiff_cli.cli.options import DryRun, named_targets
+from diladiff_cli.cli.options import DryRun
 from diladiff_cli.cli.output import Result, document, show
 from diladiff_cli.config import EvalConfig
 from diladiff_cli.notes import is_main_process
@@ -27,7 +27,7 @@ def _check(
         return []
     from diladiff_cli.stages.eval_files import idle_options
 
-    return idle_options(named_targets(target), reference or (), data, settings)
+    return idle_options(target, reference or (), data, settings)
 
 
 @command(
@@ -70,7 +70,6 @@ def evaluate(
         return None
     from diladiff_cli.stages.eval_files import evaluate_files, evaluation_plan
 
-    target = named_targets(target)
     if dry_run:
         return evaluation_plan(config, target, reference or (), data)
     reports = _with_tables(evaluate_files(config, target, reference or (), data))

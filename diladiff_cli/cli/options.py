@@ -2,7 +2,7 @@
 
 import inspect
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +17,7 @@ from diladiff_cli.settings import Settings, check_value, flag
 # Fields of all training stages that say how a run goes rather than what it computes.
 RUN_FIELDS = {"seed", "max_steps", "max_minutes", "precision", "compile", "log_with"}
 PARSED_LATER = (Path, int, float)  # of a command's own parameters, so that all bad values are told at once
+MODELS = {"model", "against", "more", "base", "ae", "prior", "target", "path"}  # what may name a model
 METAVARS = {bool: "", int: "INTEGER", float: "FLOAT", str: "TEXT"}
 
 Preset = Annotated[
@@ -70,20 +71,26 @@ RecordedLatents = Annotated[
 
 def named_or_default(model: Path | None) -> Path:
     """The folder that was named; without one the local student or else the model that ships, which is told."""
-    from diladiff_cli.model import default_model, named_model
-
     if model is not None:
-        return named_model(model)
+        return model
+    from diladiff_cli.model import default_model
+
     path, note = default_model()
     say(note)
     return path
 
 
-def named_targets(targets: Sequence[str]) -> list[str]:
-    """Files and folders as they were named, with the model that ships where that is meant."""
+def with_shipped(name: str, value: Any) -> Any:
+    """The value of an option or argument, with the folder of the model that ships where a model is called so."""
+    if name not in MODELS or value is None:
+        return value
+    if isinstance(value, list):
+        return [with_shipped(name, part) for part in value]
+    if value.partition("/")[0] != "shipped":
+        return value
     from diladiff_cli.model import named_model
 
-    return [str(named_model(target)) for target in targets]
+    return str(named_model(value))
 
 
 def idle_bounds(config: SampleConfig | BenchConfig | None, given: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import typer
 
 from diladiff_cli.cli.command import command
-from diladiff_cli.cli.options import named_targets
 from diladiff_cli.cli.output import Result
 from diladiff_cli.notes import is_main_process
 from diladiff_cli.settings import shown
@@ -51,4 +50,4 @@ def plot(
         return None
     from diladiff_cli.stages.plot import plot as draw
 
-    return draw(named_targets(target), out, _names(format))
+    return draw(target, out, _names(format))

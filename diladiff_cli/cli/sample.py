@@ -52,7 +52,7 @@ def sample(
         typer.Option(
             "--model",
             metavar="FOLDER",
-            help="An artifact of any stage, a bundle of export, or shipped: the small model that comes with diladiff. "
+            help="An artifact of any stage, a bundle of export, or shipped: the small model that ships with diladiff. "
             r"\[default: ckpt/student, else shipped]",
         ),
     ] = None,

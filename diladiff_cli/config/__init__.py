@@ -13,8 +13,8 @@ from diladiff_cli.config.training import (
     StageConfig,
 )
 from diladiff_cli.config.use import (
-    OF_LATENTS,
-    SCALES,
+    LEAST_SCALE,
+    MOST_SCALE,
     SMALLEST_VOCABULARY,
     BenchConfig,
     EncodeConfig,
@@ -25,8 +25,8 @@ from diladiff_cli.config.use import (
 
 __all__ = [
     "AUGMENTATIONS",
-    "OF_LATENTS",
-    "SCALES",
+    "LEAST_SCALE",
+    "MOST_SCALE",
     "SMALLEST_VOCABULARY",
     "STAGES",
     "AeConfig",

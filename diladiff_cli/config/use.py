@@ -9,8 +9,8 @@ from diladiff_cli.settings import LARGEST, Good, Settings, flag, option, precisi
 SMALLEST_VOCABULARY = 258  # all bytes, the separator and the mask token
 LARGEST_VOCABULARY = 1 << 24
 COLDEST = 1e-4  # logits divided by less overflow
-OF_LATENTS = {"latent_until": 0.0, "latent_scale": 1.0}  # what a decoder makes of latents, and where that is nothing
-SCALES = (0.01, 10.0)  # least and most
+LEAST_SCALE, MOST_SCALE = 0.01, 10.0  # factors on latents
+TOO_SMALL = f"give 0 for the model's own, or at least {LEAST_SCALE}"
 
 
 def latent_until_option() -> Any:
@@ -84,7 +84,7 @@ class SampleConfig(Settings):
         0.0,
         "Factor on latents before decoding; below 1 the decoder trusts them less (0: the model's own, mostly 1).",
         low=0,
-        high=SCALES[1],
+        high=MOST_SCALE,
     )
     decodings: int = option(1, "Texts decoded from each latent; two or more give the latent agreement.", low=1)
     order: str = order_option()
@@ -98,12 +98,16 @@ class SampleConfig(Settings):
     def _problems(self, good: Good) -> list[str]:
         if good("temperature") and 0 < self.temperature < COLDEST:
             return [f"--temperature is {self.temperature}; give 0 for the likeliest token, or at least {COLDEST}"]
+        if good("latent_scale") and 0 < self.latent_scale < LEAST_SCALE:
+            return [f"--latent-scale is {self.latent_scale}; {TOO_SMALL}"]
         return []
 
     def use_of_latents(self) -> dict[str, float | None]:
         """What the decoder makes of latents, None where that is nothing, or left to the model."""
-        asked = {name: getattr(self, name) for name in OF_LATENTS}
-        return {name: None if value in (0, OF_LATENTS[name]) else value for name, value in asked.items()}
+        return {
+            "latent_until": self.latent_until or None,
+            "latent_scale": None if self.latent_scale in (0, 1) else self.latent_scale,
+        }
 
     def bounds_in_use(self) -> dict[str, float | None]:
         """What bounds the steps of the orders ``threshold`` and ``entropy``, None where it does nothing."""
@@ -127,7 +131,7 @@ class EvalConfig(Settings):
     seed: int = option(0, "Of artifacts: seed of masks, noise and samples.", low=0)
 
 
-FRACTIONS = {"temperatures": 1e6, "latent_scale": SCALES[1]}  # lists of bench that are not of whole numbers: the most
+MOST_OF_FRACTIONS = {"temperatures": 1e6, "latent_scale": MOST_SCALE}  # in lists whose numbers need not be whole
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -182,8 +186,8 @@ class BenchConfig(Settings):
         return problems
 
     def _list_problem(self, name: str, low: int) -> str | None:
-        text, high = getattr(self, name), FRACTIONS.get(name, float(LARGEST[int]))
-        whole = name not in FRACTIONS
+        text, high = getattr(self, name), MOST_OF_FRACTIONS.get(name, float(LARGEST[int]))
+        whole = name not in MOST_OF_FRACTIONS
         try:
             found = numbers(text)
         except ValueError:
@@ -196,6 +200,8 @@ class BenchConfig(Settings):
             return f"{start}give {kind} of at most {high:.10g}, separated by commas"
         if name == "temperatures" and any(0 < x < COLDEST for x in found):
             return f"{start}give 0 for the likeliest tokens, or at least {COLDEST}"
+        if name == "latent_scale" and any(0 < x < LEAST_SCALE for x in found):
+            return f"{start}{TOO_SMALL}"
         return None
 
     def integers(self, name: str) -> tuple[int, ...]:

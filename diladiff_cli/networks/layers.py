@@ -145,8 +145,8 @@ class FeedForward(nn.Module):
         if self.activation == "swiglu":
             gate, x = x.chunk(2, dim=-1)
             return self.down(F.silu(gate) * x)
-        fast = x.dtype == torch.bfloat16 and x.device.type == "cpu"
-        return self.down(F.gelu(x, approximate="tanh" if self.activation == "gelu_tanh" and not fast else "none"))
+        slow_tanh = x.dtype == torch.bfloat16 and x.device.type == "cpu"
+        return self.down(F.gelu(x, approximate="tanh" if self.activation == "gelu_tanh" and not slow_tanh else "none"))
 
 
 class LatentCache:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diladiff_cli import __version__
-from diladiff_cli.config import SCALES
+from diladiff_cli.config import LEAST_SCALE, MOST_SCALE
 from diladiff_cli.errors import KINDS, UserError, wrong_folder
 from diladiff_cli.integrity import (
     CONFIG_FILE,
@@ -185,7 +185,7 @@ def _is_well_formed(config: Mapping[str, Any]) -> bool:
     if not all(isinstance(link, dict) and isinstance(link.get("path"), str) for link in links):
         return False
     scale = config.get("sampling", {}).get("latent_scale", 1.0)
-    if type(scale) not in (int, float) or not SCALES[0] <= scale <= SCALES[1]:
+    if type(scale) not in (int, float) or not LEAST_SCALE <= scale <= MOST_SCALE:
         return False
     texts += [link.get("hash") for link in links] + [config["data"].get(k, "") for k in ("path", "fingerprint")]
     return all(isinstance(text, str) for text in texts)

@@ -24,7 +24,7 @@ from diladiff_cli.tokenizer_files import tokenizer_folder
 
 SHARED = ("n", "top_p", "order", "threshold", "entropy_bound", "batch_size", "precision")  # by all points
 YOUNGER = {"latent_scale": 1.0}  # options that came after FORMAT_VERSION; with these values they are left out of a key
-FORMAT_VERSION = 2  # of the kept points; raised when samples or figures of the same settings change
+FORMAT_VERSION = 2  # of the kept points; raised when samples or figures of the same settings change beyond rounding
 # How latents come about, where that changed: the blocks that an auto-encoder encodes, the steps of a prior or student.
 LATENTS_FROM = {"ae": "blocks from all over the text", "prior": "ddim", "student": "times of ddim"}
 SPEED_VERSION = 5  # of the kept speeds; raised when the sampler becomes faster, or something else is timed
@@ -50,6 +50,8 @@ class Point:
     def title(self) -> str:
         """In words."""
         latent = f", {self.settings.steps} latent steps" if self.settings.steps else ""
+        scale = self.settings.latent_scale
+        latent += f", latents times {scale:g}" if scale != 1 else ""
         return f"{self.model}{latent}, {self.settings.decode_steps} decoding steps, T {self.settings.temperature:g}"
 
     def key(self, seed: int, *more: Any) -> str:
@@ -128,10 +130,10 @@ def plan_points(config: BenchConfig, models: Sequence[Path], data: Path | None) 
         if problems:
             raise ConfigError(problems)
     asked = [(sampler, settings) for sampler in samplers.values() for settings in _asked(sampler, config)]
-    for note in dict.fromkeys(note for each in asked for note in notes_on(*each)):
-        say(note)
     contents = {name: _content(sampler) for name, sampler in samplers.items()}
     points = [Point(s.name, s.stage, contents[s.name], complete(s, settings)) for s, settings in asked]
+    for note in dict.fromkeys(note for each in asked for note in notes_on(*each)):
+        say(note)
     bases = [sampler for sampler in samplers.values() if sampler.stage == "mdlm"]
     if bases and len(samplers) > 1 and len(config.fractions("temperatures")) == 1:
         say("with one temperature nothing is compared at equal entropy; several are, as --temperatures 1.0,0.85,0.7")
@@ -159,6 +161,7 @@ def bench_plan(config: BenchConfig, models: Sequence[Path], out: Path, data: Pat
                 "stage": point.stage,
                 "steps": point.settings.steps or None,
                 **{name: getattr(point.settings, name) for name in ("decode_steps", "temperature")},
+                **point.settings.use_of_latents(),
                 "to_draw": [seed for seed, files in kept.items() if not files.drawn],
                 "to_score": [seed for seed, files in kept.items() if not files.figures.exists()],
                 "to_pool": len(kept) > 1 and not pooled_file(point, list(kept), *given).exists(),
@@ -192,10 +195,9 @@ def _asked(sampler: Sampler, config: BenchConfig) -> Iterator[SampleConfig]:
     if sampler.autoencoder is not None:
         shared |= {"decodings": config.decodings, "latent_until": config.latent_until}
         scales = config.fractions("latent_scale")
-    temperatures, powers = config.fractions("temperatures"), config.integers("decode_steps") or powers or (length,)
-    for latent_steps, scale, temperature, decode_steps in product(steps, scales, temperatures, powers):
-        of_point = {"steps": latent_steps, "decode_steps": decode_steps}
-        yield SampleConfig(**of_point, latent_scale=scale, temperature=temperature, **shared)
+    decode_steps = config.integers("decode_steps") or powers or (length,)
+    for n_cont, scale, temperature, n_disc in product(steps, scales, config.fractions("temperatures"), decode_steps):
+        yield SampleConfig(steps=n_cont, latent_scale=scale, temperature=temperature, decode_steps=n_disc, **shared)
 
 
 def _content(sampler: Sampler) -> tuple[str, ...]:

@@ -32,14 +32,24 @@ def _common(reports: Sequence[Report]) -> str:
         "entropy_bound": "entropy bound",
         "gamma": "gamma",
         "latent_until": "latent until",
-        "latent_scale": "latents times",
     }
     for name, title in titles.items():
         used = [r[name] for r in reports if r[name] is not None]
         parts += [f"{title} {used[0]:g}"] if used else []
+    factors = _factors(reports)
+    parts += [f"latents times {factors[0]:g}"] if len(factors) == 1 and factors != [1.0] else []
     parts.append(r["precision"])
     pooled = any("mauve_pooled" in r["figures"] for r in reports)
     return ", ".join(parts) + "; ± over seeds, that of MAUVE of all seeds' texts over clusterings" * pooled
+
+
+def _factors(reports: Sequence[Report]) -> list[float]:
+    """The factors on latents of points that have some, each once."""
+    return list(dict.fromkeys(_factor(r) for r in reports if r["stage"] != "mdlm"))
+
+
+def _factor(report: Report) -> float:
+    return 1.0 if report["latent_scale"] is None else float(report["latent_scale"])
 
 
 def _with_spread(figure: dict[str, Any] | None) -> str:
@@ -61,18 +71,20 @@ def frontier_table(reports: Sequence[Report]) -> "Table":
     pooled = [r["figures"]["mauve_pooled"]["n"] for r in reports if "mauve_pooled" in r["figures"]]
     if pooled:
         measured["mauve_pooled"] = f"mauve of {max(pooled)}"
-    columns = ["model", "latent", "decode", "T", "seconds", "tokens/s", *measured.values()]
+    several = len(_factors(reports)) > 1
+    columns = ["model", "latent", *["times"] * several, "decode", "T", "seconds", "tokens/s", *measured.values()]
     titles = (f"genppl of {names[base]} at this entropy" for base in bases)
     table = Table(*columns, *titles, title="quality and speed", caption=_common(reports), caption_justify="left")
     for r in reports:
         figures = [_with_spread(r["figures"].get(name)) for name in measured]
-        settings = [names[r["model"]], cell(r["steps"]), str(r["decode_steps"]), f"{r['temperature']:g}"]
+        times = ["-" if r["stage"] == "mdlm" else f"{_factor(r):g}"] * several
+        settings = [names[r["model"]], cell(r["steps"]), *times, str(r["decode_steps"]), f"{r['temperature']:g}"]
         others = [cell(r["at_equal_entropy"].get(base, {}).get("genppl")) for base in bases]
         table.add_row(*settings, f"{r['seconds']:.3g}", f"{r['tokens_per_second']['mean']:,.0f}", *figures, *others)
     reference = reports[0]["reference"]
     if reference:
         figures = [cell(reference.get(name)) for name in measured]
-        table.add_row("reference text", "-", "-", "-", "-", "-", *figures, *("-" for _ in bases))
+        table.add_row("reference text", *["-"] * (5 + several), *figures, *("-" for _ in bases))
     return table
 
 

@@ -104,10 +104,11 @@ class Evaluation:
         }
 
     def sampling(self, steps: int = 0) -> SampleConfig:
-        """How two texts are drawn from each of some latents."""
+        """How two texts are drawn from each of some latents, as they are: without a model's own factor."""
         pairs = min(self.batches * LATENTS, len(self.oracle.held_out))
-        config = SampleConfig(n=2 * pairs, steps=steps, decodings=2, seed=self.seed, precision=self.precision)
-        return complete(self.sampler if steps else self.oracle, replace(config, latent_scale=1.0))
+        drawn_with: dict[str, Any] = {"seed": self.seed, "precision": self.precision, "latent_scale": 1.0}
+        config = SampleConfig(n=2 * pairs, steps=steps, decodings=2, **drawn_with)
+        return complete(self.sampler if steps else self.oracle, config)
 
     def autocast(self) -> torch.autocast:
         """Of the matrix products, where asked for."""

@@ -6,13 +6,14 @@ bundle can be moved, and every folder in it is an artifact of its own.
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diladiff_cli.config import SCALES
+from diladiff_cli.config import LEAST_SCALE, MOST_SCALE
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CHECKSUM, CONFIG_FILE, check_log, read_json
 from diladiff_cli.runtime.artifacts import COMMANDS, Artifact, linked, load_artifact, write_artifact
@@ -57,7 +58,7 @@ def export(
         the precision in which the model's own weights lay before.
 
     Raises:
-        ConfigError: An unknown precision, or a licence or language that is none.
+        ConfigError: An unknown precision, a licence or language that is none, or a factor that does not fit.
         UserError: A part of the chain is missing or damaged, or ``out`` cannot be used.
     """
     if precision not in DTYPES:
@@ -65,7 +66,7 @@ def export(
     if problems := metadata_problems(license=license, language=language):
         raise ConfigError(problems)
     root = load_artifact(model)
-    sampling = {} if latent_scale is None else {"sampling": {"latent_scale": checked_scale(root, latent_scale)}}
+    root = root if latent_scale is None else with_own_factor(root, latent_scale)
     given = {k: v for k, v in {"license": license, "language": language}.items() if v is not None}
     parents = ancestors(root)
     check_place(out, [root, *parents.values()])
@@ -78,7 +79,7 @@ def export(
             record = given | _metadata_of(artifact) | {"precision": precision}
             links[stage] = _write(artifact, folder / place, out / place, record, _linked(artifact, "..", links))
         record = _metadata_of(root) | given | {"precision": precision}
-        digest = _write(root, folder, out, record, _linked(root, PARENTS, links), sampling)
+        digest = _write(root, folder, out, record, _linked(root, PARENTS, links))
         with (folder / "README.md").open("a") as card:
             card.write(usage(root.stage, precision, list(parents), hub_encoder([root, *parents.values()])))
         size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
@@ -137,19 +138,22 @@ def cast_weights(artifact: Artifact, precision: str) -> dict[str, Tensor]:
     return {k: v if k in kept else v.to(DTYPES[precision]) for k, v in network.state_dict().items()}
 
 
-def checked_scale(root: Artifact, latent_scale: float) -> float:
-    """The factor on drawn latents, of an artifact that draws some.
+def with_own_factor(artifact: Artifact, latent_scale: float) -> Artifact:
+    """The artifact with a factor on drawn latents of its own, which 1 takes away.
 
     Raises:
-        ConfigError: Another kind of artifact, or no factor.
+        ConfigError: It is no factor, or the artifact draws no latents.
     """
-    problem = check_value("latent_scale", latent_scale, float, low=SCALES[0], high=SCALES[1])
-    if problem is None and root.stage not in LATENT_STEPS:
-        problem = f"--latent-scale is {latent_scale}, but {root.path} is of stage {root.stage} and draws no latents"
-        problem += "; leave it out"
+    problem = check_value("latent_scale", latent_scale, float, low=LEAST_SCALE, high=MOST_SCALE)
+    if problem is None and artifact.stage not in LATENT_STEPS:
+        what = f"{artifact.path} is of stage {artifact.stage} and draws no latents"
+        problem = f"--latent-scale is {latent_scale}, but {what}; leave it out"
     if problem is not None:
         raise ConfigError([problem])
-    return float(latent_scale)
+    config = {name: value for name, value in artifact.config.items() if name != "sampling"}
+    if latent_scale != 1:
+        config["sampling"] = {"latent_scale": latent_scale}
+    return replace(artifact, config=config)
 
 
 def _metadata_of(artifact: Artifact) -> dict[str, str]:
@@ -163,12 +167,7 @@ def _linked(artifact: Artifact, prefix: str, hashes: Mapping[str, str]) -> dict[
 
 
 def _write(
-    artifact: Artifact,
-    folder: Path,
-    final: Path,
-    record: Mapping[str, str],
-    parents: Mapping[str, Mapping[str, str]],
-    also: Mapping[str, Any] | None = None,
+    artifact: Artifact, folder: Path, final: Path, record: Mapping[str, str], parents: Mapping[str, Mapping[str, str]]
 ) -> str:
     """One artifact of the bundle, which will lie at ``final``; returns its content hash."""
     data, network = artifact.data, artifact.network
@@ -191,9 +190,7 @@ def _write(
         tokenizer=read_tokenizer(artifact.path),
         progress=artifact.config.get("progress", {}),
         extra=lambda target: _copy_records(artifact.path, target),
-        also={k: v for k, v in artifact.config.items() if k not in (*fixed, "hash")}
-        | {"export": dict(record)}
-        | dict(also or {}),
+        also={k: v for k, v in artifact.config.items() if k not in (*fixed, "hash")} | {"export": dict(record)},
     )
     return str(config["hash"])
 

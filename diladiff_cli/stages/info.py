@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from diladiff_cli.data.latents import open_latents
 from diladiff_cli.data.tokens import open_tokens
-from diladiff_cli.errors import UserError
+from diladiff_cli.errors import UserError, meant_instead
 from diladiff_cli.integrity import read_sealed
 from diladiff_cli.runtime.artifacts import COMMANDS, Artifact, linked, load_artifact
 from diladiff_cli.runtime.card import TITLES
@@ -35,9 +35,9 @@ def describe(path: Path) -> Record:
         Plain JSON values. Always ``path``, ``stage``, ``title``, ``package_version``, ``format_version``, ``parents``
         (stage to path, hash and state), ``files`` (name to bytes) and ``bytes``. Of an artifact also ``hash``,
         ``ancestors`` (what its unchanged parents were made from in turn, as ``parents``), ``network``,
-        ``parameters``, ``training``, ``progress``, ``validation``, and its ``data`` with their state; of data and
-        latents ``fingerprint``, ``splits`` and what they were made with. A state is "unchanged", "changed", "missing"
-        or "damaged".
+        ``parameters``, ``training``, ``progress``, ``validation``, and its ``data`` with their state, where it has them
+        ``sampling`` (settings that ``sample`` takes from it) and ``export``; of data and latents ``fingerprint``,
+        ``splits`` and what they were made with. A state is "unchanged", "changed", "missing" or "damaged".
 
     Raises:
         UserError: The folder is none of these, or is damaged.
@@ -54,7 +54,7 @@ def _stage(path: Path) -> str:
     remedy = f"name the folder of {KINDS}"
     restore(path)
     if not path.exists():
-        raise UserError(f"there is no folder {path}", remedy)
+        raise UserError(f"there is no folder {path}", meant_instead(path, remedy, Path.is_dir))
     if path.is_file():
         raise UserError(f"{path} is a file", f"{remedy}; samples are measured with: diladiff eval {path}")
     if (path / "plan.json").exists() and not (path / "config.json").exists():

@@ -77,7 +77,12 @@ def decode(
         config: Seed, order, temperature, nucleus and so on, as :func:`complete` returns it.
         z_0: (B, N, C) standardised latents, one a sample; None for an ``mdlm``.
         on_step: Called after each decoding step of each batch.
+
+    Raises:
+        ValueError: The settings are not complete.
     """
+    if not (config.decode_steps and config.latent_scale):
+        raise ValueError("these settings are not complete: see stages.sample_settings.complete")
     found = []
     for start in range(0, len(ids), config.batch_size):
         part = slice(start, start + config.batch_size)

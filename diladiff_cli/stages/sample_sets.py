@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diladiff_cli.data.text import Piece, iter_pieces
 from diladiff_cli.data.tokenizer import decode_text, encode_documents
-from diladiff_cli.errors import UserError
+from diladiff_cli.errors import UserError, meant_instead
 
 Sample = dict[str, Any]
 MOST_TOKENS = 1 << 31
@@ -33,7 +33,8 @@ def read_samples(source: str) -> list[Sample]:
     try:
         lines = sys.stdin.buffer.readlines() if source == "-" else Path(source).read_bytes().splitlines()
     except OSError as error:
-        raise UserError(f"cannot read {name} ({error.strerror})", "give a file that `diladiff sample` wrote") from error
+        remedy = meant_instead(Path(source), "give a file that `diladiff sample` wrote")
+        raise UserError(f"cannot read {name} ({error.strerror})", remedy) from error
     samples = [_parse(line, f"{name}, line {i}") for i, line in enumerate(lines, 1) if line.strip()]
     if not samples:
         raise UserError(f"{name} holds no samples", "write some with: diladiff sample --n 64")

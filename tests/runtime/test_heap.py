@@ -2,20 +2,35 @@
 
 import os
 import platform
+import signal
 import subprocess
 import sys
 
 import pytest
 
+from diladiff_cli.cli import main
+
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is another one")
 
+KEPT = """
+import ctypes, re
+from diladiff_cli.runtime.heap import keep_freed_memory
+
+keep_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+buffers = [libc.malloc(30 << 20) for _ in range(100)]
+for buffer in buffers:
+    libc.free(buffer)
+print(re.search(r"VmSize:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+"""
 FAULTS = """
 import resource
 from diladiff_cli.runtime.heap import keep_freed_memory
 
 kept = keep_freed_memory() if {keep} else None
 def touch():
-    return bytearray(64 << 20)
+    return bytearray(24 << 20)
 touch()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(8):
@@ -25,16 +40,14 @@ print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(keep: bool, **environment: str) -> list[str]:
-    """What keep_freed_memory returned, and page faults of eight buffers of 64 MB, one after another."""
+    """What keep_freed_memory returned, and page faults of eight buffers of 24 MB, one after another."""
+    return output(FAULTS.format(keep=keep), **environment).split()
+
+
+def output(code: str, **environment: str) -> str:
     clean = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_") and k != "GLIBC_TUNABLES"}
-    done = subprocess.run(
-        [sys.executable, "-c", FAULTS.format(keep=keep)],
-        env=clean | environment,
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    return done.stdout.split()
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=clean | environment, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 @glibc
@@ -42,6 +55,21 @@ def test_buffers_are_reused_without_page_faults() -> None:
     before, after = faults(keep=False), faults(keep=True)
     assert after[0] == "True"
     assert int(after[1]) < int(before[1]) / 20
+
+
+@glibc
+def test_gigabytes_are_kept_too() -> None:
+    assert int(output(KEPT)) * 1024 > 100 * (30 << 20)
+
+
+def test_every_command_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(main, "keep_freed_memory", lambda: asked.append(True))
+    monkeypatch.setattr(main, "leave", lambda status: None)
+    monkeypatch.setattr(main, "run", lambda arguments: 0)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    main.main()
+    assert asked == [True]
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,19 @@ def test_the_table_tells_what_all_points_share(tiny_chain: Chain, tmp_path: Path
     assert frontier_table(reports).caption == shared
 
 
+def test_factors_on_latents_are_a_column_where_there_are_several(tiny_chain: Chain, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"decode_steps": "4", "steps": "2", "seeds": "0"}
+    one = frontier_table(bench(tiny_chain, tmp_path, "mdlm", "student", latent_scale="0.5", **settings))
+    assert "latents times 0.5, fp32" in str(one.caption)
+    assert "times" not in [column.header for column in one.columns]
+    plain = frontier_table(bench(tiny_chain, tmp_path, "mdlm", "student", latent_scale="1", **settings))
+    assert "times" not in str(plain.caption)
+    several = frontier_table(bench(tiny_chain, tmp_path, "mdlm", "student", latent_scale="1,0.5", **settings))
+    (times,) = [list(column.cells) for column in several.columns if column.header == "times"]
+    assert times == ["-", "1", "0.5", "-"]
+    assert "times" not in str(several.caption)
+
+
 @pytest.mark.parametrize(
     ("order", "told"),
     [

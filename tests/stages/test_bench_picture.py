@@ -53,7 +53,7 @@ def test_the_picture_shows_quality_over_speed_a_line_for_each_model_and_temperat
         point_at("student", 1.0, speed=500.0, genppl=70.0, mauve=0.5),
         point_at("student", 1.0, speed=600.0, genppl=60.0) | {"latent_until": 0.5},
         point_at("student", 1.0, speed=650.0, genppl=55.0) | {"order": "spread"},
-        point_at("student", 1.0, speed=700.0, genppl=50.0) | {"latent_scale": 0.0},
+        point_at("student", 1.0, speed=700.0, genppl=50.0) | {"latent_scale": 0.5},
     ]
     genppl, mauve = frontier_figure(reports).axes
     drawn = [container.lines[0] for container in genppl.containers]
@@ -71,7 +71,7 @@ def test_the_picture_shows_quality_over_speed_a_line_for_each_model_and_temperat
         "student, 2 latent steps, T 1",
         "student, 2 latent steps until 0.5, T 1",
         "student, 2 latent steps, spread, T 1",
-        "student, 2 latent steps, latents times 0, T 1",
+        "student, 2 latent steps, latents times 0.5, T 1",
     ]
     assert [line.get_linestyle() for line in drawn] == ["-", "--", "-", "-", "-", "-"]
     assert len({line.get_marker() for line in drawn[2:]}) == 4

@@ -8,7 +8,7 @@ import pytest
 
 from diladiff_cli.config import BenchConfig, SampleConfig
 from diladiff_cli.stages.bench_frontier import bench_frontier
-from diladiff_cli.stages.bench_points import Point, _content, bench_plan
+from diladiff_cli.stages.bench_points import Point, _content, bench_plan, plan_points
 from diladiff_cli.stages.sampler import load_sampler
 
 from ..chain import Chain
@@ -34,6 +34,14 @@ def test_a_plan_tells_what_is_left_to_do_and_does_nothing(tiny_chain: Chain, tmp
     list(bench_frontier(first, models[:1], out))
     wanted[1] = ("student", 1, 4, [0], everything)  # figures without a scorer are not kept
     assert left() == wanted
+
+
+def test_a_plan_tells_factors_on_latents_apart(tiny_chain: Chain, tmp_path: Path) -> None:
+    config = BenchConfig(**SETTINGS | {"decode_steps": "4", "latent_scale": "1,0.5"})
+    points = bench_plan(config, [tiny_chain.student], tmp_path)["points"]
+    assert [p["latent_scale"] for p in points] == [None, 0.5]
+    titles = [p.title for p in plan_points(config, [tiny_chain.student], None).points]
+    assert [", latents times 0.5, 4 decoding steps" in title for title in titles] == [False, True]
 
 
 def test_one_temperature_is_told_where_it_allows_no_comparison(

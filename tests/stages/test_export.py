@@ -186,6 +186,7 @@ def test_a_bundle_samples_with_its_own_factor_on_latents(tiny_chain: Chain, tmp_
         assert torch.equal(tokens(tmp_path / name), scaled)
         assert load(tmp_path / name, "cpu").sample(n=1)[0]["latent_scale"] == 0.25
     assert not torch.equal(tokens(tmp_path / "third"), scaled)
+    assert "sampling" not in config_of(tmp_path / "third")
     assert torch.equal(tokens(tmp_path / "third"), tokens(tmp_path / "first", latent_scale=1.0))
     assert "sampling" not in config_of(tmp_path / "first" / "parents" / "prior")
     assert "multiplied by 0.25 unless" in (tmp_path / "second" / "README.md").read_text()

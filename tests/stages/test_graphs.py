@@ -41,7 +41,8 @@ def test_replays_sample_as_plain_steps_do(tiny_chain: Chain, stage: str, monkeyp
 
 
 def test_a_kept_replay_attends_to_the_latents_of_its_batch(tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    sampler, config = load_sampler(tiny_chain.prior, "cpu"), replace(SETTINGS["prior"], decodings=1, temperature=0.0)
+    sampler = load_sampler(tiny_chain.prior, "cpu")
+    config = complete(sampler, replace(SETTINGS["prior"], decodings=1, temperature=0.0))
     batches = [torch.randn(2, *sampler.require_autoencoder().latent_shape) * 3 for _ in range(2)]
     wanted = [decode(sampler, range(2), config, z) for z in batches]
     assert not torch.equal(*wanted)
@@ -52,7 +53,8 @@ def test_a_kept_replay_attends_to_the_latents_of_its_batch(tiny_chain: Chain, mo
 
 
 def test_latents_are_replayed_from_the_noise_of_their_batch(tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    sampler, config = load_sampler(tiny_chain.student, "cpu"), replace(SETTINGS["student"], latent_until=0.0)
+    sampler = load_sampler(tiny_chain.student, "cpu")
+    config = complete(sampler, replace(SETTINGS["student"], latent_until=0.0))
     batches = [range(2), range(2, 4), range(4, 5)]
     wanted = [draw_latents(sampler, batch, config) for batch in batches]
     with replaying(monkeypatch):

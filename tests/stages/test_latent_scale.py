@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from diladiff_cli import __version__
-from diladiff_cli.config import BenchConfig, SampleConfig
+from diladiff_cli.config import BenchConfig, EvalConfig, SampleConfig
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CHECKSUM, sealed
-from diladiff_cli.settings import ConfigError
+from diladiff_cli.settings import ConfigError, Settings
 from diladiff_cli.stages.bench_points import FORMAT_VERSION, Point, plan_points
+from diladiff_cli.stages.eval_files import evaluate_files
 from diladiff_cli.stages.export import export
 from diladiff_cli.stages.sample import decode, draw_latents, generate
 from diladiff_cli.stages.sample_settings import complete, notes_on
@@ -52,11 +53,19 @@ def test_a_factor_on_latents_that_no_step_looks_at_is_told(tiny_chain: Chain) ->
 
 def test_latents_times_nothing_tell_nothing(tiny_chain: Chain) -> None:
     sampler = load_sampler(tiny_chain.student, "cpu")
-    config = SampleConfig(n=8, decode_steps=4, latent_scale=1e-30)
+    config = complete(sampler, SampleConfig(n=8, decode_steps=4))
     shape = sampler.require_autoencoder().latent_shape
     latents = torch.randn(2, 8, *shape, generator=torch.Generator().manual_seed(0))
-    found = [decode(sampler, range(8), config, z_0) for z_0 in latents]
-    assert torch.equal(*found)
+    assert torch.equal(*(decode(sampler, range(8), config, 0 * z_0) for z_0 in latents))
+    assert not torch.equal(*(decode(sampler, range(8), config, z_0) for z_0 in latents))
+
+
+def test_settings_that_are_not_complete_are_refused(tiny_chain: Chain) -> None:
+    sampler, config = load_sampler(tiny_chain.student, "cpu"), SampleConfig(n=8, decode_steps=4)
+    z_0 = torch.zeros(8, *sampler.require_autoencoder().latent_shape)
+    for incomplete in (config, replace(config, decode_steps=0, latent_scale=1.0)):
+        with pytest.raises(ValueError, match="these settings are not complete"):
+            decode(sampler, range(8), incomplete, z_0)
 
 
 def test_bench_scales_the_latents_of_models_that_have_some(tiny_chain: Chain) -> None:
@@ -84,7 +93,7 @@ def test_a_models_own_factor_is_told_and_can_be_taken_away(tiny_chain: Chain, tm
     export(tiny_chain.student, tmp_path / "bundle", latent_scale=0.5)
     sampler = load_sampler(tmp_path / "bundle", "cpu")
     config = SampleConfig(decode_steps=4, latent_until=0.5)
-    told = "latents times 0.5, this model's own factor; --latent-scale 1 takes it away"
+    told = f"latents times 0.5, the own factor of {tmp_path / 'bundle'}; --latent-scale 1 takes it away"
     assert notes_on(sampler, config) == [told]
     assert notes_on(sampler, replace(config, latent_scale=1.0)) == []
     assert notes_on(sampler, replace(config, latent_until=1.0)) == []
@@ -100,6 +109,8 @@ def test_bench_takes_each_models_own_factor(tiny_chain: Chain, tmp_path: Path) -
     plain = plan_points(BenchConfig(**shared, latent_scale="1"), models, None).points
     assert {p.settings.latent_scale for p in plain} == {1.0}
     several = plan_points(BenchConfig(**shared, latent_scale="1,0.5,0"), models, None).points
+    assert len({p.key(0) for p in several}) == len(several)
+    assert next(p.key(0) for p in several if p.settings.latent_scale == 0.5) == own[0].key(0)
     found = [(p.stage, p.settings.latent_scale) for p in several]
     assert found == [("student", 1.0), ("student", 0.5), ("prior", 1.0), ("prior", 0.5), ("mdlm", 1.0)]
 
@@ -112,3 +123,16 @@ def test_an_own_factor_that_is_none_is_damage(tiny_chain: Chain, tmp_path: Path,
     file.write_text(sealed({k: v for k, v in config.items() if k != CHECKSUM}))
     with pytest.raises(UserError, match=r"config\.json is damaged"):
         load_sampler(tmp_path / "bundle", "cpu")
+
+
+def test_eval_measures_the_agreement_of_latents_as_they_are(tiny_chain: Chain, tmp_path: Path) -> None:
+    export(tiny_chain.student, tmp_path / "bundle", precision="fp32", latent_scale=0.01)
+    config = EvalConfig(batches=1, draws=1, likelihood=0)
+    plain, scaled = evaluate_files(config, [tiny_chain.student, tmp_path / "bundle"], data=tiny_chain.data)
+    assert scaled["figures"]["latent_agreement"] == plain["figures"]["latent_agreement"]
+
+
+@pytest.mark.parametrize(("config", "field"), [(SampleConfig, 0.001), (BenchConfig, "1,0.001")])
+def test_a_factor_that_no_model_could_keep_is_refused(config: type[Settings], field: float | str) -> None:
+    with pytest.raises(ConfigError, match=r"give 0 for the model's own, or at least 0\.01$"):
+        config.from_dict({"latent_scale": field})

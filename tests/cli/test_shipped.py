@@ -1,0 +1,56 @@
+"""``shipped`` names the model that ships, in every command that takes a model."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from diladiff_cli import model as facade
+from diladiff_cli.stages.export import export
+from tests.chain import Chain
+
+from ..command_line import Cli
+
+
+@pytest.fixture
+def bundle(tiny_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tiny student in the place of the model that ships."""
+    place = tmp_path / "installed" / "model"
+    export(tiny_chain.student, place)
+    monkeypatch.setattr(facade, "SHIPPED_MODEL", place)
+    return place
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sample --model shipped --n 1",
+        "sample --model shipped/parents/mdlm --n 1",
+        "eval shipped/parents/mdlm --data {data} --draws 1 --batches 1",
+        "bench --model shipped --against shipped/parents/mdlm --data {data} --dry-run",
+        "bench shipped shipped/parents/prior --data {data} --dry-run",
+        "plot shipped --format svg",
+        "info shipped/parents/ae",
+        "export --model shipped/parents/prior --out bundle",
+        "encode --ae shipped/parents/ae --data {data} --dry-run",
+        "train-ae --base shipped/parents/mdlm --data {data} --compression 2 --dry-run",
+        "train-prior --ae shipped/parents/ae --data {data} --dry-run",
+        "distill --prior shipped/parents/prior --data {data} --dry-run",
+    ],
+)
+def test_every_command_knows_the_name(cli: Cli, tiny_chain: Chain, bundle: Path, line: str) -> None:
+    found = cli(*line.format(data=tiny_chain.data).split())
+    assert found.status == 0, found.err  # nothing here has that name
+
+
+def test_a_folder_of_that_name_comes_first(cli: Cli, tiny_chain: Chain, bundle: Path) -> None:
+    export(tiny_chain.mdlm, Path("shipped"))
+    found = cli("info", "shipped")
+    assert json.loads(found.out)["stage"] == "mdlm"
+
+
+def test_names_that_only_look_like_it_are_left_as_they_are(cli: Cli, bundle: Path) -> None:
+    for name in ("./shipped", "shipped2", "SHIPPED"):
+        found = cli("sample", "--model", name, "--n", "1")
+        assert (found.status, found.out) == (1, "")
+        assert f"there is no folder {name.removeprefix('./')}" in found.err
