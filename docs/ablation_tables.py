@@ -12,6 +12,7 @@ VARIANTS = {
     "features": ("features-self", "features-encoder"),
 }
 FIGURES = {"genppl": "GenPPL", "entropy": "entropy", "mauve": "MAUVE", "latent_agreement": "agreement"}
+BASES = {"features": "ablations_features_base.jsonl"}  # of the groups that have a base of their own
 SOURCES = {"ae": "oracle", "prior": "generated"}
 
 
@@ -47,12 +48,12 @@ def _row(result: Report) -> list[str]:
         number(trained["ae"]["perplexity_bound"]),
         number(trained["prior"]["share_of_white"]),
         *figures,
-        *(_over_the_base(result["points"][stage]) if result["group"] != "features" else "-" for stage in SOURCES),
+        *(_over_the_base(result["points"][stage], result["group"]) for stage in SOURCES),
     ]
 
 
-def _over_the_base(report: Report) -> str:
+def _over_the_base(report: Report, group: str) -> str:
     """GenPPL in shares of that of the base that all were trained on, at equal entropy and decoding steps."""
     found = means_of(report)
-    base = base_at(stored("ablations_base.jsonl"), report["decode_steps"], found["entropy"])
+    base = base_at(stored(BASES.get(group, "ablations_base.jsonl")), report["decode_steps"], found["entropy"])
     return "-" if base is None or found["genppl"] is None else f"{found['genppl'] / base:.2f}"
