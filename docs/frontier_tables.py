@@ -154,10 +154,10 @@ def spread_base() -> str:
 
 
 def equal_entropy() -> str:
-    """Prior and student at temperature 0.85, and with smaller latents, beside the base at their entropies."""
-    reports = stored("frontier.jsonl")
-    smaller = _at_085(stored("latent_scale.jsonl"), "student")
-    models = {name_of(found[0]): found for found in (_at_085(reports, "prior"), _at_085(reports, "student"), smaller)}
+    """The student at temperature 0.85, and prior and student with smaller latents, beside the base at their entropies."""
+    reports, smaller = stored("frontier.jsonl"), stored("latent_scale.jsonl")
+    shown = (_at_085(reports, "student"), _at_085(smaller, "prior"), _at_085(smaller, "student"))
+    models = {name_of(found[0]): found for found in shown}
     rows = []
     for points in zip(*models.values(), strict=True):
         row = [str(points[0]["decode_steps"])]
