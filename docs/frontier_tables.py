@@ -154,7 +154,7 @@ def spread_base() -> str:
 
 
 def equal_entropy() -> str:
-    """The student at temperature 0.85, and prior and student with smaller latents, beside the base at their entropies."""
+    """The student at temperature 0.85, prior and student with smaller latents too, beside the base at equal entropy."""
     reports, smaller = stored("frontier.jsonl"), stored("latent_scale.jsonl")
     shown = (_at_085(reports, "student"), _at_085(smaller, "prior"), _at_085(smaller, "student"))
     models = {name_of(found[0]): found for found in shown}

@@ -14,7 +14,8 @@ def keep_freed_memory() -> bool:
     """Have freed buffers below 256 MB (32 in older glibc) reused instead of returned to the system and asked for again.
 
     Left alone, glibc returns what the tensors of every step on a CPU took, and the next step pays for a page fault
-    every 4 KB: half of the time of a training step at a vocabulary of 30,522. The price is that a process keeps the most that such buffers ever took.
+    every 4 KB: half of the time of a training step at a vocabulary of 30,522. The price is that a process keeps the
+    most that such buffers ever took.
 
     Returns:
         Whether glibc agreed: there may be another C library, and where the environment tunes it nothing is asked for.
