@@ -73,7 +73,10 @@ def test_a_bundle_takes_the_encoder_along(tiny_chain: Chain, trained: Path, tmp_
     x = open_tokens(tiny_chain.data).split("valid").gather([0, 1])
     first, second = (text_encoder(a, build(a), "cpu")(x) for a in (load_artifact(trained, "ae"), bundle))
     assert torch.equal(first, second)
-    assert "It is complete, with all that it was made from below `parents/`; its" in (moved / "README.md").read_text()
+    assert (
+        "It is complete, with all that it was made from (mdlm) below `parents/`; its"
+        in (moved / "README.md").read_text()
+    )
 
 
 def test_an_encoder_that_changed_is_not_exported(tiny_chain: Chain, trained: Path, tmp_path: Path) -> None:

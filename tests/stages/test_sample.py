@@ -172,7 +172,7 @@ def test_given_latents_steer_the_tokens(samplers: dict[str, Sampler]) -> None:
 
 def test_without_temperature_the_draws_do_not_matter(samplers: dict[str, Sampler]) -> None:
     sampler = samplers["mdlm"]
-    config = SampleConfig(temperature=0, decode_steps=1)
+    config = complete(sampler, SampleConfig(temperature=0, decode_steps=1))
     assert torch.equal(decode(sampler, range(2), config), decode(sampler, range(8, 10), config))
 
 
