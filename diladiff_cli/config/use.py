@@ -82,7 +82,7 @@ class SampleConfig(Settings):
     latent_until: float = latent_until_option()
     latent_scale: float = option(
         0.0,
-        "Factor on latents before decoding; below 1 the decoder trusts them less (0: the model's own, mostly 1).",
+        "Factor on latents before decoding; below 1 the decoder trusts them less (0: the model's own, else 1).",
         low=0,
         high=MOST_SCALE,
     )
@@ -161,7 +161,7 @@ class BenchConfig(Settings):
     top_p: float = option(0.9, "Nucleus: draw among the likeliest tokens that together reach this.", low=1e-6, high=1)
     gamma: float = option(0.8, "Noise of a student's steps: 0 deterministic, 1 consistency-style.", low=0, high=1)
     latent_until: float = latent_until_option()
-    latent_scale: str = option("0", "Factors on latents before decoding, a list (0: the model's own, mostly 1).")
+    latent_scale: str = option("0", "Factors on latents before decoding, a list (0: the model's own, else 1).")
     order: str = order_option()
     threshold: float = threshold_option()
     entropy_bound: float = entropy_bound_option()
