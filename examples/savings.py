@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from diladiff_cli.core.unmask import Body, Decoding, unmask
-from diladiff_cli.networks.denoiser import TokenDenoiser, with_bf16_blocks
+from diladiff_cli.networks.denoiser import TokenDenoiser, with_bf16_matrices
 from diladiff_cli.networks.layers import SelfAttention
 from diladiff_cli.runtime.precision import has_fast_bf16
 from diladiff_cli.stages.bench_speed import machine, seconds
@@ -71,7 +71,7 @@ UNDONE: dict[str, Variant] = {
 
 
 def _ready(decoder: TokenDenoiser) -> TokenDenoiser:
-    return with_bf16_blocks(decoder) if has_fast_bf16(CPU) else decoder
+    return with_bf16_matrices(decoder) if has_fast_bf16(CPU) else decoder
 
 
 def generation(decoder: TokenDenoiser, body: Body, batch_size: int, steps: int) -> Callable[[], object]:

@@ -27,7 +27,7 @@ YOUNGER = {"latent_scale": 1.0}  # options that came after FORMAT_VERSION; with 
 FORMAT_VERSION = 2  # of the kept points; raised when samples or figures of the same settings change beyond rounding
 # How latents come about, where that changed: the blocks that an auto-encoder encodes, the steps of a prior or student.
 LATENTS_FROM = {"ae": "blocks from all over the text", "prior": "ddim", "student": "times of ddim"}
-SPEED_VERSION = 5  # of the kept speeds; raised when the sampler becomes faster, or something else is timed
+SPEED_VERSION = 6  # of the kept speeds; raised when the sampler becomes faster, or something else is timed
 
 
 @dataclass(frozen=True)

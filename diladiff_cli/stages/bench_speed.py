@@ -20,7 +20,7 @@ from diladiff_cli.core.static import can_be_static
 from diladiff_cli.core.textbook import textbook_unmask
 from diladiff_cli.core.times import sampling_grid
 from diladiff_cli.core.unmask import Decoding, unmask
-from diladiff_cli.networks.denoiser import TokenDenoiser, with_bf16_blocks
+from diladiff_cli.networks.denoiser import TokenDenoiser, with_bf16_matrices
 from diladiff_cli.runtime.memory import PeakMemory, available_bytes
 from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.runtime.randomness import generator
@@ -113,7 +113,7 @@ def _random_decoder(config: BenchConfig, vocab_size: int, length: int, device: t
     }
     decoder = TokenDenoiser(vocab_size=vocab_size, mask_id=0, length=length, **shape)
     decoder = decoder.requires_grad_(False).eval().to(device)
-    return with_bf16_blocks(decoder) if config.precision == "bf16" else decoder
+    return with_bf16_matrices(decoder) if config.precision == "bf16" else decoder
 
 
 @torch.no_grad()

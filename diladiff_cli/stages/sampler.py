@@ -15,7 +15,7 @@ from diladiff_cli.data.tokenizer import load_tokenizer
 from diladiff_cli.data.tokens import TokenSplit
 from diladiff_cli.errors import UserError
 from diladiff_cli.networks.autoencoder import AutoEncoder
-from diladiff_cli.networks.denoiser import TokenDenoiser, with_bf16_blocks
+from diladiff_cli.networks.denoiser import TokenDenoiser, with_bf16_matrices
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.artifacts import Artifact, load_artifact
@@ -77,7 +77,7 @@ class Sampler:
                 found = copy.copy(self._variant(name, precision, False))  # which shares the weights
                 compile_method("body", found)
             elif precision == "bf16":
-                found = with_bf16_blocks(self._variant(name, "fp32", False))
+                found = with_bf16_matrices(self._variant(name, "fp32", False))
             else:
                 found = self.decoder if name == "decoder" else self._base()
             self._variants[key] = found

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from diladiff_cli.networks.autoencoder import load_base_weights
-from diladiff_cli.networks.denoiser import TokenDenoiser, latent_positions, project, with_bf16_blocks
+from diladiff_cli.networks.denoiser import TokenDenoiser, latent_positions, project, with_bf16_matrices
 
 VOCAB, MASK, LENGTH, LATENTS, CHANNELS = 23, 22, 12, 6, 5
 BASE: dict[str, Any] = {
@@ -205,10 +205,39 @@ def test_latents_lie_evenly_over_the_text() -> None:
     assert latent_positions(8, 8).tolist() == list(range(8))
 
 
-def test_bf16_blocks_hold_bf16_matrices_and_leave_the_rest_and_the_original_alone() -> None:
+def test_bf16_matrices_are_bf16s_and_the_original_is_left_alone() -> None:
     model = build()
-    copy = with_bf16_blocks(model)
+    copy = with_bf16_matrices(model)
     matrices = [part.weight for part in copy.blocks.modules() if isinstance(part, torch.nn.Linear)]
     assert {weight.dtype for weight in matrices} == {torch.bfloat16}
-    assert copy.embedding.weight.dtype == torch.float32
+    assert copy.head_table.dtype == torch.float32
+    assert torch.equal(copy.head_table, model.head_table.bfloat16().float())
+    assert not torch.equal(copy.head_table, model.head_table)
     assert {value.dtype for value in model.parameters()} == {torch.float32}
+    assert copy.bf16_head
+    assert not model.bf16_head
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("rows", [1, 3, 8, 40])
+def test_logits_of_a_bf16_head_are_sums_in_float32_of_products_of_bf16_numbers(tied: bool, rows: int) -> None:
+    torch.manual_seed(0)
+    copy = with_bf16_matrices(build(tie_embeddings=tied, width=64))
+    hidden = torch.randn(rows, 64)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        found = copy.float32_logits(hidden)
+    exact = hidden.bfloat16().double() @ copy.head_table.double().t()
+    exact[:, MASK] = -torch.inf
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-6)  # bf16 sums would be off by 1e-3
+    assert not torch.equal(found, found.bfloat16().float())
+
+
+def test_what_float32_products_are_made_of_is_as_before_after_a_bf16_head() -> None:
+    x, weight = torch.randn(64, 64), torch.randn(64, 64)
+    before = x @ weight
+    with torch.inference_mode(), pytest.raises(RuntimeError):
+        project(x, weight, torch.randn(3), in_bf16=True)
+    with torch.inference_mode():
+        project(x, weight, in_bf16=True)
+    assert torch.equal(x @ weight, before)

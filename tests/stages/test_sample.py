@@ -139,9 +139,9 @@ def test_each_token_passes_the_vocabulary_head_once(
     decoder, rows = samplers["student"].decoder, []
     logits = decoder.logits
 
-    def count(hidden: Tensor) -> Tensor:
+    def count(hidden: Tensor, in_bf16: bool = False) -> Tensor:
         rows.append(len(hidden))
-        return logits(hidden)
+        return logits(hidden, in_bf16)
 
     monkeypatch.setattr(decoder, "logits", count)
     draw(samplers["student"], n=4, decode_steps=8)
@@ -182,8 +182,8 @@ def test_bf16_runs_the_body_in_bf16_and_the_head_in_fp32(
     decoder, types = samplers["student"].decoder, set()
     logits = decoder.logits
 
-    def note(hidden: Tensor) -> Tensor:
-        found = logits(hidden)
+    def note(hidden: Tensor, in_bf16: bool = False) -> Tensor:
+        found = logits(hidden, in_bf16)
         types.add((hidden.dtype, found.dtype))
         return found
 
