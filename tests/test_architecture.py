@@ -28,12 +28,13 @@ HEAVY = {
 }
 
 # What each layer may import besides itself.
-LEAVES = {"errors", "settings", "presets", "config", "integrity", "tokenizer_files", "notes"}
+LEAVES = {"errors", "hub", "settings", "presets", "config", "integrity", "tokenizer_files", "notes"}
 BELOW_STAGES = {"runtime", "data", "networks", "metrics"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "integrity": {"errors"},
     "tokenizer_files": {"errors", "integrity"},
+    "hub": set(),
     "notes": set(),
     "settings": set(),
     "presets": set(),

@@ -1,5 +1,6 @@
 """Configuration dataclasses as command-line options: one field, one option, nothing to add for a new field."""
 
+import difflib
 import inspect
 import typing
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from diladiff_cli.config import BenchConfig, SampleConfig, StageConfig
+from diladiff_cli.errors import UserError
 from diladiff_cli.notes import say
 from diladiff_cli.presets import PRESETS
 from diladiff_cli.settings import Settings, check_value, flag
@@ -81,12 +83,19 @@ def named_or_default(model: Path | None) -> Path:
 
 
 def with_shipped(name: str, value: Any) -> Any:
-    """The value of an option or argument, with the folder of the model that ships where a model is called so."""
+    """The value of an option or argument, with the folder of the model that ships where a model is called so.
+
+    Raises:
+        UserError: The value is almost that name, and nothing is called so.
+    """
     if name not in MODELS or value is None:
         return value
     if isinstance(value, list):
         return [with_shipped(name, part) for part in value]
-    if value.partition("/")[0] != "shipped":
+    first = value.partition("/")[0]
+    if first != "shipped":
+        if difflib.get_close_matches(first, ["shipped"], cutoff=0.8) and not Path(first).exists():
+            raise UserError(f"there is no folder {value}", "did you mean shipped, the model that ships with diladiff?")
         return value
     from diladiff_cli.model import named_model
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from diladiff_cli.errors import UserError, meant_instead
+from diladiff_cli.hub import names_a_path
 from diladiff_cli.integrity import CONFIG_FILE, read_json
 
 # Ending of a file -> the reader of ``datasets``; None for what is read line by line.
@@ -26,18 +27,6 @@ def ending(path: Path | str) -> str | None:
     """The known ending of a file's name, the longest first; None for other files."""
     name = str(path).lower()
     return next((e for e in sorted(READERS, key=len, reverse=True) if name.endswith(e)), None)
-
-
-def hub_parts(source: str) -> tuple[str, str | None, str | None]:
-    """Id, configuration and revision of a Hub data set, written ``id@revision:configuration``."""
-    name, _, configuration = source.partition(":")
-    name, _, revision = name.partition("@")
-    return name, configuration or None, revision or None
-
-
-def names_a_path(source: str) -> bool:
-    """Whether a name that is no file and no folder was meant for one: it cannot be that of something on the Hub."""
-    return source.startswith((".", "/", "~")) or hub_parts(source)[0].count("/") > 1
 
 
 def find_files(source: str) -> list[Path] | None:

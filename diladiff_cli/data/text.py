@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from diladiff_cli.data.files import READERS, ending, find_files, hub_parts
+from diladiff_cli.data.files import READERS, ending, find_files
 from diladiff_cli.data.lines import Line, chunks, decoded, lines, unpacked
 from diladiff_cli.errors import UserError
+from diladiff_cli.hub import hub_parts
 
 PIECE = 1 << 20  # characters; a tokenizer needs some 300 MB for that many
 LONGEST_ROW = 1 << 28  # characters of a JSON line

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from diladiff_cli.data.files import names_a_path
-from diladiff_cli.errors import UserError
+from diladiff_cli.errors import UserError, meant_instead
+from diladiff_cli.hub import names_a_path
 from diladiff_cli.tokenizer_files import (
     NO_TOKENIZER,
     VOCABULARIES,
@@ -76,15 +76,14 @@ def load_tokenizer(spec: str | Path) -> Any:
     elif folder.is_file():
         raise UserError(f"the tokenizer {spec} is a file", "give the folder that it lies in")
     elif names_a_path(str(spec)):
-        raise UserError(f"there is no folder {spec} with a tokenizer", NO_TOKENIZER)
+        raise UserError(f"there is no folder {spec} with a tokenizer", meant_instead(folder, NO_TOKENIZER, Path.is_dir))
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(spec), trust_remote_code=False)
     except Exception as error:  # missing, unreachable or damaged: transformers raises many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"the tokenizer {spec} cannot be loaded ({reason})",
-            "give a Hub id that can be reached, a folder, or train:8192",
-        ) from error
+        remedy = "give a Hub id that can be reached, a folder, or train:8192"
+        remedy = remedy if folder.is_dir() else meant_instead(folder, remedy, Path.is_dir)
+        raise UserError(f"the tokenizer {spec} cannot be loaded ({reason})", remedy) from error
     if tokenizer.mask_token_id is None:
         tokenizer.add_special_tokens({"mask_token": MASK_TOKEN})
     if find_separator(tokenizer) is None:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from diladiff_cli.core.hashing import tensors_hash
-from diladiff_cli.errors import UserError
+from diladiff_cli.errors import UserError, meant_instead
+from diladiff_cli.hub import names_a_path
 from diladiff_cli.metrics.quiet import silenced
 
 PUBLISHED_SCORER = "openai-community/gpt2-large"
@@ -168,9 +169,9 @@ def _load_named(spec: str, device: torch.device | str, precision: str) -> Scorer
     if spec == "smollm2":
         return _load(_smollm2_file(), "smollm2", device, precision)
     path = Path(spec).expanduser()
+    if not path.exists() and (path.suffix == ".gguf" or names_a_path(spec)):
+        raise UserError(f"there is no scorer {spec}", meant_instead(path, "check --scorer"))
     if path.suffix == ".gguf" or path.is_dir():
-        if not path.exists():
-            raise UserError(f"there is no scorer file {spec}", "check --scorer")
         return _load(path, path.name, device, precision)
     name = spec.removeprefix("openai-community/")
     with suppress(UserError):

@@ -15,7 +15,7 @@ Report = dict[str, Any]
 def short_names(reports: Sequence[Report]) -> dict[str, str]:
     """The models' paths without the folder that all of them lie in, in order of appearance."""
     models = list(dict.fromkeys(r["model"] for r in reports))
-    comparable = len(models) > 1 and len({os.path.isabs(model) for model in models}) == 1
+    comparable = len({os.path.isabs(model) for model in models}) == 1
     shared = os.path.commonpath([os.path.dirname(model) for model in models]) if comparable else ""
     return {model: os.path.relpath(model, shared) if shared else model for model in models}
 
@@ -39,6 +39,7 @@ def _common(reports: Sequence[Report]) -> str:
     factors = _factors(reports)
     parts += [f"latents times {factors[0]:g}"] if len(factors) == 1 and factors != [1.0] else []
     parts.append(r["precision"])
+    parts += ["times: the factor on drawn latents"] * (len(factors) > 1)
     pooled = any("mauve_pooled" in r["figures"] for r in reports)
     return ", ".join(parts) + "; ± over seeds, that of MAUVE of all seeds' texts over clusterings" * pooled
 

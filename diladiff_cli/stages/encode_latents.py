@@ -85,6 +85,8 @@ def encode_latents(
         return plan | {"rows": rows, "shards": shards, "finished_shards": len(done)}
     if len(done) == shards and (out / "config.json").exists():
         say(f"{out} is finished; --fresh encodes it again")
+    elif done:
+        say(f"{out} goes on: {len(done)} of {shards} shards are there")
     state.wait_for_everyone()  # all have read the folder before it changes
     place = partial_name(out, "fresh") if resume is False else out
     if state.is_main_process:

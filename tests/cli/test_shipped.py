@@ -49,8 +49,16 @@ def test_a_folder_of_that_name_comes_first(cli: Cli, tiny_chain: Chain, bundle: 
     assert json.loads(found.out)["stage"] == "mdlm"
 
 
+@pytest.mark.parametrize("name", ["shiped", "shippd/parents/mdlm"])
+def test_almost_that_name_is_asked_after(cli: Cli, name: str) -> None:
+    found = cli("sample", "--model", name, "--n", "1")
+    assert (found.status, found.out) == (1, "")
+    assert found.error.startswith(f"error: there is no folder {name}; did you mean shipped, the model")
+
+
 def test_names_that_only_look_like_it_are_left_as_they_are(cli: Cli, bundle: Path) -> None:
     for name in ("./shipped", "shipped2", "SHIPPED"):
         found = cli("sample", "--model", name, "--n", "1")
         assert (found.status, found.out) == (1, "")
         assert f"there is no folder {name.removeprefix('./')}" in found.err
+        assert ("did you mean shipped" in found.err) == (name == "shipped2")

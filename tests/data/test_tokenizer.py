@@ -176,6 +176,18 @@ def test_a_path_that_is_no_folder_is_not_looked_for_on_the_hub(
         load_tokenizer(tmp_path / "tokenizer.json")
 
 
+def test_a_tokenizer_of_almost_that_name_is_asked_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("no such id")
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", unreachable)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "words").mkdir(parents=True)
+    for name in (tmp_path / "data" / "wrods", "./data/wrods", "data/wrods"):  # the last might be on the Hub
+        with pytest.raises(UserError, match=r"; did you mean .*data/words\? Otherwise give "):
+            load_tokenizer(name)
+
+
 def test_a_tokenizer_is_saved_compactly_and_as_it_is(trained: Any, tmp_path: Path) -> None:
     trained.save_pretrained(tmp_path)
     kept = saved_files(trained)["tokenizer.json"]

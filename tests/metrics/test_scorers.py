@@ -58,9 +58,20 @@ def test_an_unreachable_hub_id_is_one_line(no_hub: None) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_scorer_of_almost_that_name_is_asked_after_and_no_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", None)
+    (tmp_path / "scorer").mkdir()
+    (tmp_path / "small.gguf").touch()
+    for given, meant in (("scorr", "scorer"), ("smal.gguf", "small.gguf")):
+        with pytest.raises(UserError, match=f"there is no scorer .*; did you mean {tmp_path / meant}"):
+            load_scorer(str(tmp_path / given))
+
+
 def test_files_that_are_no_models_are_one_line(tmp_path: Path) -> None:
     torn = tmp_path / "torn.gguf"
-    with pytest.raises(UserError, match="no scorer file"):
+    with pytest.raises(UserError, match="there is no scorer .*torn.gguf; check --scorer"):
         load_scorer(str(torn))
     torn.write_bytes(b"GGUF, or so it says")
     for path in (torn, tmp_path):

@@ -76,7 +76,7 @@ def test_factors_on_latents_are_a_column_where_there_are_several(tiny_chain: Cha
     several = frontier_table(bench(tiny_chain, tmp_path, "mdlm", "student", latent_scale="1,0.5", **settings))
     (times,) = [list(column.cells) for column in several.columns if column.header == "times"]
     assert times == ["-", "1", "0.5", "-"]
-    assert "times" not in str(several.caption)
+    assert "times: the factor on drawn latents" in str(several.caption)
 
 
 @pytest.mark.parametrize(
