@@ -48,7 +48,7 @@ def as_it_is(decoder: TokenDenoiser, z: Tensor) -> Body:
 
 def separate_products(decoder: TokenDenoiser, z: Tensor) -> Body:
     decoder = copy.deepcopy(_ready(decoder))
-    for part in decoder.modules():
+    for part in decoder.blocks[:-1].modules():  # in the last one they are apart
         if isinstance(part, SelfAttention):
             part.qkv = ThreeProducts(part.qkv)  # type: ignore[assignment]
     return decoding_functions(decoder, z)[0]
@@ -60,10 +60,15 @@ def cast_in_every_call(decoder: TokenDenoiser, z: Tensor) -> Body:
 
 def caches_in_every_step(decoder: TokenDenoiser, z: Tensor) -> Body:
     decoder = _ready(decoder)
-    return lambda x_t, rows: decoder.body(x_t, decoder.latent_caches(z[rows]))
+    return lambda x_t, rows, select: decoder.body(x_t, decoder.latent_caches(z[rows]), select)
+
+
+def last_block_everywhere(decoder: TokenDenoiser, z: Tensor) -> Body:
+    return decoding_functions(_ready(decoder), z, whole_blocks=True)[0]
 
 
 UNDONE: dict[str, Variant] = {
+    "last block only where a token is revealed": last_block_everywhere,
     "queries, keys and values in one product": separate_products,
     "matrices in bf16 once": cast_in_every_call,
     "keys and values of the latent once": caches_in_every_step,

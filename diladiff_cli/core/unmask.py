@@ -2,7 +2,8 @@
 
 A position is revealed when the time of the chain falls to its own uniform reveal time: masked at t and revealed by
 the step to s with probability (t - s) / t, exactly the ancestral law, and independent of the prediction. So the
-vocabulary head, the softmax and the draw run only where a token is revealed. :class:`Decoding` tells other orders.
+vocabulary head, the softmax, the draw and most of the last block run only where a token is revealed.
+:class:`Decoding` tells other orders.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,8 @@ from torch import Tensor
 from diladiff_cli.core.draw import draw_tokens, entropies
 from diladiff_cli.core.times import sampling_grid, spread_times
 
-Body = Callable[[Tensor, Tensor], Tensor]  # (x_t (B', L), rows (B',)) -> hidden (B', L, D)
+# (x_t (B', L), rows (B',), select (B', L)) -> hidden (M, D) at the M selected positions in row-major order
+Body = Callable[[Tensor, Tensor, Tensor], Tensor]
 Head = Callable[[Tensor], Tensor]  # hidden (M, D) -> logits (M, K)
 BLIND_ORDERS = ("random", "spread")  # that do not look at the predictions
 ORDERS = (*BLIND_ORDERS, "confidence", "threshold", "entropy")
@@ -86,7 +88,7 @@ def unmask(
     """Reveal all masked positions of ``x`` in ``decoding.steps`` steps.
 
     Args:
-        body: Hidden states of the examples ``rows`` of the batch.
+        body: Hidden states of the examples ``rows`` of the batch, at some positions.
         head: Logits of hidden states.
         x: (B, L) tokens; those that are not the mask token stay.
         mask_id: The mask token.
@@ -149,7 +151,7 @@ def _reveal_at_times(
     rows = reveal.any(1).nonzero().squeeze(1)  # examples in which nothing happens need no call
     if len(rows) == 0:
         return
-    hidden = body(x[rows], rows)[reveal[rows]]  # (M, D)
+    hidden = body(x[rows], rows, reveal[rows])  # (M, D)
     x[reveal] = _draw(head, hidden, uniform[reveal], decoding)[0]
 
 
@@ -170,7 +172,7 @@ def _reveal_by_confidence(
     rows = masked.any(1).nonzero().squeeze(1)
     if len(rows) == 0:
         return
-    hidden = body(x[rows], rows)[masked[rows]]  # (M, D)
+    hidden = body(x[rows], rows, masked[rows])  # (M, D)
     tokens, sureness = _draw(head, hidden, uniform[masked], decoding)
     confidence = torch.full(x.shape, -torch.inf, dtype=sureness.dtype, device=x.device)
     confidence[masked] = sureness

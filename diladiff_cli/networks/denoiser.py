@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diladiff_cli.core.objectives import token_nll
-from diladiff_cli.networks.layers import Block, LatentCache, has_rotary, init_weights, make_norm, rotary_angles
+from diladiff_cli.networks.layers import Block, LatentCache, has_rotary, init_weights, rotary_angles
+from diladiff_cli.networks.norms import make_norm
 
 LOGITS_AT_ONCE = 1 << 25  # of a training step: 128 MB in float32
 VECTORS, TOKENS = 256, 4096  # that a product of the sampler's head takes at once
+MOST_OF_ALL = 0.75  # share of positions from which on a whole block is as fast as a part
 FEW = 8  # vectors below which a product in parts is faster than one with bf16 factors
 
 
@@ -55,6 +57,21 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None, in_bf16: bool
         for part, table in zip(torch.split(rows, TOKENS, dim=1), torch.split(weight, TOKENS), strict=True):
             part.copy_((table @ vectors.t()).t())
     return logits if bias is None else logits.add_(bias)
+
+
+def places_of(select: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Where a mask (B, L) is True, as places in each row.
+
+    Returns:
+        (B, M) places in ascending order, padded with others, and (B, M) which of them are selected; None for places
+        that are most of all, and the mask itself.
+    """
+    counts = select.sum(1)
+    most = int(counts.max()) if len(counts) else 0
+    if most > MOST_OF_ALL * select.shape[1]:
+        return None, select
+    places = select.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+    return places, torch.arange(most, device=select.device) < counts[:, None]
 
 
 class TokenDenoiser(nn.Module):
@@ -133,8 +150,21 @@ class TokenDenoiser(nn.Module):
         angles = rotary_angles(places, self.width // self.heads)
         return [None if b.cross is None else b.cross.cache(z, mask, angles) for b in self._typed_blocks()]
 
-    def body(self, x_t: Tensor, caches: Sequence[LatentCache | None] | None = None) -> Tensor:
-        """Hidden states (B, L, D) behind the final norm, for tokens x_t (B, L)."""
+    def body(
+        self, x_t: Tensor, caches: Sequence[LatentCache | None] | None = None, select: Tensor | None = None
+    ) -> Tensor:
+        """Hidden states behind the final norm.
+
+        Args:
+            x_t: (B, L) tokens.
+            caches: See :meth:`latent_caches`.
+            select: (B, L) bool; None for everywhere.
+
+        Returns:
+            (B, L, D), or (M, D) at the M selected positions in row-major order: of the last block only what these need
+            is computed.
+        """
+        at, is_selected = (None, select) if select is None else places_of(select)
         h = self.embedding(x_t)  # (B, L, D)
         places = torch.arange(x_t.shape[1], device=x_t.device)
         if self.position is not None:
@@ -142,8 +172,9 @@ class TokenDenoiser(nn.Module):
         rotation = rotary_angles(places, self.width // self.heads)
         angles = rotation if self.rotary else None
         for i, block in enumerate(self._typed_blocks()):
-            h = block(h, angles, cache=caches[i] if caches else None, cross_angles=rotation)
-        return self.final_norm(h)
+            last = at if i + 1 == len(self.blocks) else None
+            h = block(h, angles, cache=caches[i] if caches else None, cross_angles=rotation, at=last)
+        return self.final_norm(h if is_selected is None else h[is_selected])
 
     @property
     def head_table(self) -> Tensor:

@@ -8,7 +8,6 @@ from diladiff_cli.networks.denoiser import latent_positions
 from diladiff_cli.networks.layers import (
     FeedForward,
     QKNorm,
-    RMSNorm,
     attend,
     init_weights,
     merge_heads,
@@ -17,6 +16,7 @@ from diladiff_cli.networks.layers import (
     split_heads,
     visible,
 )
+from diladiff_cli.networks.norms import RMSNorm
 
 
 class LatentReader(nn.Module):

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from diladiff_cli.core.gaussian import TanSchedule, expand
-from diladiff_cli.networks.layers import Block, RMSNorm, has_rotary, init_weights, rotary_angles
+from diladiff_cli.networks.layers import Block, has_rotary, init_weights, rotary_angles
+from diladiff_cli.networks.norms import RMSNorm
 
 MAX_FREQUENCY = 100.0  # kept low: the jvp of distillation differentiates the embedding
 

@@ -4,38 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diladiff_cli.networks.norms import RMSNorm, make_norm
+
 ROTARY_BASE = 10_000.0
 SHORT = 256  # tokens, see attend
 LOCAL_START = 0.7  # of the learned constant behind QK-norm: rotary attention then starts local
-
-
-class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last dimension, computed in float32."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), 1e-6).to(x.dtype)
-
-
-class LayerNorm(nn.Module):
-    """Layer normalisation in float32, with an optional bias."""
-
-    def __init__(self, width: int, bias: bool) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.float()
-        return F.layer_norm(x.float(), self.weight.shape, self.weight.float(), bias, 1e-5).to(x.dtype)
-
-
-def make_norm(kind: str, width: int, bias: bool = False) -> nn.Module:
-    """An "rmsnorm" or "layernorm" over ``width`` channels."""
-    return RMSNorm(width) if kind == "rmsnorm" else LayerNorm(width, bias)
 
 
 def has_rotary(positions: str, qk_norm: bool = True) -> bool:
@@ -109,6 +82,16 @@ class QKNorm(nn.Module):
         return x if self.constant is None else x + self.constant.to(x.dtype)
 
 
+def taken(x: Tensor, at: Tensor | None) -> Tensor:
+    """(B, M, D) the vectors of x (B, N, D) at places (B, M); all of them without."""
+    return x if at is None else x.take_along_dim(at[..., None], 1)
+
+
+def angles_at(angles: Tensor, at: Tensor | None) -> Tensor:
+    """Angles (N, d / 2) for queries at places (B, M), as :func:`rotate` takes them; those of all places without."""
+    return angles if at is None else angles[at][:, None]
+
+
 class SelfAttention(nn.Module):
     """Bidirectional self-attention with fused projections, optional QK-norm, rotary positions and local start."""
 
@@ -120,12 +103,19 @@ class SelfAttention(nn.Module):
         self.q_norm = QKNorm(width // heads, local) if qk_norm else nn.Identity()
         self.k_norm = QKNorm(width // heads, local) if qk_norm else nn.Identity()
 
-    def forward(self, x: Tensor, angles: Tensor | None = None) -> Tensor:
-        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))  # (B, H, N, d)
+    def forward(self, x: Tensor, angles: Tensor | None = None, at: Tensor | None = None) -> Tensor:
+        """(B, N, D) -> (B, N, D), or (B, M, D) at places (B, M)."""
+        q, k, v = (split_heads(part, self.heads) for part in self._projected(x, at))  # (B, H, N, d)
         q, k = self.q_norm(q), self.k_norm(k)
         if angles is not None:
-            q, k = rotate(q, angles), rotate(k, angles)
+            q, k = rotate(q, angles_at(angles, at)), rotate(k, angles)
         return self.out(merge_heads(attend(q, k, v, plain=self.plain)))
+
+    def _projected(self, x: Tensor, at: Tensor | None) -> tuple[Tensor, ...]:
+        if at is None:
+            return self.qkv(x).chunk(3, dim=-1)
+        q, kv = torch.split(self.qkv.weight, [x.shape[-1], 2 * x.shape[-1]])
+        return F.linear(taken(x, at), q), *F.linear(x, kv).chunk(2, dim=-1)
 
 
 class FeedForward(nn.Module):
@@ -267,14 +257,16 @@ class Block(nn.Module):
         condition: Tensor | None = None,
         cache: LatentCache | None = None,
         cross_angles: Tensor | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
+        """States h (B, N, D) -> (B, N, D); a block without condition also gives those at places (B, M) alone."""
         if self.modulation is not None and condition is not None:
             shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)
             h = h + gate_a * self.attention(self.attention_norm(h) * (1 + scale_a) + shift_a, angles)
             return h + gate_m * self.mlp(self.mlp_norm(h) * (1 + scale_m) + shift_m)
-        h = h + self.attention(self.attention_norm(h), angles)
+        h = taken(h, at) + self.attention(self.attention_norm(h), angles, at)
         if self.cross is not None and cache is not None and cross_angles is not None:
-            h = h + self.cross(h, cache, cross_angles)
+            h = h + self.cross(h, cache, angles_at(cross_angles, at))
         return h + self.mlp(self.mlp_norm(h))
 
 

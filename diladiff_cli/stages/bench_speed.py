@@ -122,17 +122,16 @@ def measure(decoder: TokenDenoiser, setting: Setting, config: BenchConfig) -> Re
     device, autocast = decoder.embedding.weight.device, torch.autocast
     with autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         body, head = decoding_functions(decoder)
-        rows = torch.arange(setting.batch_size, device=device)
         whole = Window.of(setting, setting.decode_steps, decoder.mask_id, device)
-        body(whole.x, rows)
-        once = seconds(lambda: body(whole.x, rows), device)
+        decoder.body(whole.x)
+        once = seconds(lambda: decoder.body(whole.x), device)
         steps = min(setting.decode_steps, max(1, int(config.seconds / once)))
         window = Window.of(setting, steps, decoder.mask_id, device)
         uniform = torch.rand(window.x.shape, generator=generator(device, 18), device=device, dtype=torch.float64)
         decoding = Decoding(setting.decode_steps, top_p=setting.top_p)
 
         static = replays_pay(device) and can_be_static(decoding)
-        bare, replays = captured(lambda: body(window.x, rows), device), Replays()
+        bare, replays = captured(lambda: decoder.body(window.x), device), Replays()
         x, reveal_times, numbers = window.x.cpu(), window.reveal_times.cpu(), uniform.cpu()
 
         def floor() -> None:

@@ -108,8 +108,9 @@ def _decode_batch(
             turns += [] if base is None else [graphs.Turn(decoding.steps - base_steps(config), base)]
             found = sampler.replays.unmask(turns, x, reveal_times, uniform, decoding, on_step)
         if found is None:
-            body, head = decoding_functions(decoder, z)
-            successor = None if base is None else Successor(base_steps(config), *decoding_functions(base))
+            body, head = decoding_functions(decoder, z, config.compile)
+            late = None if base is None else decoding_functions(base, whole_blocks=config.compile)
+            successor = None if late is None else Successor(base_steps(config), *late)
             inputs = (x.to(device), decoder.mask_id, reveal_times.to(device), uniform.to(device))
             found = unmask(body, head, *inputs, decoding, on_step, successor)
     return found.cpu()

@@ -146,20 +146,23 @@ def load_sampler(path: Path | str, device: torch.device | str | None = None, dat
     )
 
 
-def decoding_functions(decoder: TokenDenoiser, z: Tensor | None = None) -> tuple[Body, Head]:
+def decoding_functions(
+    decoder: TokenDenoiser, z: Tensor | None = None, whole_blocks: bool = False
+) -> tuple[Body, Head]:
     """Body and float32 head of a decoder as :func:`unmask` wants them, with the cross-attention to z cached.
 
     Args:
         decoder: A base, or with latents z (B, N, C) an auto-encoder's decoder.
         z: Latents of the whole batch.
+        whole_blocks: Compute all of the last block, as suits a compiled body: its shapes stay.
     """
     caches = None if z is None else decoder.latent_caches(z)
 
-    def body(x_t: Tensor, rows: Tensor) -> Tensor:
+    def body(x_t: Tensor, rows: Tensor, select: Tensor) -> Tensor:
         chosen = caches
         if caches is not None and z is not None and len(rows) < len(z):
             chosen = [None if cache is None else cache.select(rows) for cache in caches]
-        return decoder.body(x_t, chosen)
+        return decoder.body(x_t, chosen)[select] if whole_blocks else decoder.body(x_t, chosen, select)
 
     return body, decoder.float32_logits
 

@@ -22,10 +22,10 @@ class Recorder:
         self.calls = 0
         self.masked: list[list[set[int]]] = []
 
-    def body(self, x_t: Tensor, rows: Tensor) -> Tensor:
+    def body(self, x_t: Tensor, rows: Tensor, select: Tensor) -> Tensor:
         self.calls += 1
         assert len(x_t) == len(rows)
-        return self.logits.expand(len(x_t), -1, -1)
+        return self.logits.expand(len(x_t), -1, -1)[select]
 
     def note(self, step: int, x: Tensor) -> None:
         assert step == len(self.masked)

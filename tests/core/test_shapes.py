@@ -105,11 +105,12 @@ def test_decoding_hands_over_rows_of_the_stated_shapes() -> None:
         assert fit(Float64[Tensor, "m"], points, sureness, draw.next_uniform(points))
         assert fit(Float32[Tensor, "m n block"], draw.tempered_weights(logits, 1.0))
 
-    def body(x_t: Tensor, rows: Tensor) -> Tensor:
+    def body(x_t: Tensor, rows: Tensor, select: Tensor) -> Tensor:
         with jaxtyped("context"):
             assert fit(Int64[Tensor, "b"], rows)
             assert fit(Int64[Tensor, "b l"], x_t)
-        return torch.zeros(*x_t.shape, C)
+            assert fit(Bool[Tensor, "b l"], select)
+        return torch.zeros(*x_t.shape, C)[select]
 
     def head(hidden: Tensor) -> Tensor:
         assert fit(Float32[Tensor, f"m {C}"], hidden)

@@ -43,7 +43,7 @@ def test_steps_of_one_shape_reveal_the_tokens_of_unmask(
 ) -> None:
     decoding = Decoding(steps, temperature, top_p, order)
     x, times, uniform = inputs(seed=steps)
-    wanted = unmask(lambda x, rows: body(x), head, x, MASK, times, uniform, decoding)
+    wanted = unmask(lambda x, rows, select: body(x)[select], head, x, MASK, times, uniform, decoding)
     plan = RevealPlan.of(x, MASK, times, uniform, decoding)
     step = StaticStep(body, head, SHAPE, plan.width, decoding, CPU)
     step.x.copy_(x)

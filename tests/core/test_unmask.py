@@ -68,9 +68,9 @@ class Denoiser:
         self.rows: list[list[int]] = []
         self.heads = 0
 
-    def body(self, x_t: Tensor, rows: Tensor) -> Tensor:
+    def body(self, x_t: Tensor, rows: Tensor, select: Tensor) -> Tensor:
         self.rows.append(rows.tolist())
-        return self.logits[(x_t * PLACES).sum(-1)]
+        return self.logits[(x_t * PLACES).sum(-1)][select]
 
     def head(self, hidden: Tensor) -> Tensor:
         self.heads += len(hidden)
@@ -160,9 +160,9 @@ def test_a_successor_takes_the_last_steps() -> None:
     calls: list[str] = []
 
     def body(name: str) -> Body:
-        def noted(x_t: Tensor, _: Tensor) -> Tensor:
+        def noted(x_t: Tensor, _: Tensor, select: Tensor) -> Tensor:
             calls.append(name)
-            return x_t[..., None].double()
+            return x_t[select][:, None].double()
 
         return noted
 
@@ -184,7 +184,7 @@ def test_revealed_counts_of_each_step_are_binomial() -> None:
     masked: list[Tensor] = [torch.full((20_000,), 6)]
     x, uniform = torch.full((20_000, 6), 1), torch.rand(20_000, 6, generator=generator(60), dtype=torch.float64)
     unmask(
-        lambda x_t, _: x_t[..., None].double(),
+        lambda x_t, _, select: x_t[select][:, None].double(),
         lambda hidden: torch.cat([hidden * 0, hidden * 0 - torch.inf], dim=-1),
         x,
         1,

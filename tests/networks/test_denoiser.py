@@ -74,6 +74,39 @@ def test_the_sparse_head_gives_the_selected_rows_of_the_full_one(tied: bool) -> 
     torch.testing.assert_close(sparse, full[select], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("positions", ["learned", "rotary", "local"])
+@pytest.mark.parametrize("local_attention", [True, False])
+@pytest.mark.parametrize("counts", [(1, 1, 1), (3, 0, 5), (0, 0, 1), (11, 2, 12)])
+def test_states_at_some_positions_are_those_of_the_whole_body(
+    positions: str, local_attention: bool, counts: tuple[int, ...]
+) -> None:
+    model = build(**CROSS, positions=positions, local_attention=local_attention)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    x, z, mask = tokens(), latents(), torch.rand(3, LATENTS) < 0.6
+    select = torch.stack([torch.randperm(LENGTH) < count for count in counts])
+    caches = model.latent_caches(z, mask)
+    found = model.body(x, caches, select)
+    assert found.shape == (sum(counts), 16)
+    torch.testing.assert_close(found, model.body(x, caches)[select], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model.body(x, None, select), model.body(x)[select], rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_last_block_runs_where_states_are_asked_for() -> None:
+    model, seen = build(), list[int]()
+    for block in model.blocks:
+        block.mlp.register_forward_hook(lambda _module, _inputs, output: seen.append(output.shape[1]))
+    select = torch.zeros(3, LENGTH, dtype=torch.bool)
+    select[1, [2, 5]] = True
+    select[2, 7] = True
+    model.body(tokens(), None, select)
+    assert seen == [LENGTH, LENGTH, 2]
+    seen.clear()
+    model.body(tokens(), None, torch.ones(3, LENGTH, dtype=torch.bool))
+    assert seen == [LENGTH] * 3
+
+
 @pytest.mark.parametrize("rows", [0, 1, 2, 8, 9])
 @pytest.mark.parametrize("biased", [False, True])
 def test_logits_in_parts_are_those_of_one_product(monkeypatch: pytest.MonkeyPatch, rows: int, biased: bool) -> None:

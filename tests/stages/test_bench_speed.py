@@ -45,9 +45,9 @@ def test_a_window_holds_the_steps_in_the_middle_of_a_generation(steps: int) -> N
     masked = (window.x == 0).float().mean()
     assert float(masked) == pytest.approx(window.times[0], abs=0.05)
 
-    def body(x_t: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    def body(x_t: torch.Tensor, rows: torch.Tensor, select: torch.Tensor) -> torch.Tensor:
         asked.append(len(rows))
-        return torch.zeros(*x_t.shape, 50).index_fill(-1, torch.tensor([0]), -torch.inf)
+        return torch.zeros(int(select.sum()), 50).index_fill(-1, torch.tensor([0]), -torch.inf)
 
     uniform = torch.rand(window.x.shape, dtype=torch.float64)
     done = unmask(body, lambda hidden: hidden, window.x, 0, window.reveal_times, uniform, Decoding(16))

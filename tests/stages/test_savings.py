@@ -18,7 +18,7 @@ def savings(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["separate_products", "caches_in_every_step"])
+@pytest.mark.parametrize("name", ["separate_products", "caches_in_every_step", "last_block_everywhere"])
 def test_an_undone_saving_gives_the_same_texts(savings: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(savings, "LENGTH", 12)
     monkeypatch.setattr(savings, "has_fast_bf16", lambda device: False)
