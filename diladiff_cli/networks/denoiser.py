@@ -42,7 +42,8 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None, in_bf16: bool
 
     On a CPU, products outside of autocast that need no gradients (the sampler's head, evaluations) are made in parts,
     the table first: at a large vocabulary 1.2 to 3 times as fast, the more so the fewer vectors there are. ``in_bf16``
-    tells that x and table hold nothing that bf16 does not: from 8 vectors on the same product takes 0.4 times as long.
+    tells that x and table hold nothing that bf16 does not: the same product then takes 0.85 times as long for 8
+    vectors, and 0.36 for 256.
     """
     plain = x.device.type != "cpu" or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
     if plain or x.dim() != 2 or len(x) == 0:

@@ -31,6 +31,15 @@ def has_fast_bf16(device: torch.device) -> bool:
     return device.type != "mps"
 
 
+def has_float64(device: torch.device) -> bool:
+    """Whether a device knows numbers of double precision, which tokens are drawn in; Apple's GPUs do not."""
+    try:
+        torch.zeros((), dtype=torch.float64, device=device)
+    except TypeError:
+        return False
+    return True
+
+
 def _capability(name: str) -> bool:
     """Whether torch finds a set of instructions; versions of torch that tell of few know those of x86-64."""
     if hasattr(torch.cpu, "get_capabilities"):

@@ -19,6 +19,7 @@ from diladiff_cli.networks.denoiser import TokenDenoiser, with_bf16_matrices
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.artifacts import Artifact, load_artifact
+from diladiff_cli.runtime.precision import has_float64
 from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.stages.common import compile_method, open_recorded_data
 from diladiff_cli.stages.graphs import Replays
@@ -173,9 +174,9 @@ def autoencoder_of(artifact: Artifact) -> Artifact:
 
 
 def sampling_device() -> torch.device:
-    """This process's device; the CPU where that has no float64, in which tokens are drawn."""
+    """This process's device; the CPU where that has no float64, in which tokens are drawn, as Apple's GPUs."""
     device: torch.device = process_state().device
-    return torch.device("cpu") if device.type == "mps" else device
+    return device if has_float64(device) else torch.device("cpu")
 
 
 def default_decode_steps(sampler: Sampler) -> int:

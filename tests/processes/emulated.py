@@ -20,6 +20,7 @@ from tests.processes import worker
 KIND = "emulated"
 DEVICE = torch.device("cpu")  # until set_up
 counts = {"operations": 0}
+refused = set[torch.dtype]()  # that the device does not have
 aten = torch.ops.aten
 ACROSS = (aten.copy_.default, aten._to_copy.default)
 INDEXING = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default)
@@ -91,6 +92,7 @@ def compute(op: Any, *args: Any, **kwargs: Any) -> Any:
 
     Raises:
         OtherDeviceError: Of tensors some lie on the CPU.
+        TypeError: The result is of a type that the device refuses.
     """
     mine = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, DeviceTensor)]
     if mine and strangers(op, args, kwargs):
@@ -111,6 +113,8 @@ def compute(op: Any, *args: Any, **kwargs: Any) -> Any:
     def placed(value: Any) -> Any:
         if not here or not isinstance(value, torch.Tensor) or isinstance(value, DeviceTensor):
             return value
+        if value.dtype in refused:
+            raise TypeError(f"{op}: {DEVICE} has no {value.dtype}")
         return known[id(value)] if id(value) in known else DeviceTensor(value)
 
     return tree_map(placed, op(*args, **kwargs))

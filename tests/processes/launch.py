@@ -15,6 +15,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("worker.py")
 EMULATED = Path(__file__).with_name("emulated.py")  # the worker on another device
+SINGLE = Path(__file__).with_name("single.py")  # and on one without double precision
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 PATIENCE = 300.0  # seconds until a test gives a launch up
 

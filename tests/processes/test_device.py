@@ -16,7 +16,7 @@ from torch.utils import backend_registration
 from ..chain import Chain
 from ..scorer import build_scorer
 from .conftest import Commands
-from .launch import EMULATED, Job, Launch, environment, launch
+from .launch import EMULATED, SINGLE, Job, Launch, environment, launch
 
 # Private, and younger than the oldest torch that the package runs with.
 if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
@@ -158,6 +158,42 @@ def test_speed_is_measured_there(pair: Pair) -> None:
     assert read(pair.output("speed"))
 
 
+@pytest.fixture(scope="module")
+def single(tiny_chain: Chain, commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """Commands on the CPU and on a device without double precision."""
+    jobs = [Job(f"train-{stage}", [*commands[stage], "--out", f"ckpt/{stage}"]) for stage in STAGES]
+    jobs += [
+        Job("train-muon", [*commands["student"], "--optimizer", "muon", "--p-jumps", "0.5", "--out", "ckpt/muon"]),
+        Job("encode", ["encode", "--ae", tiny_chain.ae, "--out", "latents", "--precision", "fp32"]),
+        Job("sample", ["sample", "--model", tiny_chain.student, *FEW]),
+        Job("eval", ["eval", tiny_chain.ae, "--batches", "1", "--draws", "1"]),
+    ]
+    folders = [tmp_path_factory.mktemp(name) for name in ("cpu", "single")]
+    return Pair(launch(folders[0], 1, jobs), launch(folders[1], 1, jobs, worker=SINGLE, patience=900.0))
+
+
+@pytest.mark.parametrize("stage", [*STAGES, "muon"])
+def test_training_does_without_double_precision(single: Pair, stage: str) -> None:
+    """With the losses, gradients' norms and validation of the CPU."""
+    single.output(f"train-{stage}")
+    logs = [(place.folder / "ckpt" / stage / "metrics.jsonl").read_text() for place in (single.device, single.cpu)]
+    assert_alike(*logs)
+
+
+def test_latents_are_encoded_without_double_precision(single: Pair) -> None:
+    """On the device."""
+    single.output("encode")
+    config = json.loads((single.device.folder / "latents" / "config.json").read_text())
+    assert config["splits"]["train"]["rows"] > 0
+
+
+@pytest.mark.parametrize("name", ["sample", "eval"])
+def test_tokens_are_drawn_on_the_cpu_where_the_device_has_no_double_precision(single: Pair, name: str) -> None:
+    """And give its texts and figures."""
+    assert single.device.read(name, 0, "status") == "0", single.device.read(name, 0, "err")
+    assert_alike(single.device.read(name, 0, "out"), single.cpu.read(name, 0, "out"))
+
+
 MISPLACED = (
     "torch.ones(3, device=DEVICE) + torch.ones(3)",
     "torch.nn.Linear(2, 2).to(DEVICE)(torch.ones(1, 2))",
@@ -168,6 +204,11 @@ MISPLACED = (
     "torch.ones(3, device=DEVICE).index_put_((torch.tensor([1]),), torch.ones(1))",
     "torch.stack([torch.ones((), device=DEVICE), torch.ones(())])",
     "torch.ones(2, 2, device=DEVICE).numpy()",
+)
+DOUBLE = (
+    "torch.ones(3, device=DEVICE).double()",
+    "torch.ones(3, dtype=torch.float64).to(DEVICE)",
+    "torch.zeros((), dtype=torch.float64, device=DEVICE)",
 )
 SCRIPT = """
 import sys
@@ -188,11 +229,15 @@ with emulated.GeneratorsStayAtHome():
 
 
 def test_the_emulation_tells_what_does_not_belong(tmp_path: Path) -> None:
-    """As CUDA does; a command that did any of it would fail here."""
-    command = [sys.executable, "-c", SCRIPT, *MISPLACED]
+    """As CUDA does, and Apple's GPUs; a command that did any of it would fail here."""
+    codes = [*MISPLACED, "emulated.refused.add(torch.float64)", *DOUBLE]
+    command = [sys.executable, "-c", SCRIPT, *codes]
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = done.stdout.splitlines()
-    assert len(found) == len(MISPLACED)
-    assert all(line.startswith("OtherDeviceError") for line in found[:-1])
-    assert "numpy() is not supported" in found[-1]
+    assert len(found) == len(codes)
+    misplaced, (allowed, *double) = found[: len(MISPLACED)], found[len(MISPLACED) :]
+    assert all(line.startswith("OtherDeviceError") for line in misplaced[:-1])
+    assert "numpy() is not supported" in misplaced[-1]
+    assert allowed == "no error"
+    assert all(line.startswith("TypeError") and "has no torch.float64" in line for line in double)
