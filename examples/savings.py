@@ -18,7 +18,7 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from diladiff_cli.core.unmask import Body, Decoding, unmask
+from diladiff_cli.core.unmask import Body, Decoding, Head, unmask
 from diladiff_cli.networks.denoiser import TokenDenoiser, with_bf16_matrices
 from diladiff_cli.networks.layers import SelfAttention
 from diladiff_cli.runtime.precision import has_fast_bf16
@@ -27,7 +27,8 @@ from diladiff_cli.stages.sampler import decoding_functions
 
 CPU = torch.device("cpu")
 VOCAB, LENGTH, LATENTS, CHANNELS = 4096, 128, 64, 64
-Variant = Callable[[TokenDenoiser, Tensor], Body]
+Functions = tuple[Body, Head]
+Variant = Callable[[TokenDenoiser, Tensor], Functions]
 
 
 class ThreeProducts(nn.Module):
@@ -42,29 +43,33 @@ class ThreeProducts(nn.Module):
         return torch.cat([nn.functional.linear(x, part) for part in self.parts], dim=-1)
 
 
-def as_it_is(decoder: TokenDenoiser, z: Tensor) -> Body:
-    return decoding_functions(_ready(decoder), z)[0]
+def as_it_is(decoder: TokenDenoiser, z: Tensor) -> Functions:
+    return decoding_functions(_ready(decoder), z)
 
 
-def separate_products(decoder: TokenDenoiser, z: Tensor) -> Body:
+def separate_products(decoder: TokenDenoiser, z: Tensor) -> Functions:
     decoder = copy.deepcopy(_ready(decoder))
-    for part in decoder.blocks[:-1].modules():  # in the last one they are apart
+    for part in decoder.blocks[:-1].modules():  # in the last one queries are apart as it is
         if isinstance(part, SelfAttention):
             part.qkv = ThreeProducts(part.qkv)  # type: ignore[assignment]
-    return decoding_functions(decoder, z)[0]
+    return decoding_functions(decoder, z)
 
 
-def cast_in_every_call(decoder: TokenDenoiser, z: Tensor) -> Body:
-    return decoding_functions(decoder, z)[0]
+def cast_in_every_call(decoder: TokenDenoiser, z: Tensor) -> Functions:
+    return decoding_functions(decoder, z)[0], _ready(decoder).float32_logits
 
 
-def caches_in_every_step(decoder: TokenDenoiser, z: Tensor) -> Body:
+def caches_in_every_step(decoder: TokenDenoiser, z: Tensor) -> Functions:
     decoder = _ready(decoder)
-    return lambda x_t, rows, select: decoder.body(x_t, decoder.latent_caches(z[rows]), select)
+
+    def body(x_t: Tensor, rows: Tensor, select: Tensor) -> Tensor:
+        return decoder.body(x_t, decoder.latent_caches(z[rows]), select)
+
+    return body, decoder.float32_logits
 
 
-def last_block_everywhere(decoder: TokenDenoiser, z: Tensor) -> Body:
-    return decoding_functions(_ready(decoder), z, whole_blocks=True)[0]
+def last_block_everywhere(decoder: TokenDenoiser, z: Tensor) -> Functions:
+    return decoding_functions(_ready(decoder), z, whole_blocks=True)
 
 
 UNDONE: dict[str, Variant] = {
@@ -79,12 +84,12 @@ def _ready(decoder: TokenDenoiser) -> TokenDenoiser:
     return with_bf16_matrices(decoder) if has_fast_bf16(CPU) else decoder
 
 
-def generation(decoder: TokenDenoiser, body: Body, batch_size: int, steps: int) -> Callable[[], object]:
+def generation(decoder: TokenDenoiser, functions: Functions, batch_size: int, steps: int) -> Callable[[], object]:
     """Draws ``batch_size`` texts, the same whenever it is called."""
     chance = torch.Generator().manual_seed(1)
     reveal_times, uniform = torch.rand(2, batch_size, LENGTH, generator=chance, dtype=torch.float64)
     x = torch.full((batch_size, LENGTH), decoder.mask_id)
-    return lambda: unmask(body, decoder.float32_logits, x, decoder.mask_id, reveal_times, uniform, Decoding(steps))
+    return lambda: unmask(*functions, x, decoder.mask_id, reveal_times, uniform, Decoding(steps))
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from diladiff_cli.config import BenchConfig, SampleConfig, StageConfig
-from diladiff_cli.errors import UserError
+from diladiff_cli.errors import UserError, meant_instead
 from diladiff_cli.notes import say
 from diladiff_cli.presets import PRESETS
 from diladiff_cli.settings import Settings, check_value, flag
@@ -95,7 +95,8 @@ def with_shipped(name: str, value: Any) -> Any:
     first = value.partition("/")[0]
     if first != "shipped":
         if difflib.get_close_matches(first, ["shipped"], cutoff=0.8) and not Path(first).exists():
-            raise UserError(f"there is no folder {value}", "did you mean shipped, the model that ships with diladiff?")
+            hint = "did you mean shipped, the model that ships with diladiff?"
+            raise UserError(f"there is no folder {value}", meant_instead(Path(value), hint, Path.is_dir))
         return value
     from diladiff_cli.model import named_model
 

@@ -26,9 +26,10 @@ def tempered_weights(logits: Tensor, temperature: float) -> Tensor:
     Vocabularies that are no multiple of the block are followed by zeros. On a CPU torch's softmax takes half as long as
     its exponential.
     """
-    if temperature != 1.0:
-        logits = (logits - logits.amax(-1, keepdim=True)) / temperature
-    weights = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if temperature != 1.0:  # the largest becomes 0, and stays so at temperatures that are 0 in this precision
+        logits = (logits - logits.amax(-1, keepdim=True)) / max(temperature, torch.finfo(logits.dtype).tiny)
+    weights = logits.softmax(-1)
     return torch.unflatten(F.pad(weights, (0, -logits.shape[1] % BLOCK)), -1, (-1, BLOCK))
 
 

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from diladiff_cli.networks.norms import make_norm
 
 LOGITS_AT_ONCE = 1 << 25  # of a training step: 128 MB in float32
 VECTORS, TOKENS = 256, 4096  # that a product of the sampler's head takes at once
-MOST_OF_ALL = 0.75  # share of positions from which on a whole block is as fast as a part
+MOST_OF_ALL = 0.75  # share of positions beyond which gathering them saves next to nothing
 FEW = 8  # vectors below which a product in parts is faster than one with bf16 factors
+ONE_AT_A_TIME = Lock()
 
 
 def latent_positions(latents: int, length: int) -> Tensor:
@@ -26,15 +28,20 @@ def latent_positions(latents: int, length: int) -> Tensor:
 
 @contextmanager
 def bf16_factors() -> Iterator[None]:
-    """Let a CPU with bf16 products round the factors of float32 products to bf16; their sums stay float32."""
+    """Let a CPU with bf16 products round the factors of float32 products to bf16; their sums stay float32.
+
+    Torch has this as a setting of the whole process alone, so products of other threads are rounded meanwhile as well;
+    the lock keeps two such blocks from leaving it behind.
+    """
     mkldnn: Any = torch.backends.mkldnn
     settings = mkldnn.matmul
-    before = settings.fp32_precision
-    settings.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        settings.fp32_precision = before
+    with ONE_AT_A_TIME:
+        before = settings.fp32_precision
+        settings.fp32_precision = "bf16"
+        try:
+            yield
+        finally:
+            settings.fp32_precision = before
 
 
 def project(x: Tensor, weight: Tensor, bias: Tensor | None = None, in_bf16: bool = False) -> Tensor:
@@ -165,7 +172,7 @@ class TokenDenoiser(nn.Module):
             (B, L, D), or (M, D) at the M selected positions in row-major order: of the last block only what these need
             is computed.
         """
-        at, is_selected = (None, select) if select is None else places_of(select)
+        at, is_selected = (None, None) if select is None else places_of(select)
         h = self.embedding(x_t)  # (B, L, D)
         places = torch.arange(x_t.shape[1], device=x_t.device)
         if self.position is not None:
@@ -228,16 +235,18 @@ class TokenDenoiser(nn.Module):
 
 
 def with_bf16_matrices(decoder: TokenDenoiser) -> TokenDenoiser:
-    """A copy whose matrices are bf16's: those of the blocks, which autocast then need not cast in every call, in bf16.
+    """A copy whose blocks hold bf16 matrices, which autocast then need not cast in every call.
 
-    That of the head is rounded to bf16 and so are, where :meth:`TokenDenoiser.float32_logits` takes them, hidden
-    states; what their products sum to is not.
+    On a CPU the head's table is rounded to bf16 as well, and with it tied embeddings, and so are the hidden states that
+    :meth:`TokenDenoiser.float32_logits` takes; what their products sum to is not. On other devices that would gain
+    nothing, and the table stays as it is.
     """
     decoder = copy.deepcopy(decoder)
     for part in decoder.blocks.modules():
         if isinstance(part, nn.Linear):
             part.bfloat16()
-    with torch.no_grad():
-        decoder.head_table.copy_(decoder.head_table.bfloat16())
-    decoder.bf16_head = True
+    if decoder.head_table.device.type == "cpu":
+        with torch.no_grad():
+            decoder.head_table.copy_(decoder.head_table.bfloat16())
+        decoder.bf16_head = True
     return decoder

@@ -114,6 +114,7 @@ class SelfAttention(nn.Module):
     def _projected(self, x: Tensor, at: Tensor | None) -> tuple[Tensor, ...]:
         if at is None:
             return self.qkv(x).chunk(3, dim=-1)
+        # Queries are needed there alone, keys and values everywhere.
         q, kv = torch.split(self.qkv.weight, [x.shape[-1], 2 * x.shape[-1]])
         return F.linear(taken(x, at), q), *F.linear(x, kv).chunk(2, dim=-1)
 
@@ -259,8 +260,14 @@ class Block(nn.Module):
         cross_angles: Tensor | None = None,
         at: Tensor | None = None,
     ) -> Tensor:
-        """States h (B, N, D) -> (B, N, D); a block without condition also gives those at places (B, M) alone."""
+        """States h (B, N, D) -> (B, N, D), or without condition those at places (B, M) alone: (B, M, D).
+
+        Raises:
+            ValueError: Both a condition and places.
+        """
         if self.modulation is not None and condition is not None:
+            if at is not None:
+                raise ValueError("a block with a condition gives the states of all places")
             shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)
             h = h + gate_a * self.attention(self.attention_norm(h) * (1 + scale_a) + shift_a, angles)
             return h + gate_m * self.mlp(self.mlp_norm(h) * (1 + scale_m) + shift_m)

@@ -1,4 +1,4 @@
-"""Which precision of matrix products suits the machine."""
+"""Which precision a machine knows, and which suits its matrix products."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -32,10 +32,10 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def has_float64(device: torch.device) -> bool:
-    """Whether a device knows numbers of double precision, which tokens are drawn in; Apple's GPUs do not."""
+    """Whether a device knows numbers of double precision, which tokens are drawn in."""
     try:
         torch.zeros((), dtype=torch.float64, device=device)
-    except TypeError:
+    except (TypeError, RuntimeError):  # Apple's GPUs, and others
         return False
     return True
 

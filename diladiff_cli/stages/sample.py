@@ -108,7 +108,7 @@ def _decode_batch(
             turns += [] if base is None else [graphs.Turn(decoding.steps - base_steps(config), base)]
             found = sampler.replays.unmask(turns, x, reveal_times, uniform, decoding, on_step)
         if found is None:
-            body, head = decoding_functions(decoder, z, config.compile)
+            body, head = decoding_functions(decoder, z, whole_blocks=config.compile)
             late = None if base is None else decoding_functions(base, whole_blocks=config.compile)
             successor = None if late is None else Successor(base_steps(config), *late)
             inputs = (x.to(device), decoder.mask_id, reveal_times.to(device), uniform.to(device))

@@ -15,7 +15,7 @@ import pytest
 
 from ..chain import LENGTH, WORDS, Chain, write_text
 from ..command_line import Outcome, environment
-from ..hub import LocalHub, serving
+from ..local_hub import LocalHub, serving
 from ..scorer import build_scorer
 from ..stages.test_encoder_features import write_encoder
 
@@ -115,7 +115,7 @@ def test_a_data_set_of_the_hub_gives_the_tokens_of_its_files(
         assert (done := visitor("encode", text, *more)).status == 0, done.err
         found.append(shards(visitor.folder / "data"))
     assert found[0] == found[1] != {}
-    assert any(path.startswith(f"/datasets/{source[:7]}") for path in visitor.hub.asked)
+    assert visitor.hub.was_asked_for(source.partition("@")[0])
 
 
 @pytest.mark.parametrize(
@@ -145,9 +145,11 @@ def test_an_encoder_of_the_hub_gives_features_and_is_named_in_a_bundle(visitor: 
     assert (done := visitor("export", "--model", "ae", "--out", "bundle")).status == 0, done.err
     assert "lab/encoder" in (visitor.folder / "bundle" / "README.md").read_text()
     shutil.rmtree(visitor.folder / "cache")  # as on another machine
+    visitor.hub.asked.clear()
     drawn = visitor("sample", "--model", "bundle", "--data", tiny_chain.data, "--n", "2", "--decode-steps", "2")
     assert drawn.status == 0, drawn.err
     assert len(drawn.out.splitlines()) == 2
+    assert visitor.hub.was_asked_for("lab/encoder")
 
 
 @pytest.mark.parametrize("asked_for", ["lab/scorer", "auto"])
@@ -161,9 +163,14 @@ def test_a_scorer_of_the_hub_is_downloaded_once(visitor: Visitor, asked_for: str
     (visitor.folder / "samples.jsonl").write_text("\n".join(lines))
     (visitor.folder / "reference.txt").write_text("\n\n".join("a b c d e f" for _ in range(8)))
     files = ("samples.jsonl", "--reference", "reference.txt", "--scorer", asked_for)
-    assert (done := visitor("eval", *files)).status == 0, done.err
-    asked = len(visitor.hub.asked)
+    visitor.hub.asked.clear()
+    done = visitor("eval", *files)
+    assert done.status == 0, done.err
+    assert visitor.hub.was_asked_for(name)
+    report = json.loads(done.out)
+    assert report["scorer"]["name"] == name.removeprefix("openai-community/")
+    assert report["samples"]["genppl"] > 0
+    visitor.hub.asked.clear()
     again = visitor("eval", *files)
     assert again.out == done.out
-    assert visitor.hub.asked[asked:] == []
-    assert scorer.token_nlls(["a b"])[0].numel() == 1
+    assert visitor.hub.asked == []

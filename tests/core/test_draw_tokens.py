@@ -108,6 +108,11 @@ def test_temperature_zero_takes_the_likeliest_token() -> None:
     torch.testing.assert_close(sureness, logits.double().softmax(-1).max(-1).values)
 
 
+def test_the_smallest_temperature_draws_the_likeliest_token() -> None:
+    logits = torch.randn(50, 12, generator=torch.Generator().manual_seed(17))
+    assert torch.equal(draw_tokens(logits, uniform(50, seed=18), 1e-300)[0], logits.argmax(-1))
+
+
 PROBABILITIES = torch.tensor([[0.125, 0.25, 0.5, 0.125]], dtype=torch.float64)
 
 
@@ -189,10 +194,11 @@ def test_blocks_of_a_vocabulary_find_what_one_sum_over_all_of_it_finds(size: int
     torch.testing.assert_close(sureness, exact, rtol=1e-6, atol=0.0)  # that of single float32 weights
 
 
-def test_logits_of_half_precision_are_weighed_in_single_precision() -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logits_of_half_precision_are_weighed_in_single_precision(temperature: float) -> None:
     logits = 8 * torch.randn(200, 12, generator=torch.Generator().manual_seed(15)).bfloat16()
-    tokens, sureness = draw_tokens(logits, uniform(200, seed=16))
-    exact = logits.double().softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
+    tokens, sureness = draw_tokens(logits, uniform(200, seed=16), temperature)
+    exact = (logits.double() / temperature).softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
     torch.testing.assert_close(sureness, exact, rtol=1e-5, atol=0.0)
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from diladiff_cli.networks.autoencoder import load_base_weights
-from diladiff_cli.networks.denoiser import TokenDenoiser, latent_positions, project, with_bf16_matrices
+from diladiff_cli.networks.denoiser import TokenDenoiser, latent_positions, with_bf16_matrices
 
 VOCAB, MASK, LENGTH, LATENTS, CHANNELS = 23, 22, 12, 6, 5
 BASE: dict[str, Any] = {
@@ -76,20 +76,25 @@ def test_the_sparse_head_gives_the_selected_rows_of_the_full_one(tied: bool) -> 
 
 @pytest.mark.parametrize("positions", ["learned", "rotary", "local"])
 @pytest.mark.parametrize("local_attention", [True, False])
-@pytest.mark.parametrize("counts", [(1, 1, 1), (3, 0, 5), (0, 0, 1), (11, 2, 12)])
+@pytest.mark.parametrize("counts", [(1, 1, 1), (3, 0, 5), (0, 0, 1), (11, 2, 12), (0, 0, 0)])
 def test_states_at_some_positions_are_those_of_the_whole_body(
     positions: str, local_attention: bool, counts: tuple[int, ...]
 ) -> None:
     model = build(**CROSS, positions=positions, local_attention=local_attention)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    x, z, mask = tokens(), latents(), torch.rand(3, LATENTS) < 0.6
-    select = torch.stack([torch.randperm(LENGTH) < count for count in counts])
+    chance = torch.Generator().manual_seed(6)
+    x, z, mask = tokens(), latents(), torch.rand(3, LATENTS, generator=chance) < 0.6
+    select = torch.stack([torch.randperm(LENGTH, generator=chance) < count for count in counts])
     caches = model.latent_caches(z, mask)
     found = model.body(x, caches, select)
     assert found.shape == (sum(counts), 16)
     torch.testing.assert_close(found, model.body(x, caches)[select], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(model.body(x, None, select), model.body(x)[select], rtol=1e-5, atol=1e-5)
+    half = with_bf16_matrices(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        caches = half.latent_caches(z, mask)
+        torch.testing.assert_close(half.body(x, caches, select), half.body(x, caches)[select], rtol=5e-2, atol=5e-2)
 
 
 @torch.no_grad()
@@ -105,29 +110,6 @@ def test_the_last_block_runs_where_states_are_asked_for() -> None:
     seen.clear()
     model.body(tokens(), None, torch.ones(3, LENGTH, dtype=torch.bool))
     assert seen == [LENGTH] * 3
-
-
-@pytest.mark.parametrize("rows", [0, 1, 2, 8, 9])
-@pytest.mark.parametrize("biased", [False, True])
-def test_logits_in_parts_are_those_of_one_product(monkeypatch: pytest.MonkeyPatch, rows: int, biased: bool) -> None:
-    torch.manual_seed(0)
-    monkeypatch.setattr("diladiff_cli.networks.denoiser.VECTORS", 4)
-    monkeypatch.setattr("diladiff_cli.networks.denoiser.TOKENS", 16)
-    x, weight, bias = torch.randn(rows, 8), torch.randn(50, 8), torch.randn(50) if biased else None
-    with torch.inference_mode():
-        found = project(x, weight, bias)
-    torch.testing.assert_close(found, torch.nn.functional.linear(x, weight, bias), rtol=1e-5, atol=1e-5)
-
-
-def test_logits_under_autocast_and_with_gradients_are_those_of_a_linear_layer() -> None:
-    torch.manual_seed(0)
-    x, weight = torch.randn(6, 8), torch.randn(50, 8, requires_grad=True)
-    assert project(x, weight).requires_grad
-    assert torch.equal(project(x, weight), torch.nn.functional.linear(x, weight))
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        found = project(x, weight)
-        assert found.dtype == torch.bfloat16
-        assert torch.equal(found, torch.nn.functional.linear(x, weight))
 
 
 @pytest.mark.parametrize("at_once", [1, 64, 1 << 20])
@@ -236,41 +218,3 @@ def test_the_order_of_the_tokens_matters(positions: str) -> None:
 def test_latents_lie_evenly_over_the_text() -> None:
     assert latent_positions(4, 8).tolist() == [0.5, 2.5, 4.5, 6.5]
     assert latent_positions(8, 8).tolist() == list(range(8))
-
-
-def test_bf16_matrices_are_bf16s_and_the_original_is_left_alone() -> None:
-    model = build()
-    copy = with_bf16_matrices(model)
-    matrices = [part.weight for part in copy.blocks.modules() if isinstance(part, torch.nn.Linear)]
-    assert {weight.dtype for weight in matrices} == {torch.bfloat16}
-    assert copy.head_table.dtype == torch.float32
-    assert torch.equal(copy.head_table, model.head_table.bfloat16().float())
-    assert not torch.equal(copy.head_table, model.head_table)
-    assert {value.dtype for value in model.parameters()} == {torch.float32}
-    assert copy.bf16_head
-    assert not model.bf16_head
-
-
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("rows", [1, 3, 8, 40])
-def test_logits_of_a_bf16_head_are_sums_in_float32_of_products_of_bf16_numbers(tied: bool, rows: int) -> None:
-    torch.manual_seed(0)
-    copy = with_bf16_matrices(build(tie_embeddings=tied, width=64))
-    hidden = torch.randn(rows, 64)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        found = copy.float32_logits(hidden)
-    exact = hidden.bfloat16().double() @ copy.head_table.double().t()
-    exact[:, MASK] = -torch.inf
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-6)  # bf16 sums would be off by 1e-3
-    assert not torch.equal(found, found.bfloat16().float())
-
-
-def test_what_float32_products_are_made_of_is_as_before_after_a_bf16_head() -> None:
-    x, weight = torch.randn(64, 64), torch.randn(64, 64)
-    before = x @ weight
-    with torch.inference_mode(), pytest.raises(RuntimeError):
-        project(x, weight, torch.randn(3), in_bf16=True)
-    with torch.inference_mode():
-        project(x, weight, in_bf16=True)
-    assert torch.equal(x @ weight, before)

@@ -83,7 +83,9 @@ def test_a_cut_off_run_goes_on_and_gives_the_same_files(
     encode_latents(ae=tiny_chain.ae, out=out)
     assert contents(out) == whole
     assert kept.stat().st_mtime_ns == before
-    assert "is finished" not in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "is finished" not in told
+    assert f"{out} goes on: " in told
     encode_latents(ae=tiny_chain.ae, out=out)
     assert contents(out) == whole
     assert f"{out} is finished; --fresh encodes it again" in capsys.readouterr().err

@@ -176,7 +176,7 @@ def test_without_temperature_the_draws_do_not_matter(samplers: dict[str, Sampler
     assert torch.equal(decode(sampler, range(2), config), decode(sampler, range(8, 10), config))
 
 
-def test_bf16_runs_the_body_in_bf16_and_the_head_in_fp32(
+def test_bf16_runs_the_body_in_bf16_and_leaves_logits_in_fp32(
     samplers: dict[str, Sampler], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder, types = samplers["student"].decoder, set()
@@ -184,14 +184,14 @@ def test_bf16_runs_the_body_in_bf16_and_the_head_in_fp32(
 
     def note(hidden: Tensor, in_bf16: bool = False) -> Tensor:
         found = logits(hidden, in_bf16)
-        types.add((hidden.dtype, found.dtype))
+        types.add((hidden.dtype, found.dtype, in_bf16))
         return found
 
     hook = decoder.blocks[0].mlp.up.register_forward_hook(lambda *args: types.add(args[-1].dtype))
     monkeypatch.setattr(decoder, "logits", note)
     low = draw(samplers["student"], n=8, precision="bf16")
     hook.remove()
-    assert types == {torch.bfloat16, (torch.float32, torch.float32)}
+    assert types == {torch.bfloat16, (torch.float32, torch.float32, True)}
     full = draw(samplers["student"], n=8)
     assert latent_agreement(torch.tensor(ids(low)), torch.tensor(ids(full))) > 0.8
 

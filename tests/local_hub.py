@@ -36,8 +36,14 @@ class LocalHub:
 
     def environment(self, cache: Path) -> dict[str, str]:
         """What makes a process ask this hub, with an empty cache."""
-        offline = {"HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
-        return {"HF_ENDPOINT": self.url, "HF_HOME": str(cache), "no_proxy": "127.0.0.1"} | offline
+        places = {"HF_HOME": "", "HF_HUB_CACHE": "hub", "HF_DATASETS_CACHE": "datasets", "HF_TOKEN_PATH": "token"}
+        settings = {"HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_TOKEN": ""}
+        caches = {name: str(cache / below) for name, below in places.items()}
+        return {"HF_ENDPOINT": self.url, "no_proxy": "127.0.0.1"} | caches | settings
+
+    def was_asked_for(self, name: str) -> bool:
+        """Whether a file of a repository was."""
+        return any(f"/{name}/resolve/" in path for path in self.asked)
 
     def found(self, kind: str, name: str, revision: str) -> Path | None:
         """The folder of a revision, which may be given as the commit that it is."""
