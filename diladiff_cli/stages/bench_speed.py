@@ -1,7 +1,7 @@
 """``bench --speed``: how fast texts are drawn, beside the bare network and beside the textbook sampler.
 
-The networks are random: speed does not depend on what was learned. The floor of N steps is N runs of the network's whole
-body on all texts, without its vocabulary head.
+The networks are random: speed does not depend on what was learned. The floor of N steps is N runs of the network's
+whole body on all texts, without its vocabulary head.
 """
 
 import platform
