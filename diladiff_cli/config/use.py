@@ -71,7 +71,7 @@ class SampleConfig(Settings):
     decode_steps: int = option(
         0, "Token steps N_disc, with --order threshold or entropy the most (0: a quarter of the length).", low=0
     )
-    temperature: float = option(1.0, "Divides the logits; 0 takes the likeliest token.", low=0, high=1e6)
+    temperature: float = option(1.0, "Divides the logits; 0: the likeliest token, else 1e-4 or more.", low=0, high=1e6)
     top_p: float = option(0.9, "Nucleus: draw among the likeliest tokens that together reach this.", low=1e-6, high=1)
     gamma: float = option(0.8, "Noise of a student's steps: 0 deterministic, 1 consistency-style.", low=0, high=1)
     guidance: float = option(

@@ -8,6 +8,7 @@ from typing import Any
 
 from diladiff_cli.errors import UserError, meant_instead
 from diladiff_cli.hub import names_a_path
+from diladiff_cli.notes import say
 from diladiff_cli.tokenizer_files import (
     NO_TOKENIZER,
     VOCABULARIES,
@@ -75,8 +76,12 @@ def load_tokenizer(spec: str | Path) -> Any:
         spec = folder
     elif folder.is_file():
         raise UserError(f"the tokenizer {spec} is a file", "give the folder that it lies in")
+    elif ":" in str(spec):
+        raise UserError(f"{spec} is neither a tokenizer's folder nor its Hub id", "for one of your own give train:8192")
     elif names_a_path(str(spec)):
         raise UserError(f"there is no folder {spec} with a tokenizer", meant_instead(folder, NO_TOKENIZER, Path.is_dir))
+    else:
+        say(f"asking the Hub for the tokenizer {spec}")  # which without a network takes a minute to fail
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(spec), trust_remote_code=False)
     except Exception as error:  # missing, unreachable or damaged: transformers raises many kinds

@@ -197,7 +197,7 @@ def _encode_text(
             pieces = pieces if valid else splittable(pieces, config)
             tokenizer = train_tokenizer((piece.text for piece in pieces), size)
             if len(tokenizer) < size:
-                say(f"the tokenizer has {len(tokenizer)} tokens, not {size}: the text repeats too little for more")
+                say(f"the tokenizer has {len(tokenizer)} tokens, not {size}: the text has no more words or repetitions")
         recover(out)
         with replacing(out, STAGE) as folder:
             saved = saved_files(tokenizer)

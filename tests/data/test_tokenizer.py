@@ -188,6 +188,12 @@ def test_a_tokenizer_of_almost_that_name_is_asked_after(tmp_path: Path, monkeypa
             load_tokenizer(name)
 
 
+def test_what_cannot_be_an_id_is_not_looked_for_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", None)
+    with pytest.raises(UserError, match="trian:512 is neither a tokenizer's folder nor its Hub id; for one .*train:"):
+        load_tokenizer("trian:512")
+
+
 def test_a_tokenizer_is_saved_compactly_and_as_it_is(trained: Any, tmp_path: Path) -> None:
     trained.save_pretrained(tmp_path)
     kept = saved_files(trained)["tokenizer.json"]

@@ -160,7 +160,7 @@ def test_a_tokenizer_smaller_than_asked_for_is_told(
     text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = encode_text(replace(SMALL, tokenizer="train:5000"), text=[str(text)], out=tmp_path / "large")
-    told = f"the tokenizer has {record['vocab_size']} tokens, not 5000: the text repeats too little for more"
+    told = f"the tokenizer has {record['vocab_size']} tokens, not 5000: the text has no more words or repetitions"
     assert told in capsys.readouterr().err.splitlines()
     encode_text(SMALL, text=[str(text)], out=tmp_path / "small")
     assert "tokens, not" not in capsys.readouterr().err
