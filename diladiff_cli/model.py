@@ -56,11 +56,13 @@ def named_model(name: str) -> Path:
     Its parents lie below it: ``shipped/parents/mdlm``.
 
     Raises:
-        UserError: It is asked for, and this installation has none.
+        UserError: It is asked for, and this installation has none; or a parent as if it lay in another place.
     """
     first, _, below = name.partition("/")
     if first != SHIPPED_NAME or os.path.lexists(SHIPPED_NAME):
         return Path(name)
+    if below and not (_shipped() / below).exists() and (_shipped() / "parents" / below).exists():
+        raise UserError(f"there is no folder {name}", f"did you mean {SHIPPED_NAME}/parents/{below}?")
     return _shipped() / below
 
 

@@ -56,6 +56,12 @@ def test_almost_that_name_is_asked_after(cli: Cli, name: str) -> None:
     assert found.error.startswith(f"error: there is no folder {name}; did you mean shipped, the model")
 
 
+def test_a_parent_is_asked_after_where_it_lies(cli: Cli, bundle: Path) -> None:
+    found = cli("sample", "--model", "shipped/mdlm", "--n", "1")
+    assert (found.status, found.out) == (1, "")
+    assert found.error == "error: there is no folder shipped/mdlm; did you mean shipped/parents/mdlm?"
+
+
 def test_names_that_only_look_like_it_are_left_as_they_are(cli: Cli, bundle: Path) -> None:
     for name in ("./shipped", "shipped2", "SHIPPED"):
         found = cli("sample", "--model", name, "--n", "1")
