@@ -17,11 +17,12 @@ from diladiff_cli.networks.autoencoder import AutoEncoder, Corruption, load_base
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.features import FeatureSource, check_same_vocabulary
 from diladiff_cli.networks.moments import RunningMoments
-from diladiff_cli.notes import say
+from diladiff_cli.notes import is_main_process
 from diladiff_cli.runtime.artifacts import Artifact
 from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.optim import LearningRate
 from diladiff_cli.runtime.precision import settled
+from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.runtime.randomness import BatchNoise
 from diladiff_cli.runtime.resume import check_resume
 from diladiff_cli.runtime.run import Run
@@ -126,12 +127,17 @@ def ae_loss(
 
 @torch.no_grad()
 def fit_feature_moments(
-    source: FeatureSource, moments: RunningMoments, batches: Sequence[Tensor], device: torch.device
+    source: FeatureSource,
+    moments: RunningMoments,
+    batches: Sequence[Tensor],
+    device: torch.device,
+    on_batch: Callable[[Tensor], None],
 ) -> None:
-    """Per-channel statistics of the features, over the same batches in every process."""
+    """Per-channel statistics of the features, over the same batches in every process; ``on_batch`` is told of each."""
     moments.reset()
     for x in batches:
         moments.collect(source(x.to(device)))
+        on_batch(x)
     moments.commit(shared=False)
 
 
@@ -235,8 +241,8 @@ def train_ae(
     rows = np.concatenate([order(step) for step in range(-(-MOMENT_ROWS // config.batch_size))])[:MOMENT_ROWS]
     samples = [split.gather(part) for part in np.array_split(rows, -(-len(rows) // 64))]
     if not begun:  # else their statistics are among the stored weights
-        say("measuring the features")
-        fit_feature_moments(source, model.feature_moments, samples, device)
+        with Bar("measuring the features", len(rows), enabled=is_main_process()) as bar:
+            fit_feature_moments(source, model.feature_moments, samples, device, lambda x: bar.update(len(x), ""))
     batches = validation_batches(tokens, config, device)
     run = Run(
         model=model,
