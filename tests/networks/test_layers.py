@@ -6,6 +6,7 @@ from torch import Tensor
 
 from diladiff_cli.networks.layers import (
     LOCAL_START,
+    Block,
     FeedForward,
     SelfAttention,
     attend,
@@ -122,3 +123,9 @@ def test_gelu_is_that_of_its_definition(activation: str, dtype: torch.dtype, off
         expected = exact * (1 + torch.tanh(math.sqrt(2 / math.pi) * (exact + 0.044715 * exact**3))) / 2
     error, rounding = (activated(activation, x).double() - expected).abs(), torch.finfo(dtype).eps
     assert (error <= off + expected.abs() * rounding).all()
+
+
+def test_a_block_with_a_condition_refuses_to_give_some_states_alone() -> None:
+    block = Block(8, 2, 16, modulated=True)
+    with pytest.raises(ValueError, match="gives the states of all places"):
+        block(torch.zeros(1, 3, 8), condition=torch.zeros(1, 6, 8), at=torch.tensor([[1]]))
