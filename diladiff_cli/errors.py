@@ -53,6 +53,7 @@ def wrong_folder(path: Path, wanted: Sequence[str], found: object = None) -> Use
     commands = [KINDS[stage][1] for stage in wanted]
     needed = kind_of(wanted[0]) if len(wanted) == 1 else "a model"
     remedy = f"give {needed}, which {', '.join(commands[:-1])}{' or ' if commands[1:] else ''}{commands[-1]} writes"
+    remedy += ", or shipped" if "student" in wanted else ""
     if isinstance(found, str) and found in KINDS:
         return UserError(f"{path} is {kind_of(found)}", remedy)
     if not path.exists():

@@ -1,6 +1,5 @@
 """The library: ``load`` gives a model that samples, encodes and decodes."""
 
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -51,7 +50,7 @@ def _shipped() -> Path:
 
 
 def named_model(name: str) -> Path:
-    """The folder of a model: ``shipped``, where nothing here has that name, is the model that ships.
+    """The folder of a model: ``shipped``, where no artifact here has that name, is the model that ships.
 
     Its parents lie below it: ``shipped/parents/mdlm``.
 
@@ -59,7 +58,7 @@ def named_model(name: str) -> Path:
         UserError: It is asked for, and this installation has none; or a parent as if it lay in another place.
     """
     first, _, below = name.partition("/")
-    if first != SHIPPED_NAME or os.path.lexists(SHIPPED_NAME):
+    if first != SHIPPED_NAME or is_there(Path(SHIPPED_NAME)) or is_there(Path(name)):
         return Path(name)
     if below and not (_shipped() / below).exists() and (_shipped() / "parents" / below).exists():
         raise UserError(f"there is no folder {name}", f"did you mean {SHIPPED_NAME}/parents/{below}?")
@@ -135,7 +134,7 @@ class Model:
         Args:
             n: How many.
             steps: Latent steps (0: 5 for a student, 50 for a prior).
-            decode_steps: Token steps (0: a quarter of the length).
+            decode_steps: Token steps (0: a quarter of the length, or the length with adaptive orders).
             seed: Sample i depends on the seed and i alone.
             options: Other fields of :class:`diladiff_cli.config.SampleConfig`.
 
@@ -183,7 +182,7 @@ class Model:
 
         Args:
             latents: As :meth:`encode` returns them.
-            decode_steps: Token steps (0: a quarter of the length).
+            decode_steps: Token steps (0: a quarter of the length, or the length with adaptive orders).
             seed: The draws of text i depend on the seed and i alone.
             options: Other fields of :class:`diladiff_cli.config.SampleConfig`. A model's own factor on latents is for
                 those that it draws: here ``latent_scale`` is 1 unless it is given.
@@ -205,7 +204,7 @@ class Model:
             return []
         config = replace(
             config,
-            decode_steps=config.decode_steps or default_decode_steps(self.sampler),
+            decode_steps=config.decode_steps or default_decode_steps(self.sampler, config.order),
             precision=settled_precision(config.precision, self.sampler.device),
             latent_scale=config.latent_scale or 1.0,
         )

@@ -106,6 +106,7 @@ def test_decoding_gives_samples_of_the_latents(student: Model) -> None:
     assert all(len(s["token_ids"]) == LENGTH and isinstance(s["text"], str) for s in found)
     assert found == student.decode(z_0, decode_steps=2, seed=3, decodings=2, batch_size=4)
     assert student.decode(z_0)[0]["decode_steps"] == LENGTH // 4
+    assert student.decode(z_0, order="entropy")[0]["decode_steps"] == LENGTH
 
 
 def test_oracle_samples_decode_encoded_blocks(tiny_chain: Chain) -> None:
@@ -169,6 +170,9 @@ def test_the_shipped_model_has_a_name_unless_something_here_has_it(
     assert load("shipped/parents/mdlm").stage == "mdlm"
     with pytest.raises(UserError, match=r"there is no folder \./shipped|there is no folder shipped"):
         load("./shipped")
+    Path("shipped/parents").mkdir(parents=True)  # a folder of something else hides nothing
+    assert load("shipped").stage == "student"
+    shutil.rmtree("shipped")
     shutil.copytree(tiny_chain.mdlm, "shipped")
     assert load("shipped").stage == "mdlm"
 

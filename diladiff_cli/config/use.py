@@ -69,7 +69,9 @@ class SampleConfig(Settings):
     n: int = option(64, "Samples to draw.", low=1)
     steps: int = option(0, "Latent steps N_cont (0: 5 for a student, 50 for a prior).", low=0)
     decode_steps: int = option(
-        0, "Token steps N_disc, with --order threshold or entropy the most (0: a quarter of the length).", low=0
+        0,
+        "Token steps N_disc (0: a quarter of the length); with --order threshold or entropy the most (0: the length).",
+        low=0,
     )
     temperature: float = option(1.0, "Divides the logits; 0: the likeliest token, else 1e-4 or more.", low=0, high=1e6)
     top_p: float = option(0.9, "Nucleus: draw among the likeliest tokens that together reach this.", low=1e-6, high=1)
@@ -147,8 +149,8 @@ class BenchConfig(Settings):
 
     decode_steps: str = option(
         "",
-        "Token steps, with --order threshold or entropy the most, a list (empty: 4, 8, 16 to the length; with --speed "
-        "16, 64, length).",
+        "Token steps, with --order threshold or entropy the most, a list (empty: 4, 8, 16 to the length, with those "
+        "orders the length; with --speed 16, 64, length).",
     )
     steps: str = option("1,2,5", "Latent steps N_cont of students, a list.")
     prior_steps: str = option("50", "Latent steps N_cont of priors, a list.")

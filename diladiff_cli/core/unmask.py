@@ -19,7 +19,8 @@ from diladiff_cli.core.times import sampling_grid, spread_times
 Body = Callable[[Tensor, Tensor, Tensor], Tensor]
 Head = Callable[[Tensor], Tensor]  # hidden (M, D) -> logits (M, K)
 BLIND_ORDERS = ("random", "spread")  # that do not look at the predictions
-ORDERS = (*BLIND_ORDERS, "confidence", "threshold", "entropy")
+ADAPTIVE_ORDERS = ("threshold", "entropy")  # that reveal as many positions a step as the predictions allow
+ORDERS = (*BLIND_ORDERS, "confidence", *ADAPTIVE_ORDERS)
 HEADS_AT_ONCE = 1024  # positions whose logits exist at the same time
 # Of them, vocabulary entries drawn from at once: few MB for the caches of a CPU, or what fills a GPU.
 ENTRIES_AT_ONCE, ENTRIES_AT_ONCE_GPU = 1 << 20, 1 << 25

@@ -10,6 +10,7 @@ from typing import Any
 
 from diladiff_cli import __version__
 from diladiff_cli.config import BenchConfig, EvalConfig, SampleConfig
+from diladiff_cli.core.unmask import ADAPTIVE_ORDERS
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import file_hash
 from diladiff_cli.notes import say
@@ -195,7 +196,8 @@ def _asked(sampler: Sampler, config: BenchConfig) -> Iterator[SampleConfig]:
     if sampler.autoencoder is not None:
         shared |= {"decodings": config.decodings, "latent_until": config.latent_until}
         scales = config.fractions("latent_scale")
-    decode_steps = config.integers("decode_steps") or powers or (length,)
+    usual = () if config.order in ADAPTIVE_ORDERS else powers
+    decode_steps = config.integers("decode_steps") or usual or (length,)
     for n_cont, scale, temperature, n_disc in product(steps, scales, config.fractions("temperatures"), decode_steps):
         yield SampleConfig(steps=n_cont, latent_scale=scale, temperature=temperature, decode_steps=n_disc, **shared)
 

@@ -44,7 +44,7 @@ def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
         precision=settled_precision(config.precision, sampler.device),
         latent_scale=config.latent_scale or sampler.latent_scale,
         steps=config.steps or LATENT_STEPS.get(sampler.stage, 0),
-        decode_steps=config.decode_steps or default_decode_steps(sampler),
+        decode_steps=config.decode_steps or default_decode_steps(sampler, config.order),
     )
     if not base_steps(completed):
         return replace(completed, latent_until=0.0)
@@ -63,7 +63,7 @@ def notes_on(sampler: Sampler, config: SampleConfig) -> list[str]:
     Where there are more decoding steps than tokens to reveal, samples are exact all the same: in random and spread
     order fewer tokens share a step, and the other orders end early.
     """
-    length, steps = sampler.decoder.length, config.decode_steps or default_decode_steps(sampler)
+    length, steps = sampler.decoder.length, config.decode_steps or default_decode_steps(sampler, config.order)
     notes = []
     if config.precision == "bf16" and not has_fast_bf16(sampler.device):
         notes.append("bf16 is emulated here, and slow; --precision fp32 is faster")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diladiff_cli.core.times import scattering_stride
-from diladiff_cli.core.unmask import Body, Head
+from diladiff_cli.core.unmask import ADAPTIVE_ORDERS, Body, Head
 from diladiff_cli.data.tokenizer import load_tokenizer
 from diladiff_cli.data.tokens import TokenSplit
 from diladiff_cli.errors import UserError
@@ -179,6 +179,7 @@ def sampling_device() -> torch.device:
     return device if has_float64(device) else torch.device("cpu")
 
 
-def default_decode_steps(sampler: Sampler) -> int:
-    """N_disc where none is given: a quarter of the length."""
-    return max(1, sampler.decoder.length // 4)
+def default_decode_steps(sampler: Sampler, order: str) -> int:
+    """N_disc where none is given: a quarter of the length; the length where the order ends when it is done."""
+    length = sampler.decoder.length
+    return length if order in ADAPTIVE_ORDERS else max(1, length // 4)

@@ -17,10 +17,11 @@ from ..chain import Chain
 from ..command_line import Cli
 from .scripts import finish, start
 
+NAMES = "encode, train-mdlm, train-ae, train-prior, distill, sample, eval, bench, plot, info, export"
 WRONG_USAGE: list[tuple[str, list[str]]] = [
-    ("", ["error: missing command; see diladiff --help"]),
+    ("", [f"error: missing command; give one of {NAMES}, or see diladiff --help"]),
     ("trian-ae", ["error: no such command 'trian-ae'; did you mean 'train-ae'?"]),
-    ("draw", ["error: no such command 'draw'; see diladiff --help"]),
+    ("draw", [f"error: no such command 'draw'; give one of {NAMES}, or see diladiff --help"]),
     ("sample --temprature 2", ["error: no such option: --temprature; did you mean --temperature or --trace?"]),
     ("sample extra", ["error: got unexpected extra argument(s) (extra); see diladiff sample --help"]),
     ("eval", ["error: missing argument 'TARGET'; see diladiff eval --help"]),
@@ -91,7 +92,8 @@ FAILED: list[tuple[str, str]] = [
     ("encode missing.txt", "error: there is no file or folder missing.txt; check the path"),
     (
         "sample --model nowhere",
-        "error: there is no folder nowhere; give a model, which train-mdlm, train-ae, train-prior or distill writes",
+        "error: there is no folder nowhere; "
+        "give a model, which train-mdlm, train-ae, train-prior or distill writes, or shipped",
     ),
     ("eval missing.jsonl", "error: cannot read missing.jsonl (No such file or directory); "),
     ("info nowhere", "error: there is no folder nowhere; "),

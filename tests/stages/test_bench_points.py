@@ -36,6 +36,14 @@ def test_a_plan_tells_what_is_left_to_do_and_does_nothing(tiny_chain: Chain, tmp
     assert left() == wanted
 
 
+@pytest.mark.parametrize(("order", "steps"), [("confidence", [4, 8, 16]), ("threshold", [16]), ("entropy", [16])])
+def test_orders_that_end_by_themselves_have_one_number_of_steps(
+    tiny_chain: Chain, tmp_path: Path, order: str, steps: list[int]
+) -> None:
+    points = bench_plan(BenchConfig(order=order), [tiny_chain.mdlm], tmp_path)["points"]
+    assert [p["decode_steps"] for p in points] == steps
+
+
 def test_a_plan_tells_factors_on_latents_apart(tiny_chain: Chain, tmp_path: Path) -> None:
     config = BenchConfig(**SETTINGS | {"decode_steps": "4", "latent_scale": "1,0.5"})
     points = bench_plan(config, [tiny_chain.student], tmp_path)["points"]

@@ -61,6 +61,12 @@ def test_default_steps_are_those_of_each_stage(samplers: dict[str, Sampler]) -> 
     assert {c.decode_steps for c in found.values()} == {LENGTH // 4}
 
 
+@pytest.mark.parametrize("order", ["threshold", "entropy"])
+def test_orders_that_end_by_themselves_may_take_a_step_for_each_token(samplers: dict[str, Sampler], order: str) -> None:
+    assert complete(samplers["mdlm"], SampleConfig(order=order)).decode_steps == LENGTH
+    assert complete(samplers["mdlm"], SampleConfig(order=order, decode_steps=3)).decode_steps == 3
+
+
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("order", ["random", "spread", "confidence", "threshold"])
 def test_samples_do_not_depend_on_the_batch_size(samplers: dict[str, Sampler], stage: str, order: str) -> None:
