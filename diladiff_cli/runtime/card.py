@@ -19,6 +19,32 @@ USES = {
     "prior": "diladiff sample --model {path} --steps 50 --decode-steps 16",
     "student": "diladiff sample --model {path} --steps 2 --decode-steps 16",
 }
+WRITES = (
+    "Writes texts of {length} tokens in the manner of those that it was trained on. It follows no instructions and\n"
+    "takes no prompt, knows nothing of truth, may repeat what it was trained on, and nothing filters what it writes."
+)
+LIMITS = {
+    "mdlm": WRITES,
+    "ae": "Made for texts of {length} tokens like those that it was trained on; others were not tried.",
+    "prior": WRITES,
+    "student": WRITES,
+}
+FIGURES = {  # of validations, in words; docs/metrics.md has the definitions
+    "nll": "cross-entropy of masked tokens, nats",
+    "bound": "likelihood bound, nats per token",
+    "perplexity_bound": "perplexity bound",
+    "recovery": "recovery: share of masked tokens whose likeliest is right",
+    "base_nll": "cross-entropy of masked tokens of the base, nats",
+    "recovery_all_masked_autoencoder": "recovery where all tokens are masked",
+    "recovery_all_masked_base": "recovery of the base where all tokens are masked",
+    "recovery_all_masked_noise_latent": "recovery where all tokens are masked and the latent is noise",
+    "loss": "mean squared error of the clean estimate",
+    "share_of_white": "that error as a share of the least one on white noise",
+    "student_1_steps": "mean squared distance to the prior's latents, in 1 step",
+    "student_2_steps": "mean squared distance to the prior's latents, in 2 steps",
+    "student_5_steps": "mean squared distance to the prior's latents, in 5 steps",
+    "teacher_5_steps": "mean squared distance of the prior itself in 5 steps",
+}
 METADATA = {  # of an exported model: pattern, and what it means
     "license": (r"[A-Za-z0-9][A-Za-z0-9.+-]*", "the identifier of a licence, apache-2.0 for example"),
     "language": (
@@ -52,10 +78,24 @@ def _sampling(sampling: Mapping[str, Any]) -> str:
     return f"\nDrawn latents are multiplied by {sampling['latent_scale']} unless `--latent-scale` says otherwise.\n"
 
 
+def _limits(config: Mapping[str, Any]) -> str:
+    """A section on what the artifact is not good for, where its length is known."""
+    length = config["data"].get("length")
+    return "" if length is None else f"## Limits\n\n{LIMITS[config['stage']].format(length=length)}\n\n"
+
+
+def _figures(validation: Mapping[str, Any]) -> str:
+    """A section with the single figures of the last validation; nothing before there was one."""
+    rows = [f"| {FIGURES.get(k, k)} | {v:.4g} |\n" for k, v in validation.items() if isinstance(v, int | float)]
+    head = "On held-out text, by the last validation of the training:\n\n| figure | value |\n| --- | --- |\n"
+    return f"## Figures\n\n{head}{''.join(rows)}\n" if rows else ""
+
+
 def model_card(config: Mapping[str, Any]) -> str:
     """Markdown with Hub metadata: what the artifact is, how it was made, how to use it."""
     stage = config["stage"]
     parents = "".join(f"- {name}: `{link['path']}` ({link['hash'][:12]})\n" for name, link in config["parents"].items())
+    progress = config["progress"]
     parents = parents or "- no parent: trained from scratch\n"
     return f"""---
 library_name: diladiff
@@ -69,13 +109,13 @@ Made with diladiff {config["package_version"]}. Use it with:
 
     {USES[stage].format(path="PATH")}
 {_sampling(config.get("sampling", {}))}
-## Made from
+{_limits(config)}## Made from
 
 {parents}- data set fingerprint: `{config["data"].get("fingerprint", "unknown")}`
 
-## Training
+{_figures(progress.get("validation", {}))}## Training
 
-Progress: `{json.dumps(config["progress"])}`
+{progress.get("step", 0):,} steps in {progress.get("seconds", 0) / 60:,.1f} minutes.
 
 ```json
 {json.dumps(config["training"], indent=2)}

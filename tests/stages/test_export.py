@@ -12,12 +12,13 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.metrics.agreement import latent_agreement
 from diladiff_cli.model import load
 from diladiff_cli.runtime.artifacts import load_artifact
+from diladiff_cli.runtime.card import FIGURES
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.export import export
 from diladiff_cli.stages.info import describe
 from diladiff_cli.stages.networks import build
 from diladiff_cli.stages.train_ae import train_ae
-from tests.chain import Chain, ae_config, prior_config
+from tests.chain import LENGTH, Chain, ae_config, prior_config
 
 CHAINS = {"mdlm": [], "ae": ["mdlm"], "prior": ["mdlm", "ae"], "student": ["mdlm", "ae", "prior"]}
 STATISTICS = ("moments.mean", "moments.variance", "moments.weight")
@@ -221,6 +222,18 @@ def test_the_card_shows_how_to_sample(bundle: Path, tiny_chain: Chain, tmp_path:
     assert "- ae: `parents/ae`" in card
     export(tiny_chain.ae, tmp_path / "ae", "fp32")
     assert 'model.decode(model.encode(["Some text."]))' in (tmp_path / "ae" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("stage", ["mdlm", "ae", "prior", "student"])
+def test_the_card_has_the_figures_in_words_and_the_limits(tiny_chain: Chain, stage: str) -> None:
+    path = getattr(tiny_chain, stage)
+    card = (path / "README.md").read_text()
+    figures = {k: v for k, v in config_of(path)["progress"]["validation"].items() if isinstance(v, float)}
+    assert len(figures) >= 2
+    for name, value in figures.items():
+        assert f"| {FIGURES[name]} | {value:.4g} |" in card.splitlines()
+    assert f"texts of {LENGTH} tokens" in card.split("## Limits")[1].split("## Made from")[0]
+    assert f"\n{config_of(path)['progress']['step']:,} steps in " in card
 
 
 def test_damaged_weights_of_a_parent_are_noticed(bundle: Path, tmp_path: Path) -> None:
