@@ -61,11 +61,10 @@ def option(
     return field(default=default, metadata=metadata)
 
 
-def precision_option(default: str) -> Any:
-    """The field of the precision of matrix products."""
-    return option(
-        default, "bf16: autocast of matrix products; auto: where the device is fast at it.", choices=PRECISIONS
-    )
+def precision_option(default: str, effect: str = "") -> Any:
+    """The field of the precision of matrix products, with what else bf16 does."""
+    meaning = f"bf16: autocast of matrix products{effect}; auto: where the device is fast at it."
+    return option(default, meaning, choices=PRECISIONS)
 
 
 def flag(name: str) -> str:

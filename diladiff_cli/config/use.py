@@ -93,7 +93,7 @@ class SampleConfig(Settings):
     seed: int = option(0, "Seed; sample i depends on the seed and i alone.", low=0)
     batch_size: int = option(32, "Samples drawn at once; the samples do not depend on it.", low=1)
     compile: bool = option(False, "Compile the decoder's body, half a minute or more; worth it in long runs.")
-    precision: str = precision_option("fp32")
+    precision: str = precision_option("fp32", ", whose rounding gives other texts")
 
     def _problems(self, good: Good) -> list[str]:
         if good("temperature") and 0 < self.temperature < COLDEST:

@@ -103,12 +103,12 @@ def _place_to_cut(text: str, start: int, end: int) -> int:
 
 
 def _load(reader: str, **options: Any) -> Any:
-    """A streamed data set, without noise on the terminal."""
+    """A streamed data set, without noise on the terminal: what goes wrong is raised, and has its line."""
     from datasets import load_dataset
-    from datasets.utils.logging import disable_progress_bar, set_verbosity_error
+    from datasets.utils.logging import CRITICAL, disable_progress_bar, set_verbosity
 
     disable_progress_bar()
-    set_verbosity_error()
+    set_verbosity(CRITICAL)
     return load_dataset(reader, split="train", streaming=True, **options)
 
 

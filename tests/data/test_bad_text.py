@@ -131,7 +131,9 @@ def put(path: Path, content: bytes | Callable[[Path], None]) -> Path:
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_broken_text_is_one_line_with_file_and_place(tmp_path: Path, tokenizer: Path, name: str) -> None:
+def test_broken_text_is_one_line_with_file_and_place(
+    tmp_path: Path, tokenizer: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
     file, content, what = BAD[name]
     path = put(tmp_path / file, content)
     config = EncodeConfig(tokenizer=str(tokenizer), length=8)
@@ -146,6 +148,7 @@ def test_broken_text_is_one_line_with_file_and_place(tmp_path: Path, tokenizer: 
         assert what in str(caught.value)
         assert "\n" not in str(caught.value)
         assert os.listdir(tmp_path) == [file]
+        assert not caplog.records  # no library speaks for itself
 
 
 RIGHT: dict[str, tuple[str, bytes, list[str]]] = {
