@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from diladiff_cli.core.unmask import Body, Decoding, Head, unmask
 from diladiff_cli.networks.denoiser import TokenDenoiser, with_bf16_matrices
 from diladiff_cli.networks.layers import SelfAttention
+from diladiff_cli.runtime.heap import keep_freed_memory
 from diladiff_cli.runtime.precision import has_fast_bf16
 from diladiff_cli.stages.bench_speed import machine, seconds
 from diladiff_cli.stages.sampler import decoding_functions
@@ -72,7 +73,33 @@ def last_block_everywhere(decoder: TokenDenoiser, z: Tensor) -> Functions:
     return decoding_functions(_ready(decoder), z, whole_blocks=True)
 
 
+class WholeBatch:
+    """A body that runs on the whole batch in every step, whatever that reveals."""
+
+    def __init__(self, decoder: TokenDenoiser, z: Tensor) -> None:
+        self.decoder, self.batch_size, self.caches = decoder, len(z), decoder.latent_caches(z)
+        self.ran = False
+
+    def __call__(self, x_t: Tensor, rows: Tensor, select: Tensor) -> Tensor:
+        whole = x_t.new_full((self.batch_size, LENGTH), self.decoder.mask_id)
+        everywhere = torch.zeros(whole.shape, dtype=torch.bool)
+        whole[rows], everywhere[rows] = x_t, select
+        self.ran = True
+        return self.decoder.body(whole, self.caches, everywhere)
+
+    def after_step(self, step: int, x: Tensor) -> None:
+        if not self.ran:  # nothing was revealed
+            self(x[:0], torch.arange(0), torch.zeros(0, LENGTH, dtype=torch.bool))
+        self.ran = False
+
+
+def whole_batch_in_every_step(decoder: TokenDenoiser, z: Tensor) -> Functions:
+    decoder = _ready(decoder)
+    return WholeBatch(decoder, z), decoder.float32_logits
+
+
 UNDONE: dict[str, Variant] = {
+    "nothing for texts in which nothing is revealed": whole_batch_in_every_step,
     "last block only where a token is revealed": last_block_everywhere,
     "queries, keys and values in one product": separate_products,
     "matrices in bf16 once": cast_in_every_call,
@@ -89,7 +116,8 @@ def generation(decoder: TokenDenoiser, functions: Functions, batch_size: int, st
     chance = torch.Generator().manual_seed(1)
     reveal_times, uniform = torch.rand(2, batch_size, LENGTH, generator=chance, dtype=torch.float64)
     x = torch.full((batch_size, LENGTH), decoder.mask_id)
-    return lambda: unmask(*functions, x, decoder.mask_id, reveal_times, uniform, Decoding(steps))
+    after_step = getattr(functions[0], "after_step", None)
+    return lambda: unmask(*functions, x, decoder.mask_id, reveal_times, uniform, Decoding(steps), after_step)
 
 
 @torch.no_grad()
@@ -97,6 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="pairs of measurements")
     options = parser.parse_args()
+    keep_freed_memory()
     torch.manual_seed(0)
     shape = {"vocab_size": VOCAB, "mask_id": 0, "length": LENGTH, "width": 256, "layers": 6, "heads": 4}
     cross = {"cross_layers": (0, 5), "latents": LATENTS, "latent_width": CHANNELS}
