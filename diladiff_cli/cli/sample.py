@@ -107,6 +107,8 @@ def _check_stage(model: Any, config: SampleConfig, given: Mapping[str, Any], dat
     problems = []
     if "gamma" in given and model.stage != "student":
         problems.append(f"--gamma is for a student, and the model is of stage {model.stage}; leave it out")
+    elif "gamma" in given and config.steps == 1:
+        problems.append("--gamma is noise between latent steps, and --steps is 1; leave it out")
     if data is not None and model.stage != "ae":
         problems.append(f"--data is for an auto-encoder, and the model is of stage {model.stage}; leave it out")
     try:

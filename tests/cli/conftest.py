@@ -6,14 +6,17 @@ import pytest
 
 from ..command_line import Cli, Outcome, environment
 
+SCRIPT = Path(sys.executable).with_name("diladiff")
+
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Cli:
-    """Runs ``python -m diladiff_cli`` as a process of its own, in an empty working folder."""
+    """Runs the console script, ``python -m diladiff_cli`` where none is installed, in an empty working folder."""
+    command = [str(SCRIPT)] if SCRIPT.exists() else [sys.executable, "-m", "diladiff_cli"]
 
     def call(*arguments: str, stdin: str = "", folder: Path = tmp_path) -> Outcome:
         done = subprocess.run(
-            [sys.executable, "-m", "diladiff_cli", *arguments],
+            [*command, *arguments],
             input=stdin,
             capture_output=True,
             text=True,

@@ -1,4 +1,4 @@
-"""Dry runs of the commands that draw and measure; those of training and encoding are with their commands."""
+"""Dry runs of the commands that train, draw and measure; that of encoding is with its command."""
 
 import json
 from pathlib import Path
@@ -69,3 +69,24 @@ def test_a_dry_run_of_eval_prints_what_would_be_measured(cli: Cli, tiny_chain: C
     assert plan["settings"]["scorer"] == "smollm2"
     found = cli("eval", "s.jsonl", "--data", tiny_chain.data, "--dry-run")
     assert (found.status, found.out) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("command", "parent", "stage"),
+    [
+        ("train-mdlm", ("--data", "data"), "mdlm"),
+        ("train-ae", ("--base", "mdlm"), "ae"),
+        ("train-prior", ("--ae", "ae"), "prior"),
+        ("distill", ("--prior", "prior"), "student"),
+    ],
+)
+def test_a_dry_run_prints_the_plan_and_writes_nothing(
+    cli: Cli, tiny_chain: Chain, tmp_path: Path, command: str, parent: tuple[str, str], stage: str
+) -> None:
+    found = cli(command, parent[0], getattr(tiny_chain, parent[1]), "--dry-run", "--seed", "3")
+    assert (found.status, found.err) == (0, "")
+    plan = json.loads(found.out)
+    assert plan["stage"] == stage
+    assert plan["training"]["seed"] == 3
+    assert plan["out"] == f"ckpt/{stage}"
+    assert list(tmp_path.iterdir()) == []

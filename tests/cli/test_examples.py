@@ -31,13 +31,34 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def script(name: str, folder: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
+    whole = environment() | {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"} | variables
+    command = ["bash", str(EXAMPLES / name)]
+    return subprocess.run(command, cwd=folder, env=whole, capture_output=True, text=True, timeout=600)
+
+
 def train_demo(folder: Path, minutes: str) -> "subprocess.CompletedProcess[str]":
-    path = f"{folder / 'bin'}:{os.environ['PATH']}"
-    variables = {"PATH": path, "CONFIG": "tiny.toml", "MINUTES": minutes}
-    command = ["bash", str(EXAMPLES / "train_demo.sh")]
-    return subprocess.run(
-        command, cwd=folder, env=environment() | variables, capture_output=True, text=True, timeout=600
-    )
+    return script("train_demo.sh", folder, CONFIG="tiny.toml", MINUTES=minutes)
+
+
+@pytest.mark.slow
+def test_the_quickstart_ends_with_a_table_of_all_models_and_goes_on_where_it_was(shell: Cli, folder: Path) -> None:
+    (folder / "quickstart").mkdir()
+    data = ["--tokenizer", "train:300", "--length", "64", "--valid-share", "0.3", "--out", "quickstart/data"]
+    assert shell("encode", "text.txt", *data).status == 0
+    short = dict.fromkeys(("MDLM_STEPS", "AE_STEPS", "PRIOR_STEPS", "STUDENT_STEPS"), "2")
+    found = script("quickstart.sh", folder, SAMPLES="4", SCORER="none", **short)
+    assert found.returncode == 0, found.stderr
+    points = [json.loads(line) for line in (folder / "quickstart" / "frontier.jsonl").read_text().splitlines()]
+    wanted = {(stage, steps) for stage in ("mdlm", "prior", "student") for steps in (4, 8, 16, 32)}
+    assert {(point["stage"], point["decode_steps"]) for point in points} == wanted
+    assert len(points) == len(wanted)
+    rows = [[cell.strip() for cell in line.split("│")] for line in found.stderr.splitlines() if line.startswith("│")]
+    assert {row[1] for row in rows} >= {"mdlm", "prior", "student"}
+    before = {p: p.stat().st_mtime_ns for p in (folder / "quickstart" / "ckpt").rglob("*")}
+    found = script("quickstart.sh", folder, SAMPLES="4", SCORER="none", **short)
+    assert found.returncode == 0, found.stderr
+    assert {p: p.stat().st_mtime_ns for p in (folder / "quickstart" / "ckpt").rglob("*")} == before
 
 
 @pytest.mark.slow

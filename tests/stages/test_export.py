@@ -5,20 +5,17 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 
 from diladiff_cli.errors import UserError
 from diladiff_cli.metrics.agreement import latent_agreement
 from diladiff_cli.model import load
 from diladiff_cli.runtime.artifacts import load_artifact
-from diladiff_cli.runtime.card import FIGURES
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.export import export
 from diladiff_cli.stages.info import describe
 from diladiff_cli.stages.networks import build
-from diladiff_cli.stages.train_ae import train_ae
-from tests.chain import LENGTH, Chain, ae_config, prior_config
+from tests.chain import Chain, prior_config
 
 CHAINS = {"mdlm": [], "ae": ["mdlm"], "prior": ["mdlm", "ae"], "student": ["mdlm", "ae", "prior"]}
 STATISTICS = ("moments.mean", "moments.variance", "moments.weight")
@@ -142,42 +139,6 @@ def test_an_older_bundle_is_replaced_as_a_whole(tiny_chain: Chain, tmp_path: Pat
     assert not (tmp_path / "bundle" / "parents").exists()
 
 
-def test_the_card_has_licence_and_languages_and_keeps_them(tiny_chain: Chain, tmp_path: Path) -> None:
-    export(tiny_chain.mdlm, tmp_path / "plain")
-    export(tiny_chain.mdlm, tmp_path / "told", license="cc-by-sa-4.0", language="no,pt-BR")
-    export(tmp_path / "told", tmp_path / "again", "fp32", language="en")
-
-    def metadata(name: str) -> dict[str, Any]:
-        return yaml.safe_load((tmp_path / name / "README.md").read_text().split("---\n")[1])
-
-    assert not {"license", "language"} & metadata("plain").keys()
-    assert (metadata("told")["license"], metadata("told")["language"]) == ("cc-by-sa-4.0", ["no", "pt-BR"])
-    assert (metadata("again")["license"], metadata("again")["language"]) == ("cc-by-sa-4.0", ["en"])
-    assert config_of(tmp_path / "again")["export"]["precision"] == "fp32"
-
-
-def test_parents_keep_the_licence_that_they_have(chain_copy: Chain, tmp_path: Path) -> None:
-    export(chain_copy.mdlm, tmp_path / "base", "fp32", license="cc-by-sa-4.0")
-    shutil.rmtree(chain_copy.mdlm)
-    shutil.move(tmp_path / "base", chain_copy.mdlm)
-    train_ae(ae_config(max_steps=1), base=chain_copy.mdlm, data=chain_copy.data, out=tmp_path / "ae")
-    export(tmp_path / "ae", tmp_path / "plain")
-    export(tmp_path / "ae", tmp_path / "told", license="no")
-    licences = [
-        [config_of(tmp_path / name / part)["export"].get("license") for part in ("", "parents/mdlm")]
-        for name in ("plain", "told")
-    ]
-    assert licences == [[None, "cc-by-sa-4.0"], ["no", "cc-by-sa-4.0"]]
-    assert yaml.safe_load((tmp_path / "told" / "README.md").read_text().split("---\n")[1])["license"] == "no"
-
-
-@pytest.mark.parametrize("bad", [{"license": "mine: [all]"}, {"license": ""}, {"language": "english, german"}])
-def test_a_licence_or_language_that_is_none_is_refused(tiny_chain: Chain, tmp_path: Path, bad: dict[str, str]) -> None:
-    with pytest.raises(ConfigError, match=f"{next(iter(bad))} is .*; give "):
-        export(tiny_chain.mdlm, tmp_path / "bundle", **bad)
-    assert not (tmp_path / "bundle").exists()
-
-
 def test_a_bundle_samples_with_its_own_factor_on_latents(tiny_chain: Chain, tmp_path: Path) -> None:
     export(tiny_chain.student, tmp_path / "first", latent_scale=0.25)
     export(tmp_path / "first", tmp_path / "second")
@@ -212,28 +173,6 @@ def test_a_factor_that_is_none_is_refused(tiny_chain: Chain, tmp_path: Path, bad
 def test_a_factor_of_what_draws_no_latents_is_refused(tiny_chain: Chain, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="of stage ae and draws no latents; leave it out"):
         export(tiny_chain.ae, tmp_path / "bundle", latent_scale=0.5)
-
-
-def test_the_card_shows_how_to_sample(bundle: Path, tiny_chain: Chain, tmp_path: Path) -> None:
-    card = (bundle / "README.md").read_text()
-    assert "diladiff sample --model PATH" in card
-    assert 'diladiff_cli.load("PATH")' in card
-    assert "stored in bf16" in card
-    assert "- ae: `parents/ae`" in card
-    export(tiny_chain.ae, tmp_path / "ae", "fp32")
-    assert 'model.decode(model.encode(["Some text."]))' in (tmp_path / "ae" / "README.md").read_text()
-
-
-@pytest.mark.parametrize("stage", ["mdlm", "ae", "prior", "student"])
-def test_the_card_has_the_figures_in_words_and_the_limits(tiny_chain: Chain, stage: str) -> None:
-    path = getattr(tiny_chain, stage)
-    card = (path / "README.md").read_text()
-    figures = {k: v for k, v in config_of(path)["progress"]["validation"].items() if isinstance(v, float)}
-    assert len(figures) >= 2
-    for name, value in figures.items():
-        assert f"| {FIGURES[name]} | {value:.4g} |" in card.splitlines()
-    assert f"texts of {LENGTH} tokens" in card.split("## Limits")[1].split("## Made from")[0]
-    assert f"\n{config_of(path)['progress']['step']:,} steps in " in card
 
 
 def test_damaged_weights_of_a_parent_are_noticed(bundle: Path, tmp_path: Path) -> None:
