@@ -1,5 +1,6 @@
 """The library: ``load`` gives a model that samples, encodes and decodes."""
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -52,13 +53,15 @@ def _shipped() -> Path:
 def named_model(name: str) -> Path:
     """The folder of a model: ``shipped``, where no artifact here has that name, is the model that ships.
 
-    Its parents lie below it: ``shipped/parents/mdlm``.
+    Its parents lie below it: ``shipped/parents/mdlm``. What lies below a folder here of that name comes first.
 
     Raises:
         UserError: It is asked for, and this installation has none; or a parent as if it lay in another place.
     """
     first, _, below = name.partition("/")
-    if first != SHIPPED_NAME or is_there(Path(SHIPPED_NAME)) or is_there(Path(name)):
+    if first != SHIPPED_NAME or is_there(Path(SHIPPED_NAME)):
+        return Path(name)
+    if below and os.path.lexists(SHIPPED_NAME) and (os.path.lexists(name) or not (SHIPPED_MODEL / below).exists()):
         return Path(name)
     if below and not (_shipped() / below).exists() and (_shipped() / "parents" / below).exists():
         raise UserError(f"there is no folder {name}", f"did you mean {SHIPPED_NAME}/parents/{below}?")
@@ -134,7 +137,7 @@ class Model:
         Args:
             n: How many.
             steps: Latent steps (0: 5 for a student, 50 for a prior).
-            decode_steps: Token steps (0: a quarter of the length, or the length with adaptive orders).
+            decode_steps: Token steps (0: a quarter of the length; in the orders threshold and entropy the length).
             seed: Sample i depends on the seed and i alone.
             options: Other fields of :class:`diladiff_cli.config.SampleConfig`.
 
@@ -182,7 +185,7 @@ class Model:
 
         Args:
             latents: As :meth:`encode` returns them.
-            decode_steps: Token steps (0: a quarter of the length, or the length with adaptive orders).
+            decode_steps: Token steps (0: a quarter of the length; in the orders threshold and entropy the length).
             seed: The draws of text i depend on the seed and i alone.
             options: Other fields of :class:`diladiff_cli.config.SampleConfig`. A model's own factor on latents is for
                 those that it draws: here ``latent_scale`` is 1 unless it is given.

@@ -13,7 +13,7 @@ from diladiff_cli.config import SampleConfig
 from diladiff_cli.data.tokenizer import separator_id
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
-from diladiff_cli.model import Model, default_model, load
+from diladiff_cli.model import Model, default_model, load, named_model
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.encoder import LatentEncoder
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
@@ -170,8 +170,12 @@ def test_the_shipped_model_has_a_name_unless_something_here_has_it(
     assert load("shipped/parents/mdlm").stage == "mdlm"
     with pytest.raises(UserError, match=r"there is no folder \./shipped|there is no folder shipped"):
         load("./shipped")
-    Path("shipped/parents").mkdir(parents=True)  # a folder of something else hides nothing
+    Path("shipped/parents").mkdir(parents=True)  # a folder of something else hides nothing, and is not hidden
     assert load("shipped").stage == "student"
+    assert load("shipped/parents/mdlm").stage == "mdlm"
+    Path("shipped/model.safetensors").touch()
+    for name in ("shipped/model.safetensors", "shipped/nothing", "shipped/parents"):
+        assert named_model(name) == Path(name)
     shutil.rmtree("shipped")
     shutil.copytree(tiny_chain.mdlm, "shipped")
     assert load("shipped").stage == "mdlm"

@@ -100,14 +100,14 @@ def _usage(error: BaseException) -> str:
     context = getattr(error, "ctx", None)
     remedy = f"see {context.command_path if context else 'diladiff'} --help"
     text = one_line(error.format_message()).rstrip(".").replace("Value error, ", "")  # type: ignore[attr-defined]
-    if text.startswith(("Missing command", "No such command")) and context is not None:
-        remedy = f"give one of {', '.join(context.command.commands)}, or {remedy}"
     possible = getattr(error, "possibilities", None)
     if possible:
         text, remedy = one_line(error.message), f"did you mean {' or '.join(sorted(possible))}?"  # type: ignore[attr-defined]
     elif ". Did you mean " in text:
         text, _, names = text.partition(". Did you mean ")
         remedy = f"did you mean {names}"
+    elif text.startswith(("Missing command", "No such command")) and context is not None:
+        remedy = f"give one of {', '.join(context.command.commands)}, or {remedy}"
     return f"{text[:1].lower()}{text[1:]}; {remedy}"
 
 

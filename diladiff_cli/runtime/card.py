@@ -1,6 +1,7 @@
 """The generated model card of an artifact."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -29,20 +30,26 @@ LIMITS = {
     "prior": WRITES,
     "student": WRITES,
 }
+MEASURED = {
+    "mdlm": "On held-out text",
+    "ae": "On held-out text",
+    "prior": "On latents of held-out text",
+    "student": "From the same noise, without gamma, the distance to the prior's 50 steps, guided as in distillation",
+}
 FIGURES = {  # of validations, in words; docs/metrics.md has the definitions
     "nll": "cross-entropy of masked tokens, nats",
     "bound": "likelihood bound, nats per token",
     "perplexity_bound": "perplexity bound",
-    "recovery": "recovery: share of masked tokens whose likeliest is right",
+    "recovery": "recovery: share of masked tokens that are predicted right",
     "base_nll": "cross-entropy of masked tokens of the base, nats",
     "recovery_all_masked_autoencoder": "recovery where all tokens are masked",
     "recovery_all_masked_base": "recovery of the base where all tokens are masked",
     "recovery_all_masked_noise_latent": "recovery where all tokens are masked and the latent is noise",
     "loss": "mean squared error of the clean estimate",
-    "share_of_white": "that error as a share of the least one on white noise",
-    "student_1_steps": "mean squared distance to the prior's latents, in 1 step",
-    "student_2_steps": "mean squared distance to the prior's latents, in 2 steps",
-    "student_5_steps": "mean squared distance to the prior's latents, in 5 steps",
+    "share_of_white": "mean squared error as a share of the least that latents of white noise allow",
+    "student_1_steps": "mean squared distance in 1 step",
+    "student_2_steps": "mean squared distance in 2 steps",
+    "student_5_steps": "mean squared distance in 5 steps",
     "teacher_5_steps": "mean squared distance of the prior itself in 5 steps",
 }
 METADATA = {  # of an exported model: pattern, and what it means
@@ -84,11 +91,14 @@ def _limits(config: Mapping[str, Any]) -> str:
     return "" if length is None else f"## Limits\n\n{LIMITS[config['stage']].format(length=length)}\n\n"
 
 
-def _figures(validation: Mapping[str, Any]) -> str:
+def _figures(stage: str, progress: Mapping[str, Any]) -> str:
     """A section with the single figures of the last validation; nothing before there was one."""
-    rows = [f"| {FIGURES.get(k, k)} | {v:.4g} |\n" for k, v in validation.items() if isinstance(v, int | float)]
-    head = "On held-out text, by the last validation of the training:\n\n| figure | value |\n| --- | --- |\n"
-    return f"## Figures\n\n{head}{''.join(rows)}\n" if rows else ""
+    found = {k: v for k, v in progress.get("validation", {}).items() if isinstance(v, float) and math.isfinite(v)}
+    if not found:
+        return ""
+    rows = "".join(f"| {FIGURES.get(k, k)} | {v:.4g} |\n" for k, v in found.items())
+    when = f"by the validation after step {progress.get('validated_step', progress['step']):,}"
+    return f"## Figures\n\n{MEASURED[stage]}, {when}:\n\n| figure | value |\n| --- | --- |\n{rows}\n"
 
 
 def model_card(config: Mapping[str, Any]) -> str:
@@ -113,9 +123,9 @@ Made with diladiff {config["package_version"]}. Use it with:
 
 {parents}- data set fingerprint: `{config["data"].get("fingerprint", "unknown")}`
 
-{_figures(progress.get("validation", {}))}## Training
+{_figures(stage, progress)}## Training
 
-{progress.get("step", 0):,} steps in {progress.get("seconds", 0) / 60:,.1f} minutes.
+Steps: {progress.get("step", 0):,}, in {progress.get("seconds", 0) / 60:,.1f} minutes.
 
 ```json
 {json.dumps(config["training"], indent=2)}

@@ -56,9 +56,11 @@ def test_the_quickstart_ends_with_a_table_of_all_models_and_goes_on_where_it_was
     rows = [[cell.strip() for cell in line.split("│")] for line in found.stderr.splitlines() if line.startswith("│")]
     assert {row[1] for row in rows} >= {"mdlm", "prior", "student"}
     before = {p: p.stat().st_mtime_ns for p in (folder / "quickstart" / "ckpt").rglob("*")}
+    table = (folder / "quickstart" / "frontier.jsonl").read_bytes()
     found = script("quickstart.sh", folder, SAMPLES="4", SCORER="none", **short)
     assert found.returncode == 0, found.stderr
     assert {p: p.stat().st_mtime_ns for p in (folder / "quickstart" / "ckpt").rglob("*")} == before
+    assert (folder / "quickstart" / "frontier.jsonl").read_bytes() == table  # all points were kept
 
 
 @pytest.mark.slow

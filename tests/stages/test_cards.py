@@ -75,4 +75,6 @@ def test_the_card_has_the_figures_in_words_and_the_limits(tiny_chain: Chain, sta
     for name, value in figures.items():
         assert f"| {FIGURES[name]} | {value:.4g} |" in card.splitlines()
     assert f"texts of {LENGTH} tokens" in card.split("## Limits")[1].split("## Made from")[0]
-    assert f"\n{config_of(path)['progress']['step']:,} steps in " in card
+    assert f"\nSteps: {config_of(path)['progress']['step']:,}, in " in card
+    assert "curves" not in card
+    assert "by_noise" not in card

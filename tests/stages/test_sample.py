@@ -1,6 +1,6 @@
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.core.ode import average_velocity_steps, ddim
+from diladiff_cli.core.unmask import ORDERS
 from diladiff_cli.data.tokenizer import decode_text
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
@@ -59,6 +60,18 @@ def test_default_steps_are_those_of_each_stage(samplers: dict[str, Sampler]) -> 
     found = {stage: complete(samplers[stage], SampleConfig(n=2)) for stage in STAGES}
     assert {stage: c.steps for stage, c in found.items()} == {"mdlm": 0, "ae": 0, "prior": 50, "student": 5}
     assert {c.decode_steps for c in found.values()} == {LENGTH // 4}
+
+
+def test_the_options_know_the_orders_of_the_sampler() -> None:
+    (order,) = (field for field in fields(SampleConfig) if field.name == "order")
+    assert order.metadata["choices"] == ORDERS
+
+
+def test_a_time_to_take_over_is_refused_where_steps_have_none(samplers: dict[str, Sampler]) -> None:
+    for order in ("threshold", "entropy"):
+        with pytest.raises(ConfigError, match=f"latent_until is 0.5, a time of the steps, and order {order} does not"):
+            complete(samplers["student"], SampleConfig(order=order, latent_until=0.5))
+    assert complete(samplers["student"], SampleConfig(order="confidence", latent_until=0.5)).latent_until == 0.5
 
 
 @pytest.mark.parametrize("order", ["threshold", "entropy"])
