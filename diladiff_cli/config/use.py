@@ -22,7 +22,10 @@ def latent_until_option() -> Any:
 def order_option() -> Any:
     """The field of the order in which positions are revealed."""
     choices = ("random", "spread", "confidence", "threshold", "entropy")
-    meaning = "Positions to reveal: random, exact. Not exact: spread, distant ones together; the others, surest first."
+    meaning = (
+        "Positions to reveal: random, exact; spread, distant ones together, exact with one token a step; the others, "
+        "surest first, not exact."
+    )
     return option("random", meaning, choices=choices)
 
 

@@ -70,9 +70,10 @@ def metadata_problems(**given: Any) -> list[str]:
     ]
 
 
-def _metadata(export: Mapping[str, Any]) -> str:
-    """Lines of Hub metadata on what only the one who exports a model can know."""
-    lines = [f"license: {json.dumps(export['license'])}\n"] if export.get("license") else []
+def _metadata(stage: str, export: Mapping[str, Any]) -> str:
+    """Lines of Hub metadata: the task, and what only the one who exports a model can know."""
+    lines = [] if stage == "ae" else ["pipeline_tag: text-generation\n"]
+    lines += [f"license: {json.dumps(export['license'])}\n"] if export.get("license") else []
     if codes := export.get("language"):
         lines.append(f"language: [{', '.join(json.dumps(code) for code in codes.split(','))}]\n")
     return "".join(lines)
@@ -109,8 +110,7 @@ def model_card(config: Mapping[str, Any]) -> str:
     parents = parents or "- no parent: trained from scratch\n"
     return f"""---
 library_name: diladiff
-pipeline_tag: text-generation
-{_metadata(config.get("export", {}))}tags: [diffusion, masked-diffusion, latent-diffusion]
+{_metadata(stage, config.get("export", {}))}tags: [diffusion, masked-diffusion, latent-diffusion]
 ---
 
 # {TITLES[stage]}
