@@ -7,6 +7,7 @@ from layout import DIGITS, Report, base_at, figures_by_name, means_of, number, p
 VARIANTS = {
     "augmentation": ("strong-2x", "mild-2x", "soft-2x", "dropout-50-2x"),
     "compression": ("strong-1x", "strong-2x", "strong-4x", "strong-8x"),
+    "channels": ("16-channels", "strong-2x"),
     "schedule": ("d-2", "d-5", "d-10", "d-15"),
     "positions": ("positions-learned", "positions-rotary", "positions-local"),
     "features": ("features-self", "features-encoder"),
@@ -55,5 +56,5 @@ def _row(result: Report) -> list[str]:
 def _over_the_base(report: Report, group: str) -> str:
     """GenPPL in shares of that of the base that all were trained on, at equal entropy and decoding steps."""
     found = means_of(report)
-    base = base_at(stored(BASES.get(group, "ablations_base.jsonl")), report["decode_steps"], found["entropy"])
+    base = base_at(stored(BASES.get(group, "frontier.jsonl")), report["decode_steps"], found["entropy"])
     return "-" if base is None or found["genppl"] is None else f"{found['genppl'] / base:.2f}"

@@ -104,7 +104,7 @@ def sizes() -> str:
     """Bases that differ in one choice each."""
     rows = [
         [
-            *(f"{r[name]:,}" for name in ("tokens", "length", "width")),
+            *(f"{r[name]:,}" for name in ("tokens", "length", "width", "layers")),
             r["positions"],
             f"{r['parameters'] / 1e6:.1f} M",
             f"{r['characters_per_token']:.2f}",
@@ -113,7 +113,16 @@ def sizes() -> str:
         ]
         for r in stored("sizes.json")
     ]
-    head = ["tokenizer", "length", "width", "positions", "parameters", "characters per token", "nats per token"]
+    head = [
+        "tokenizer",
+        "length",
+        "width",
+        "layers",
+        "positions",
+        "parameters",
+        "characters per token",
+        "nats per token",
+    ]
     return table([*head, "bits per character"], rows)
 
 

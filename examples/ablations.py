@@ -1,4 +1,4 @@
-"""Short trainings that differ in one choice: augmentation, compression, schedule and positions of the prior, features.
+"""Short trainings that differ in one choice: augmentation, compression, channels, schedule and positions, features.
 
     python examples/ablations.py --chain demo --out ablations [--embedder FOLDER] [--only strong-2x ...]
 
@@ -45,9 +45,12 @@ VARIANTS = (
     Variant("mild-2x", "augmentation", ("--augmentation", "mild")),
     Variant("soft-2x", "augmentation", ("--augmentation", "soft")),
     Variant("dropout-50-2x", "augmentation", ("--augmentation", "dropout-50")),
-    Variant("strong-1x", "compression", ("--compression", "1")),
-    Variant("strong-4x", "compression", ("--compression", "4")),
-    Variant("strong-8x", "compression", ("--compression", "8")),
+    *(
+        Variant(f"{a}-{c}x", "compression", ("--augmentation", a, "--compression", str(c)))
+        for a in ("strong", "mild")
+        for c in (1, 4, 8)
+    ),
+    Variant("16-channels", "channels", ("--latent-width", "16")),
     *(Variant(f"d-{d}", "schedule", None, ("--schedule-d", str(d))) for d in (2, 5, 10, 15)),
     *(Variant(f"positions-{p}", "positions", None, ("--positions", p)) for p in ("learned", "rotary", "local")),
     Variant("features-self", "features", own_base=True),

@@ -50,10 +50,10 @@ many=(--n 352 --seeds "$seeds") # of three seeds together more than 1,000, for M
 few=(--n 128 --seeds "$seeds")
 student=(--model "$models/student" --steps 2)
 prior=(--model "$models/prior" --prior-steps 5)
-temperatures=1.0,0.85
+temperatures=1.0,0.85,0.7
 whole_frontier() {
   bench "${student[@]}" --decode-steps "$powers" --against "$models/mdlm" --temperatures "$temperatures" "${many[@]}"
-  bench --model "$models/mdlm" --decode-steps "$powers" --temperatures 1.1,0.7 "${many[@]}" # for other entropies
+  bench --model "$models/mdlm" --decode-steps "$powers" --temperatures 1.1 "${many[@]}" # for other entropies
   bench "${prior[@]}" --decode-steps "$powers" --temperatures "$temperatures" "${many[@]}"
 }
 scales() {

@@ -1,6 +1,6 @@
 """What single savings of the sampler are worth: each one undone by itself, beside the sampler as it is.
 
-    python examples/savings.py [--rounds 5] > savings.jsonl
+    python examples/savings.py [--rounds 5] [--only 0 ...] > savings.jsonl
 
 A line of JSON for each: the time of a generation as it is over that without the saving, the median of paired
 measurements. The network is that of ``diladiff bench --speed``, random, with cross-attention to a latent: 6 layers of
@@ -124,6 +124,7 @@ def generation(decoder: TokenDenoiser, functions: Functions, batch_size: int, st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="pairs of measurements")
+    parser.add_argument("--only", type=int, nargs="*", choices=range(len(UNDONE)), help="savings by place, from 0")
     options = parser.parse_args()
     keep_freed_memory()
     torch.manual_seed(0)
@@ -134,7 +135,9 @@ def main() -> None:
         for batch_size, steps in product((1, 32), (16, LENGTH)):
             z = torch.randn(batch_size, LATENTS, CHANNELS)
             ours = generation(decoder, as_it_is(decoder, z), batch_size, steps)
-            for saving, undo in UNDONE.items():
+            for place, (saving, undo) in enumerate(UNDONE.items()):
+                if options.only is not None and place not in options.only:
+                    continue
                 without = generation(decoder, undo(decoder, z), batch_size, steps)
                 pairs = [(seconds(ours, CPU), seconds(without, CPU)) for _ in range(options.rounds + 1)][1:]
                 ratios = sorted(a / b for a, b in pairs)

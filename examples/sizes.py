@@ -1,4 +1,4 @@
-"""Short trainings of a base that differ in one choice each: tokenizer, length of blocks, width, position encoding.
+"""Short trainings of a base that differ in one choice each: tokenizer, length of blocks, width, layers, positions.
 
     python examples/sizes.py --out sizes [--steps 300] [--only tokens-1024 ...]
 
@@ -25,13 +25,14 @@ STEP_TOKENS = 64 * 64  # of the preset
 
 @dataclass(frozen=True)
 class Variant:
-    """A base that differs in one choice, or none, from one of the preset ``demo`` with learned positions.
+    """A base that differs in one choice, or none, from that of the preset ``demo``.
 
     Attributes:
         name: Of the variant and its folder.
         tokens: Vocabulary of the tokenizer.
         length: L of the blocks.
         width: Of the network, a multiple of 64, the width of a head.
+        layers: Of the network.
         positions: Their encoding.
     """
 
@@ -39,15 +40,17 @@ class Variant:
     tokens: int = 4096
     length: int = 64
     width: int = 256
-    positions: str = "learned"
+    layers: int = 4
+    positions: str = "local"
 
 
 VARIANTS = (
-    Variant("learned"),
+    Variant("local"),
     *(Variant(f"tokens-{tokens}", tokens=tokens) for tokens in (1024, 2048, 8192)),
     *(Variant(f"length-{length}", length=length) for length in (32, 128, 256)),
-    *(Variant(f"width-{width}", width=width) for width in (128, 192, 384)),
-    *(Variant(positions, positions=positions) for positions in ("rotary", "local")),
+    *(Variant(f"width-{width}", width=width) for width in (192, 384)),
+    *(Variant(f"layers-{layers}", layers=layers) for layers in (2, 6)),
+    *(Variant(positions, positions=positions) for positions in ("rotary", "learned")),
 )
 
 
@@ -64,7 +67,14 @@ def measure(variant: Variant, out: Path, steps: str, text: list[str]) -> dict[st
     if not (data / "config.json").exists():
         run("encode", *text, "--tokenizer", tokenizer, "--length", str(variant.length), "--out", str(data))
     options = ["--width", str(variant.width), "--heads", str(variant.width // 64), "--positions", variant.positions]
-    options += ["--batch-size", str(STEP_TOKENS // variant.length), "--max-steps", steps]
+    options += [
+        "--layers",
+        str(variant.layers),
+        "--batch-size",
+        str(STEP_TOKENS // variant.length),
+        "--max-steps",
+        steps,
+    ]
     run("train-mdlm", "--preset", "demo", *options, "--data", str(data), "--out", str(base))
     tokens = open_tokens(data)
     held_out = tokens.split("valid")
@@ -79,6 +89,7 @@ def measure(variant: Variant, out: Path, steps: str, text: list[str]) -> dict[st
         "tokens": variant.tokens,
         "length": variant.length,
         "width": variant.width,
+        "layers": variant.layers,
         "positions": variant.positions,
         "parameters": json.loads(run("info", str(base)))["parameters"]["total"],
         "steps": int(steps),
