@@ -10,12 +10,16 @@ from diladiff_cli.config import (
     AUGMENTATIONS,
     STAGES,
     AeConfig,
+    BenchConfig,
     DistillConfig,
     MdlmConfig,
+    SampleConfig,
     StageConfig,
     read_config_file,
     resolve,
 )
+from diladiff_cli.config.use import UNTIMED_ORDERS
+from diladiff_cli.core.unmask import ADAPTIVE_ORDERS, ORDERS
 from diladiff_cli.presets import PRESETS
 from diladiff_cli.settings import ConfigError, Settings, flag
 
@@ -273,3 +277,19 @@ def test_a_name_spelled_in_two_ways_is_refused(tmp_path: Path) -> None:
         f"--config {file} sets batch_size and batch-size in [mdlm]; leave one out",
     ]
     assert "has the table [coat]" in caught.value.problems[2]
+
+
+def test_the_options_know_the_orders_of_the_sampler() -> None:
+    (order,) = (field for field in fields(SampleConfig) if field.name == "order")
+    assert order.metadata["choices"] == ORDERS
+    assert UNTIMED_ORDERS == ADAPTIVE_ORDERS
+
+
+@pytest.mark.parametrize("kind", [SampleConfig, BenchConfig])
+def test_a_time_to_take_over_is_refused_where_steps_have_none(kind: type[SampleConfig] | type[BenchConfig]) -> None:
+    for order in ORDERS:
+        if order in ADAPTIVE_ORDERS:
+            with pytest.raises(ConfigError, match=f"^latent_until is 0.5, and order {order} does not say when it ends"):
+                kind(order=order, latent_until=0.5)
+        else:
+            assert kind(order=order, latent_until=0.5).latent_until == 0.5

@@ -10,6 +10,7 @@ SMALLEST_VOCABULARY = 258  # all bytes, the separator and the mask token
 LARGEST_VOCABULARY = 1 << 24
 COLDEST = 1e-4  # logits divided by less overflow
 LEAST_SCALE, MOST_SCALE = 0.01, 10.0  # factors on latents
+UNTIMED_ORDERS = ("threshold", "entropy")  # that end when the predictions allow, not at a time
 TOO_SMALL = f"give 0 for the model's own, or at least {LEAST_SCALE}"
 
 
@@ -37,6 +38,13 @@ def threshold_option() -> Any:
 def entropy_bound_option() -> Any:
     """The field of the order entropy's bound."""
     return option(0.5, "Nats that the tokens of a step of --order entropy may total.", low=0)
+
+
+def untimed_problem(order: str, latent_until: float) -> list[str]:
+    """Refuse a time at which a base takes over where the order of decoding has no times."""
+    if not latent_until or order not in UNTIMED_ORDERS:
+        return []
+    return [f"--latent-until is {latent_until}, and --order {order} does not say when it ends; leave it out"]
 
 
 def unusual(config: Settings, names: Iterable[str]) -> dict[str, Any]:
@@ -103,7 +111,7 @@ class SampleConfig(Settings):
             return [f"--temperature is {self.temperature}; give 0 for the likeliest token, or at least {COLDEST}"]
         if good("latent_scale") and 0 < self.latent_scale < LEAST_SCALE:
             return [f"--latent-scale is {self.latent_scale}; {TOO_SMALL}"]
-        return []
+        return untimed_problem(self.order, self.latent_until) if good("order", "latent_until") else []
 
     def use_of_latents(self) -> dict[str, float | None]:
         """What the decoder makes of latents, None where that is nothing, or left to the model."""
@@ -184,6 +192,8 @@ class BenchConfig(Settings):
         problems = [p for name, low in lows.items() if good(name) and (p := self._list_problem(name, low))]
         if good("n", "decodings") and self.n % self.decodings:
             problems.append(f"--n {self.n} is no multiple of --decodings {self.decodings}; change one")
+        if good("order", "latent_until"):
+            problems += untimed_problem(self.order, self.latent_until)
         if good("width") and self.width % 8:
             problems.append(f"--width {self.width} is no multiple of 8, twice the heads; change it")
         return problems

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from diladiff_cli.config import SampleConfig, unusual
-from diladiff_cli.core.unmask import ADAPTIVE_ORDERS, BLIND_ORDERS
+from diladiff_cli.core.unmask import BLIND_ORDERS
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.precision import has_fast_bf16, settled_precision
 from diladiff_cli.settings import ConfigError, flag
@@ -28,9 +28,6 @@ def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
         problems += [
             f"{flag(k)} is {v}, but {what} and has no latents; leave it out" for k, v in given.items() if v is not None
         ]
-    if config.latent_until and config.order in ADAPTIVE_ORDERS:
-        why = f"--order {config.order} does not say when it ends"
-        problems.append(f"--latent-until is {config.latent_until}, a time of the steps, and {why}; leave it out")
     if config.guidance and sampler.stage != "prior":
         problems.append(f"--guidance is {config.guidance}, but {what}; it is for a prior, leave it out")
     if config.n % config.decodings:

@@ -155,6 +155,15 @@ def test_a_step_shows_just_the_tokens_that_are_known_by_then(browser: Browser, p
 
 @in_browser
 @pytest.mark.slow
+def test_steps_end_where_all_is_revealed(browser: Browser, cli: Cli, tiny_chain: Chain, tmp_path: Path) -> None:
+    options = ("--order", "threshold", "--threshold", "0", "--n", "1", "--trace", "t.html")
+    assert cli("sample", "--model", tiny_chain.mdlm, *options).status == 0
+    dom = browser(tmp_path / "t.html", "step=9")
+    assert says(dom)[0] == f"Step 1 of 1: {LENGTH} revealed, 0 of {LENGTH} tokens masked"
+
+
+@in_browser
+@pytest.mark.slow
 def test_at_the_last_step_the_page_holds_the_text(browser: Browser, page: Path) -> None:
     found = data_of(page)
     dom = browser(page, f"step={STEPS}&latent=3")

@@ -1,6 +1,6 @@
 import shutil
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +9,6 @@ from torch import Tensor
 
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.core.ode import average_velocity_steps, ddim
-from diladiff_cli.core.unmask import ORDERS
 from diladiff_cli.data.tokenizer import decode_text
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
@@ -62,16 +61,8 @@ def test_default_steps_are_those_of_each_stage(samplers: dict[str, Sampler]) -> 
     assert {c.decode_steps for c in found.values()} == {LENGTH // 4}
 
 
-def test_the_options_know_the_orders_of_the_sampler() -> None:
-    (order,) = (field for field in fields(SampleConfig) if field.name == "order")
-    assert order.metadata["choices"] == ORDERS
-
-
-def test_a_time_to_take_over_is_refused_where_steps_have_none(samplers: dict[str, Sampler]) -> None:
-    for order in ("threshold", "entropy"):
-        with pytest.raises(ConfigError, match=f"latent_until is 0.5, a time of the steps, and order {order} does not"):
-            complete(samplers["student"], SampleConfig(order=order, latent_until=0.5))
-    assert complete(samplers["student"], SampleConfig(order="confidence", latent_until=0.5)).latent_until == 0.5
+def test_noise_between_steps_is_recorded_where_there_are_several(samplers: dict[str, Sampler]) -> None:
+    assert [draw(samplers["student"], n=1, steps=steps)[0]["gamma"] for steps in (1, 2)] == [None, 0.8]
 
 
 @pytest.mark.parametrize("order", ["threshold", "entropy"])
