@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from diladiff_cli.integrity import read_json
-from diladiff_cli.runtime.card import FIGURES
+from diladiff_cli.runtime.card import FIGURES, model_card
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.export import export
 from diladiff_cli.stages.train_ae import train_ae
@@ -76,5 +76,19 @@ def test_the_card_has_the_figures_in_words_and_the_limits(tiny_chain: Chain, sta
         assert f"| {FIGURES[name]} | {value:.4g} |" in card.splitlines()
     assert f"texts of {LENGTH} tokens" in card.split("## Limits")[1].split("## Made from")[0]
     assert f"\nSteps: {config_of(path)['progress']['step']:,}, in " in card
+    progress = config_of(path)["progress"]
+    assert f", by the validation after step {progress.get('validated_step', progress['step']):,}:" in card
+    task = None if stage == "ae" else "text-generation"
+    assert yaml.safe_load(card.split("---\n")[1]).get("pipeline_tag") == task
     assert "curves" not in card
     assert "by_noise" not in card
+
+
+def test_a_card_has_only_figures_that_are_numbers(tiny_chain: Chain) -> None:
+    config = config_of(tiny_chain.mdlm)
+    odd = {"nll": float("nan"), "bound": None, "recovery": float("inf"), "curves": [1.0]}
+    for validation in ({}, odd):
+        assert "## Figures" not in model_card(config | {"progress": {"step": 1, "validation": validation}})
+    card = model_card(config | {"progress": {"step": 9, "validated_step": 7, "validation": odd | {"loss": 0.5}}})
+    assert card.split("## Figures")[1].split("## Training")[0].count("\n| ") == 3
+    assert "by the validation after step 7:" in card
