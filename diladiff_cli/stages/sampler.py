@@ -155,7 +155,7 @@ def decoding_functions(
     Args:
         decoder: A base, or with latents z (B, N, C) an auto-encoder's decoder.
         z: Latents of the whole batch.
-        whole_blocks: Compute all of the last block, as suits a compiled body: its shapes stay.
+        whole_blocks: Compute all of the last block, and each text by itself, as suits a compiled body: its shapes stay.
     """
     caches = None if z is None else decoder.latent_caches(z)
 
@@ -163,9 +163,27 @@ def decoding_functions(
         chosen = caches
         if caches is not None and z is not None and len(rows) < len(z):
             chosen = [None if cache is None else cache.select(rows) for cache in caches]
-        return decoder.body(x_t, chosen)[select] if whole_blocks else decoder.body(x_t, chosen, select)
+        if whole_blocks:
+            return decoder.body(x_t, chosen)[select]
+        return decoder.body(x_t, chosen, select) if chosen else body_of_different(decoder, x_t, select)
 
     return body, decoder.float32_logits
+
+
+def body_of_different(decoder: TokenDenoiser, x_t: Tensor, select: Tensor) -> Tensor:
+    """Hidden states (M, D) of a base at the selected positions; texts in which all is masked are computed as one.
+
+    Before the first step all texts are such.
+    """
+    unwritten = (x_t == decoder.mask_id).all(1)  # (B,)
+    if int(unwritten.sum()) < 2:
+        return decoder.body(x_t, None, select)
+    first, others = unwritten.int().argmax(), ~unwritten
+    different = torch.cat([x_t[first][None], x_t[others]])
+    wanted = torch.cat([select[unwritten].any(0, keepdim=True), select[others]])
+    hidden = decoder.body(different, None, wanted)
+    places = wanted.flatten().cumsum(0).view_as(wanted) - 1  # of each position in hidden
+    return hidden[places[others.cumsum(0) * others][select]]
 
 
 def autoencoder_of(artifact: Artifact) -> Artifact:
