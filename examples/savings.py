@@ -3,8 +3,8 @@
     python examples/savings.py [--rounds 5] [--only 0 ...] > savings.jsonl
 
 A line of JSON for each: the time of a generation as it is over that without the saving, the median of paired
-measurements. The network is that of ``diladiff bench --speed``, random, with cross-attention to a latent: 6 layers of
-width 256, vocabulary 4,096, length 128, in bf16 where the processor has its products.
+measurements. The network is that of ``diladiff bench --speed``, random, with cross-attention to a latent, which one
+saving does without: 6 layers of width 256, vocabulary 4,096, length 128, in bf16 where the processor has its products.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import statistics
 import sys
 from collections.abc import Callable
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ from diladiff_cli.stages.sampler import decoding_functions
 CPU = torch.device("cpu")
 VOCAB, LENGTH, LATENTS, CHANNELS = 4096, 128, 64, 64
 Functions = tuple[Body, Head]
-Variant = Callable[[TokenDenoiser, Tensor], Functions]
+Variant = Callable[[TokenDenoiser, Any], Functions]  # of a decoder, and latents or None
 
 
 class ThreeProducts(nn.Module):
@@ -44,7 +45,7 @@ class ThreeProducts(nn.Module):
         return torch.cat([nn.functional.linear(x, part) for part in self.parts], dim=-1)
 
 
-def as_it_is(decoder: TokenDenoiser, z: Tensor) -> Functions:
+def as_it_is(decoder: TokenDenoiser, z: Tensor | None) -> Functions:
     return decoding_functions(_ready(decoder), z)
 
 
@@ -98,12 +99,22 @@ def whole_batch_in_every_step(decoder: TokenDenoiser, z: Tensor) -> Functions:
     return WholeBatch(decoder, z), decoder.float32_logits
 
 
+def each_text_by_itself(decoder: TokenDenoiser, z: None) -> Functions:
+    decoder = _ready(decoder)
+
+    def body(x_t: Tensor, rows: Tensor, select: Tensor) -> Tensor:
+        return decoder.body(x_t, z, select)
+
+    return body, decoder.float32_logits
+
+
 UNDONE: dict[str, Variant] = {
     "nothing for texts in which nothing is revealed": whole_batch_in_every_step,
     "last block only where a token is revealed": last_block_everywhere,
     "queries, keys and values in one product": separate_products,
     "matrices in bf16 once": cast_in_every_call,
     "keys and values of the latent once": caches_in_every_step,
+    "without a latent: one of all texts in which all is masked": each_text_by_itself,
 }
 
 
@@ -133,11 +144,11 @@ def main() -> None:
     decoder = TokenDenoiser(**shape, **cross, activation="gelu", tie_embeddings=True).requires_grad_(False).eval()  # type: ignore[arg-type]
     with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16(CPU)):
         for batch_size, steps in product((1, 32), (16, LENGTH)):
-            z = torch.randn(batch_size, LATENTS, CHANNELS)
-            ours = generation(decoder, as_it_is(decoder, z), batch_size, steps)
             for place, (saving, undo) in enumerate(UNDONE.items()):
                 if options.only is not None and place not in options.only:
                     continue
+                z = None if undo is each_text_by_itself else torch.randn(batch_size, LATENTS, CHANNELS)
+                ours = generation(decoder, as_it_is(decoder, z), batch_size, steps)
                 without = generation(decoder, undo(decoder, z), batch_size, steps)
                 pairs = [(seconds(ours, CPU), seconds(without, CPU)) for _ in range(options.rounds + 1)][1:]
                 ratios = sorted(a / b for a, b in pairs)
