@@ -14,6 +14,12 @@ UNTIMED_ORDERS = ("threshold", "entropy")  # that end when the predictions allow
 TOO_SMALL = f"give 0 for the model's own, or at least {LEAST_SCALE}"
 
 
+def guidance_option() -> Any:
+    """The field of how far a prior's estimates are pushed on."""
+    meaning = "Of a prior: how far estimates are pushed away from those without self-conditioning."
+    return option(0.0, meaning, low=0, high=100)
+
+
 def latent_until_option() -> Any:
     """The field of the time at which a base takes over."""
     meaning = "Time t, from 1 to 0, at which the base takes over from the decoder that looks at latents (0: never)."
@@ -87,9 +93,7 @@ class SampleConfig(Settings):
     temperature: float = option(1.0, "Divides the logits; 0: the likeliest token, else 1e-4 or more.", low=0, high=1e6)
     top_p: float = option(0.9, "Nucleus: draw among the likeliest tokens that together reach this.", low=1e-6, high=1)
     gamma: float = option(0.8, "Noise of a student's steps: 0 deterministic, 1 consistency-style.", low=0, high=1)
-    guidance: float = option(
-        0.0, "Of a prior: how far estimates are pushed away from those without self-conditioning.", low=0, high=100
-    )
+    guidance: float = guidance_option()
     latent_until: float = latent_until_option()
     latent_scale: float = option(
         0.0,
@@ -171,6 +175,7 @@ class BenchConfig(Settings):
     decodings: int = option(2, "Texts decoded from each latent; two or more give the latent agreement.", low=1)
     top_p: float = option(0.9, "Nucleus: draw among the likeliest tokens that together reach this.", low=1e-6, high=1)
     gamma: float = option(0.8, "Noise of a student's steps: 0 deterministic, 1 consistency-style.", low=0, high=1)
+    guidance: float = guidance_option()
     latent_until: float = latent_until_option()
     latent_scale: str = option("0", "Factors on latents before decoding, a list (0: the model's own, else 1).")
     order: str = order_option()

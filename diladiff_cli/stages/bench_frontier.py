@@ -217,6 +217,7 @@ def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int], pooled: 
         **settings,
         "steps": point.settings.steps or None,
         "gamma": point.settings.gamma if point.stage == "student" else None,
+        "guidance": point.settings.guidance or None,
         **point.settings.use_of_latents(),
         **point.settings.bounds_in_use(),
         "precision": point.settings.precision,

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -28,7 +28,7 @@ YOUNGER = {"latent_scale": 1.0}  # options that came after FORMAT_VERSION; with 
 FORMAT_VERSION = 2  # of the kept points; raised when samples or figures of the same settings change beyond rounding
 # How latents come about, where that changed: the blocks that an auto-encoder encodes, the steps of a prior or student.
 LATENTS_FROM = {"ae": "blocks from all over the text", "prior": "ddim", "student": "times of ddim"}
-SPEED_VERSION = 6  # of the kept speeds; raised when the sampler becomes faster, or something else is timed
+SPEED_VERSION = 7  # of the kept speeds; raised when the sampler becomes faster, or something else is timed
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Point:
     def title(self) -> str:
         """In words."""
         latent = f", {self.settings.steps} latent steps" if self.settings.steps else ""
+        latent += f", guidance {self.settings.guidance:g}" if self.settings.guidance else ""
         scale = self.settings.latent_scale
         latent += f", latents times {scale:g}" if scale != 1 else ""
         return f"{self.model}{latent}, {self.settings.decode_steps} decoding steps, T {self.settings.temperature:g}"
@@ -120,16 +121,8 @@ def plan_points(config: BenchConfig, models: Sequence[Path], data: Path | None) 
     """
     config = replace(config, precision=settled_precision(config.precision, sampling_device()))
     samplers = {str(model): load_sampler(model, data=data) for model in models}
-    if all(sampler.autoencoder is None for sampler in samplers.values()):
-        scales = set(config.fractions("latent_scale"))
-        asked_for = {"latent_until": config.latent_until > 0, "latent_scale": not scales <= {0, 1}}
-        problems = [
-            f"{flag(name)} is {getattr(config, name)}, but none of the models has latents; leave it out"
-            for name, asks in asked_for.items()
-            if asks
-        ]
-        if problems:
-            raise ConfigError(problems)
+    if problems := _idle(config, samplers.values()):
+        raise ConfigError(problems)
     asked = [(sampler, settings) for sampler in samplers.values() for settings in _asked(sampler, config)]
     contents = {name: _content(sampler) for name, sampler in samplers.items()}
     points = [Point(s.name, s.stage, contents[s.name], complete(s, settings)) for s, settings in asked]
@@ -139,6 +132,22 @@ def plan_points(config: BenchConfig, models: Sequence[Path], data: Path | None) 
     if bases and len(samplers) > 1 and len(config.fractions("temperatures")) == 1:
         say("with one temperature nothing is compared at equal entropy; several are, as --temperatures 1.0,0.85,0.7")
     return Plan(config, samplers, list(dict.fromkeys(points)))
+
+
+def _idle(config: BenchConfig, samplers: Collection[Sampler]) -> list[str]:
+    """Settings that are of no use to any of the models."""
+    asked_for = {
+        "latent_until": config.latent_until > 0,
+        "latent_scale": not set(config.fractions("latent_scale")) <= {0, 1},
+    }
+    idle = []
+    if all(sampler.autoencoder is None for sampler in samplers):
+        idle += [(name, "has latents") for name, asks in asked_for.items() if asks]
+    if config.guidance and all(sampler.stage != "prior" for sampler in samplers):
+        idle.append(("guidance", "is a prior"))
+    return [
+        f"{flag(name)} is {getattr(config, name)}, but none of the models {what}; leave it out" for name, what in idle
+    ]
 
 
 def bench_plan(config: BenchConfig, models: Sequence[Path], out: Path, data: Path | None = None) -> dict[str, Any]:
@@ -192,6 +201,8 @@ def _asked(sampler: Sampler, config: BenchConfig) -> Iterator[SampleConfig]:
     shared: dict[str, Any] = {name: getattr(config, name) for name in SHARED}
     if sampler.stage == "student":
         shared["gamma"] = config.gamma
+    if sampler.stage == "prior":
+        shared["guidance"] = config.guidance
     scales: tuple[float, ...] = (0.0,)
     if sampler.autoencoder is not None:
         shared |= {"decodings": config.decodings, "latent_until": config.latent_until}

@@ -31,6 +31,7 @@ def _common(reports: Sequence[Report]) -> str:
         "threshold": "threshold",
         "entropy_bound": "entropy bound",
         "gamma": "gamma",
+        "guidance": "guidance",
         "latent_until": "latent until",
     }
     for name, title in titles.items():

@@ -66,6 +66,19 @@ def test_the_table_tells_what_all_points_share(tiny_chain: Chain, tmp_path: Path
     assert frontier_table(reports).caption == shared
 
 
+def test_guidance_is_of_priors_alone(tiny_chain: Chain, tmp_path: Path, drawn: list[Any]) -> None:
+    settings: dict[str, Any] = {"decode_steps": "4", "steps": "2", "seeds": "0"}
+    plain = bench(tiny_chain, tmp_path, "prior", "student", **settings)
+    drawn.clear()
+    reports = bench(tiny_chain, tmp_path, "prior", "student", guidance=3.0, **settings)
+    assert len(drawn) == 1  # the student's point is kept
+    assert [r["guidance"] for r in plain + reports] == [None, None, 3.0, None]
+    assert reports[0]["figures"]["entropy"] != plain[0]["figures"]["entropy"]
+    assert "guidance 3" in str(frontier_table(reports).caption)
+    with pytest.raises(ConfigError, match="guidance is 3.0, but none of the models is a prior; leave it out"):
+        bench(tiny_chain, tmp_path, "student", "mdlm", guidance=3.0, **settings)
+
+
 def test_factors_on_latents_are_a_column_where_there_are_several(tiny_chain: Chain, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"decode_steps": "4", "steps": "2", "seeds": "0"}
     one = frontier_table(bench(tiny_chain, tmp_path, "mdlm", "student", latent_scale="0.5", **settings))

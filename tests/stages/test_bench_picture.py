@@ -116,7 +116,7 @@ def cells(report: Report) -> list[str]:
         "precision": "fp32",
         "seconds": 1.0,
     }
-    shared |= dict.fromkeys(("threshold", "entropy_bound", "gamma", "latent_until", "latent_scale"))
+    shared |= dict.fromkeys(("threshold", "entropy_bound", "gamma", "guidance", "latent_until", "latent_scale"))
     table = frontier_table([report | shared | {"at_equal_entropy": {}}])
     return [str(cell) for column in table.columns for cell in (column.header, *column.cells)]
 
