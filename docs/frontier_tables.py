@@ -116,6 +116,23 @@ def _by_factor(row: tuple[tuple[str, float], Any]) -> tuple[str, float]:
     return name, -scale
 
 
+def ten_steps() -> str:
+    """The prior with smaller latents, in five and in ten steps, with and without guidance."""
+    reports = stored("frontier.jsonl")
+    fives = [r for r in stored("latent_scale.jsonl") if r["stage"] == "prior" and r["temperature"] == 0.85]
+    found = [*fives, *stored("ten_steps.jsonl")]
+    rows: dict[tuple[int, float], dict[int, str]] = {}
+    for r in found:
+        means = means_of(r)
+        base = base_at(reports, r["decode_steps"], means["entropy"])
+        ratio = f"{means['genppl'] / base:.2f}" if base and means["genppl"] else "-"
+        shown = f"{ratio} ({number(means.get('mauve'), 2)})"
+        rows.setdefault((r["steps"], r.get("guidance") or 0.0), {})[r["decode_steps"]] = shown
+    steps = sorted({r["decode_steps"] for r in found})
+    body = [[str(m), f"{w:g}", *(row.get(n, "-") for n in steps)] for (m, w), row in sorted(rows.items())]
+    return table(["latent steps", "guidance w", *(f"{n} steps" for n in steps)], body)
+
+
 def orders() -> str:
     """Base and student revealing the surest tokens first."""
     reports, bases = stored("orders.jsonl"), stored("frontier.jsonl")

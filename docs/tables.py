@@ -17,6 +17,7 @@ from frontier_tables import (
     speedup,
     spread_base,
     spread_order,
+    ten_steps,
 )
 from layout import (
     HEADS,
@@ -194,6 +195,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "equal-entropy": equal_entropy,
     "latent-scale": latent_scale,
     "latent-scales": latent_scales,
+    "ten-steps": ten_steps,
     "latent-steps": latent_steps,
     "oracle": oracle,
     "speedup": speedup,

@@ -65,6 +65,10 @@ smaller_latents() { # by the factors that are best there
   bench "${student[@]}" --latent-scale 0.6 --decode-steps "$powers" --temperatures "$temperatures" "${many[@]}"
   bench "${prior[@]}" --latent-scale 0.7 --decode-steps "$powers" --temperatures "$temperatures" "${many[@]}"
 }
+ten_steps() { # of the prior, at twice and four times the cost of five
+  local ten=(--model "$models/prior" --prior-steps 10 --latent-scale 0.7 --decode-steps "$powers" --temperatures 0.85)
+  for guidance in 0 1; do bench "${ten[@]}" --guidance "$guidance" "${many[@]}"; done
+}
 taking_over() {
   bench "${student[@]}" --latent-scale 0.6 --latent-until 0.5 --decode-steps "$powers" --temperatures 0.85 "${many[@]}"
 }
@@ -89,6 +93,7 @@ into samples.jsonl all_samples
 into frontier.jsonl whole_frontier
 into latent_scale.jsonl smaller_latents
 into scales.jsonl scales
+into ten_steps.jsonl ten_steps
 into latent_until.jsonl taking_over
 into spread.jsonl spread_order
 into latent_steps.jsonl latent_steps
