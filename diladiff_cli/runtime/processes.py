@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import time
 from functools import cache
 
 import torch.distributed
@@ -9,6 +10,7 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
 FSDP = "ACCELERATE_USE_FSDP"
+SETTLING = 0.2  # seconds
 
 
 @cache
@@ -61,6 +63,8 @@ def _has_gpu() -> bool:
 
 
 def _disconnect() -> None:
-    # The threads of a group that is still there when the interpreter ends can abort the process.
+    # The threads of a group that is still at work when the interpreter ends abort the process. Sharded weights keep a
+    # group beyond this: its threads need the interpreter until they have let go of their last result.
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+        time.sleep(SETTLING)

@@ -62,6 +62,23 @@ def launched(script: list[str], environment: dict[str, str]) -> None:
     assert process.returncode == 0, errors[-3000:]
 
 
+def test_a_group_that_is_kept_does_not_abort_the_process_at_its_end(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import atexit, torch\n"
+        "from diladiff_cli.runtime.processes import process_state\n"
+        "process_state()\n"
+        "torch.kept = torch.distributed.group.WORLD\n"
+        "def work():\n"
+        "    for _ in range(3):\n"
+        "        torch.distributed.all_reduce(torch.zeros(400_000), async_op=True)\n"
+        "atexit.register(work)\n"  # before the processes part
+    )
+    launched([str(script)], environment)
+
+
 @pytest.mark.parametrize("fast", [0, 1])
 def test_processes_on_unlike_processors_agree_on_a_precision(
     tmp_path: Path, environment: dict[str, str], fast: int
