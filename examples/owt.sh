@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # The published configuration on OpenWebText, for one node of GPUs (set GPUS; several nodes: see `accelerate launch --help`).
 # Given again, it goes on where it was cut off; finished stages are left as they are.
+# Where the paper is silent or its law leaves the ends of time out, the preset is ours: cross-attention starts local
+# (train-ae --no-local-attention), priors have rotary positions (train-prior --positions learned), half of distillation's
+# times are uniform and 15 % end at 0 (distill --p-uniform 0 --p-zero 0); in parentheses what turns it off.
 set -euo pipefail
 gpus=${GPUS:-8}
 # Any data set on the Hub with a `text` field, or files: OpenWebText itself needs a copy without a loading script.
