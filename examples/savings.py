@@ -103,7 +103,7 @@ def each_text_by_itself(decoder: TokenDenoiser, z: None) -> Functions:
     decoder = _ready(decoder)
 
     def body(x_t: Tensor, rows: Tensor, select: Tensor) -> Tensor:
-        return decoder.body(x_t, z, select)
+        return decoder.body(x_t, None, select)
 
     return body, decoder.float32_logits
 

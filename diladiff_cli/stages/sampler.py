@@ -178,8 +178,8 @@ def body_of_different(decoder: TokenDenoiser, x_t: Tensor, select: Tensor) -> Te
     unwritten = (x_t == decoder.mask_id).all(1)  # (B,)
     if int(unwritten.sum()) < 2:
         return decoder.body(x_t, None, select)
-    first, others = unwritten.int().argmax(), ~unwritten
-    different = torch.cat([x_t[first][None], x_t[others]])
+    others = ~unwritten
+    different = torch.cat([torch.full_like(x_t[:1], decoder.mask_id), x_t[others]])
     wanted = torch.cat([select[unwritten].any(0, keepdim=True), select[others]])
     hidden = decoder.body(different, None, wanted)
     places = wanted.flatten().cumsum(0).view_as(wanted) - 1  # of each position in hidden
