@@ -52,13 +52,17 @@ def ratios() -> str:
     rows: dict[tuple[str, str], dict[int, str]] = {}
     found = [*reports, *stored("latent_scale.jsonl"), *stored("latent_until.jsonl"), *stored("oracle.jsonl")]
     for r in in_order(r for r in found if r["stage"] != "mdlm"):
-        means = means_of(r)
-        genppl, base = means.get("genppl"), base_at(reports, r["decode_steps"], means["entropy"])
-        ratio = "-" if base is None or genppl is None else f"{genppl / base:.2f}"
-        rows.setdefault((name_of(r), f"{r['temperature']:g}"), {})[r["decode_steps"]] = ratio
+        rows.setdefault((name_of(r), f"{r['temperature']:g}"), {})[r["decode_steps"]] = _ratio(r, reports)
     steps = sorted({r["decode_steps"] for r in found})
     body = [[*line, *(made.get(n, "-") for n in steps)] for line, made in sorted(rows.items(), key=_by_model)]
     return table(["model", "T", *(f"{n} steps" for n in steps)], body)
+
+
+def _ratio(report: Report, bases: Iterable[Report]) -> str:
+    """GenPPL over that of the base at the same entropy and decoding steps."""
+    means = means_of(report)
+    genppl, base = means.get("genppl"), base_at(bases, report["decode_steps"], means["entropy"])
+    return f"{genppl / base:.2f}" if genppl and base else "-"
 
 
 def _by_model(row: tuple[tuple[str, str], Any]) -> tuple[str, float]:
@@ -99,10 +103,7 @@ def latent_scales() -> str:
     steps = sorted({r["decode_steps"] for r in found})
     rows: dict[tuple[str, float], dict[int, str]] = {}
     for r in found:
-        means = means_of(r)
-        base = base_at(reports, r["decode_steps"], means["entropy"])
-        ratio = f"{means['genppl'] / base:.2f}" if base and means["genppl"] else "-"
-        shown = f"{ratio} ({number(means.get('latent_agreement'), 2)})"
+        shown = f"{_ratio(r, reports)} ({number(means_of(r).get('latent_agreement'), 2)})"
         scale = 1.0 if r["latent_scale"] is None else r["latent_scale"]
         rows.setdefault((NAMES[r["stage"]], scale), {})[r["decode_steps"]] = shown
     body = [
@@ -123,10 +124,7 @@ def ten_steps() -> str:
     found = [*fives, *stored("ten_steps.jsonl")]
     rows: dict[tuple[int, float], dict[int, str]] = {}
     for r in found:
-        means = means_of(r)
-        base = base_at(reports, r["decode_steps"], means["entropy"])
-        ratio = f"{means['genppl'] / base:.2f}" if base and means["genppl"] else "-"
-        shown = f"{ratio} ({number(means.get('mauve'), 2)})"
+        shown = f"{_ratio(r, reports)} ({number(means_of(r).get('mauve'), 2)})"
         rows.setdefault((r["steps"], r.get("guidance") or 0.0), {})[r["decode_steps"]] = shown
     steps = sorted({r["decode_steps"] for r in found})
     body = [[str(m), f"{w:g}", *(row.get(n, "-") for n in steps)] for (m, w), row in sorted(rows.items())]

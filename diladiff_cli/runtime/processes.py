@@ -10,7 +10,7 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
 FSDP = "ACCELERATE_USE_FSDP"
-SETTLING = 0.2  # seconds
+SETTLING = 0.2  # seconds for the threads of a group, see _disconnect
 
 
 @cache

@@ -39,11 +39,13 @@ def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
         )
     if problems:
         raise ConfigError(problems)
+    steps = config.steps or LATENT_STEPS.get(sampler.stage, 0)
     completed = replace(
         config,
+        guidance=config.guidance if steps > 1 else 0.0,
         precision=settled_precision(config.precision, sampler.device),
         latent_scale=config.latent_scale or sampler.latent_scale,
-        steps=config.steps or LATENT_STEPS.get(sampler.stage, 0),
+        steps=steps,
         decode_steps=config.decode_steps or default_decode_steps(sampler, config.order),
     )
     if not base_steps(completed):
@@ -65,6 +67,8 @@ def notes_on(sampler: Sampler, config: SampleConfig) -> list[str]:
     """
     length, steps = sampler.decoder.length, config.decode_steps or default_decode_steps(sampler, config.order)
     notes = []
+    if config.guidance and config.steps == 1:
+        notes.append(f"--guidance {config.guidance} does nothing in one latent step")
     if config.precision == "bf16" and not has_fast_bf16(sampler.device):
         notes.append("bf16 is emulated here, and slow; --precision fp32 is faster")
     if steps > length:

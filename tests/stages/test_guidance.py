@@ -11,20 +11,30 @@ from diladiff_cli.networks.latent import LatentPrior
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.distill import teacher_velocity
 from diladiff_cli.stages.sample import generate
+from diladiff_cli.stages.sample_settings import notes_on
 from diladiff_cli.stages.sampler import load_sampler
 
 from ..chain import Chain, distill_config
 
 
-def draw(chain: Chain, stage: str, guidance: float) -> list[dict[str, Any]]:
+def draw(chain: Chain, stage: str, guidance: float, steps: int = 0) -> list[dict[str, Any]]:
     sampler = load_sampler(getattr(chain, stage), "cpu")
-    return list(generate(sampler, SampleConfig(n=4, guidance=guidance)))
+    return list(generate(sampler, SampleConfig(n=4, guidance=guidance, steps=steps)))
 
 
 def test_guided_samples_of_a_prior_differ_and_say_so(tiny_chain: Chain) -> None:
     plain, guided = draw(tiny_chain, "prior", 0.0), draw(tiny_chain, "prior", 3.0)
     assert [s["token_ids"] for s in plain] != [s["token_ids"] for s in guided]
     assert ({s["guidance"] for s in plain}, {s["guidance"] for s in guided}) == ({None}, {3.0})
+
+
+def test_guidance_in_one_latent_step_is_none_and_told(tiny_chain: Chain) -> None:
+    assert draw(tiny_chain, "prior", 3.0, steps=1) == draw(tiny_chain, "prior", 0.0, steps=1)
+    notes = [notes_on(load_sampler(tiny_chain.prior, "cpu"), SampleConfig(guidance=3.0, steps=n)) for n in (1, 2)]
+    assert [any("--guidance 3.0 does nothing in one latent step" in note for note in found) for found in notes] == [
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("stage", ["mdlm", "ae", "student"])
