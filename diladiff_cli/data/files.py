@@ -50,6 +50,8 @@ def find_files(source: str) -> list[Path] | None:
             files = _distinct(_matches(path))
             if not files:
                 raise UserError(f"no file matches {source}", "check the pattern, and quote it")
+        elif path.exists():
+            raise UserError(f"{source} is neither a file nor a folder", "pipe its text in, and give - for it")
         elif ending(source) or names_a_path(source):
             raise UserError(f"there is no file or folder {source}", meant_instead(path, "check the path"))
         else:

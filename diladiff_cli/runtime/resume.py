@@ -77,7 +77,8 @@ def check_resume(
     stored = read_progress(out / "state")
     if stored is None:
         if resume or (out / "config.json").exists():
-            raise UserError(f"{out} holds no training state to resume", "use --fresh to start over, or another --out")
+            remedy = "use --fresh to start over" if found else "leave out --resume to begin a run"
+            raise UserError(f"{out} holds no training state to resume", f"{remedy}, or give another --out")
         return None
     changed = changed_settings(stored, config)
     changeable = changed.keys() <= CHANGEABLE

@@ -153,6 +153,7 @@ def test_a_hub_data_set_is_streamed_in_its_configuration_and_revision(monkeypatc
 FAULTS: dict[str, tuple[str, str | bytes | None, str]] = {
     "missing file": ("gone.txt", None, r"there is no file or folder .*gone\.txt; check the path"),
     "missing folder": ("some/where/gone", None, "there is no file or folder .*gone; check the path"),
+    "no regular file": ("/dev/null", None, "/dev/null is neither a file nor a folder; pipe its text in"),
     "no match": ("*.txt", None, r"no file matches .*\*\.txt; check the pattern"),
     "unknown kind": ("a.pdf", "x", r"a\.pdf is of an unknown kind; give files that end in \.txt"),
     "other bytes": ("a.txt", b"caf\xe9 au lait", r"a\.txt cannot be read \(.*utf-8.*\); give UTF-8 text"),

@@ -187,7 +187,7 @@ def test_runs_older_than_an_option_did_what_was_done_then(
 
 
 def test_resuming_where_nothing_was_trained_is_refused(toy: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no training state to resume; use --fresh"):
+    with pytest.raises(UserError, match="no training state to resume; leave out --resume to begin a run"):
         check_resume(tmp_path / "run", toy.settings(), MADE_FROM, True)
     assert check_resume(tmp_path / "run", toy.settings(), MADE_FROM, None) is None
 
