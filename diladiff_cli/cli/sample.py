@@ -18,6 +18,7 @@ from diladiff_cli.settings import ConfigError, check_value
 
 FORMATS = ("jsonl", "text")
 SEPARATOR = "-" * 40
+STDOUT = (Path("-"), Path("/dev/stdout"))  # by the latter name it would be stderr while a command runs
 Lines = Iterable[Mapping[str, Any] | str]
 
 
@@ -58,7 +59,8 @@ def sample(
     ] = None,
     data: EncodedData = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help=r"Written once it is complete. \[default: stdout]")
+        Path | None,
+        typer.Option("--out", metavar="FILE", help=r"Written once it is complete; - is stdout. \[default: stdout]"),
     ] = None,
     format: Annotated[
         str,
@@ -78,6 +80,8 @@ def sample(
     from diladiff_cli.model import load
     from diladiff_cli.stages.sample_settings import notes_on, sample_plan
 
+    if out in STDOUT:
+        out = None
     loaded = load(named_or_default(model), data=data)
     _check_stage(loaded, config, given, data)
     for note in notes_on(loaded.sampler, config):

@@ -83,6 +83,16 @@ def test_sample_into_a_pipe_writes_there_and_leaves_the_pipe(cli: Cli, tiny_chai
     assert pipe.is_fifo()
 
 
+@pytest.mark.parametrize("name", ["-", "/dev/stdout"])
+def test_sample_into_stdout_by_name_is_as_without_a_file(
+    cli: Cli, tiny_chain: Chain, tmp_path: Path, name: str
+) -> None:
+    found = cli("sample", "--model", tiny_chain.mdlm, "--n", "2", "--out", name)
+    assert (found.status, len(found.out.splitlines())) == (0, 2)
+    assert found.out == cli("sample", "--model", tiny_chain.mdlm, "--n", "2").out
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_sample_into_a_folder_that_is_not_there_is_an_error(cli: Cli, tiny_chain: Chain) -> None:
     found = cli("sample", "--model", tiny_chain.mdlm, "--n", "1", "--out", "nowhere/s.jsonl")
     assert (found.status, found.out) == (1, "")
