@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 from pathlib import Path
 from types import ModuleType
@@ -190,6 +191,11 @@ def test_resuming_where_nothing_was_trained_is_refused(toy: ModuleType, tmp_path
     with pytest.raises(UserError, match="no training state to resume; leave out --resume to begin a run"):
         check_resume(tmp_path / "run", toy.settings(), MADE_FROM, True)
     assert check_resume(tmp_path / "run", toy.settings(), MADE_FROM, None) is None
+    toy.toy_train(toy.settings(max_steps=1), tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "state")
+    for resume in (True, None):
+        with pytest.raises(UserError, match="no training state to resume; use --fresh to start over"):
+            check_resume(tmp_path / "run", toy.settings(), MADE_FROM, resume)
 
 
 @pytest.mark.parametrize("resume", [None, False])
