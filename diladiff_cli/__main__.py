@@ -1,6 +1,20 @@
-"""``python -m diladiff_cli`` is the same as ``diladiff``."""
+"""The console script; ``python -m diladiff_cli`` is the same as ``diladiff``."""
 
-from diladiff_cli.cli.main import main
+import sys
+from typing import NoReturn
+
+from diladiff_cli.notes import say
+
+
+def main() -> NoReturn:
+    """Run the command line."""
+    try:
+        from diladiff_cli.cli.main import main as command_line
+    except KeyboardInterrupt:
+        say("interrupted")
+        sys.exit(130)
+    command_line()
+
 
 if __name__ == "__main__":
     main()

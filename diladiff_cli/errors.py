@@ -55,7 +55,9 @@ def wrong_folder(path: Path, wanted: Sequence[str], found: object = None) -> Use
     remedy = f"give {needed}, which {', '.join(commands[:-1])}{' or ' if commands[1:] else ''}{commands[-1]} writes"
     remedy += ", or shipped" if "student" in wanted else ""
     if isinstance(found, str) and found in KINDS:
-        return UserError(f"{path} is {kind_of(found)}", remedy)
+        parents = [path / "parents" / stage for stage in wanted]  # of a bundle
+        held = next((folder for folder in parents if (folder / "config.json").is_file()), None)
+        return UserError(f"{path} is {kind_of(found)}", remedy if held is None else f"did you mean {held}?")
     if not path.exists():
         return UserError(f"there is no folder {path}", meant_instead(path, remedy, Path.is_dir))
     if not path.is_dir():

@@ -19,12 +19,12 @@ from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.folders import is_there
 from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.settings import ConfigError
+from diladiff_cli.shipped import SHIPPED_MODEL
 from diladiff_cli.stages.sample import Progress, Sample, decode, describe, generate
 from diladiff_cli.stages.sampler import Sampler, default_decode_steps, load_sampler
 from diladiff_cli.stages.trace import Trace, record
 
 LOCAL_MODEL = Path("ckpt/student")
-SHIPPED_MODEL = Path(__file__).parent / "assets" / "model"
 SHIPPED_NAME = "shipped"  # where a model's folder is asked for
 TEXTS_AT_ONCE = 64
 

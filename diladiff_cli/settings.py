@@ -55,9 +55,10 @@ def option(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] = (),
+    listed: bool = False,
 ) -> Any:
-    """A dataclass field with help text, an inclusive range, and choices."""
-    metadata = {"help": help, "low": low, "high": high, "choices": choices}
+    """A dataclass field with help text, an inclusive range, and choices; ``listed``: a text of parts with commas."""
+    metadata = {"help": help, "low": low, "high": high, "choices": choices, "listed": listed}
     return field(default=default, metadata=metadata)
 
 
@@ -126,6 +127,16 @@ def _is_of(kind: type, value: Any) -> bool:
     return isinstance(value, (int, float) if kind is float else kind)
 
 
+def _plain(field: "Field[Any]", value: Any, kind: type) -> Any:
+    """The value as the field's type has it, where a file may spell it in another way."""
+    if kind is float and type(value) is int and abs(value) <= LARGEST[float]:
+        return float(value)
+    parts = value if isinstance(value, list) else [value]
+    if field.metadata["listed"] and all(type(part) in (int, float, str) for part in parts):
+        return ",".join(map(str, parts))
+    return value
+
+
 def _check_field(field: "Field[Any]", value: Any, kind: type) -> str | None:
     limits = {key: field.metadata[key] for key in ("low", "high", "choices")}
     return check_value(field.name, value, kind, **limits, empty=field.default in ("", MISSING))
@@ -153,7 +164,7 @@ class Settings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Build from plain values.
+        """Build from plain values; a text of parts with commas may also be a list, or one number.
 
         Raises:
             ConfigError: With every unknown name, wrong type and value out of range.
@@ -161,11 +172,7 @@ class Settings:
         kinds = typing.get_type_hints(cls)
         names = {f.name for f in fields(cls)}
         unknown = [f"unknown setting {name!r}; {similar_name(name, names)}" for name in sorted(set(values) - names)]
-        plain = {
-            k: float(v) if kinds[k] is float and type(v) is int and abs(v) <= LARGEST[float] else v
-            for k, v in values.items()
-            if k in names
-        }
+        plain = {f.name: _plain(f, values[f.name], kinds[f.name]) for f in fields(cls) if f.name in values}
         try:
             made = cls(**plain)
         except ConfigError as error:

@@ -34,12 +34,12 @@ def build_scorer() -> Scorer:
 
 def give_scorer(monkeypatch: pytest.MonkeyPatch, name: str = "tiny") -> Scorer:
     """Make it the one that every ``--scorer`` gives; by their letters, it tells all texts apart."""
-    from diladiff_cli.stages import eval_files
+    from diladiff_cli.stages import sample_measure
 
     def by_letter(_: Scorer, texts: Any, *_more: Any) -> list[list[int]]:
         return [[2 + ord(letter) % 6 for letter in text[:16]] for text in texts]
 
     scorer = replace(build_scorer(), name=name)
     monkeypatch.setattr(Scorer, "encode", by_letter)
-    monkeypatch.setattr(eval_files, "load_scorer", lambda *_: (scorer, name))
+    monkeypatch.setattr(sample_measure, "load_scorer", lambda *_: (scorer, name))
     return scorer

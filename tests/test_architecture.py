@@ -28,7 +28,7 @@ HEAVY = {
 }
 
 # What each layer may import besides itself.
-LEAVES = {"errors", "hub", "settings", "presets", "config", "integrity", "tokenizer_files", "notes"}
+LEAVES = {"errors", "hub", "settings", "presets", "config", "integrity", "tokenizer_files", "notes", "shipped"}
 BELOW_STAGES = {"runtime", "data", "networks", "metrics"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tokenizer_files": {"errors", "integrity"},
     "hub": set(),
     "notes": set(),
+    "shipped": set(),
     "settings": set(),
     "presets": set(),
     "config": {"settings", "presets"},
@@ -44,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stages": {"core", *BELOW_STAGES, *LEAVES},
     "model": {"stages", "core", *BELOW_STAGES, *LEAVES},
     "cli": {"model", "stages", "core", *BELOW_STAGES, *LEAVES},
-    "__main__": {"cli"},
+    "__main__": {"cli", "notes"},
     "__init__": {"model"},
 }
 LAZY_NAMES = {"Model": "model", "load": "model"}  # attributes of the package that live in a module

@@ -1,4 +1,3 @@
-import json
 import math
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -15,7 +14,6 @@ from diladiff_cli.config import (
     MdlmConfig,
     SampleConfig,
     StageConfig,
-    read_config_file,
     resolve,
 )
 from diladiff_cli.config.use import UNTIMED_ORDERS
@@ -23,7 +21,7 @@ from diladiff_cli.core.unmask import ADAPTIVE_ORDERS, ORDERS
 from diladiff_cli.presets import PRESETS
 from diladiff_cli.settings import ConfigError, Settings, flag
 
-from .configurations import STRENGTHS, to_toml
+from .configurations import STRENGTHS
 
 KINDS = sorted(STAGES.values(), key=lambda kind: kind.__name__)
 FIELDS = [(kind, field) for kind in KINDS for field in fields(kind)]
@@ -178,69 +176,6 @@ def test_cross_layers_are_names_or_numbers_of_layers() -> None:
             AeConfig(cross_layers=wrong)
 
 
-def write(path: Path, text: str) -> Path:
-    path.write_text(text)
-    return path
-
-
-def test_later_sources_win_over_earlier_ones(tmp_path: Path) -> None:
-    file = write(tmp_path / "c.toml", "ema_decay = 0.5\nwarmup_steps = 7\n[mdlm]\nwarmup_steps = 8\nlayers = 3\n")
-    config = resolve("mdlm", "demo", file, {"layers": 2})
-    found = (config.beta1, config.width, config.ema_decay, config.warmup_steps, config.layers)
-    assert found == (MdlmConfig().beta1, PRESETS["demo"]["mdlm"]["width"], 0.5, 8, 2)
-
-
-@pytest.mark.parametrize("suffix", [".toml", ".json"])
-def test_a_file_serves_every_stage_with_its_table_and_the_common_keys_it_knows(tmp_path: Path, suffix: str) -> None:
-    tables = {"mdlm": {"layers": 2}, "prior": {"layers": 3, "seed": 9}}
-    common = {"seed": 5, "compression": 4}
-    toml = "\n".join([to_toml(common), *(f"[{name}]\n{to_toml(values)}" for name, values in tables.items())])
-    file = write(tmp_path / f"c{suffix}", toml if suffix == ".toml" else json.dumps(common | tables))
-    found = {stage: read_config_file(file, stage) for stage in ("mdlm", "prior", "ae", "sample")}
-    assert found == {
-        "mdlm": {"layers": 2, "seed": 5},
-        "prior": {"layers": 3, "seed": 9},
-        "ae": {"seed": 5, "compression": 4},
-        "sample": {"seed": 5},
-    }
-
-
-def test_wrong_tables_and_keys_of_a_file_are_told_together(tmp_path: Path) -> None:
-    file = write(tmp_path / "c.toml", "lenght = 3\nwitdh = 2\n[mdml]\nlayers = 2\n")
-    with pytest.raises(ConfigError) as error:
-        read_config_file(file, "mdlm")
-    assert error.value.problems == [
-        f"--config {file} has the table [mdml]; use {', '.join(STAGES)}",
-        f"--config {file} has 'lenght', which no stage knows; did you mean length?",
-        f"--config {file} has 'witdh', which no stage knows; did you mean width?",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [("c.toml", b"layers = "), ("c.json", b"{"), ("c.json", b"[1, 2]"), ("c.toml", b"\xff"), ("folder", None)],
-)
-def test_an_unreadable_file_is_named_with_the_remedy(tmp_path: Path, name: str, content: bytes | None) -> None:
-    file = tmp_path / name
-    if content is None:
-        file.mkdir()
-    else:
-        file.write_bytes(content)
-    with pytest.raises(ConfigError) as error:
-        read_config_file(file, "mdlm")
-    (problem,) = error.value.problems
-    assert problem.startswith(f"--config {file} cannot be read (")
-    assert problem.endswith("); give a TOML or JSON file")
-    assert "\n" not in problem
-
-
-def test_values_of_a_file_are_checked_like_options(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="layers is 0; give at least 1"):
-        resolve("mdlm", file=write(tmp_path / "c.toml", "[mdlm]\nlayers = 0"))
-    with pytest.raises(ConfigError, match="unknown setting 'layer'"):
-        resolve("mdlm", file=write(tmp_path / "d.toml", "[mdlm]\nlayer = 2"))
-
-
 def test_training_stages_share_the_options_of_training() -> None:
     for stage in ("mdlm", "ae", "prior", "student"):
         assert issubclass(STAGES[stage], StageConfig)
@@ -258,25 +193,6 @@ def test_warm_ups_that_will_not_be_over_are_told() -> None:
     assert [note.split(" is not less")[0] for note in found] == ["--warmup-steps 1000", "--decoder-warmup-steps 10000"]
     assert all("--max-steps 1000" in note for note in found)
     assert len(DistillConfig(max_steps=20, warmup_steps=0).notes()) == 1
-
-
-def test_names_in_a_file_may_be_those_of_the_command_line(tmp_path: Path) -> None:
-    file = tmp_path / "c.toml"
-    file.write_text("batch-size = 6\n[mdlm]\nmax-steps = 3\n")
-    config = resolve("mdlm", file=file)
-    assert (config.batch_size, config.max_steps) == (6, 3)
-
-
-def test_a_name_spelled_in_two_ways_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "c.toml"
-    file.write_text("max-steps = 6\nmax_steps = 7\n[mdlm]\nbatch_size = 6\nbatch-size = 6\n[coat]\n")
-    with pytest.raises(ConfigError) as caught:
-        resolve("mdlm", file=file)
-    assert caught.value.problems[:2] == [
-        f"--config {file} sets max_steps and max-steps; leave one out",
-        f"--config {file} sets batch_size and batch-size in [mdlm]; leave one out",
-    ]
-    assert "has the table [coat]" in caught.value.problems[2]
 
 
 def test_the_options_know_the_orders_of_the_sampler() -> None:

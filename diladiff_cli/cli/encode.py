@@ -13,8 +13,8 @@ from diladiff_cli.config import EncodeConfig
 from diladiff_cli.errors import UserError
 from diladiff_cli.notes import say
 from diladiff_cli.settings import PRECISIONS, check_value, flag
+from diladiff_cli.shipped import SHIPPED_TEXT
 
-SHIPPED = Path(__file__).parent.parent / "assets" / "text"
 LATENT_BATCH = 64  # a CPU is a third faster than with 256
 
 
@@ -123,8 +123,8 @@ def _encode_text(
 
 def _shipped(valid: list[str]) -> tuple[list[str], list[str]]:
     """The text inside the package, with its validation part unless another was given."""
-    files = [SHIPPED / f"{name}.jsonl.zst" for name in ("train", "valid")]
+    files = [SHIPPED_TEXT / f"{name}.jsonl.zst" for name in ("train", "valid")]
     if not all(file.is_file() for file in files):
         raise UserError("the text that ships with diladiff is missing", "install it again, or name your own text")
-    say(f"no text was given: using the one that ships with diladiff, {SHIPPED}")
+    say(f"no text was given: using the one that ships with diladiff, {SHIPPED_TEXT}")
     return [str(files[0])], valid or [str(files[1])]

@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from itertools import takewhile
+from typing import Any
 
 from diladiff_cli.cli.output import ClosedPipeError
 from diladiff_cli.errors import UserError, system_error
@@ -28,9 +29,9 @@ def wants_debug(arguments: Sequence[str]) -> bool:
     return "--debug" in before_command or os.environ.get("DILADIFF_DEBUG", "0") not in ("", "0")
 
 
-def report(error: BaseException, debug: bool) -> int:
+def report(error: BaseException, arguments: Sequence[str]) -> int:
     """Print what the user needs to know of an exception, of several processes one alone; returns the exit status."""
-    status, lines = explain(error)
+    status, lines = explain(error, arguments)
     processes = sys.modules.get("diladiff_cli.runtime.processes")  # loaded where there are several
     found = processes.first_to_end(status) if processes is not None else None
     if found is not None:
@@ -43,7 +44,7 @@ def report(error: BaseException, debug: bool) -> int:
         # One process of each machine speaks, but nobody's unforeseen failure is lost.
         speaks = os.environ.get("LOCAL_RANK", "0") == "0" or not isinstance(error, UserError | ConfigError)
     if speaks:
-        if debug and status == FAILED:
+        if status == FAILED and wants_debug(arguments):
             traceback.print_exception(error)
         for line in lines:
             print(line, file=sys.stderr, flush=True)
@@ -59,7 +60,7 @@ def is_lost_process(error: BaseException) -> bool:
     )
 
 
-def explain(error: BaseException) -> tuple[int, list[str]]:
+def explain(error: BaseException, arguments: Sequence[str] = ()) -> tuple[int, list[str]]:
     """Exit status and lines for stderr."""
     session = sys.modules.get("diladiff_cli.runtime.session")  # loaded where one of its exceptions is about
     if isinstance(error, ClosedPipeError):
@@ -75,7 +76,7 @@ def explain(error: BaseException) -> tuple[int, list[str]]:
     if isinstance(error, UserError):
         return FAILED, [f"error: {one_line(str(error))}"]
     if hasattr(error, "format_message"):  # the command-line parser's, whose base class has no public name
-        return getattr(error, "exit_code", WRONG_USAGE), [f"error: {_usage(error)}"]
+        return getattr(error, "exit_code", WRONG_USAGE), [f"error: {_usage(error, arguments)}"]
     found = system_error(error)
     if found is not None and found.errno is not None:
         place = f"cannot use {found.filename}" if found.filename is not None else "reading or writing failed"
@@ -95,20 +96,31 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _usage(error: BaseException) -> str:
+def _usage(error: BaseException, arguments: Sequence[str]) -> str:
     """``what; how to mend it`` from a parser's error."""
     context = getattr(error, "ctx", None)
-    remedy = f"see {context.command_path if context else 'diladiff'} --help"
+    words = (argument for argument in arguments if not argument.startswith("-"))
+    # The parser forgets the command where an option lacks its value.
+    remedy = f"see {context.command_path if context else f'diladiff {next(words, str())}'.strip()} --help"
     text = one_line(error.format_message()).rstrip(".").replace("Value error, ", "")  # type: ignore[attr-defined]
-    possible = getattr(error, "possibilities", None)
+    possible, name = getattr(error, "possibilities", None), getattr(error, "option_name", "")
     if possible:
         text, remedy = one_line(error.message), f"did you mean {' or '.join(sorted(possible))}?"  # type: ignore[attr-defined]
     elif ". Did you mean " in text:
         text, _, names = text.partition(". Did you mean ")
         remedy = f"did you mean {names}"
+    elif text.startswith("No such option: -") and context is not None and f"-{name}" in _options(context):
+        remedy = f"did you mean -{name}?"
+    elif text.startswith("Got unexpected extra argument") and "--model" in _options(context):
+        remedy = f"a model is named by --model, or {remedy}"
     elif text.startswith(("Missing command", "No such command")) and context is not None:
         remedy = f"give one of {', '.join(context.command.commands)}, or {remedy}"
     return f"{text[:1].lower()}{text[1:]}; {remedy}"
+
+
+def _options(context: Any) -> set[str]:
+    """The spellings of a command's options, from the parser's context."""
+    return {spelling for parameter in context.command.params for spelling in parameter.opts}
 
 
 def out_of_memory(batch_size: int | None, grad_accum: int | None) -> UserError:

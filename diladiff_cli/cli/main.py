@@ -72,7 +72,7 @@ def run(arguments: Sequence[str]) -> int:
     except (Exception, KeyboardInterrupt, Terminated) as error:
         if isinstance(error, BrokenPipeError) and HELP & set(arguments):
             return DONE
-        return report(error, wants_debug(arguments))
+        return report(error, arguments)
     except SystemExit:  # of rich, where whoever read the help has had enough
         if HELP & set(arguments):
             return DONE

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from diladiff_cli.config import BenchConfig, SampleConfig, StageConfig
+from diladiff_cli.config import STAGES, BenchConfig, SampleConfig, StageConfig
 from diladiff_cli.errors import UserError, meant_instead
 from diladiff_cli.notes import say
 from diladiff_cli.presets import PRESETS
@@ -28,7 +28,11 @@ Preset = Annotated[
 ]
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="Settings in TOML or JSON, with a table per stage; options win."),
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help=f"Settings in TOML or JSON, in a table per stage, of {', '.join(STAGES)}; options win.",
+    ),
 ]
 Resume = Annotated[
     bool | None,

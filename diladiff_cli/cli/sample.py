@@ -18,7 +18,7 @@ from diladiff_cli.settings import ConfigError, check_value
 
 FORMATS = ("jsonl", "text")
 SEPARATOR = "-" * 40
-STDOUT = (Path("-"), Path("/dev/stdout"))  # by the latter name it would be stderr while a command runs
+STDOUT = {"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"}  # all but the first would be stderr while a command runs
 Lines = Iterable[Mapping[str, Any] | str]
 
 
@@ -26,7 +26,9 @@ def _check(config: SampleConfig | None, given: Mapping[str, Any], format: str, *
     """What is wrong with the command's own options, and what would do nothing with any model."""
     problem = check_value("format", format, str, choices=FORMATS)
     problems = [] if problem is None else [problem]
-    if own["out"] and own["trace"] and Path(own["out"]).resolve() == Path(own["trace"]).resolve():
+    if own["trace"] in STDOUT:
+        problems.append(f"--trace {own['trace']} is stdout, which is for samples; name a file")
+    elif own["out"] and own["trace"] and Path(own["out"]).resolve() == Path(own["trace"]).resolve():
         problems.append(f"--trace {own['trace']} is the file of --out as well; change one")
     return problems + idle_bounds(config, given)
 
@@ -80,7 +82,7 @@ def sample(
     from diladiff_cli.model import load
     from diladiff_cli.stages.sample_settings import notes_on, sample_plan
 
-    if out in STDOUT:
+    if out is not None and str(out) in STDOUT:
         out = None
     loaded = load(named_or_default(model), data=data)
     _check_stage(loaded, config, given, data)

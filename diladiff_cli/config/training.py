@@ -119,7 +119,9 @@ class AeConfig(StageConfig):
     latent_width: int = option(768, "Channels of a latent vector.", low=1, high=1 << 16)
     encoder_layers: int = option(2, "Perceiver layers of the encoder.", low=1, high=1024)
     encoder_width: int = option(0, "Width of the encoder (0: that of the base).", low=0, high=1 << 16)
-    cross_layers: str = option("first,last", "Decoder layers with cross-attention: first, last, or numbers from 0.")
+    cross_layers: str = option(
+        "first,last", "Decoder layers with cross-attention: first, last, or numbers from 0.", listed=True
+    )
     local_attention: bool = option(True, "Rotary positions and a local start in the cross-attentions.")
     augmentation: str = option("strong", "Preset of the augmentation strengths.", choices=tuple(AUGMENTATIONS))
     sigma_feat: float = option(-1.0, "Noise on the features (-1: from --augmentation).", low=-1, high=1)

@@ -166,27 +166,32 @@ class BenchConfig(Settings):
         "",
         "Token steps, with --order threshold or entropy the most, a list (empty: 4, 8, 16 to the length, with those "
         "orders the length; with --speed 16, 64, length).",
+        listed=True,
     )
-    steps: str = option("1,2,5", "Latent steps N_cont of students, a list.")
-    prior_steps: str = option("50", "Latent steps N_cont of priors, a list.")
-    temperatures: str = option("1.0", "Temperatures, a list; two or more allow comparisons at equal entropy.")
-    seeds: str = option("0,1,2", "Seeds, a list; the spread of the figures is that over seeds.")
+    steps: str = option("1,2,5", "Latent steps N_cont of students, a list.", listed=True)
+    prior_steps: str = option("50", "Latent steps N_cont of priors, a list.", listed=True)
+    temperatures: str = option(
+        "1.0", "Temperatures, a list; two or more allow comparisons at equal entropy.", listed=True
+    )
+    seeds: str = option("0,1,2", "Seeds, a list; the spread of the figures is that over seeds.", listed=True)
     n: int = option(256, "Samples of a point and seed.", low=2)
     decodings: int = option(2, "Texts decoded from each latent; two or more give the latent agreement.", low=1)
     top_p: float = option(0.9, "Nucleus: draw among the likeliest tokens that together reach this.", low=1e-6, high=1)
     gamma: float = option(0.8, "Noise of a student's steps: 0 deterministic, 1 consistency-style.", low=0, high=1)
     guidance: float = guidance_option()
     latent_until: float = latent_until_option()
-    latent_scale: str = option("0", "Factors on latents before decoding, a list (0: the model's own, else 1).")
+    latent_scale: str = option(
+        "0", "Factors on latents before decoding, a list (0: the model's own, else 1).", listed=True
+    )
     order: str = order_option()
     threshold: float = threshold_option()
     entropy_bound: float = entropy_bound_option()
     batch_size: int = option(32, "Samples drawn at once, and texts scored at once.", low=1)
     precision: str = precision_option("auto")
     scorer: str = option("auto", "auto (gpt2-large or smollm2 or none), none, smollm2, a GGUF file, Hub id or folder.")
-    vocab_sizes: str = option("4096,30522", "With --speed: vocabularies, a list.")
-    lengths: str = option("128,1024", "With --speed: lengths of texts, a list.")
-    batch_sizes: str = option("1,32", "With --speed: batch sizes, a list.")
+    vocab_sizes: str = option("4096,30522", "With --speed: vocabularies, a list.", listed=True)
+    lengths: str = option("128,1024", "With --speed: lengths of texts, a list.", listed=True)
+    batch_sizes: str = option("1,32", "With --speed: batch sizes, a list.", listed=True)
     width: int = option(256, "With --speed: width of the network.", low=8, high=1 << 16)
     layers: int = option(6, "With --speed: layers of the network.", low=1, high=1024)
     seconds: float = option(10.0, "With --speed: about how long a measurement may take.", low=0.01)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,17 @@ from diladiff_cli.config import BenchConfig, EvalConfig, SampleConfig
 from diladiff_cli.errors import UserError, writing
 from diladiff_cli.metrics.frontier import interpolated, spread
 from diladiff_cli.metrics.mauve import DEFINITION, NOT_INSTALLED
-from diladiff_cli.notes import say
+from diladiff_cli.notes import say, telling_what_is_kept
 from diladiff_cli.runtime.folders import write_text
 from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.stages.bench_points import Kept, Point, check_texts, plan_points, pooled_file
 from diladiff_cli.stages.bench_speed import machine, seconds
-from diladiff_cli.stages.eval_files import SampleMeasure
+from diladiff_cli.stages.common import path_or_none
 from diladiff_cli.stages.eval_samples import TOO_FEW
 from diladiff_cli.stages.graphs import replays_pay
 from diladiff_cli.stages.reference_text import SHIPPED
 from diladiff_cli.stages.sample import decode, describe, draw_latents, ids_of, latent_batches
+from diladiff_cli.stages.sample_measure import SampleMeasure
 from diladiff_cli.stages.sample_sets import Sample
 from diladiff_cli.stages.sampler import Sampler
 
@@ -31,7 +33,7 @@ COMPARED = ("genppl", "mauve", "mauve_pooled", "latent_agreement", "distinct_2",
 
 
 def bench_frontier(
-    config: BenchConfig, models: Sequence[Path], out: Path, data: Path | None = None
+    config: BenchConfig, models: Sequence[Path | str], out: Path | str, data: Path | str | None = None
 ) -> Iterator[Report]:
     """Measure every model at every number of steps and temperature.
 
@@ -56,7 +58,8 @@ def bench_frontier(
         UserError: An unusable model or folder.
         ConfigError: Settings that do not fit a model.
     """
-    plan = plan_points(config, models, data)
+    out, data = Path(out), path_or_none(data)
+    plan = plan_points(config, [Path(model) for model in models], data)
     config, samplers, points = plan.config, plan.samplers, plan.points
     settings = EvalConfig(scorer=config.scorer, batch_size=config.batch_size, precision=config.precision)
     measure = SampleMeasure(settings, data=data, keep=out / "scores")
@@ -67,7 +70,8 @@ def bench_frontier(
     found: list[Report] = []
     for number, point in enumerate(points, 1):
         say(f"point {number} of {len(points)}: {point.title}")
-        runs = [_measured(point, seed, samplers[point.model], measure, config, out) for seed in seeds]
+        with telling_what_is_kept(partial("{}: {} of {} points are kept".format, out, number - 1, len(points))):
+            runs = [_measured(point, seed, samplers[point.model], measure, config, out) for seed in seeds]
         samplers[point.model].replays.clear()
         _check_comparable([*found, *runs], out)
         pooled = _pooled_mauve(point, seeds, runs[0], samplers[point.model], measure, config, out)

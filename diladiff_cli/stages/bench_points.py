@@ -18,7 +18,7 @@ from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.settings import ConfigError, flag
 from diladiff_cli.stages.bench_speed import machine
 from diladiff_cli.stages.common import open_recorded_data
-from diladiff_cli.stages.eval_files import SampleMeasure
+from diladiff_cli.stages.sample_measure import SampleMeasure
 from diladiff_cli.stages.sample_settings import complete, notes_on
 from diladiff_cli.stages.sampler import Sampler, load_sampler, sampling_device
 from diladiff_cli.tokenizer_files import tokenizer_folder

@@ -20,9 +20,15 @@ from diladiff_cli.runtime.artifacts import Artifact, linked, load_artifact, pare
 from diladiff_cli.runtime.folders import is_there
 from diladiff_cli.runtime.resume import check_resume
 from diladiff_cli.runtime.session import check_tracker
+from diladiff_cli.shipped import SHIPPED_MODEL
 from diladiff_cli.tokenizer_files import read_tokenizer
 
 MOST_LOGITS = 1 << 27  # of one call: 512 MB in float32
+
+
+def path_or_none(name: Path | str | None) -> Path | None:
+    """A path where there is a name."""
+    return None if name is None else Path(name)
 
 
 def relative(path: Path, out: Path) -> str:
@@ -108,9 +114,13 @@ def open_recorded_data(artifact: Artifact, given: Path | None) -> tuple[TokenDat
         raise UserError(f"{artifact.path} records no data set", "name one with --data")
     path = given or linked(artifact.path, artifact.data["path"])
     if not is_there(path) and given is None:
-        what = f"{artifact.path} is a bundle, which comes without its data set"
-        missing = f"the data set of {artifact.path}, {path}, is missing"
-        raise UserError(what if "export" in artifact.config else missing, "name one with --data")
+        what = f"the data set of {artifact.path}, {path}, is missing"
+        if "export" in artifact.config:
+            what = f"{artifact.path} is a bundle, which comes without its data set"
+        remedy = "name one with --data"
+        if SHIPPED_MODEL in (artifact.path.absolute(), *artifact.path.absolute().parents):
+            remedy += ", here what diladiff encode --preset demo writes"
+        raise UserError(what, remedy)
     data = open_tokens(path)
     if given is None and data.fingerprint != artifact.data.get("fingerprint"):
         raise UserError(

@@ -27,6 +27,7 @@ from diladiff_cli.stages.common import (
     compile_method,
     load_parent,
     open_recorded_data,
+    path_or_none,
     plan,
     row_order,
     seeded,
@@ -141,10 +142,10 @@ def _compile_teacher(teacher: LatentPrior, config: DistillConfig, _student: nn.M
 def distill(
     config: DistillConfig,
     *,
-    prior: Path,
-    latents: Path | None = None,
-    data: Path | None = None,
-    out: Path,
+    prior: Path | str,
+    latents: Path | str | None = None,
+    data: Path | str | None = None,
+    out: Path | str,
     resume: bool | None = None,
     dry_run: bool = False,
 ) -> dict[str, Any]:
@@ -166,6 +167,7 @@ def distill(
     Raises:
         UserError: Unusable inputs.
     """
+    prior, latents, data, out = Path(prior), path_or_none(latents), path_or_none(data), Path(out)
     config = settled(config, out, resume)
     parent: Artifact = load_parent(prior, "prior")
     ae = parent.parent("ae")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 import sys
 import tempfile
@@ -107,17 +108,21 @@ def splittable(pieces: Iterable[Piece], config: EncodeConfig) -> Iterator[Piece]
     Raises:
         UserError: After the last, where none of their documents or all would be held out for validation.
     """
-    number = held_out = 0
+    number, low, high = 0, 1.0, 0.0
     for piece in pieces:
         yield piece
-        held_out += piece.last and is_held_out(config, number)
-        number += piece.last
-    if held_out in (0, number):
-        share = f"give a {'smaller' if held_out else 'larger'} --valid-share than {config.valid_share}, or --valid"
+        if piece.last:
+            share = mix(config.seed, number) / (1 << 63)  # above which the document is held out
+            number, low, high = number + 1, min(low, share), max(high, share)
+    if not low < config.valid_share <= high:
+        held_out, wanted, fitting = 0, "larger", math.ceil(low * 1000) / 1000
+        if high < config.valid_share:
+            held_out, wanted, fitting = number, "smaller", math.floor(high * 1000) / 1000
+        share_given = f"give a {wanted} --valid-share than {config.valid_share}, such as {fitting}, or --valid"
         raise UserError(
             f"of {number} documents {held_out} would be held out for validation (in text files blank lines separate "
             "documents)",
-            share if number > 1 else "give several documents, or a text for validation with --valid",
+            share_given if number > 1 else "give several documents, or a text for validation with --valid",
         )
 
 
@@ -141,7 +146,7 @@ def encode_text(
     *,
     text: Sequence[str],
     valid: Sequence[str] = (),
-    out: Path,
+    out: Path | str,
     resume: bool | None = None,
     dry_run: bool = False,
 ) -> dict[str, Any]:
@@ -166,7 +171,7 @@ def encode_text(
     """
     if not text:
         raise UserError("no text was given", "name files, folders, globs, a Hub data set, or - for standard input")
-    return led(lambda: _encode_text(config, text, valid, out, resume, dry_run))
+    return led(lambda: _encode_text(config, text, valid, Path(out), resume, dry_run))
 
 
 def _encode_text(
@@ -175,6 +180,8 @@ def _encode_text(
     """:func:`encode_text` on the main process."""
     files = {source: find_files(source) for source in [*text, *valid] if source != "-"}
     _tell_skipped(files)
+    for source in (source for source, found in files.items() if found is None):
+        say(f"asking the Hub for {source}, which is no file here")  # which without a network takes half a minute
     size = train_size(config.tokenizer)
     restore(out)
     check_replaceable(out, STAGE)

@@ -1,5 +1,6 @@
 """``encode --ae``: the blocks of a token data set -> standardised latents, sharded and resumable."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,14 @@ from diladiff_cli.data.shards import is_whole, shard_name, write_shard
 from diladiff_cli.data.tokens import TokenData, TokenSplit
 from diladiff_cli.errors import UserError, writing
 from diladiff_cli.integrity import CHECKSUM, read_sealed, sealed
-from diladiff_cli.notes import say
+from diladiff_cli.notes import say, telling_what_is_kept
 from diladiff_cli.runtime.artifacts import parent_links
 from diladiff_cli.runtime.folders import partial_name, recover, share, take_place, write_text
 from diladiff_cli.runtime.memory import Halving
 from diladiff_cli.runtime.precision import AUTO, agreed_precision
 from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.runtime.progress import Bar
-from diladiff_cli.stages.common import load_parent, open_recorded_data, relative
+from diladiff_cli.stages.common import load_parent, open_recorded_data, path_or_none, relative
 from diladiff_cli.stages.networks import TextEncoder, build, text_encoder
 
 SHARD_BYTES = 1 << 26
@@ -30,9 +31,9 @@ SAME = ("format_version", "ae_hash", "fingerprint", "precision", "rows_per_shard
 
 def encode_latents(
     *,
-    ae: Path,
-    data: Path | None = None,
-    out: Path,
+    ae: Path | str,
+    data: Path | str | None = None,
+    out: Path | str,
     batch_size: int = 64,
     precision: str = AUTO,
     resume: bool | None = None,
@@ -59,6 +60,7 @@ def encode_latents(
     Raises:
         UserError: Unusable inputs, or a folder that holds something else.
     """
+    ae, data, out = Path(ae), path_or_none(data), Path(out)
     artifact = load_parent(ae, "ae")
     tokens, data_path = open_recorded_data(artifact, data)
     state = process_state()
@@ -98,7 +100,9 @@ def encode_latents(
             write_text(place / "plan.json", sealed(plan))
     state.wait_for_everyone()
     work = _Work(tokens, encoder, place, batch_size, rows_per_shard, done, state, Halving("blocks"))
-    with torch.autocast(state.device.type, torch.bfloat16, enabled=precision == "bf16"):
+    kept = telling_what_is_kept(lambda: f"{out}: {len(_whole_shards(out))} of {shards} shards are kept")
+    autocast = torch.autocast(state.device.type, torch.bfloat16, enabled=precision == "bf16")
+    with kept if place == out else nullcontext(), autocast:
         splits = {name: work.encode_split(name) for name in ("train", "valid")}
     state.wait_for_everyone()
     config = plan | {"splits": splits}
@@ -158,6 +162,10 @@ def _finished_shards(out: Path, plan: dict[str, Any], resume: bool | None) -> se
             f"{out} holds latents of another auto-encoder, data set or precision",
             "use --fresh to replace them, or another --out",
         )
+    return _whole_shards(out)
+
+
+def _whole_shards(out: Path) -> set[str]:
     return {p.name for p in out.glob("*.safetensors") if p.with_name(f"{p.name}.json").exists() and is_whole(p)}
 
 

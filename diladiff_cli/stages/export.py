@@ -30,8 +30,8 @@ PARENTS, ENCODER = "parents", "encoder"
 
 
 def export(
-    model: Path,
-    out: Path,
+    model: Path | str,
+    out: Path | str,
     precision: str = "bf16",
     *,
     license: str | None = None,
@@ -65,6 +65,7 @@ def export(
         raise ConfigError([f"--precision is {precision!r}; choose one of {', '.join(DTYPES)}"])
     if problems := metadata_problems(license=license, language=language):
         raise ConfigError(problems)
+    model, out = Path(model), Path(out)
     root = load_artifact(model)
     root = root if latent_scale is None else with_own_factor(root, latent_scale)
     given = {k: v for k, v in {"license": license, "language": language}.items() if v is not None}

@@ -34,6 +34,7 @@ from diladiff_cli.stages.common import (
     linear_flops,
     load_parent,
     open_recorded_data,
+    path_or_none,
     plan,
     row_order,
     seeded,
@@ -195,9 +196,9 @@ def learning_rate_law(config: AeConfig) -> Callable[[str], LearningRate]:
 def train_ae(
     config: AeConfig,
     *,
-    base: Path,
-    data: Path | None = None,
-    out: Path,
+    base: Path | str,
+    data: Path | str | None = None,
+    out: Path | str,
     resume: bool | None = None,
     dry_run: bool = False,
 ) -> dict[str, Any]:
@@ -218,6 +219,7 @@ def train_ae(
         UserError: Unusable inputs.
         ConfigError: Settings that do not fit the base.
     """
+    base, data, out = Path(base), path_or_none(data), Path(out)
     config = settled(config, out, resume)
     parent = load_parent(base, "mdlm")
     tokens, data_path = open_recorded_data(parent, data)

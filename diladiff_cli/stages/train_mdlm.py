@@ -66,7 +66,7 @@ def mdlm_loss(mask_id: int, exact: bool) -> Callable[[nn.Module, Tensor, BatchNo
 
 
 def train_mdlm(
-    config: MdlmConfig, *, data: Path, out: Path, resume: bool | None = None, dry_run: bool = False
+    config: MdlmConfig, *, data: Path | str, out: Path | str, resume: bool | None = None, dry_run: bool = False
 ) -> dict[str, Any]:
     """Train the base on a token data set and write its artifact.
 
@@ -83,6 +83,7 @@ def train_mdlm(
     Raises:
         UserError: Unusable data or output folder.
     """
+    data, out = Path(data), Path(out)
     config = settled(config, out, resume)
     restore(data)
     tokens = open_tokens(data)

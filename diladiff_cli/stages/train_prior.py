@@ -24,6 +24,7 @@ from diladiff_cli.stages.common import (
     compile_method,
     load_parent,
     open_recorded_data,
+    path_or_none,
     plan,
     row_order,
     seeded,
@@ -112,10 +113,10 @@ def _mean_error(model: nn.Module, schedule: TanSchedule, latents: Sequence[Tenso
 def train_prior(
     config: PriorConfig,
     *,
-    ae: Path,
-    latents: Path | None = None,
-    data: Path | None = None,
-    out: Path,
+    ae: Path | str,
+    latents: Path | str | None = None,
+    data: Path | str | None = None,
+    out: Path | str,
     resume: bool | None = None,
     dry_run: bool = False,
 ) -> dict[str, Any]:
@@ -136,6 +137,7 @@ def train_prior(
     Raises:
         UserError: Unusable inputs.
     """
+    ae, latents, data, out = Path(ae), path_or_none(latents), path_or_none(data), Path(out)
     config = settled(config, out, resume)
     parent = load_parent(ae, "ae")
     tokens, data_path = open_recorded_data(parent, data)

@@ -1,4 +1,5 @@
 import shutil
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -14,16 +15,26 @@ from diladiff_cli.errors import UserError, is_out_of_memory
 from diladiff_cli.settings import ConfigError, Settings
 
 from ..chain import Chain
-from ..command_line import Cli
+from ..command_line import Cli, environment
 from .scripts import finish, start
 
 NAMES = "encode, train-mdlm, train-ae, train-prior, distill, sample, eval, bench, plot, info, export"
+EXTRA = "got unexpected extra argument(s) (extra)"
 WRONG_USAGE: list[tuple[str, list[str]]] = [
     ("", [f"error: missing command; give one of {NAMES}, or see diladiff --help"]),
     ("trian-ae", ["error: no such command 'trian-ae'; did you mean 'train-ae'?"]),
     ("draw", [f"error: no such command 'draw'; give one of {NAMES}, or see diladiff --help"]),
     ("sample --temprature 2", ["error: no such option: --temprature; did you mean --temperature or --trace?"]),
-    ("sample extra", ["error: got unexpected extra argument(s) (extra); see diladiff sample --help"]),
+    (
+        "sample extra",
+        [f"error: {EXTRA}; a model is named by --model, or see diladiff sample --help"],
+    ),
+    ("train-ae extra", [f"error: {EXTRA}; see diladiff train-ae --help"]),
+    ("sample --n", ["error: option '--n' requires an argument; see diladiff sample --help"]),
+    ("--debug bench --seeds", ["error: option '--seeds' requires an argument; see diladiff bench --help"]),
+    ("sample -n 3", ["error: no such option: -n; did you mean --n?"]),
+    ("sample -x 3", ["error: no such option: -x; see diladiff sample --help"]),
+    ("sample --trace -", ["error: --trace - is stdout, which is for samples; name a file"]),
     ("eval", ["error: missing argument 'TARGET'; see diladiff eval --help"]),
     ("train-mdlm --batch-size x", ["error: --batch-size is 'x'; give a whole number"]),
     ("train-mdlm --max-steps 1.5", ["error: --max-steps is '1.5'; give a whole number"]),
@@ -178,6 +189,23 @@ def test_an_error_of_the_user_shows_its_traceback_with_debug_alone() -> None:
     body = "from diladiff_cli.errors import UserError\nraise UserError('no data', 'make some')"
     assert finish(start(body))[2] == "error: no data; make some\n"
     assert finish(start(body, ("--debug", "try")))[2].startswith("Traceback")
+
+
+def test_ctrl_c_while_the_command_line_is_loaded_is_told_as_at_any_other_time() -> None:
+    code = """
+import sys
+
+class Interrupted:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupted())
+from diladiff_cli.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """``shipped`` names the model that ships, in every command that takes a model."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from diladiff_cli import model as facade
+from diladiff_cli.stages import common
 from diladiff_cli.stages.export import export
 from tests.chain import Chain
 
@@ -60,6 +62,25 @@ def test_a_parent_is_asked_after_where_it_lies(cli: Cli, bundle: Path) -> None:
     found = cli("sample", "--model", "shipped/mdlm", "--n", "1")
     assert (found.status, found.out) == (1, "")
     assert found.error == "error: there is no folder shipped/mdlm; did you mean shipped/parents/mdlm?"
+
+
+def test_the_parent_that_is_wanted_is_asked_after(cli: Cli, bundle: Path) -> None:
+    found = cli("train-ae", "--base", "shipped", "--dry-run")
+    assert (found.status, found.out) == (1, "")
+    assert found.error == f"error: {bundle} is a student; did you mean {bundle}/parents/mdlm?"
+
+
+def test_the_data_set_of_what_ships_is_told_where_it_is_missing(
+    cli: Cli, chain_copy: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "installed" / "model"
+    export(chain_copy.student, place)
+    shutil.rmtree(chain_copy.data)
+    for module in (facade, common):
+        monkeypatch.setattr(module, "SHIPPED_MODEL", place)
+    found = cli("encode", "--ae", "shipped/parents/ae")
+    assert (found.status, found.out) == (1, "")
+    assert found.error.endswith("data set; name one with --data, here what diladiff encode --preset demo writes")
 
 
 def test_names_that_only_look_like_it_are_left_as_they_are(cli: Cli, bundle: Path) -> None:

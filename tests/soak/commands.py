@@ -21,7 +21,7 @@ from .launcher import OUT
 
 # What two trainings with the same result may differ in: times, and the hashes of files and documents that have some.
 TIMES = {"seconds", "tokens_per_second", "mfu", CHECKSUM, "log"}
-TIME_IN_CARD = re.compile(rb'"seconds": [0-9.e+-]+')
+TIME_IN_CARD = re.compile(rb'"seconds": [0-9.e+-]+|in [0-9.,]+ minutes')
 INPUTS = "../../inputs"
 # Every optimiser and precision, accumulation, warm-up and decay in one of the trainings; saved and validated often.
 SETTINGS = """

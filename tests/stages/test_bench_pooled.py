@@ -13,8 +13,8 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.metrics.mauve import NOT_INSTALLED, mauve_score
 from diladiff_cli.stages.bench_frontier import bench_frontier
 from diladiff_cli.stages.bench_points import bench_plan
-from diladiff_cli.stages.eval_files import SampleMeasure
 from diladiff_cli.stages.eval_samples import MAUVE_SEEDS
+from diladiff_cli.stages.sample_measure import SampleMeasure
 from tests.chain import LENGTH, Chain
 from tests.scorer import give_scorer
 

@@ -120,7 +120,12 @@ def test_a_dry_run_writes_nothing(text: Path, tmp_path: Path) -> None:
         (
             EncodeConfig(tokenizer="train:300", length=16, valid_share=0.0),
             "a b c d e f g h i j k l m n o p \n\n" * 9,
-            "of 9 documents 0 would be held out .*; give a larger --valid-share than 0.0, or --valid",
+            "of 9 documents 0 would be held .*; give a larger --valid-share than 0.0, such as 0.0[0-9]+, or --valid",
+        ),
+        (
+            EncodeConfig(tokenizer="train:300", length=16, valid_share=1.0),
+            "a b c d e f g h i j k l m n o p \n\n" * 9,
+            "of 9 documents 9 would be held .*; give a smaller --valid-share than 1.0, such as 0.9[0-9]+, or --valid",
         ),
     ],
 )

@@ -18,9 +18,10 @@ from diladiff_cli.metrics.diversity import token_entropy
 from diladiff_cli.metrics.scorers import Scores
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.settings import ConfigError
-from diladiff_cli.stages import eval_files
+from diladiff_cli.stages import sample_measure
 from diladiff_cli.stages.eval_artifact import evaluate_artifact
 from diladiff_cli.stages.eval_files import evaluate_files, overview_table, table_of
+from diladiff_cli.stages.export import export
 from diladiff_cli.stages.reference_text import SHIPPED, held_out, reference_text
 from diladiff_cli.stages.sample import generate
 from diladiff_cli.stages.sampler import load_sampler
@@ -67,7 +68,7 @@ class CountingScorer:
 @pytest.fixture
 def scorer(monkeypatch: pytest.MonkeyPatch) -> CountingScorer:
     found = CountingScorer()
-    monkeypatch.setattr(eval_files, "load_scorer", lambda *_: (found, "counting, as asked for"))
+    monkeypatch.setattr(sample_measure, "load_scorer", lambda *_: (found, "counting, as asked for"))
     return found
 
 
@@ -203,9 +204,19 @@ def test_options_that_nothing_would_heed_are_refused_together() -> None:
     assert [problem.split()[0] for problem in caught.value.problems] == ["--reference", "--data"]
 
 
-def test_a_bad_file_is_told_before_the_work(tiny_chain: Chain, tmp_path: Path) -> None:
+def test_a_bad_file_is_told_before_the_work(tiny_chain: Chain, chain_copy: Chain, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot read"):
         evaluate_files(NO_SCORER, [tiny_chain.mdlm, tmp_path / "none.jsonl"])
+    export(chain_copy.ae, tmp_path / "bundle")
+    shutil.rmtree(chain_copy.data)
+    with pytest.raises(UserError, match="bundle, which comes without its data set"):
+        evaluate_files(NO_SCORER, [tiny_chain.mdlm, tmp_path / "bundle"])
+
+
+def test_a_scorer_that_is_not_there_is_told_before_the_work(tiny_chain: Chain, tmp_path: Path) -> None:
+    texts = draw(tiny_chain.mdlm, tmp_path / "s.jsonl", decode_steps=4)
+    with pytest.raises(UserError, match="there is no scorer ./none"):
+        evaluate_files(EvalConfig(scorer="./none"), [tiny_chain.mdlm, texts])
 
 
 def test_the_overview_has_a_row_for_each_way_of_sampling_and_the_settings_that_tell_them_apart(

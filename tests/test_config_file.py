@@ -1,0 +1,125 @@
+"""Settings from files, as ``--config`` reads them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from diladiff_cli.config import STAGES, MdlmConfig, read_config_file, resolve
+from diladiff_cli.presets import PRESETS
+from diladiff_cli.settings import ConfigError
+
+from .configurations import to_toml
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("written", "field", "wanted"),
+    [
+        ("seeds = [0, 1]", "seeds", "0,1"),
+        ("seeds = 3", "seeds", "3"),
+        ("temperatures = [1.0, 0.85]", "temperatures", "1.0,0.85"),
+        ("decode-steps = ['4', 8]", "decode_steps", "4,8"),
+        ("decode_steps = []", "decode_steps", ""),
+    ],
+)
+def test_lists_in_a_file_may_be_lists(tmp_path: Path, written: str, field: str, wanted: str) -> None:
+    config = resolve("bench", file=write(tmp_path / "c.toml", f"[bench]\n{written}\n"))
+    assert getattr(config, field) == wanted
+
+
+@pytest.mark.parametrize(
+    ("stage", "written", "problem"),
+    [
+        ("bench", "seeds = [0, 0.5]", "--seeds is '0,0.5'; give whole numbers of at least 0, separated by commas"),
+        ("bench", "seeds = [[0], 1]", "--seeds is [[0], 1]; give a text"),
+        ("bench", "seeds = [true]", "--seeds is [True]; give a text"),
+        ("bench", "scorer = ['auto']", "--scorer is ['auto']; give a text"),
+        ("ae", "cross_layers = [0, 'middle']", "--cross-layers has 'middle'; use first"),
+    ],
+)
+def test_other_lists_in_a_file_are_refused(tmp_path: Path, stage: str, written: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(stage, file=write(tmp_path / "c.toml", f"[{stage}]\n{written}\n"))
+    assert caught.value.problems[0].startswith(problem)
+
+
+def test_later_sources_win_over_earlier_ones(tmp_path: Path) -> None:
+    file = write(tmp_path / "c.toml", "ema_decay = 0.5\nwarmup_steps = 7\n[mdlm]\nwarmup_steps = 8\nlayers = 3\n")
+    config = resolve("mdlm", "demo", file, {"layers": 2})
+    found = (config.beta1, config.width, config.ema_decay, config.warmup_steps, config.layers)
+    assert found == (MdlmConfig().beta1, PRESETS["demo"]["mdlm"]["width"], 0.5, 8, 2)
+
+
+@pytest.mark.parametrize("suffix", [".toml", ".json"])
+def test_a_file_serves_every_stage_with_its_table_and_the_common_keys_it_knows(tmp_path: Path, suffix: str) -> None:
+    tables = {"mdlm": {"layers": 2}, "prior": {"layers": 3, "seed": 9}}
+    common = {"seed": 5, "compression": 4}
+    toml = "\n".join([to_toml(common), *(f"[{name}]\n{to_toml(values)}" for name, values in tables.items())])
+    file = write(tmp_path / f"c{suffix}", toml if suffix == ".toml" else json.dumps(common | tables))
+    found = {stage: read_config_file(file, stage) for stage in ("mdlm", "prior", "ae", "sample")}
+    assert found == {
+        "mdlm": {"layers": 2, "seed": 5},
+        "prior": {"layers": 3, "seed": 9},
+        "ae": {"seed": 5, "compression": 4},
+        "sample": {"seed": 5},
+    }
+
+
+def test_wrong_tables_and_keys_of_a_file_are_told_together(tmp_path: Path) -> None:
+    file = write(tmp_path / "c.toml", "lenght = 3\nwitdh = 2\n[mdml]\nlayers = 2\n")
+    with pytest.raises(ConfigError) as error:
+        read_config_file(file, "mdlm")
+    assert error.value.problems == [
+        f"--config {file} has the table [mdml]; use {', '.join(STAGES)}",
+        f"--config {file} has 'lenght', which no stage knows; did you mean length?",
+        f"--config {file} has 'witdh', which no stage knows; did you mean width?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("c.toml", b"layers = "), ("c.json", b"{"), ("c.json", b"[1, 2]"), ("c.toml", b"\xff"), ("folder", None)],
+)
+def test_an_unreadable_file_is_named_with_the_remedy(tmp_path: Path, name: str, content: bytes | None) -> None:
+    file = tmp_path / name
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    with pytest.raises(ConfigError) as error:
+        read_config_file(file, "mdlm")
+    (problem,) = error.value.problems
+    assert problem.startswith(f"--config {file} cannot be read (")
+    assert problem.endswith("); give a TOML or JSON file")
+    assert "\n" not in problem
+
+
+def test_values_of_a_file_are_checked_like_options(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="layers is 0; give at least 1"):
+        resolve("mdlm", file=write(tmp_path / "c.toml", "[mdlm]\nlayers = 0"))
+    with pytest.raises(ConfigError, match="unknown setting 'layer'"):
+        resolve("mdlm", file=write(tmp_path / "d.toml", "[mdlm]\nlayer = 2"))
+
+
+def test_names_in_a_file_may_be_those_of_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("batch-size = 6\n[mdlm]\nmax-steps = 3\n")
+    config = resolve("mdlm", file=file)
+    assert (config.batch_size, config.max_steps) == (6, 3)
+
+
+def test_a_name_spelled_in_two_ways_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("max-steps = 6\nmax_steps = 7\n[mdlm]\nbatch_size = 6\nbatch-size = 6\n[coat]\n")
+    with pytest.raises(ConfigError) as caught:
+        resolve("mdlm", file=file)
+    assert caught.value.problems[:2] == [
+        f"--config {file} sets max_steps and max-steps; leave one out",
+        f"--config {file} sets batch_size and batch-size in [mdlm]; leave one out",
+    ]
+    assert "has the table [coat]" in caught.value.problems[2]
