@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.integrate import solve_ivp
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -50,6 +49,8 @@ def ode_log_density(
 
     Source: Grathwohl et al. (2019); Song et al. (2021), appendix D.2.
     """
+    from scipy.integrate import solve_ivp  # whose import takes a third of a second, of commands that need none
+
     shape, count = z_0.shape, z_0.numel()
     probe = (torch.randint(0, 2, shape, generator=generator) * 2 - 1).to(z_0)
 

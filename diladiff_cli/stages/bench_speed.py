@@ -21,6 +21,7 @@ from diladiff_cli.core.textbook import textbook_unmask
 from diladiff_cli.core.times import sampling_grid
 from diladiff_cli.core.unmask import Decoding, unmask
 from diladiff_cli.networks.denoiser import TokenDenoiser, with_bf16_matrices
+from diladiff_cli.runtime.heap import returning_freed_memory
 from diladiff_cli.runtime.memory import PeakMemory, available_bytes
 from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.runtime.randomness import generator
@@ -85,7 +86,9 @@ def bench_speed(config: BenchConfig) -> Iterator[Report]:
 
     Yields:
         The setting, seconds of a step (``floor``, ``ours``, ``textbook``), tokens per second of whole generations,
-        ratios (medians over paired measurements), peak memory, and on what it was measured.
+        ratios (medians over paired measurements), peak memory, and on what it was measured. ``textbook_default_heap``:
+        the textbook sampler where freed memory goes back to the system, as in most programs; None where it does in this
+        one anyway, see :func:`diladiff_cli.runtime.heap.keep_freed_memory`.
     """
     device = sampling_device()
     config = replace(config, precision=settled_precision(config.precision, device))
@@ -153,7 +156,8 @@ def measure(decoder: TokenDenoiser, setting: Setting, config: BenchConfig) -> Re
             repeated = textbook and book_once and (number == 0 or (number + 1) * book_once < config.seconds)
             book = seconds(textbook, device) if textbook and repeated else None
             rounds.append((seconds(floor, device) / steps, seconds(ours, device) / steps, book))
-    books = [(book, ours_step) for _, ours_step, book in rounds if book is not None]
+        books = [(book, ours_step) for _, ours_step, book in rounds if book is not None]
+        default_heap = _seconds_with_default_heap(textbook, len(books), device)
     ours_step = median(step for _, step, _ in rounds)
     return {
         **asdict(setting),
@@ -162,10 +166,12 @@ def measure(decoder: TokenDenoiser, setting: Setting, config: BenchConfig) -> Re
             "floor": median(step for step, _, _ in rounds),
             "ours": ours_step,
             "textbook": median(book for book, _ in books) if books else None,
+            "textbook_default_heap": default_heap,
         },
         "tokens_per_second": setting.batch_size * setting.length / (ours_step * setting.decode_steps),
         "ratio_to_floor": median(step / bare for bare, step, _ in rounds),
         "speedup_over_textbook": median(book / step for book, step in books) if books else None,
+        "speedup_over_textbook_default_heap": None if default_heap is None else default_heap / ours_step,
         "peak_megabytes": {"ours": megabytes(memory.bytes), "textbook": megabytes(book_memory)},
         "width": config.width,
         "layers": config.layers,
@@ -183,6 +189,14 @@ def _textbook(decoder: TokenDenoiser, setting: Setting) -> Callable[[], Any] | N
     window = Window.of(setting, 1, decoder.mask_id, device)
     chance = generator(device, 19)
     return lambda: textbook_unmask(decoder, window.x, decoder.mask_id, window.times, chance, setting.top_p)
+
+
+def _seconds_with_default_heap(textbook: Callable[[], Any] | None, times: int, device: torch.device) -> float | None:
+    """Seconds of a step, measured so many times, where freed memory is returned; None where it is here as well."""
+    with returning_freed_memory() as returned:
+        if textbook is None or not times or not returned or device.type != "cpu":
+            return None
+        return median(seconds(textbook, device) for _ in range(times))
 
 
 def _first_of(work: Callable[[], Any] | None, device: torch.device) -> tuple[float | None, int | None]:

@@ -103,13 +103,15 @@ def speed_table(reports: Sequence[Report]) -> "Table":
         "tokens/s",
         "of the floor",
         "over textbook",
+        "with default heap",
         "MB",
         "textbook MB",
     ]
     table = Table(*columns, title=f"drawing texts: {reports[0]['machine']}, {reports[0]['precision']}")
     for r in reports:
         setting = [f"{r[name]:,}" for name in ("vocab_size", "length", "batch_size", "decode_steps")]
-        speed = [f"{r['tokens_per_second']:,.0f}", f"{r['ratio_to_floor']:.2f}", _times(r["speedup_over_textbook"])]
+        speed = [f"{r['tokens_per_second']:,.0f}", f"{r['ratio_to_floor']:.2f}"]
+        speed += [_times(r[f"speedup_over_textbook{heap}"]) for heap in ("", "_default_heap")]
         memory = [_rounded(r["peak_megabytes"][name]) for name in ("ours", "textbook")]
         table.add_row(*setting, f"{r['top_p']:g}", *speed, *memory)
     return table

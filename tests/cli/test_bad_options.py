@@ -101,8 +101,8 @@ def is_number(kind: type, value: str) -> bool:
 def test_bad_values_of_a_file_are_told_like_those_of_options(cli: Cli, name: str) -> None:
     command = CONFIGURED[name]
     kinds = get_type_hints(command.settings)
-    wrong: dict[type, Any] = {bool: "yes", int: "3", float: "0.5", str: 7}
-    for values in ({n: wrong[kinds[n]] for n in table(command)}, {n: [1] for n in table(command)}):
+    wrong: dict[type, Any] = {bool: "yes", int: "3", float: "0.5", str: True}
+    for values in ({n: wrong[kinds[n]] for n in table(command)}, {n: [[1]] for n in table(command)}):
         Path("c.json").write_text(json.dumps({command.stage: values}))
         target = ["eval.jsonl"] if name == "eval" else []
         lines = check_errors(cli(name, *target, "--config", "c.json"), 2, files())

@@ -8,7 +8,7 @@ import pytest
 
 import diladiff_cli
 from diladiff_cli.cli.command import Command
-from diladiff_cli.cli.main import COMMANDS, main
+from diladiff_cli.cli.main import COMMANDS
 from diladiff_cli.settings import flag
 
 from ..command_line import ROOT, Cli, environment
@@ -74,10 +74,13 @@ def test_examples_name_existing_commands_and_options(command: Command) -> None:
         assert {option for option in re.findall(r"--[a-z-]+", part) if option not in map(flag, known)} == set()
 
 
-def test_console_script_is_the_main_function() -> None:
+def test_console_script_is_the_main_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    monkeypatch.setattr("diladiff_cli.cli.main.main", lambda: called.append("main"))
     script = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["diladiff"]
     module, _, name = script.partition(":")
-    assert getattr(importlib.import_module(module), name) is main
+    getattr(importlib.import_module(module), name)()
+    assert called == ["main"]
 
 
 def test_help_ends_quietly_where_its_reader_has_had_enough() -> None:

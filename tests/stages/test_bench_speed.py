@@ -1,7 +1,11 @@
 """``bench --speed`` from Python: what is measured is what it says; how fast it is, is no test."""
 
+import io
+from contextlib import nullcontext
+
 import pytest
 import torch
+from rich.console import Console
 
 from diladiff_cli.config import BenchConfig
 from diladiff_cli.core.times import sampling_grid
@@ -27,7 +31,20 @@ def test_every_combination_is_measured_once_and_steps_beyond_the_length_are_not(
         assert r["seconds"]["ours"] > 0
         assert r["tokens_per_second"] == pytest.approx(r["batch_size"] * 8 / (r["seconds"]["ours"] * 8))
         assert r["speedup_over_textbook"] > 0
+        assert r["speedup_over_textbook_default_heap"] is None  # nothing asked this process to keep freed memory
     assert speed_table(reports).row_count == len(reports)
+
+
+def test_the_textbook_sampler_is_measured_as_others_run_it_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "returning_freed_memory", lambda: nullcontext(True))
+    config = BenchConfig(**SMALL.to_dict() | {"vocab_sizes": "50", "batch_sizes": "3"})
+    reports = list(bench_speed(config))
+    for r in reports:
+        found = r["seconds"]["textbook_default_heap"]
+        assert r["speedup_over_textbook_default_heap"] == found / r["seconds"]["ours"] > 0
+    console = Console(file=io.StringIO(), width=200)
+    console.print(speed_table(reports))
+    assert "with default heap" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_textbook_sampler_that_would_not_fit_into_memory_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
