@@ -4,10 +4,9 @@ from collections.abc import Callable
 
 from layout import Report, number, percent, stored, table
 
-SAMPLING = (
-    *("vocabulary", "length", "batch", "steps", "nucleus", "tokens/s", "time over floor", "speed over textbook"),
-    *("with default heap", "memory (MB)", "textbook's (MB)"),
-)
+SAMPLING = ("vocabulary", "length", "batch", "steps", "nucleus", "tokens/s", "time over floor", "speed over textbook")
+DEFAULT_HEAP = "that with the default heap"
+MEMORY = ("memory (MB)", "textbook's (MB)")
 TRAINING = (
     *("stage", "vocabulary", "length", "batch", "tokens/s", "share of the matmul rate", "memory (MB)"),
     *("speed over plain", "plain's memory (MB)"),
@@ -23,7 +22,13 @@ def whole_samples(name: str) -> Callable[[], str]:
 
 def sampling_speed(name: str) -> Callable[[], str]:
     """Draws beside the bare body and the textbook sampler, of a file of the evidence."""
-    return lambda: table(SAMPLING, [_sampling_row(r) for r in stored(name) if r["kind"] == "sampling"])
+
+    def draw() -> str:
+        found = [r for r in stored(name) if r["kind"] == "sampling"]
+        heaps = [DEFAULT_HEAP] * any(r.get("speedup_over_textbook_default_heap") for r in found)
+        return table([*SAMPLING, *heaps, *MEMORY], [_sampling_row(r, bool(heaps)) for r in found])
+
+    return draw
 
 
 def training_speed(name: str) -> Callable[[], str]:
@@ -47,7 +52,7 @@ def _sizes(report: Report) -> list[str]:
     return [f"{report[name]:,}" for name in ("vocab_size", "length", "batch_size")]
 
 
-def _sampling_row(report: Report) -> list[str]:
+def _sampling_row(report: Report, with_default_heap: bool) -> list[str]:
     memory = report["peak_megabytes"]
     return [
         *_sizes(report),
@@ -55,7 +60,8 @@ def _sampling_row(report: Report) -> list[str]:
         "-" if report["top_p"] == 1.0 else f"{report['top_p']:g}",
         number(report["tokens_per_second"]),
         f"{report['ratio_to_floor']:.2f}",
-        *(_times(report.get(f"speedup_over_textbook{heap}")) for heap in ("", "_default_heap")),
+        _times(report["speedup_over_textbook"]),
+        *[_times(report.get("speedup_over_textbook_default_heap"))] * with_default_heap,
         *(number(None if memory is None else memory[who]) for who in ("ours", "textbook")),
     ]
 
