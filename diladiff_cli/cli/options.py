@@ -148,13 +148,13 @@ def _parameter(field: "Field[Any]", kind: type, panel: str) -> inspect.Parameter
 
 
 def _default_and_range(field: "Field[Any]", kind: type) -> str:
-    default = f"{field.default:g}" if kind is float else str(field.default)
+    default = f"{field.default:g}" if kind is float else str(field.default) or "empty"
     if kind is bool:
         default = flag(field.name if field.default else f"no_{field.name}")
     low, high, choices = (field.metadata[key] for key in ("low", "high", "choices"))
-    limits = f"{'' if low is None else f'{low:g} <= '}x{'' if high is None else f' <= {high:g}'}"
+    limits = f"{'' if low is None else f'{low:.10g} <= '}x{'' if high is None else f' <= {high:.10g}'}"
     if high is None and low is not None:
-        limits = f"x >= {low:g}"
+        limits = f"x >= {low:.10g}"
     extra = f"one of {', '.join(choices)}" if choices else limits
     return f"default: {default}" + ("" if extra == "x" else f"; {extra}")
 
@@ -209,7 +209,7 @@ def own_problems(parameters: Mapping[str, inspect.Parameter], values: Mapping[st
             problems.append(check_value(name, _typed(number, value), number, low=info.min, high=info.max))
         elif "" in (value if isinstance(value, list) else [value]) and not kinds.isdisjoint({Path, list}):
             info = parameter.annotation.__metadata__[0]
-            spelled = info.default if isinstance(info.default, str) else info.metavar.strip("[]….")
+            spelled = info.default if isinstance(info.default, str) else info.metavar
             problems.append(f"{spelled} is empty; name a file or folder, or leave it out")
     return [problem for problem in problems if problem is not None]
 

@@ -35,7 +35,7 @@ def _check(format: str, **_: Any) -> list[str]:
 def plot(
     target: Annotated[
         list[str],
-        typer.Argument(metavar="TARGET…", help="Artifacts, and files, - for stdin, of what eval printed of artifacts."),
+        typer.Argument(metavar="TARGET", help="Artifacts, and files, - for stdin, of what eval printed of artifacts."),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the pictures go.")] = Path("plots"),
     format: Annotated[

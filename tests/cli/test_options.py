@@ -62,7 +62,7 @@ def test_every_field_of_a_configuration_is_an_option_with_help_and_default(cli: 
         default = field.default
         shown = flag(field.name if default else f"no_{field.name}") if isinstance(default, bool) else default
         shown = f"{shown:g}" if isinstance(shown, float) else str(shown)
-        assert f"[default: {shown}" in text, field.name
+        assert f"[default: {shown or 'empty'}" in text, field.name
 
 
 def test_every_stage_has_a_command() -> None:
