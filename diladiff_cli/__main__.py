@@ -10,10 +10,11 @@ def main() -> NoReturn:
     """Run the command line."""
     try:
         from diladiff_cli.cli.main import main as command_line
+
+        command_line()
     except KeyboardInterrupt:
         say("interrupted")
         sys.exit(130)
-    command_line()
 
 
 if __name__ == "__main__":

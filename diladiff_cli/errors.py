@@ -56,19 +56,25 @@ def wrong_folder(path: Path, wanted: Sequence[str], found: object = None) -> Use
     remedy += ", or shipped" if "student" in wanted else ""
     if isinstance(found, str) and found in KINDS:
         parents = [path / "parents" / stage for stage in wanted]  # of a bundle
-        held = next((folder for folder in parents if (folder / "config.json").is_file()), None)
-        return UserError(f"{path} is {kind_of(found)}", remedy if held is None else f"did you mean {held}?")
+        held = next((folder for folder in parents if os.path.isfile(folder / "config.json")), None)
+        remedy = remedy if held is None else f"did you mean {held}? Otherwise {remedy}"
+        return UserError(f"{path} is {kind_of(found)}", remedy)
     if not path.exists():
         return UserError(f"there is no folder {path}", meant_instead(path, remedy, Path.is_dir))
     if not path.is_dir():
         return UserError(f"{path} is a file", remedy)
     why = "it has no config.json"
-    with suppress(OSError):
-        if (path / "config.json").exists():
-            why = "its config.json is of something else"
-        elif inside := sorted(str(p) for p in path.iterdir() if (p / "config.json").is_file()):
-            why += f", but {', '.join(inside[:4])}{', …' if inside[4:] else ''} {'have' if inside[1:] else 'has'}"
+    why = "its config.json is of something else" if os.path.exists(path / "config.json") else why + told_inside(path)
     return UserError(f"{path} is no folder of diladiff ({why})", remedy)
+
+
+def told_inside(path: Path) -> str:
+    """Which folders inside one without a config.json have some, as the end of a sentence; nothing where none has."""
+    with suppress(OSError):
+        inside = sorted(str(p) for p in path.iterdir() if (p / "config.json").is_file())
+        if inside:
+            return f", but {', '.join(inside[:4])}{', …' if inside[4:] else ''} {'have' if inside[1:] else 'has'}"
+    return ""
 
 
 def meant_instead(path: Path, remedy: str, of_kind: Callable[[Path], bool] = Path.exists) -> str:

@@ -8,6 +8,7 @@ import math
 import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ LARGEST: dict[type, float] = {int: 2**32 - 1, float: 1e9}
 SHOWN = 60  # characters of a bad value in a message
 
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+LIST = "a list, or a text of parts with commas"
 PRECISIONS = ("auto", "bf16", "fp32")
 
 Good = Callable[..., bool]  # whether all fields of those names are right by themselves
@@ -44,7 +46,9 @@ def _in_python(problem: str) -> str:
 
 def similar_name(name: str, known: Iterable[str]) -> str:
     """What to do about an unknown name: the known one that was meant, if it is clear, else where all are listed."""
-    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.75)
+    names = sorted(known)
+    begun = [other for other in names if other.startswith(name)]
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.75) or (begun if len(begun) == 1 else [])
     return f"did you mean {close[0]}?" if close else "see --help for the names"
 
 
@@ -133,11 +137,14 @@ def _plain(field: "Field[Any]", value: Any, kind: type) -> Any:
         return float(value)
     parts = value if isinstance(value, list) else [value]
     if field.metadata["listed"] and all(type(part) in (int, float, str) for part in parts):
-        return ",".join(map(str, parts))
+        with suppress(ValueError):  # Python writes out no number of more than some thousand digits
+            return ",".join(map(str, parts))
     return value
 
 
 def _check_field(field: "Field[Any]", value: Any, kind: type) -> str | None:
+    if field.metadata["listed"] and not isinstance(value, str):
+        return f"{flag(field.name)} is {shown(value)}; give {LIST}"
     limits = {key: field.metadata[key] for key in ("low", "high", "choices")}
     return check_value(field.name, value, kind, **limits, empty=field.default in ("", MISSING))
 

@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "shipped": set(),
     "settings": set(),
     "presets": set(),
-    "config": {"settings", "presets"},
+    "config": {"settings", "presets", "errors"},
     "core": set(),
     **{layer: {"core", *LEAVES} - {"presets"} for layer in BELOW_STAGES},
     "stages": {"core", *BELOW_STAGES, *LEAVES},
@@ -130,6 +130,13 @@ def test_nothing_heavy_is_imported_at_start_up(module: str) -> None:
     loaded = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
     assert module in loaded.stdout.split()
     assert not HEAVY & {name.split(".")[0] for name in loaded.stdout.split()}
+
+
+def test_training_starts_without_integrators() -> None:
+    command = [sys.executable, "-c", "import sys, diladiff_cli.stages.train_prior; print(*sys.modules)"]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PACKAGE.parent).stdout.split()
+    assert "torch" in loaded
+    assert "scipy.integrate" not in loaded
 
 
 def test_no_file_is_too_long() -> None:

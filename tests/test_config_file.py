@@ -7,7 +7,7 @@ import pytest
 
 from diladiff_cli.config import STAGES, MdlmConfig, read_config_file, resolve
 from diladiff_cli.presets import PRESETS
-from diladiff_cli.settings import ConfigError
+from diladiff_cli.settings import LIST, ConfigError
 
 from .configurations import to_toml
 
@@ -36,8 +36,9 @@ def test_lists_in_a_file_may_be_lists(tmp_path: Path, written: str, field: str, 
     ("stage", "written", "problem"),
     [
         ("bench", "seeds = [0, 0.5]", "--seeds is '0,0.5'; give whole numbers of at least 0, separated by commas"),
-        ("bench", "seeds = [[0], 1]", "--seeds is [[0], 1]; give a text"),
-        ("bench", "seeds = [true]", "--seeds is [True]; give a text"),
+        ("bench", "seeds = [[0], 1]", f"--seeds is [[0], 1]; give {LIST}"),
+        ("bench", "seeds = [true]", f"--seeds is [True]; give {LIST}"),
+        ("bench", "seeds = 0x" + "f" * 5000, f"--seeds is too long a number; give {LIST}"),
         ("bench", "scorer = ['auto']", "--scorer is ['auto']; give a text"),
         ("ae", "cross_layers = [0, 'middle']", "--cross-layers has 'middle'; use first"),
     ],
@@ -102,8 +103,33 @@ def test_an_unreadable_file_is_named_with_the_remedy(tmp_path: Path, name: str, 
 def test_values_of_a_file_are_checked_like_options(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="layers is 0; give at least 1"):
         resolve("mdlm", file=write(tmp_path / "c.toml", "[mdlm]\nlayers = 0"))
-    with pytest.raises(ConfigError, match="unknown setting 'layer'"):
+    with pytest.raises(ConfigError, match=r"has 'layer' in \[mdlm\]; did you mean layers"):
         resolve("mdlm", file=write(tmp_path / "d.toml", "[mdlm]\nlayer = 2"))
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("[bench]\nsedes = 1", "'sedes' in [bench]; did you mean seeds?"),
+        ("[bench]\nsamples = 1", "'samples' in [bench]; see --help for the names"),
+        ("[bench]\ntemp = 1", "'temp' in [bench]; did you mean temperatures?"),
+        ("[train-mdlm]\nlayers = 2", "the table [train_mdlm]; did you mean [mdlm]?"),
+        ("[distill]\ngamma = 2", "the table [distill]; did you mean [student]?"),
+        ("[encode]\nlength = 2", "the table [encode]; did you mean [data]?"),
+    ],
+)
+def test_names_that_a_file_gets_wrong_are_told_with_their_place(tmp_path: Path, written: str, told: str) -> None:
+    file = write(tmp_path / "c.toml", written)
+    with pytest.raises(ConfigError) as error:
+        resolve("bench", file=file)
+    assert error.value.problems == [f"--config {file} has {told}"]
+
+
+def test_a_file_that_is_not_there_is_told_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        resolve("bench", file=tmp_path / "c.toml")
+    told = f"--config {tmp_path}/c.toml cannot be read (No such file or directory); give a TOML or JSON file"
+    assert error.value.problems == [told]
 
 
 def test_names_in_a_file_may_be_those_of_the_command_line(tmp_path: Path) -> None:

@@ -103,16 +103,17 @@ def _usage(error: BaseException, arguments: Sequence[str]) -> str:
     # The parser forgets the command where an option lacks its value.
     remedy = f"see {context.command_path if context else f'diladiff {next(words, str())}'.strip()} --help"
     text = one_line(error.format_message()).rstrip(".").replace("Value error, ", "")  # type: ignore[attr-defined]
-    possible, name = getattr(error, "possibilities", None), getattr(error, "option_name", "")
+    possible = getattr(error, "possibilities", None)
     if possible:
         text, remedy = one_line(error.message), f"did you mean {' or '.join(sorted(possible))}?"  # type: ignore[attr-defined]
     elif ". Did you mean " in text:
         text, _, names = text.partition(". Did you mean ")
         remedy = f"did you mean {names}"
-    elif text.startswith("No such option: -") and context is not None and f"-{name}" in _options(context):
-        remedy = f"did you mean -{name}?"
+    elif text.startswith("No such option: -") and (meant := _with_one_dash(arguments, context)):
+        remedy = f"did you mean -{meant}?"
     elif text.startswith("Got unexpected extra argument") and "--model" in _options(context):
-        remedy = f"a model is named by --model, or {remedy}"
+        prompt = ", and takes no prompt" if remedy.endswith(" sample --help") else ""
+        remedy = f"a model is named by --model{prompt}, or {remedy}"
     elif text.startswith(("Missing command", "No such command")) and context is not None:
         remedy = f"give one of {', '.join(context.command.commands)}, or {remedy}"
     return f"{text[:1].lower()}{text[1:]}; {remedy}"
@@ -121,6 +122,12 @@ def _usage(error: BaseException, arguments: Sequence[str]) -> str:
 def _options(context: Any) -> set[str]:
     """The spellings of a command's options, from the parser's context."""
     return {spelling for parameter in context.command.params for spelling in parameter.opts}
+
+
+def _with_one_dash(arguments: Sequence[str], context: Any) -> str | None:
+    """The first argument that is an option but for a missing dash."""
+    known = _options(context) if context is not None else set()
+    return next((a for a in arguments if not a.startswith("--") and f"-{a}" in known), None)
 
 
 def out_of_memory(batch_size: int | None, grad_accum: int | None) -> UserError:

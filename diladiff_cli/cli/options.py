@@ -20,6 +20,7 @@ from diladiff_cli.settings import Settings, check_value, flag
 RUN_FIELDS = {"seed", "max_steps", "max_minutes", "precision", "compile", "log_with"}
 PARSED_LATER = (Path, int, float)  # of a command's own parameters, so that all bad values are told at once
 MODELS = {"model", "against", "more", "base", "ae", "prior", "target", "path"}  # what may name a model
+LONG_SWITCH = 14  # characters of a name; longer ones, spelled in two ways, would cut off others on 80 columns
 METAVARS = {bool: "", int: "INTEGER", float: "FLOAT", str: "TEXT"}
 
 Preset = Annotated[
@@ -120,11 +121,16 @@ def idle_bounds(config: SampleConfig | BenchConfig | None, given: Mapping[str, A
 def parameters(kind: type[Settings], panel: str) -> list[inspect.Parameter]:
     """A keyword parameter for each field of ``kind``, None unless the option was given."""
     kinds = typing.get_type_hints(kind)
-    return [_parameter(field, kinds[field.name], _panel(kind, field.name, panel)) for field in fields(kind)]
+    return [
+        _parameter(field, kinds[field.name], _panel(kind, field.name, panel, kinds[field.name] is bool))
+        for field in fields(kind)
+    ]
 
 
-def _panel(kind: type[Settings], name: str, own: str) -> str:
+def _panel(kind: type[Settings], name: str, own: str, switch: bool) -> str:
     """The group in the help: that of all training stages, or the stage's own."""
+    if switch and len(name) > LONG_SWITCH:
+        return f"{own}: switches"
     shared = {f.name for f in fields(StageConfig)} if issubclass(kind, StageConfig) else set()
     if name not in shared:
         return own

@@ -9,6 +9,7 @@ from typing import Any
 
 from diladiff_cli.config.training import AeConfig, DistillConfig, MdlmConfig, PriorConfig
 from diladiff_cli.config.use import BenchConfig, EncodeConfig, EvalConfig, SampleConfig
+from diladiff_cli.errors import KINDS
 from diladiff_cli.presets import PRESETS
 from diladiff_cli.settings import ConfigError, Settings, similar_name
 
@@ -35,17 +36,25 @@ def read_config_file(path: Path, stage: str) -> dict[str, Any]:
     """
     try:
         raw = path.read_bytes()
+    except OSError as error:
+        raise ConfigError([f"--config {path} cannot be read ({error.strerror}); give a TOML or JSON file"]) from error
+    try:
         values = json.loads(raw) if path.suffix == ".json" else tomllib.loads(raw.decode("utf-8-sig"))
         if not isinstance(values, dict):
             raise ValueError(f"a {type(values).__name__} instead of names and values")
         twice, values = _set_twice(values), _underscored(values)
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError([f"--config {path} cannot be read ({error}); give a TOML or JSON file"]) from error
     names = {key: {f.name for f in fields(kind)} for key, kind in STAGES.items()}
     tables = {k: v for k, v in values.items() if isinstance(v, dict)}
     common = {k: v for k, v in values.items() if k not in tables}
     problems = [f"--config {path} sets {name}; leave one out" for name in twice]
-    problems += [f"--config {path} has the table [{k}]; use {', '.join(STAGES)}" for k in tables if k not in STAGES]
+    problems += [f"--config {path} has the table [{k}]; {_meant_table(k)}" for k in tables if k not in STAGES]
+    problems += [
+        f"--config {path} has {k!r} in [{stage}]; {similar_name(k, names[stage])}"
+        for k in tables.get(stage, {})
+        if k not in names[stage]
+    ]
     problems += [
         f"--config {path} has {k!r}, which no stage knows; {similar_name(k, set().union(*names.values()))}"
         for k in common
@@ -54,6 +63,12 @@ def read_config_file(path: Path, stage: str) -> dict[str, Any]:
     if problems:
         raise ConfigError(problems)
     return {k: v for k, v in common.items() if k in names[stage]} | tables.get(stage, {})
+
+
+def _meant_table(name: str) -> str:
+    """What to do about an unknown table, which may be called as a command."""
+    commands = {command.split()[0].replace("-", "_"): stage for stage, (_, command) in KINDS.items() if stage in STAGES}
+    return f"did you mean [{commands[name]}]?" if name in commands else f"use {', '.join(STAGES)}"
 
 
 def _underscored(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -165,12 +165,24 @@ def load_scorer(spec: str, device: torch.device | str = "cpu", precision: str = 
     return None, "; ".join([*reasons, INSTALL_SCORER])
 
 
+def check_scorer(spec: str) -> None:
+    """Look for a scorer without loading it, unless it may lie on the Hub.
+
+    Raises:
+        UserError: There is no such file or folder, or ``smollm2`` is not installed.
+    """
+    path = Path(spec).expanduser()
+    if spec == "smollm2":
+        _smollm2_file()
+    elif not path.exists() and (path.suffix == ".gguf" or names_a_path(spec)):
+        raise UserError(f"there is no scorer {spec}", meant_instead(path, "check --scorer"))
+
+
 def _load_named(spec: str, device: torch.device | str, precision: str) -> Scorer:
+    check_scorer(spec)
     if spec == "smollm2":
         return _load(_smollm2_file(), "smollm2", device, precision)
     path = Path(spec).expanduser()
-    if not path.exists() and (path.suffix == ".gguf" or names_a_path(spec)):
-        raise UserError(f"there is no scorer {spec}", meant_instead(path, "check --scorer"))
     if path.suffix == ".gguf" or path.is_dir():
         return _load(path, path.name, device, precision)
     name = spec.removeprefix("openai-community/")

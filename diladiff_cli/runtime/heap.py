@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 KEEP_BELOW = 256 << 20  # bytes of a buffer: more than the logits of a training step that exist at once
-MOST_OF_OLDER = 32 << 20  # that older versions of glibc accept
+ALWAYS_RETURNED = 32 << 20  # bytes above which glibc's own rule keeps no buffer, and older ones cannot be asked to
 TUNES = ("TRIM_THRESHOLD_", "MMAP_THRESHOLD_", "MMAP_MAX_", "TOP_PAD_")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _NEVER = -1
-_asked_for = False  # of this process's C library
+_kept = False  # the state of this process's C library, which does not tell it
 
 
 def keep_freed_memory() -> bool:
@@ -26,35 +26,36 @@ def keep_freed_memory() -> bool:
     """
     if "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(f"MALLOC_{name}" in os.environ for name in TUNES):
         return False
-    global _asked_for
-    if not _asked_for:
-        _asked_for = _set(KEEP_BELOW, _NEVER) or _set(MOST_OF_OLDER, _NEVER)
-    return _asked_for
+    global _kept
+    if not _kept:
+        _kept = _set(KEEP_BELOW, _NEVER) or _set(ALWAYS_RETURNED, _NEVER)
+    return _kept
 
 
 @contextmanager
 def returning_freed_memory() -> Iterator[bool]:
-    """Undoes :func:`keep_freed_memory` for a while, as other programs run.
+    """Undoes :func:`keep_freed_memory` for a while, for buffers above :data:`ALWAYS_RETURNED` as other programs run.
 
-    Of itself glibc returns buffers that are larger than those that were freed before, and always those above 32 MB:
-    that is the rule inside.
+    What glibc does with smaller ones depends on what was freed before; inside they are kept up to twice that size.
 
     Yields:
         Whether there was anything to undo.
     """
-    global _asked_for
-    if not _asked_for:
+    global _kept
+    if not _kept:
         yield False
         return
-    _asked_for = not (_set(MOST_OF_OLDER, 2 * MOST_OF_OLDER) and _c_library().malloc_trim(0) in (0, 1))
+    _set(ALWAYS_RETURNED, 2 * ALWAYS_RETURNED)
+    _c_library().malloc_trim(0)
+    _kept = False
     try:
-        yield not _asked_for
+        yield True
     finally:
         keep_freed_memory()
 
 
 def _set(mmap_threshold: int, trim_threshold: int) -> bool:
-    """Whether glibc accepts both; the first alone where it does not accept the second."""
+    """Have glibc return buffers, and what is free at the heap's end, from so many bytes on; whether it agreed."""
     try:
         mallopt = _c_library().mallopt
     except (OSError, TypeError, AttributeError):  # TypeError: on Windows

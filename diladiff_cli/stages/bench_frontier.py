@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +67,14 @@ def bench_frontier(
         (out / "points").mkdir(parents=True, exist_ok=True)
     seeds = config.integers("seeds")
     found: list[Report] = []
-    for number, point in enumerate(points, 1):
-        say(f"point {number} of {len(points)}: {point.title}")
-        with telling_what_is_kept(partial("{}: {} of {} points are kept".format, out, number - 1, len(points))):
+    with telling_what_is_kept(lambda: f"{out}: what was measured is kept"):
+        for number, point in enumerate(points, 1):
+            say(f"point {number} of {len(points)}: {point.title}")
             runs = [_measured(point, seed, samplers[point.model], measure, config, out) for seed in seeds]
-        samplers[point.model].replays.clear()
-        _check_comparable([*found, *runs], out)
-        pooled = _pooled_mauve(point, seeds, runs[0], samplers[point.model], measure, config, out)
-        found.append(_report(point, runs, seeds, pooled))
+            samplers[point.model].replays.clear()
+            _check_comparable([*found, *runs], out)
+            pooled = _pooled_mauve(point, seeds, runs[0], samplers[point.model], measure, config, out)
+            found.append(_report(point, runs, seeds, pooled))
     yield from compared(found)
 
 

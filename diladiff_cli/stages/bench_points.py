@@ -17,7 +17,7 @@ from diladiff_cli.notes import say
 from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.settings import ConfigError, flag
 from diladiff_cli.stages.bench_speed import machine
-from diladiff_cli.stages.common import open_recorded_data
+from diladiff_cli.stages.common import open_recorded_data, path_or_none
 from diladiff_cli.stages.sample_measure import SampleMeasure
 from diladiff_cli.stages.sample_settings import complete, notes_on
 from diladiff_cli.stages.sampler import Sampler, load_sampler, sampling_device
@@ -150,7 +150,9 @@ def _idle(config: BenchConfig, samplers: Collection[Sampler]) -> list[str]:
     ]
 
 
-def bench_plan(config: BenchConfig, models: Sequence[Path], out: Path, data: Path | None = None) -> dict[str, Any]:
+def bench_plan(
+    config: BenchConfig, models: Sequence[Path | str], out: Path | str, data: Path | str | None = None
+) -> dict[str, Any]:
     """What a dry run prints: every point, for which seeds samples or figures are missing, and whether those of all are.
 
     Kept figures that no longer fit the scorer or the reference are found out by the run itself.
@@ -158,7 +160,8 @@ def bench_plan(config: BenchConfig, models: Sequence[Path], out: Path, data: Pat
     Raises:
         UserError, ConfigError: As of :func:`plan_points`.
     """
-    plan = plan_points(config, models, data)
+    out, data = Path(out), path_or_none(data)
+    plan = plan_points(config, [Path(model) for model in models], data)
     measure = SampleMeasure(EvalConfig(), data=data)  # tells of each reference once
     check_texts({measure.text(model).source for model in plan.samplers})
     found = []

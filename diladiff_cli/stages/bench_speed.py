@@ -21,7 +21,7 @@ from diladiff_cli.core.textbook import textbook_unmask
 from diladiff_cli.core.times import sampling_grid
 from diladiff_cli.core.unmask import Decoding, unmask
 from diladiff_cli.networks.denoiser import TokenDenoiser, with_bf16_matrices
-from diladiff_cli.runtime.heap import returning_freed_memory
+from diladiff_cli.runtime.heap import ALWAYS_RETURNED, returning_freed_memory
 from diladiff_cli.runtime.memory import PeakMemory, available_bytes
 from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.runtime.randomness import generator
@@ -87,8 +87,9 @@ def bench_speed(config: BenchConfig) -> Iterator[Report]:
     Yields:
         The setting, seconds of a step (``floor``, ``ours``, ``textbook``), tokens per second of whole generations,
         ratios (medians over paired measurements), peak memory, and on what it was measured. ``textbook_default_heap``:
-        the textbook sampler where freed memory goes back to the system, as in most programs; None where it does in this
-        one anyway, see :func:`diladiff_cli.runtime.heap.keep_freed_memory`.
+        the textbook sampler, measured after the rest, where its logits go back to the system once they are freed, as in
+        most programs; None where they are small, or do so in this one as well, see
+        :func:`diladiff_cli.runtime.heap.keep_freed_memory`.
     """
     device = sampling_device()
     config = replace(config, precision=settled_precision(config.precision, device))
@@ -157,7 +158,9 @@ def measure(decoder: TokenDenoiser, setting: Setting, config: BenchConfig) -> Re
             book = seconds(textbook, device) if textbook and repeated else None
             rounds.append((seconds(floor, device) / steps, seconds(ours, device) / steps, book))
         books = [(book, ours_step) for _, ours_step, book in rounds if book is not None]
-        default_heap = _seconds_with_default_heap(textbook, len(books), device)
+        logits = 8 * setting.batch_size * setting.length * setting.vocab_size  # bytes
+        returned = textbook if device.type == "cpu" and logits > ALWAYS_RETURNED else None
+        default_heap = _seconds_with_default_heap(returned, len(books), device)
     ours_step = median(step for _, step, _ in rounds)
     return {
         **asdict(setting),
@@ -194,7 +197,7 @@ def _textbook(decoder: TokenDenoiser, setting: Setting) -> Callable[[], Any] | N
 def _seconds_with_default_heap(textbook: Callable[[], Any] | None, times: int, device: torch.device) -> float | None:
     """Seconds of a step, measured so many times, where freed memory is returned; None where it is here as well."""
     with returning_freed_memory() as returned:
-        if textbook is None or not times or not returned or device.type != "cpu":
+        if textbook is None or not times or not returned:
             return None
         return median(seconds(textbook, device) for _ in range(times))
 

@@ -88,6 +88,8 @@ def plan(artifact: Mapping[str, Any], config: StageConfig, out: Path, resume: bo
     """What a dry run prints, after a check that the run could go on in its folder."""
     check_tracker(config.log_with)
     check_resume(out, config, artifact, resume)
+    for note in config.notes():
+        say(note)
     described = {k: artifact[k] for k in ("stage", "network", "parents", "data")}
     return described | {"training": config.to_dict(), "out": str(out)}
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import shutil
 import sys
 import tempfile
@@ -34,17 +33,12 @@ from diladiff_cli.notes import say
 from diladiff_cli.runtime.folders import check_replaceable, recover, replacing, restore
 from diladiff_cli.runtime.helpers import led, shared_out
 from diladiff_cli.runtime.progress import Spinner
-from diladiff_cli.runtime.randomness import mix
 from diladiff_cli.stages.encode_again import TextHash, finished_data
+from diladiff_cli.stages.split import is_held_out, splittable
 from diladiff_cli.tokenizer_files import write_tokenizer
 
 DOCUMENTS_AT_ONCE, CHARACTERS_AT_ONCE = 256, 1 << 20
 MOST_KINDS = 5  # of skipped files that are named
-
-
-def is_held_out(config: EncodeConfig, number: int) -> bool:
-    """Whether document ``number`` belongs to the validation split; known from the seed and the number alone."""
-    return mix(config.seed, number) < config.valid_share * (1 << 63)
 
 
 class Packer:
@@ -102,30 +96,6 @@ def some_pieces(sources: Sequence[str], field: str, names: Sequence[str]) -> Ite
     yield from pieces
 
 
-def splittable(pieces: Iterable[Piece], config: EncodeConfig) -> Iterator[Piece]:
-    """The pieces, to be read before a tokenizer is trained on them.
-
-    Raises:
-        UserError: After the last, where none of their documents or all would be held out for validation.
-    """
-    number, low, high = 0, 1.0, 0.0
-    for piece in pieces:
-        yield piece
-        if piece.last:
-            share = mix(config.seed, number) / (1 << 63)  # above which the document is held out
-            number, low, high = number + 1, min(low, share), max(high, share)
-    if not low < config.valid_share <= high:
-        held_out, wanted, fitting = 0, "larger", math.ceil(low * 1000) / 1000
-        if high < config.valid_share:
-            held_out, wanted, fitting = number, "smaller", math.floor(high * 1000) / 1000
-        share_given = f"give a {wanted} --valid-share than {config.valid_share}, such as {fitting}, or --valid"
-        raise UserError(
-            f"of {number} documents {held_out} would be held out for validation (in text files blank lines separate "
-            "documents)",
-            share_given if number > 1 else "give several documents, or a text for validation with --valid",
-        )
-
-
 @contextmanager
 def rereadable(sources: Sequence[str]) -> Iterator[list[str]]:
     """The sources with standard input copied to a temporary file, since a tokenizer's training reads them first."""
@@ -180,8 +150,6 @@ def _encode_text(
     """:func:`encode_text` on the main process."""
     files = {source: find_files(source) for source in [*text, *valid] if source != "-"}
     _tell_skipped(files)
-    for source in (source for source, found in files.items() if found is None):
-        say(f"asking the Hub for {source}, which is no file here")  # which without a network takes half a minute
     size = train_size(config.tokenizer)
     restore(out)
     check_replaceable(out, STAGE)
@@ -195,6 +163,8 @@ def _encode_text(
     if finished is not None:
         say(f"{out} is finished; --fresh encodes it again")
         return finished
+    for source in (source for source, found in files.items() if found is None):
+        say(f"asking the Hub for {source}, which is no file here")  # which without a network takes half a minute
     with nullcontext(list(text)) if size is None else rereadable(text) as sources:
         if size is None:
             tokenizer = load_tokenizer(config.tokenizer)

@@ -7,7 +7,7 @@ from diladiff_cli.metrics import agreement
 from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.settings import ConfigError
-from diladiff_cli.stages.common import open_recorded_data
+from diladiff_cli.stages.common import open_recorded_data, path_or_none
 from diladiff_cli.stages.eval_figures import PARTS, Evaluation, Figures
 from diladiff_cli.stages.sampler import load_sampler, sampling_device
 
@@ -67,9 +67,9 @@ DEFINITIONS: dict[str, dict[str, str]] = {
 
 
 def evaluate_artifact(
-    path: Path,
+    path: Path | str,
     *,
-    data: Path | None = None,
+    data: Path | str | None = None,
     batches: int = 8,
     draws: int = 16,
     likelihood: int = 4,
@@ -102,6 +102,7 @@ def evaluate_artifact(
         problems.append(f"--precision is {precision!r}; choose one of auto, bf16, fp32")
     if problems:
         raise ConfigError(problems)
+    data = path_or_none(data)
     sampler = load_sampler(path, data=data)
     tokens, data_path = open_recorded_data(sampler.artifact, data)
     work = Evaluation(sampler, tokens, batches, draws, likelihood, seed, precision)

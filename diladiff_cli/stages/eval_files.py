@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diladiff_cli.config import EvalConfig
+from diladiff_cli.data.files import find_files
 from diladiff_cli.errors import UserError
+from diladiff_cli.metrics.scorers import check_scorer
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.settings import ConfigError, flag
@@ -49,16 +51,12 @@ def evaluate_files(
     data = path_or_none(data)
     config = replace(config, precision=settled_precision(config.precision, sampling_device()))
     found, measure = _read(targets, reference, data), SampleMeasure(config, tuple(reference))
-    for name, samples in found:  # what cannot be used is told before the work
-        if samples is None:
-            open_recorded_data(load_artifact(name), data)
-        else:
-            _ = measure.scorer
+    _check_inputs(config, found, reference, data)
     return _reports(config, found, measure, data)
 
 
 def evaluation_plan(
-    config: EvalConfig, targets: Sequence[str | Path], reference: Sequence[str] = (), data: Path | None = None
+    config: EvalConfig, targets: Sequence[str | Path], reference: Sequence[str] = (), data: Path | str | None = None
 ) -> dict[str, Any]:
     """What a dry run prints: what :func:`evaluate_files` would measure, for which it takes the same arguments.
 
@@ -68,6 +66,7 @@ def evaluation_plan(
         ConfigError: An option that nothing would heed.
         UserError: A file of samples, an artifact or its data set cannot be used.
     """
+    data = path_or_none(data)
     measure = SampleMeasure(config, tuple(reference))
     plans: list[dict[str, Any]] = []
     for name, samples in _read(targets, reference, data):
@@ -92,6 +91,19 @@ def _read(
     if problems:
         raise ConfigError(problems)
     return [(name, None if name in artifacts else read_samples(name)) for name in names]
+
+
+def _check_inputs(
+    config: EvalConfig, targets: list[tuple[str, list[Sample] | None]], reference: Sequence[str], data: Path | None
+) -> None:
+    """What is not there is told before the work."""
+    for name, samples in targets:
+        if samples is None:
+            open_recorded_data(load_artifact(name), data)
+    if any(samples is not None for _, samples in targets):
+        check_scorer(config.scorer)
+        for source in reference:
+            find_files(source)
 
 
 def _artifacts(targets: Sequence[str | Path]) -> list[str]:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from diladiff_cli.data.latents import open_latents
 from diladiff_cli.data.tokens import open_tokens
-from diladiff_cli.errors import UserError, meant_instead
+from diladiff_cli.errors import UserError, meant_instead, told_inside
 from diladiff_cli.integrity import read_sealed
 from diladiff_cli.runtime.artifacts import COMMANDS, Artifact, linked, load_artifact
 from diladiff_cli.runtime.card import TITLES
@@ -62,7 +62,8 @@ def _stage(path: Path) -> str:
     if (path / "metrics.jsonl").exists() and not (path / "config.json").exists():
         raise UserError(f"{path} has no checkpoint yet", "wait for the first --save-every, or see its metrics.jsonl")
     if not (path / "config.json").exists():
-        raise UserError(f"{path} was not written by diladiff: it has no config.json", remedy)
+        what = f"{path} was not written by diladiff: it has no config.json{told_inside(path)}"
+        raise UserError(what, remedy)
     try:
         stage = read_sealed(path / "config.json").get("stage")
     except (OSError, ValueError) as error:

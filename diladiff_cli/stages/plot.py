@@ -134,7 +134,7 @@ def figures_of(sources: Sequence[Source]) -> Iterator[tuple[str, "Figure"]]:
             yield name, draw(measured)
 
 
-def plot(targets: Sequence[str | Path], out: Path, formats: Sequence[str]) -> Iterator[Line]:
+def plot(targets: Sequence[str | Path], out: Path | str, formats: Sequence[str]) -> Iterator[Line]:
     """Draw artifacts and reports, and write the pictures.
 
     Args:
@@ -148,7 +148,7 @@ def plot(targets: Sequence[str | Path], out: Path, formats: Sequence[str]) -> It
     Raises:
         UserError: As of :func:`read_sources`, or the folder cannot be written.
     """
-    drawn = False
+    out, drawn = Path(out), False
     for name, figure in figures_of(read_sources(targets)):
         try:
             files = save_picture(figure, out, name, formats)

@@ -14,7 +14,7 @@ import pytest
 from diladiff_cli.cli.bench import SPEED
 from diladiff_cli.cli.command import Command
 from diladiff_cli.cli.main import COMMANDS
-from diladiff_cli.settings import WORDS, flag, shown
+from diladiff_cli.settings import LIST, WORDS, flag, shown
 
 from ..chain import Chain
 from ..command_line import Cli, Outcome
@@ -106,7 +106,9 @@ def test_bad_values_of_a_file_are_told_like_those_of_options(cli: Cli, name: str
         Path("c.json").write_text(json.dumps({command.stage: values}))
         target = ["eval.jsonl"] if name == "eval" else []
         lines = check_errors(cli(name, *target, "--config", "c.json"), 2, files())
-        assert lines == [f"{flag(n)} is {v!r}; give {WORDS[kinds[n]]}" for n, v in values.items()]
+        listed = {f.name for f in fields(command.settings) if f.metadata["listed"]}
+        wanted = {n: LIST if n in listed else WORDS[kinds[n]] for n in values}
+        assert lines == [f"{flag(n)} is {v!r}; give {wanted[n]}" for n, v in values.items()]
 
 
 @pytest.mark.parametrize("name", CONFIGURED)

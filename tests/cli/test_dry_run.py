@@ -83,8 +83,11 @@ def test_a_dry_run_of_eval_prints_what_would_be_measured(cli: Cli, tiny_chain: C
 def test_a_dry_run_prints_the_plan_and_writes_nothing(
     cli: Cli, tiny_chain: Chain, tmp_path: Path, command: str, parent: tuple[str, str], stage: str
 ) -> None:
-    found = cli(command, parent[0], getattr(tiny_chain, parent[1]), "--dry-run", "--seed", "3")
-    assert (found.status, found.err) == (0, "")
+    line = (command, parent[0], getattr(tiny_chain, parent[1]), "--dry-run", "--seed", "3", "--max-steps")
+    short, found = cli(*line, "9"), cli(*line, "20000")
+    assert short.err.startswith("--warmup-steps ")
+    assert short.err.splitlines()[0].endswith(" is not less than --max-steps 9: the warm-up will not be over")
+    assert (short.status, found.status, found.err) == (0, 0, "")
     plan = json.loads(found.out)
     assert plan["stage"] == stage
     assert plan["training"]["seed"] == 3

@@ -74,6 +74,12 @@ def test_examples_name_existing_commands_and_options(command: Command) -> None:
         assert {option for option in re.findall(r"--[a-z-]+", part) if option not in map(flag, known)} == set()
 
 
+@pytest.mark.parametrize("name", [command.name for command in COMMANDS])
+def test_no_option_is_cut_off_on_a_narrow_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert re.findall(r"--\S*…", cli(name, "--help").out) == []
+
+
 def test_console_script_is_the_main_function(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[str] = []
     monkeypatch.setattr("diladiff_cli.cli.main.main", lambda: called.append("main"))

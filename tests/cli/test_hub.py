@@ -133,7 +133,15 @@ def test_what_the_hub_does_not_have_is_told_in_a_line(
     done = visitor("encode", text, "--tokenizer", tokenizer, *ENCODE, "--out", "nowhere")
     assert done.status == 1
     assert told in done.error
+    assert f"asking the Hub for {text}, which is no file here" in done.err
     assert not (visitor.folder / "nowhere").exists()
+
+
+def test_the_hub_is_not_asked_in_a_dry_run(visitor: Visitor, poems: Path) -> None:
+    visitor.hub.asked.clear()
+    done = visitor("encode", "lab/poems:short", "--tokenizer", "words", *ENCODE, "--out", "new", "--dry-run")
+    assert (done.status, done.err) == (0, "")
+    assert not visitor.hub.asked
 
 
 def test_an_encoder_of_the_hub_gives_features_and_is_named_in_a_bundle(visitor: Visitor, tiny_chain: Chain) -> None:

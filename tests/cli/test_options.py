@@ -148,7 +148,7 @@ def test_a_json_file_serves_as_well_as_a_toml_file(cli: Cli) -> None:
         ("width = ", ["error: --config c.toml cannot be read"]),
         ("[mdml]\nwidth = 3", ["error: --config c.toml has the table [mdml]; use data, mdlm"]),
         ("widht = 3", ["error: --config c.toml has 'widht', which no stage knows; did you mean width?"]),
-        ("[mdlm]\nwidht = 3", ["error: unknown setting 'widht'; did you mean width?"]),
+        ("[mdlm]\nwidht = 3", ["error: --config c.toml has 'widht' in [mdlm]; did you mean width?"]),
         ("[mdlm]\nwidth = '3'\nlayers = 0", ["error: --width is '3'; give", "error: --layers is 0; give at least 1"]),
     ],
 )

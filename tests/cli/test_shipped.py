@@ -67,7 +67,8 @@ def test_a_parent_is_asked_after_where_it_lies(cli: Cli, bundle: Path) -> None:
 def test_the_parent_that_is_wanted_is_asked_after(cli: Cli, bundle: Path) -> None:
     found = cli("train-ae", "--base", "shipped", "--dry-run")
     assert (found.status, found.out) == (1, "")
-    assert found.error == f"error: {bundle} is a student; did you mean {bundle}/parents/mdlm?"
+    remedy = "give a base, which train-mdlm writes"
+    assert found.error == f"error: {bundle} is a student; did you mean {bundle}/parents/mdlm? Otherwise {remedy}"
 
 
 def test_the_data_set_of_what_ships_is_told_where_it_is_missing(

@@ -163,7 +163,7 @@ def test_only_what_is_new_is_drawn(tiny_chain: Chain, tmp_path: Path, drawn: lis
     assert drawn == [(1, 2, 1.0, 0)]
 
 
-def test_an_interrupted_run_says_how_many_points_it_keeps(
+def test_an_interrupted_run_says_that_it_keeps_what_was_measured(
     tiny_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     draw = module._draw
@@ -176,7 +176,7 @@ def test_an_interrupted_run_says_how_many_points_it_keeps(
     monkeypatch.setattr(module, "_draw", interrupted)
     with pytest.raises(KeyboardInterrupt):
         bench(tiny_chain, tmp_path, "mdlm")
-    assert capsys.readouterr().err.endswith(f"{tmp_path}: 1 of 2 points are kept; the same command goes on\n")
+    assert capsys.readouterr().err.endswith(f"{tmp_path}: what was measured is kept; the same command goes on\n")
 
 
 def test_another_model_in_the_same_place_is_measured_anew(chain_copy: Chain, tmp_path: Path, drawn: list[Any]) -> None:

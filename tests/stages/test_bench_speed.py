@@ -37,14 +37,19 @@ def test_every_combination_is_measured_once_and_steps_beyond_the_length_are_not(
 
 def test_the_textbook_sampler_is_measured_as_others_run_it_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "returning_freed_memory", lambda: nullcontext(True))
-    config = BenchConfig(**SMALL.to_dict() | {"vocab_sizes": "50", "batch_sizes": "3"})
+    monkeypatch.setattr(module, "ALWAYS_RETURNED", 8 * 3 * 8 * 50 - 1)  # bytes of the logits
+    config = BenchConfig(**SMALL.to_dict() | {"vocab_sizes": "50"})
     reports = list(bench_speed(config))
     for r in reports:
         found = r["seconds"]["textbook_default_heap"]
-        assert r["speedup_over_textbook_default_heap"] == found / r["seconds"]["ours"] > 0
+        wanted = found / r["seconds"]["ours"] if r["batch_size"] == 3 else None
+        assert r["speedup_over_textbook_default_heap"] == wanted
+        assert (wanted is None) is (found is None)
+        r["speedup_over_textbook_default_heap"] = 123.4
     console = Console(file=io.StringIO(), width=200)
     console.print(speed_table(reports))
     assert "with default heap" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert console.file.getvalue().count("123.4") == len(reports)  # type: ignore[attr-defined]
 
 
 def test_a_textbook_sampler_that_would_not_fit_into_memory_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,8 @@ from diladiff_cli.data.tokens import TokenData, open_tokens
 from diladiff_cli.errors import UserError
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages import encode as stage
-from diladiff_cli.stages.encode import encode_text, is_held_out
+from diladiff_cli.stages.encode import encode_text
+from diladiff_cli.stages.split import is_held_out
 
 DOCUMENTS = [
     f"Story number {i}: the {animal} went to town, and came home again." for i in range(40) for animal in ("cat", "dog")
@@ -107,6 +109,32 @@ def test_a_dry_run_writes_nothing(text: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("share", "documents", "message"),
+    [
+        (0.0, 9, "of 9 documents 0 would be held out .*; give a larger --valid-share than 0.0, such as ([0-9.]+), or"),
+        (1.0, 9, "of 9 documents 9 would be held out .*; give a smaller --valid-share than 1.0, such as ([0-9.]+), or"),
+        (1.0, 2, "of 2 documents 2 would be held out .*; give a smaller --valid-share than 1.0, such as ([0-9.]+), or"),
+        (0.0, 200, "of 200 documents 0 would be held out .*; give a larger --valid-share than 0.0, such as (0.1), or"),
+    ],
+)
+def test_the_share_that_is_named_holds_some_documents_out(
+    share: float, documents: int, message: str, seed: int, tmp_path: Path
+) -> None:
+    source = tmp_path / "text.txt"
+    source.write_text("a b c d e f g h i j k l m n o p \n\n" * documents)
+    config = EncodeConfig(tokenizer="train:300", length=16, valid_share=share, seed=seed)
+    with pytest.raises(UserError, match=message) as caught:
+        encode_text(config, text=[str(source)], out=tmp_path / "data")
+    found = re.search(message, str(caught.value))
+    assert found is not None
+    config = replace(config, valid_share=float(found[1]))
+    splits = encode_text(config, text=[str(source)], out=tmp_path / "data")["splits"]
+    assert sum(split["documents"] for split in splits.values()) == documents
+    assert splits["valid"]["documents"] < splits["train"]["documents"] or documents < 10
+
+
 @pytest.mark.parametrize(
     ("config", "content", "message"),
     [
@@ -117,16 +145,6 @@ def test_a_dry_run_writes_nothing(text: Path, tmp_path: Path) -> None:
         ),
         (replace(SMALL, length=64), "\n\n".join("abcdefghijklmnopqrstuvwxyz"), "less than one block"),
         (EncodeConfig(tokenizer="./no-such-tokenizer"), "x", "there is no folder ./no-such-tokenizer with a tokenizer"),
-        (
-            EncodeConfig(tokenizer="train:300", length=16, valid_share=0.0),
-            "a b c d e f g h i j k l m n o p \n\n" * 9,
-            "of 9 documents 0 would be held .*; give a larger --valid-share than 0.0, such as 0.0[0-9]+, or --valid",
-        ),
-        (
-            EncodeConfig(tokenizer="train:300", length=16, valid_share=1.0),
-            "a b c d e f g h i j k l m n o p \n\n" * 9,
-            "of 9 documents 9 would be held .*; give a smaller --valid-share than 1.0, such as 0.9[0-9]+, or --valid",
-        ),
     ],
 )
 def test_faults_are_one_line_and_leave_what_was_there(

@@ -91,8 +91,13 @@ def test_a_cut_off_run_goes_on_and_gives_the_same_files(
     assert f"{out} is finished; --fresh encodes it again" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])  # as of SIGINT and of SIGTERM
 def test_a_run_that_is_interrupted_says_what_it_keeps(
-    tiny_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_chain: Chain,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    end: type[BaseException],
 ) -> None:
     out, encode, told = tmp_path / "latents", module.TextEncoder.__call__, "the same command goes on\n"
     shards: list[int] = []
@@ -100,12 +105,12 @@ def test_a_run_that_is_interrupted_says_what_it_keeps(
     def interrupted(self: Any, blocks: Any) -> Any:
         shards.append(len(list(out.glob("*.safetensors"))))
         if shards[-1] == 1:
-            raise KeyboardInterrupt
+            raise end
         return encode(self, blocks)
 
     monkeypatch.setattr(module.TextEncoder, "__call__", interrupted)
     for resume in (None, False):
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(end):
             encode_latents(ae=tiny_chain.ae, out=out, resume=resume)
         said = capsys.readouterr().err
         assert (f"{out}: 1 of " in said and said.endswith(f" shards are kept; {told}")) is (resume is None)

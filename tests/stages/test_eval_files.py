@@ -213,10 +213,12 @@ def test_a_bad_file_is_told_before_the_work(tiny_chain: Chain, chain_copy: Chain
         evaluate_files(NO_SCORER, [tiny_chain.mdlm, tmp_path / "bundle"])
 
 
-def test_a_scorer_that_is_not_there_is_told_before_the_work(tiny_chain: Chain, tmp_path: Path) -> None:
+def test_a_missing_scorer_or_reference_is_told_before_the_work(tiny_chain: Chain, tmp_path: Path) -> None:
     texts = draw(tiny_chain.mdlm, tmp_path / "s.jsonl", decode_steps=4)
     with pytest.raises(UserError, match="there is no scorer ./none"):
         evaluate_files(EvalConfig(scorer="./none"), [tiny_chain.mdlm, texts])
+    with pytest.raises(UserError, match="there is no file or folder none.txt"):
+        evaluate_files(EvalConfig(scorer="none"), [tiny_chain.mdlm, texts], reference=["none.txt"])
 
 
 def test_the_overview_has_a_row_for_each_way_of_sampling_and_the_settings_that_tell_them_apart(

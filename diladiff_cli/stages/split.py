@@ -1,0 +1,42 @@
+"""Which documents are held out for validation."""
+
+from collections.abc import Iterable, Iterator
+
+from diladiff_cli.config import EncodeConfig
+from diladiff_cli.data.text import Piece
+from diladiff_cli.errors import UserError
+from diladiff_cli.runtime.randomness import mix
+
+ALONE = "give several documents, or a text for validation with --valid"
+
+
+def is_held_out(config: EncodeConfig, number: int) -> bool:
+    """Whether document ``number`` belongs to the validation split; known from the seed and the number alone."""
+    return mix(config.seed, number) < config.valid_share * (1 << 63)
+
+
+def share_between(low: float, high: float) -> float:
+    """A tenth where it lies between, else a share nearer to the lower one."""
+    return 0.1 if low < 0.1 <= high else low + (high - low) / 4
+
+
+def splittable(pieces: Iterable[Piece], config: EncodeConfig) -> Iterator[Piece]:
+    """The pieces, to be read before a tokenizer is trained on them.
+
+    Raises:
+        UserError: After the last, where none of their documents or all would be held out for validation.
+    """
+    number, low, high = 0, 1.0, 0.0
+    for piece in pieces:
+        yield piece
+        if piece.last:
+            share = mix(config.seed, number) / (1 << 63)  # above which the document is held out
+            number, low, high = number + 1, min(low, share), max(high, share)
+    if not low < config.valid_share <= high:
+        held_out, wanted = (number, "smaller") if high < config.valid_share else (0, "larger")
+        fitting = f"a {wanted} --valid-share than {config.valid_share}, such as {share_between(low, high):.4g}"
+        raise UserError(
+            f"of {number} documents {held_out} would be held out for validation (in text files blank lines separate "
+            "documents)",
+            f"give {fitting}, or --valid" if number > 1 else ALONE,
+        )

@@ -1,0 +1,26 @@
+"""What a slip of the keyboard, or a habit of another program, is answered with."""
+
+import pytest
+
+from ..command_line import Cli
+
+EXTRA = "got unexpected extra argument(s) (extra)"
+NO_VALUE = "option '{}' requires an argument"
+HINTS = [
+    ("sample extra", f"{EXTRA}; a model is named by --model, and takes no prompt, or see diladiff sample --help"),
+    ("export extra", f"{EXTRA}; a model is named by --model, or see diladiff export --help"),
+    ("train-ae extra", f"{EXTRA}; see diladiff train-ae --help"),
+    ("sample --n", f"{NO_VALUE.format('--n')}; see diladiff sample --help"),
+    ("--debug bench --seeds", f"{NO_VALUE.format('--seeds')}; see diladiff bench --help"),
+    ("sample -n 3", "no such option: -n; did you mean --n?"),
+    ("sample -steps 3", "no such option: -s; did you mean --steps?"),
+    ("sample -x 3", "no such option: -x; see diladiff sample --help"),
+    ("-x", "no such option: -x; see diladiff --help"),
+    ("sample --trace -", "--trace - is stdout, which is for samples; name a file"),
+]
+
+
+@pytest.mark.parametrize(("line", "hint"), HINTS, ids=[line for line, _ in HINTS])
+def test_a_slip_is_answered_with_what_was_meant(cli: Cli, line: str, hint: str) -> None:
+    found = cli(*line.split())
+    assert (found.status, found.out, found.errors) == (2, "", [f"error: {hint}"])
