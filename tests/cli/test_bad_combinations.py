@@ -45,8 +45,7 @@ COMBINATIONS: list[tuple[str, list[str]]] = [
             "--out is empty; name a file or folder, or leave it out",
             "--batch-size is 0; give at least 1",
             "--preset is 'big'; choose one of demo, small, owt",
-            "--config none.toml cannot be read ([Errno 2] No such file or directory: 'none.toml'); "
-            "give a TOML or JSON file",
+            "--config none.toml cannot be read (No such file or directory); give a TOML or JSON file",
             "--tokenizer is ''; give one that is not empty",
             "--length is 0; give at least 2",
             "--batch-size needs --ae; name the auto-encoder",
