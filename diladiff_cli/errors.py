@@ -63,8 +63,8 @@ def wrong_folder(path: Path, wanted: Sequence[str], found: object = None) -> Use
         return UserError(f"there is no folder {path}", meant_instead(path, remedy, Path.is_dir))
     if not path.is_dir():
         return UserError(f"{path} is a file", remedy)
-    why = "it has no config.json"
-    why = "its config.json is of something else" if os.path.exists(path / "config.json") else why + told_inside(path)
+    has_one = os.path.exists(path / "config.json")
+    why = "its config.json is of something else" if has_one else f"it has no config.json{told_inside(path)}"
     return UserError(f"{path} is no folder of diladiff ({why})", remedy)
 
 

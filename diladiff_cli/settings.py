@@ -17,7 +17,7 @@ LARGEST: dict[type, float] = {int: 2**32 - 1, float: 1e9}
 SHOWN = 60  # characters of a bad value in a message
 
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-LIST = "a list, or a text of parts with commas"
+LIST = "a text of parts with commas, or in a file a list of them"
 PRECISIONS = ("auto", "bf16", "fp32")
 
 Good = Callable[..., bool]  # whether all fields of those names are right by themselves

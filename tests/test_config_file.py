@@ -125,6 +125,17 @@ def test_names_that_a_file_gets_wrong_are_told_with_their_place(tmp_path: Path, 
     assert error.value.problems == [f"--config {file} has {told}"]
 
 
+def test_what_else_is_wrong_with_a_file_is_told_with_its_unknown_names(tmp_path: Path) -> None:
+    file = write(tmp_path / "c.toml", "witdh = 1\n[mdlm]\nlayer = 3\nwidth = 100\nmax_steps = 0\n")
+    with pytest.raises(ConfigError) as error:
+        resolve("mdlm", file=file, options={"heads": 10})
+    assert error.value.problems == [
+        f"--config {file} has 'layer' in [mdlm]; did you mean layers?",
+        f"--config {file} has 'witdh', which no stage knows; did you mean width?",
+        "--max-steps is 0; give at least 1",
+    ]
+
+
 def test_a_file_that_is_not_there_is_told_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         resolve("bench", file=tmp_path / "c.toml")

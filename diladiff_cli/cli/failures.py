@@ -109,7 +109,7 @@ def _usage(error: BaseException, arguments: Sequence[str]) -> str:
     elif ". Did you mean " in text:
         text, _, names = text.partition(". Did you mean ")
         remedy = f"did you mean {names}"
-    elif text.startswith("No such option: -") and (meant := _with_one_dash(arguments, context)):
+    elif meant := _with_one_dash(text.removeprefix("No such option: "), arguments, context):
         remedy = f"did you mean -{meant}?"
     elif text.startswith("Got unexpected extra argument") and "--model" in _options(context):
         prompt = ", and takes no prompt" if remedy.endswith(" sample --help") else ""
@@ -124,10 +124,11 @@ def _options(context: Any) -> set[str]:
     return {spelling for parameter in context.command.params for spelling in parameter.opts}
 
 
-def _with_one_dash(arguments: Sequence[str], context: Any) -> str | None:
-    """The first argument that is an option but for a missing dash."""
+def _with_one_dash(letter: str, arguments: Sequence[str], context: Any) -> str | None:
+    """The argument that is an option but for a missing dash, and of which the parser took the first letter for one."""
     known = _options(context) if context is not None else set()
-    return next((a for a in arguments if not a.startswith("--") and f"-{a}" in known), None)
+    given = next((a.partition("=")[0] for a in arguments if len(letter) == 2 and a.startswith(letter)), "")
+    return given if f"-{given}" in known else None
 
 
 def out_of_memory(batch_size: int | None, grad_accum: int | None) -> UserError:

@@ -34,6 +34,18 @@ def read_config_file(path: Path, stage: str) -> dict[str, Any]:
     Raises:
         ConfigError: The file cannot be read, or has a name that no stage knows.
     """
+    values, problems = _read(path, stage)
+    if problems:
+        raise ConfigError(problems)
+    return values
+
+
+def _read(path: Path, stage: str) -> tuple[dict[str, Any], list[str]]:
+    """The known settings of :func:`read_config_file`, and a line for each name that is not known.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -60,9 +72,8 @@ def read_config_file(path: Path, stage: str) -> dict[str, Any]:
         for k in common
         if not any(k in known for known in names.values())
     ]
-    if problems:
-        raise ConfigError(problems)
-    return {k: v for k, v in common.items() if k in names[stage]} | tables.get(stage, {})
+    found = common | tables.get(stage, {})
+    return {k: v for k, v in found.items() if k in names[stage]}, problems
 
 
 def _meant_table(name: str) -> str:
@@ -98,7 +109,10 @@ def resolve(
     elif preset is not None:
         problems.append(f"--preset is {preset!r}; choose one of {', '.join(PRESETS)}")
     try:
-        values |= read_config_file(file, stage) if file else {}
+        if file:
+            of_file, problems_of_file = _read(file, stage)
+            values |= of_file
+            problems += problems_of_file
     except ConfigError as error:
         problems += error.problems
     try:

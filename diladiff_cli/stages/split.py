@@ -16,8 +16,9 @@ def is_held_out(config: EncodeConfig, number: int) -> bool:
 
 
 def share_between(low: float, high: float) -> float:
-    """A tenth where it lies between, else a share nearer to the lower one."""
-    return 0.1 if low < 0.1 <= high else low + (high - low) / 4
+    """A tenth where it lies between, else a share nearer to the lower one, with no more digits than it needs."""
+    share = 0.1 if low < 0.1 <= high else low + (high - low) / 4
+    return next((short for digits in range(2, 17) if low < (short := round(share, digits)) <= high), share)
 
 
 def splittable(pieces: Iterable[Piece], config: EncodeConfig) -> Iterator[Piece]:
@@ -34,7 +35,7 @@ def splittable(pieces: Iterable[Piece], config: EncodeConfig) -> Iterator[Piece]
             number, low, high = number + 1, min(low, share), max(high, share)
     if not low < config.valid_share <= high:
         held_out, wanted = (number, "smaller") if high < config.valid_share else (0, "larger")
-        fitting = f"a {wanted} --valid-share than {config.valid_share}, such as {share_between(low, high):.4g}"
+        fitting = f"a {wanted} --valid-share than {config.valid_share}, such as {share_between(low, high)}"
         raise UserError(
             f"of {number} documents {held_out} would be held out for validation (in text files blank lines separate "
             "documents)",

@@ -46,7 +46,7 @@ def test_orders_that_end_by_themselves_have_one_number_of_steps(
 
 def test_a_plan_tells_factors_on_latents_apart(tiny_chain: Chain, tmp_path: Path) -> None:
     config = BenchConfig(**SETTINGS | {"decode_steps": "4", "latent_scale": "1,0.5"})
-    points = bench_plan(config, [tiny_chain.student], tmp_path)["points"]
+    points = bench_plan(config, [str(tiny_chain.student)], str(tmp_path))["points"]
     assert [p["latent_scale"] for p in points] == [None, 0.5]
     titles = [p.title for p in plan_points(config, [tiny_chain.student], None).points]
     assert [", latents times 0.5, 4 decoding steps" in title for title in titles] == [False, True]

@@ -109,7 +109,7 @@ def test_a_dry_run_writes_nothing(text: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 1, 2, 88935])  # the last draws two shares that are almost equal
 @pytest.mark.parametrize(
     ("share", "documents", "message"),
     [

@@ -37,6 +37,14 @@ def test_parameters_are_counted_as_the_network_has_them(tiny_chain: Chain, stage
     assert found["dtypes"] == ["F32"]
 
 
+def test_a_folder_of_artifacts_is_told_by_what_it_holds(tiny_chain: Chain) -> None:
+    folder = tiny_chain.mdlm.parent
+    with pytest.raises(
+        UserError, match=f"{folder} was not .* no config.json, but {folder}/ae, {folder}/mdlm, .* have;"
+    ):
+        describe(folder)
+
+
 @STAGES
 def test_a_record_says_what_it_is_and_how_it_was_made(tiny_chain: Chain, stage: str) -> None:
     path = getattr(tiny_chain, stage)
