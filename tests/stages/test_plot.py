@@ -193,7 +193,7 @@ def test_the_same_numbers_give_the_same_bytes(tiny_chain: Chain, tmp_path: Path)
 
 
 def test_names_and_labels_are_text_in_an_svg(tiny_chain: Chain, tmp_path: Path) -> None:
-    list(plot([tiny_chain.ae], tmp_path, ["svg"]))
+    list(plot([str(tiny_chain.ae)], str(tmp_path), ["svg"]))
     picture = (tmp_path / "recovery.svg").read_text()
     for text in ("masked (% of tokens)", "auto-encoder", "noise for a latent"):
         assert text in picture
