@@ -49,7 +49,7 @@ def ode_log_density(
 
     Source: Grathwohl et al. (2019); Song et al. (2021), appendix D.2.
     """
-    from scipy.integrate import solve_ivp  # whose import takes a third of a second, of commands that need none
+    from scipy.integrate import solve_ivp  # whose import would take 0.4 s of every training command
 
     shape, count = z_0.shape, z_0.numel()
     probe = (torch.randint(0, 2, shape, generator=generator) * 2 - 1).to(z_0)
