@@ -62,7 +62,7 @@ def test_a_file_serves_every_stage_with_its_table_and_the_common_keys_it_knows(t
     common = {"seed": 5, "compression": 4}
     toml = "\n".join([to_toml(common), *(f"[{name}]\n{to_toml(values)}" for name, values in tables.items())])
     file = write(tmp_path / f"c{suffix}", toml if suffix == ".toml" else json.dumps(common | tables))
-    found = {stage: read_config_file(file, stage) for stage in ("mdlm", "prior", "ae", "sample")}
+    found = {stage: read_config_file(file, stage)[0] for stage in ("mdlm", "prior", "ae", "sample")}
     assert found == {
         "mdlm": {"layers": 2, "seed": 5},
         "prior": {"layers": 3, "seed": 9},
@@ -74,7 +74,7 @@ def test_a_file_serves_every_stage_with_its_table_and_the_common_keys_it_knows(t
 def test_wrong_tables_and_keys_of_a_file_are_told_together(tmp_path: Path) -> None:
     file = write(tmp_path / "c.toml", "lenght = 3\nwitdh = 2\n[mdml]\nlayers = 2\n")
     with pytest.raises(ConfigError) as error:
-        read_config_file(file, "mdlm")
+        resolve("mdlm", file=file)
     assert error.value.problems == [
         f"--config {file} has the table [mdml]; use {', '.join(STAGES)}",
         f"--config {file} has 'lenght', which no stage knows; did you mean length?",

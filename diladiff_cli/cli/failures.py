@@ -99,9 +99,9 @@ def one_line(text: str) -> str:
 def _usage(error: BaseException, arguments: Sequence[str]) -> str:
     """``what; how to mend it`` from a parser's error."""
     context = getattr(error, "ctx", None)
-    words = (argument for argument in arguments if not argument.startswith("-"))
     # The parser forgets the command where an option lacks its value.
-    remedy = f"see {context.command_path if context else f'diladiff {next(words, str())}'.strip()} --help"
+    words = ["diladiff", *(argument for argument in arguments if not argument.startswith("-"))]
+    remedy = f"see {context.command_path if context else ' '.join(words[:2])} --help"
     text = one_line(error.format_message()).rstrip(".").replace("Value error, ", "")  # type: ignore[attr-defined]
     possible = getattr(error, "possibilities", None)
     if possible:

@@ -25,23 +25,14 @@ STAGES: dict[str, type[Settings]] = {
 }
 
 
-def read_config_file(path: Path, stage: str) -> dict[str, Any]:
+def read_config_file(path: Path, stage: str) -> tuple[dict[str, Any], list[str]]:
     """Settings of one stage from a TOML or JSON file that may serve a whole pipeline.
 
     A table named after the stage holds its own settings; keys outside of tables hold for every stage that knows them.
     Names may be written as on the command line, ``max-steps`` for ``max_steps``.
 
-    Raises:
-        ConfigError: The file cannot be read, or has a name that no stage knows.
-    """
-    values, problems = _read(path, stage)
-    if problems:
-        raise ConfigError(problems)
-    return values
-
-
-def _read(path: Path, stage: str) -> tuple[dict[str, Any], list[str]]:
-    """The known settings of :func:`read_config_file`, and a line for each name that is not known.
+    Returns:
+        The settings that the stage knows, and a line for each name in the file that is wrong.
 
     Raises:
         ConfigError: The file cannot be read.
@@ -110,9 +101,9 @@ def resolve(
         problems.append(f"--preset is {preset!r}; choose one of {', '.join(PRESETS)}")
     try:
         if file:
-            of_file, problems_of_file = _read(file, stage)
+            of_file, wrong_names = read_config_file(file, stage)
             values |= of_file
-            problems += problems_of_file
+            problems += wrong_names
     except ConfigError as error:
         problems += error.problems
     try:

@@ -159,8 +159,9 @@ def measure(decoder: TokenDenoiser, setting: Setting, config: BenchConfig) -> Re
             rounds.append((seconds(floor, device) / steps, seconds(ours, device) / steps, book))
         books = [(book, ours_step) for _, ours_step, book in rounds if book is not None]
         logits = 8 * setting.batch_size * setting.length * setting.vocab_size  # bytes
-        returned = textbook if device.type == "cpu" and logits > ALWAYS_RETURNED else None
-        default_heap = _seconds_with_default_heap(returned, len(books), device)
+        default_heap = None
+        if textbook and books and device.type == "cpu" and logits > ALWAYS_RETURNED:
+            default_heap = _seconds_with_default_heap(textbook, len(books), device)
     ours_step = median(step for _, step, _ in rounds)
     return {
         **asdict(setting),
@@ -194,12 +195,10 @@ def _textbook(decoder: TokenDenoiser, setting: Setting) -> Callable[[], Any] | N
     return lambda: textbook_unmask(decoder, window.x, decoder.mask_id, window.times, chance, setting.top_p)
 
 
-def _seconds_with_default_heap(textbook: Callable[[], Any] | None, times: int, device: torch.device) -> float | None:
+def _seconds_with_default_heap(textbook: Callable[[], Any], times: int, device: torch.device) -> float | None:
     """Seconds of a step, measured so many times, where freed memory is returned; None where it is here as well."""
     with returning_freed_memory() as returned:
-        if textbook is None or not times or not returned:
-            return None
-        return median(seconds(textbook, device) for _ in range(times))
+        return median(seconds(textbook, device) for _ in range(times)) if returned else None
 
 
 def _first_of(work: Callable[[], Any] | None, device: torch.device) -> tuple[float | None, int | None]:
