@@ -13,6 +13,7 @@ HINTS = [
     ("sample --n", f"{NO_VALUE.format('--n')}; see diladiff sample --help"),
     ("--debug bench --seeds", f"{NO_VALUE.format('--seeds')}; see diladiff bench --help"),
     ("sample -n 3", "no such option: -n; did you mean --n?"),
+    ("sample --seed -5 -n 3", "no such option: -n; did you mean --n?"),
     ("sample -steps 3", "no such option: -s; did you mean --steps?"),
     ("sample -steps=3", "no such option: -s; did you mean --steps?"),
     ("sample -x 3 -steps 4", "no such option: -x; see diladiff sample --help"),
