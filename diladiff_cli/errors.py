@@ -18,6 +18,8 @@ KINDS = {
     "prior": ("a prior", "train-prior"),
     "student": ("a student", "distill"),
 }
+# Stage of a folder -> the option that names one.
+OPTIONS = {"data": "--data", "latents": "--latents", "mdlm": "--base", "ae": "--ae", "prior": "--prior"}
 
 
 class UserError(Exception):
@@ -52,6 +54,8 @@ def wrong_folder(path: Path, wanted: Sequence[str], found: object = None) -> Use
     """
     commands = [KINDS[stage][1] for stage in wanted]
     needed = kind_of(wanted[0]) if len(wanted) == 1 else "a model"
+    if len(wanted) == 1 and wanted[0] in OPTIONS and not path.exists():  # perhaps a default that was not named
+        needed += f" ({OPTIONS[wanted[0]]})"
     remedy = f"give {needed}, which {', '.join(commands[:-1])}{' or ' if commands[1:] else ''}{commands[-1]} writes"
     remedy += ", or shipped" if "student" in wanted else ""
     if isinstance(found, str) and found in KINDS:

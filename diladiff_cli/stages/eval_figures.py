@@ -20,7 +20,7 @@ from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.artifacts import Artifact
 from diladiff_cli.runtime.randomness import SampleNoise, generator
 from diladiff_cli.stages.common import logits_batch
-from diladiff_cli.stages.distill import TEACHER_STEPS, student_figures
+from diladiff_cli.stages.distill import TEACHER_STEPS, student_figures, teacher_samples
 from diladiff_cli.stages.networks import build
 from diladiff_cli.stages.sample import decode, draw_latents
 from diladiff_cli.stages.sample_settings import complete
@@ -225,7 +225,7 @@ def teacher_distance(work: Evaluation) -> Figures:
     teacher = build(work.artifact.parent("prior"), device)
     shape = (work.batches * SEQUENCES, *work.sampler.require_autoencoder().latent_shape)
     guidance = work.artifact.config["training"].get("guidance", 0.0)  # students older than it have none
-    figures = student_figures(student, teacher, shape, device, guidance)
+    figures = student_figures(student, teacher.schedule, teacher_samples(teacher, shape, device, guidance))
     return {"teacher_distance": figures | {"samples": shape[0], "teacher_steps": TEACHER_STEPS}}
 
 

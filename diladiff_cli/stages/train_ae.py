@@ -1,8 +1,9 @@
 """``train-ae``: encoder and latent-conditioned decoder (method section 3)."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ from diladiff_cli.stages.networks import build, feature_source, own_arguments, r
 from diladiff_cli.stages.train_mdlm import denoiser_flops, masked_batch
 from diladiff_cli.stages.validation import autoencoder_logits, base_logits
 
-MOMENT_ROWS = 4096  # blocks for the statistics of features and final latents
+MOMENT_ROWS = 4096  # blocks, at most, for the statistics of features and final latents
 
 
 def network_arguments(config: AeConfig, base: Artifact, feature_width: int) -> dict[str, Any]:
@@ -154,22 +155,36 @@ def fit_latent_moments(
     moments.commit(shared=False)
 
 
+class BaseFigures(NamedTuple):
+    """What the base alone reaches on the validation blocks, beside which an auto-encoder is seen."""
+
+    nll: float
+    curve: list[dict[str, Any]]
+
+
+@torch.no_grad()
+def base_figures(base: TokenDenoiser, batches: Sequence[Tensor], mask_id: int) -> BaseFigures:
+    """NLL in nats per masked token, and the curve against the masking ratio."""
+    logits_for = base_logits(base)
+    nll = masked_figures(logits_for, batches, mask_id)["nll"]
+    return BaseFigures(nll, recovery_curve(logits_for, batches, mask_id))
+
+
 @torch.no_grad()
 def ae_figures(
-    autoencoder: AutoEncoder, source: FeatureSource, base: TokenDenoiser, batches: Sequence[Tensor], mask_id: int
+    autoencoder: AutoEncoder, source: FeatureSource, base: BaseFigures, batches: Sequence[Tensor], mask_id: int
 ) -> dict[str, Any]:
     """NLL, bound and recovery with the latent, and curves against the masking ratio of three models.
 
     ``curves`` has the auto-encoder, its base, and the decoder with noise in place of the latent.
     """
-    models = {
-        "autoencoder": autoencoder_logits(autoencoder, source),
-        "base": base_logits(base),
-        "noise_latent": autoencoder_logits(autoencoder, source, noise=1.0),
+    logits_for, without = (autoencoder_logits(autoencoder, source, noise=noise) for noise in (0.0, 1.0))
+    curves = {
+        "autoencoder": recovery_curve(logits_for, batches, mask_id),
+        "base": base.curve,
+        "noise_latent": recovery_curve(without, batches, mask_id),
     }
-    curves = {name: recovery_curve(logits_for, batches, mask_id) for name, logits_for in models.items()}
-    figures: dict[str, Any] = dict(masked_figures(models["autoencoder"], batches, mask_id))
-    figures["base_nll"] = masked_figures(models["base"], batches, mask_id)["nll"]
+    figures: dict[str, Any] = masked_figures(logits_for, batches, mask_id) | {"base_nll": base.nll}
     for name, curve in curves.items():
         figures[f"recovery_all_masked_{name}"] = curve[-1]["recovery"]
     return figures | {"curves": curves}
@@ -240,19 +255,21 @@ def train_ae(
     load_base_weights(model.decoder, base_network.state_dict())
     split = tokens.split("train")
     order = row_order(config, len(split))
-    rows = np.concatenate([order(step) for step in range(-(-MOMENT_ROWS // config.batch_size))])[:MOMENT_ROWS]
+    measured = min(MOMENT_ROWS, len(split))
+    rows = np.concatenate([order(step) for step in range(-(-measured // config.batch_size))])[:measured]
     samples = [split.gather(part) for part in np.array_split(rows, -(-len(rows) // 64))]
     if not begun:  # else their statistics are among the stored weights
         with Bar("measuring the features", len(rows), enabled=is_main_process()) as bar:
             fit_feature_moments(source, model.feature_moments, samples, device, lambda x: bar.update(len(x), ""))
     batches = validation_batches(tokens, config, device)
+    alone = cache(partial(base_figures, base_network, batches, tokens.mask_id))  # once for all validations
     run = Run(
         model=model,
         loss_fn=ae_loss(source, model, config, tokens.mask_id),
         fetch=split.gather,
         tokens_per_row=tokens.length,
         flops_per_row=autoencoder_flops(model, source),
-        validate=lambda average: ae_figures(average, source, base_network, batches, tokens.mask_id),
+        validate=lambda average: ae_figures(average, source, alone(), batches, tokens.mask_id),
         artifact=artifact,
         row_order=order,
         learning_rate=learning_rate_law(config),

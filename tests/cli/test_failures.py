@@ -84,11 +84,11 @@ WRONG_USAGE: list[tuple[str, list[str]]] = [
 ]
 
 FAILED: list[tuple[str, str]] = [
-    ("train-mdlm", "error: there is no folder data; give a token data set, which encode TEXT writes"),
-    ("train-ae", "error: there is no folder ckpt/mdlm; give a base, which train-mdlm writes"),
-    ("train-prior --ae nowhere", "error: there is no folder nowhere; give an auto-encoder, which train-ae writes"),
-    ("distill", "error: there is no folder ckpt/prior; give a prior, which train-prior writes"),
-    ("encode --ae ckpt/ae", "error: there is no folder ckpt/ae; give an auto-encoder, which train-ae writes"),
+    ("train-mdlm", "error: there is no folder data; give a token data set (--data), which encode TEXT writes"),
+    ("train-ae", "error: there is no folder ckpt/mdlm; give a base (--base), which train-mdlm writes"),
+    ("train-prior --ae no", "error: there is no folder no; give an auto-encoder (--ae), which train-ae writes"),
+    ("distill", "error: there is no folder ckpt/prior; give a prior (--prior), which train-prior writes"),
+    ("encode --ae ckpt/ae", "error: there is no folder ckpt/ae; give an auto-encoder (--ae), which train-ae writes"),
     ("encode missing.txt", "error: there is no file or folder missing.txt; check the path"),
     (
         "sample --model nowhere",

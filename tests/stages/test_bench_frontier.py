@@ -67,7 +67,7 @@ def test_the_table_tells_what_all_points_share(tiny_chain: Chain, tmp_path: Path
 
 
 def test_guidance_is_of_priors_alone(tiny_chain: Chain, tmp_path: Path, drawn: list[Any]) -> None:
-    settings: dict[str, Any] = {"decode_steps": "4", "steps": "2", "seeds": "0"}
+    settings: dict[str, Any] = {"decode_steps": "4", "steps": "2", "seeds": "0", "n": 32}
     plain = bench(tiny_chain, tmp_path, "prior", "student", **settings)
     drawn.clear()
     reports = bench(tiny_chain, tmp_path, "prior", "student", guidance=3.0, **settings)

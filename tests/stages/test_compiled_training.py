@@ -46,6 +46,7 @@ def test_what_every_step_runs_is_compiled(
     monkeypatch.setattr(torch, "compile", compiler)
     # Validation alone would call the teacher often enough.
     monkeypatch.setattr("diladiff_cli.stages.distill.student_figures", lambda *_: {"student_1_steps": 0.0})
+    monkeypatch.setattr("diladiff_cli.stages.distill.teacher_samples", lambda *_: None)
     plain = losses(tiny_chain, source, tmp_path / "plain", compiled=False)
     assert calls == []
     assert losses(tiny_chain, source, tmp_path / "compiled", compiled=True) == plain

@@ -156,8 +156,9 @@ def test_a_bundle_samples_with_its_own_factor_on_latents(tiny_chain: Chain, tmp_
 
 
 def test_the_own_factor_is_for_latents_that_are_drawn(tiny_chain: Chain, tmp_path: Path) -> None:
+    export(tiny_chain.student, tmp_path / "plain")
     export(tiny_chain.student, tmp_path / "bundle", latent_scale=0.25)
-    model, plain = load(tmp_path / "bundle", "cpu"), load(tiny_chain.student, "cpu")
+    model, plain = load(tmp_path / "bundle", "cpu"), load(tmp_path / "plain", "cpu")
     latents = plain.encode(["the cat", "the dog"])
     texts = [[s["text"] for s in m.decode(latents)] for m in (model, plain)]
     assert texts[0] == texts[1]

@@ -1,18 +1,24 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+import diladiff_cli.stages.distill as distill_module
+import diladiff_cli.stages.train_ae as ae_module
 from diladiff_cli.config import AeConfig
+from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.networks.autoencoder import load_base_weights
 from diladiff_cli.runtime.artifacts import load_artifact
+from diladiff_cli.runtime.metrics_log import read_metrics
 from diladiff_cli.settings import ConfigError
-from diladiff_cli.stages.networks import build
+from diladiff_cli.stages.distill import distill
+from diladiff_cli.stages.networks import build, feature_source
 from diladiff_cli.stages.train_ae import train_ae
 from diladiff_cli.stages.train_mdlm import train_mdlm
 
-from ..chain import Chain, ae_config, mdlm_config
+from ..chain import Chain, ae_config, distill_config, mdlm_config
 
 
 @pytest.mark.slow
@@ -77,6 +83,38 @@ def test_the_features_are_measured_once(tiny_chain: Chain, tmp_path: Path, capsy
         assert ("measuring the features" in capsys.readouterr().err) == measured
     state = load_artifact(tmp_path / "ae").state_dict()
     assert torch.equal(state["feature_moments.mean"], load_artifact(tiny_chain.ae).state_dict()["feature_moments.mean"])
+
+
+def test_the_features_of_few_blocks_are_measured_on_each_block_once(
+    tiny_chain: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_ae(ae_config(max_steps=1, learning_rate=0.0), base=tiny_chain.mdlm, out=tmp_path / "ae")
+    split = open_tokens(tiny_chain.data).split("train")
+    assert f"measuring the features {len(split)}/{len(split)}" in capsys.readouterr().err
+    artifact = load_artifact(tmp_path / "ae")
+    features = feature_source("self", artifact.parent("mdlm"), "cpu")(split.gather(np.arange(len(split))))
+    found, expected = artifact.state_dict()["feature_moments.mean"], features.flatten(0, 1).mean(dim=0)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stage", ["ae", "student"])
+def test_what_does_not_change_is_computed_once_for_all_validations(
+    tiny_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    module, name = {"ae": (ae_module, "base_figures"), "student": (distill_module, "teacher_samples")}[stage]
+    calls, compute = list[int](), getattr(module, name)
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(1)
+        return compute(*arguments)
+
+    monkeypatch.setattr(module, name, counted)
+    if stage == "ae":
+        train_ae(ae_config(max_steps=3, eval_every=1), base=tiny_chain.mdlm, out=tmp_path / "out")
+    else:
+        distill(distill_config(max_steps=3, eval_every=1), prior=tiny_chain.prior, out=tmp_path / "out")
+    lines = [line for line in read_metrics(tmp_path / "out" / "metrics.jsonl") if line["split"] == "valid"]
+    assert (len(lines), len(calls)) == (3, 1)
 
 
 @pytest.mark.parametrize("positions", ["learned", "rotary", "local"])
