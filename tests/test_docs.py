@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from .chain import Chain
 from .command_line import ROOT, environment
 
@@ -51,11 +53,14 @@ def test_every_table_is_on_a_page() -> None:
     assert [name for name in found.stdout.split() if f"<!-- table: {name} -->" not in pages] == []
 
 
+@pytest.mark.slow
 def test_the_page_on_python_runs_as_it_stands(tiny_chain: Chain, tmp_path: Path) -> None:
     parts = re.findall(r"```python\n(.*?)```", (DOCS / "python.md").read_text(), re.DOTALL)
     assert len(parts) == 3
     code = "".join(parts).replace('"max_steps": 300', '"max_steps": 2, "eval_batches": 1, "batch_size": 4')
     assert code.count('"max_steps": 2,') == 1
+    code = code.replace('resolve("data", "demo")', 'resolve("data", "demo", options={"length": 16})')
+    assert code.count('"length": 16') == 1
     (tmp_path / "my_texts").mkdir()
     for number in range(20):  # enough that some documents are held out
         shutil.copy(tiny_chain.text, tmp_path / "my_texts" / f"{number}.txt")

@@ -44,7 +44,7 @@ def train_demo(folder: Path, minutes: str) -> "subprocess.CompletedProcess[str]"
 @pytest.mark.slow
 def test_the_quickstart_ends_with_a_table_of_all_models_and_goes_on_where_it_was(shell: Cli, folder: Path) -> None:
     (folder / "quickstart").mkdir()
-    data = ["--tokenizer", "train:300", "--length", "64", "--valid-share", "0.3", "--out", "quickstart/data"]
+    data = ["--tokenizer", "train:300", "--length", "32", "--valid-share", "0.3", "--out", "quickstart/data"]
     assert shell("encode", "text.txt", *data).status == 0
     short = dict.fromkeys(("MDLM_STEPS", "AE_STEPS", "PRIOR_STEPS", "STUDENT_STEPS"), "2")
     found = script("quickstart.sh", folder, SAMPLES="4", SCORER="none", **short)
