@@ -53,6 +53,22 @@ def test_every_table_is_on_a_page() -> None:
     assert [name for name in found.stdout.split() if f"<!-- table: {name} -->" not in pages] == []
 
 
+def anchors(page: Path) -> set[str]:
+    """Of the headings of a page, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_lead_to_files_and_headings_that_are_there() -> None:
+    pages = [ROOT / "README.md", *DOCS.glob("*.md")]
+    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text())]
+    own = [(page, *link.partition("#")[::2]) for page, link in links if "://" not in link]
+    assert len(own) > 20
+    targets = [(page, page.parent / path if path else page, anchor) for page, path, anchor in own]
+    assert [(page.name, str(target)) for page, target, _ in targets if not target.exists()] == []
+    assert [(page.name, anchor) for page, target, anchor in targets if anchor and anchor not in anchors(target)] == []
+
+
 @pytest.mark.slow
 def test_the_page_on_python_runs_as_it_stands(tiny_chain: Chain, tmp_path: Path) -> None:
     parts = re.findall(r"```python\n(.*?)```", (DOCS / "python.md").read_text(), re.DOTALL)
