@@ -5,6 +5,7 @@ the number of processes or micro-batches, and resuming needs no saved generator 
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -97,14 +98,14 @@ def _unit(bits: Tensor) -> Tensor:
 
 
 class SampleNoise:
-    """The random numbers of samples ``first`` to ``first + count`` of a seed, drawn in float64 on the CPU.
+    """The random numbers of the samples of some numbers (indices) and a seed, drawn in float64 on the CPU.
 
     Each kind of number has its own stream, so that asking for more of one does not move another.
     """
 
     REVEAL, TOKEN, START, GAMMA = range(4)
 
-    def __init__(self, seed: int, indices: range) -> None:
+    def __init__(self, seed: int, indices: Sequence[int]) -> None:
         self.seed, self.indices = seed, indices
 
     def _stream(self, kind: int, index: int) -> np.random.Generator:

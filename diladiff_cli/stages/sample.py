@@ -4,7 +4,7 @@ Every random number of sample i comes from (seed, i) alone: samples depend neith
 number of processes, nor on how many are drawn.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -67,7 +67,11 @@ def _latents_from(
 
 @torch.no_grad()
 def decode(
-    sampler: Sampler, ids: range, config: SampleConfig, z_0: Tensor | None = None, on_step: OnStep | None = None
+    sampler: Sampler,
+    ids: Sequence[int],
+    config: SampleConfig,
+    z_0: Tensor | None = None,
+    on_step: OnStep | None = None,
 ) -> Tensor:
     """Token ids (B, L), on the CPU, of the samples of those numbers (method section 6).
 
@@ -91,7 +95,7 @@ def decode(
 
 
 def _decode_batch(
-    sampler: Sampler, ids: range, config: SampleConfig, z_0: Tensor | None, on_step: OnStep | None
+    sampler: Sampler, ids: Sequence[int], config: SampleConfig, z_0: Tensor | None, on_step: OnStep | None
 ) -> Tensor:
     decoder, device = sampler.decoder_in(config.precision, config.compile), sampler.device
     base = sampler.base_in(config.precision, config.compile) if config.latent_until else None

@@ -18,7 +18,6 @@ from diladiff_cli.stages.sampler import Sampler
 
 TEMPLATE = Path(__file__).parents[1] / "assets" / "trace.html"
 PLACE = "__TRACE__"  # where the template wants the data
-MOST_ESTIMATES = 20  # latent steps shown; each costs the decoding of one text
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Trace:
         pieces: (L) The texts of its tokens, which join to the text of the sample; empty where a token has none, or
             only part of a character that a later one completes.
         revealed: (L) The decoding step, from 1, that revealed each token.
-        estimates: Latent steps, evenly spaced, the first and the last among them; none without latents drawn.
+        estimates: Of every latent step; none without latents drawn.
     """
 
     sample: Sample
@@ -62,12 +61,10 @@ def record(sampler: Sampler, config: SampleConfig) -> Trace:
     """
     config = complete(sampler, config)
     latents, ids = _drawn_together(config)
-    noted = _evenly_spaced(config.steps)
-    found: dict[int, Tensor] = {}
+    found: list[Tensor] = []
 
-    def note_latent(step: int, z: Tensor) -> None:
-        if step + 1 in noted:
-            found[step + 1] = z[:1].clone()
+    def note_latent(_: int, z: Tensor) -> None:
+        found.append(z[:1].clone())
 
     z_0 = None
     if sampler.autoencoder is not None:
@@ -79,12 +76,22 @@ def record(sampler: Sampler, config: SampleConfig) -> Trace:
 
     tokens = decode(sampler, ids, config, z_0, note_tokens)[:1]
     sample = describe(sampler, ids[:1], config, tokens)[0]
-    estimates = []
-    for step, z in found.items():
-        final = z_0 is not None and torch.equal(z, z_0[:1])
-        row = (tokens if final else decode(sampler, ids[:1], config, z))[0].tolist()
-        estimates.append(Estimate(step, row, token_pieces(sampler.tokenizer, row)))
-    return Trace(sample, token_pieces(sampler.tokenizer, sample["token_ids"]), revealed.tolist(), estimates)
+    return Trace(
+        sample,
+        token_pieces(sampler.tokenizer, sample["token_ids"]),
+        revealed.tolist(),
+        _estimates(sampler, ids[0], config, found, z_0, tokens) if z_0 is not None and found else [],
+    )
+
+
+def _estimates(
+    sampler: Sampler, number: int, config: SampleConfig, latents: Sequence[Tensor], z_0: Tensor, tokens: Tensor
+) -> list[Estimate]:
+    """Of each latent step; a latent that is the final one gives the ``tokens`` (1, L) of the sample itself."""
+    decoded = decode(sampler, [number] * len(latents), config, torch.cat(list(latents)))
+    rows = [(tokens[0] if torch.equal(z, z_0[:1]) else row) for z, row in zip(latents, decoded, strict=True)]
+    ids = [row.tolist() for row in rows]
+    return [Estimate(step, row, token_pieces(sampler.tokenizer, row)) for step, row in enumerate(ids, 1)]
 
 
 def _drawn_together(config: SampleConfig) -> tuple[range, range]:
@@ -96,13 +103,6 @@ def _drawn_together(config: SampleConfig) -> tuple[range, range]:
         return range(1), range(1)
     latents = latent_batches(config)[0]
     return latents, ids_of(latents, config)[: config.batch_size]
-
-
-def _evenly_spaced(steps: int) -> set[int]:
-    """At most MOST_ESTIMATES of 1 to ``steps``, the first and the last among them."""
-    if steps <= MOST_ESTIMATES:
-        return set(range(1, steps + 1))
-    return {1 + i * (steps - 1) // (MOST_ESTIMATES - 1) for i in range(MOST_ESTIMATES)}
 
 
 def token_pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:

@@ -96,10 +96,10 @@ def test_an_estimate_is_decoded_as_the_sample_is(samplers: dict[str, Sampler], s
     assert ["".join(e.pieces) for e in found] == [decode_text(sampler.tokenizer, row) for row in wanted]
 
 
-def test_of_many_latent_steps_some_are_shown(samplers: dict[str, Sampler]) -> None:
-    for steps, wanted in ((20, range(1, 21)), (39, range(1, 40, 2)), (21, [*range(1, 20), 21]), (1, [1])):
+def test_every_latent_step_is_shown(samplers: dict[str, Sampler]) -> None:
+    for steps in (1, 21, 50):
         config = settings("prior", steps=steps, decode_steps=1)
-        assert [e.step for e in record(samplers["prior"], config).estimates] == list(wanted)
+        assert [e.step for e in record(samplers["prior"], config).estimates] == list(range(1, steps + 1))
 
 
 @pytest.mark.parametrize("stage", ["mdlm", "ae"])
