@@ -14,7 +14,7 @@ from pathlib import Path
 from layout import Report, base_at, means_of, stored
 from tables import TABLES
 
-from diladiff_cli.stages.bench_frontier import compared
+from diladiff_cli.stages.bench_lines import Way, compared
 from diladiff_cli.stages.bench_picture import frontier_picture
 
 DOCS = Path(__file__).parent
@@ -46,6 +46,11 @@ def beside_random_order(frontier: list[Report]) -> list[Report]:
     return found
 
 
+def is_shown(report: Report) -> bool:
+    """Whether the picture has a point: as `sample` draws, with latents made smaller."""
+    return report["temperature"] in DRAWN and (report["stage"] == "mdlm" or Way.of(report).scale != 1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 if a page is out of date")
@@ -59,7 +64,7 @@ def main() -> None:
                 path.write_text(rebuilt(page), encoding="utf-8")
     if not check:
         points = [*compared([*frontier, *stored("latent_scale.jsonl")]), *beside_random_order(frontier)]
-        frontier_picture([r for r in points if r["temperature"] in DRAWN], DOCS)
+        frontier_picture([r for r in points if is_shown(r)], DOCS)
     print(f"{'out of date' if check else 'written'}: {', '.join(stale) or 'nothing'}")
     sys.exit(bool(check and stale))
 

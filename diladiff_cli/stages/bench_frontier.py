@@ -1,18 +1,19 @@
 """``bench``: quality over speed of several models, point by point, each kept under the hash of what it depends on."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from diladiff_cli.config import BenchConfig, EvalConfig, SampleConfig
 from diladiff_cli.errors import UserError, writing
-from diladiff_cli.metrics.frontier import interpolated, spread
+from diladiff_cli.metrics.frontier import spread
 from diladiff_cli.metrics.mauve import DEFINITION, NOT_INSTALLED
 from diladiff_cli.notes import say, telling_what_is_kept
 from diladiff_cli.runtime.folders import write_text
 from diladiff_cli.runtime.progress import Bar
+from diladiff_cli.stages.bench_lines import compared
 from diladiff_cli.stages.bench_points import Kept, Point, check_texts, plan_points, pooled_file
 from diladiff_cli.stages.bench_speed import machine, seconds
 from diladiff_cli.stages.common import path_or_none
@@ -27,8 +28,6 @@ from diladiff_cli.stages.sampler import Sampler
 Report = dict[str, Any]
 FIGURES = ("genppl", "entropy", "mauve", "latent_agreement", "distinct_2", "repetition_4")
 POOLED = f"of the texts of all seeds together, mean and spread over seeds of the clustering; {DEFINITION}"
-ALIKE = ("decode_steps", "order", "threshold", "entropy_bound")  # of points that are compared at equal entropy
-COMPARED = ("genppl", "mauve", "mauve_pooled", "latent_agreement", "distinct_2", "repetition_4")  # at equal entropy
 
 
 def bench_frontier(
@@ -49,9 +48,8 @@ def bench_frontier(
     Yields:
         A report a point: settings, ``figures`` (mean, spread over seeds, and each seed's; ``mauve_pooled``: that of all
         seeds' texts together, with the spread over clusterings), ``tokens_per_second``,
-        ``seconds`` (for a seed's samples), ``latent_share`` (of them), ``at_equal_entropy`` (for each base among the
-        models, its figures interpolated to this entropy at the same decoding steps and order), ``reference``,
-        ``definitions``.
+        ``seconds`` (for a seed's samples), ``latent_share`` (of them), ``at_equal_entropy`` (the figures of the other
+        models at this entropy, see :func:`diladiff_cli.stages.bench_lines.compared`), ``reference``, ``definitions``.
 
     Raises:
         UserError: An unusable model or folder.
@@ -253,26 +251,3 @@ def _check_comparable(reports: Sequence[Report], out: Path) -> None:
             "name one with --scorer, or choose another --out",
         )
     check_texts(texts)
-
-
-def _means(report: Mapping[str, Any]) -> dict[str, float | None]:
-    return {name: figure["mean"] for name, figure in report["figures"].items()}
-
-
-def compared(reports: Sequence[Report]) -> list[Report]:
-    """The reports with ``at_equal_entropy``, see :func:`bench_frontier`."""
-    return [report | {"at_equal_entropy": _against_bases(report, reports)} for report in reports]
-
-
-def _against_bases(report: Report, reports: Sequence[Report]) -> dict[str, Report]:
-    """Of each other base: its figures at this report's entropy, in the same number of decoding steps and order."""
-    entropy = _means(report).get("entropy")
-    bases = {r["model"] for r in reports if r["stage"] == "mdlm"} - {report["model"]}
-    found: dict[str, Report] = {}
-    if entropy is None:
-        return found
-    for base in sorted(bases):
-        alike = [r for r in reports if r["model"] == base and all(r.get(k) == report.get(k) for k in ALIKE)]
-        same = [_means(r) for r in alike]
-        found[base] = {name: interpolated(same, name, entropy) for name in COMPARED}
-    return found

@@ -3,13 +3,12 @@
 Where the models are comparable, a panel has their GenPPL as a multiple of the base's at equal entropy.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from diladiff_cli.errors import writing
-from diladiff_cli.stages.bench_tables import short_names
+from diladiff_cli.stages.bench_lines import Line, Way, lines_of, short_names, speed
 from diladiff_cli.stages.pictures import COLOURS, legend_below, new_figure, plain_log_axis, save_picture, styled
 
 if TYPE_CHECKING:
@@ -19,49 +18,24 @@ if TYPE_CHECKING:
 Report = dict[str, Any]
 
 
-class Line(NamedTuple):
-    """What the points of a line have in common.
-
-    Attributes:
-        model: Its path.
-        way: Latent steps, time at which the base takes over, factor on latents, and order.
-        temperature: Of the tokens.
-    """
-
-    model: str
-    way: tuple[int, float, float, str]
-    temperature: float
-
-
 PANELS = {
     "genppl": "generative perplexity (lower is better)",
     "mauve": "MAUVE (higher is better)",
     "mauve_pooled": "MAUVE, all seeds together (higher is better)",
     "entropy": "token entropy (nats)",
+    "latent_agreement": "latent agreement",
 }
 STYLES = ("-", "--", ":", "-.")  # of temperatures
 REFERENCE: dict[str, Any] = {"color": "0.5", "linewidth": 1, "linestyle": (0, (1, 3)), "label": "reference text"}
 MARKERS = ("o", "s", "^", "D", "v", "P")  # of latents and orders
 
 
-def lines_of(reports: Sequence[Report]) -> dict[Line, list[Report]]:
-    """The points of each line, by falling throughput."""
-    found: dict[Line, list[Report]] = defaultdict(list)
-    for report in reports:
-        found[Line(report["model"], _way(report), report["temperature"])].append(report)
-    return {line: sorted(points, key=lambda r: -_speed(r)) for line, points in found.items()}
-
-
-def _way(report: Report) -> tuple[int, float, float, str]:
-    scale = report.get("latent_scale")  # which older points do not have
-    return report["steps"] or 0, report["latent_until"] or 0.0, 1.0 if scale is None else scale, report["order"]
-
-
 @styled
 def frontier_figure(reports: Sequence[Report]) -> "Figure":
-    """GenPPL, MAUVE and the entropy to judge them by, over tokens per second; labels are decoding steps.
+    """GenPPL, MAUVE, and entropy and latent agreement to judge them by, over tokens per second.
 
-    With a base among the models (the first counts) another panel compares GenPPL with it at equal entropy.
+    Labels are decoding steps. With a base among the models (the first counts) another panel compares GenPPL with it at
+    equal entropy.
     """
     measured = [name for name in PANELS if any(name in r["figures"] for r in reports)]
     if "mauve_pooled" in measured:  # to which the other adds nothing
@@ -69,7 +43,7 @@ def frontier_figure(reports: Sequence[Report]) -> "Figure":
     base = next((r["model"] for r in reports if r["stage"] == "mdlm"), "")
     comparable = any(_multiple(r, base) is not None for r in reports)
     panels = len(measured) + comparable
-    figure, axes = new_figure(panels, "quality over throughput", columns=2 if panels == 4 else None)
+    figure, axes = new_figure(panels, "quality over throughput", columns={4: 2, 5: 3, 6: 3}.get(panels))
     for panel, name in zip(axes, measured, strict=False):
         _draw_panel(panel, name, reports)
     if comparable:
@@ -87,10 +61,6 @@ def frontier_picture(reports: Sequence[Report], folder: Path) -> list[Path]:
         return save_picture(frontier_figure(reports), folder, "frontier")
 
 
-def _speed(report: Report) -> float:
-    return float(report["tokens_per_second"]["mean"])
-
-
 def _multiple(report: Report, base: str) -> float | None:
     """GenPPL as a multiple of a base's at the same entropy, decoding steps and order."""
     theirs = report.get("at_equal_entropy", {}).get(base, {}).get("genppl")
@@ -102,13 +72,13 @@ def _looks(reports: Sequence[Report]) -> dict[Line, dict[str, Any]]:
     """Colour, style, marker and label of every line, the same in all panels."""
     names = short_names(reports)
     temperatures = sorted({r["temperature"] for r in reports}, reverse=True)
-    ways = sorted({_way(r) for r in reports})
+    ways = sorted({Way.of(r) for r in reports})
     return {
         line: {
             "color": COLOURS[list(names).index(line.model) % len(COLOURS)],
             "linestyle": STYLES[temperatures.index(line.temperature) % len(STYLES)],
             "marker": MARKERS[ways.index(line.way) % len(MARKERS)],
-            "label": _label(names[line.model], *line.way, line.temperature if len(temperatures) > 1 else None),
+            "label": _label(names[line.model], line, with_temperature=len(temperatures) > 1),
         }
         for line in lines_of(reports)
     }
@@ -133,13 +103,13 @@ def _draw_panel(panel: "Axes", name: str, reports: Sequence[Report]) -> None:
     for line, points in lines_of(reports).items():
         shown = [r for r in points if name in r["figures"]]
         panel.errorbar(
-            [_speed(r) for r in shown],
+            [speed(r) for r in shown],
             [r["figures"][name]["mean"] for r in shown],
             yerr=[r["figures"][name]["std"] or 0.0 for r in shown],
             **looks[line],
         )
         for r in shown:
-            place = (_speed(r), r["figures"][name]["mean"])
+            place = (speed(r), r["figures"][name]["mean"])
             panel.annotate(str(r["decode_steps"]), place, xytext=(4, 4), textcoords="offset points", fontsize=7)
     reference = (reports[0]["reference"] or {}).get(name)
     if reference is not None:
@@ -151,9 +121,6 @@ def _draw_panel(panel: "Axes", name: str, reports: Sequence[Report]) -> None:
         plain_log_axis(panel, "y")
 
 
-def _label(model: str, steps: int, until: float, scale: float, order: str, temperature: float | None) -> str:
-    latent = f", {steps} latent step{'s' * (steps > 1)}" if steps else ""
-    latent += f" until {until:g}" if until else ""
-    latent += f", latents times {scale:g}" if scale != 1 else ""
-    shown = "" if order == "random" else f", {order}"
-    return model + latent + shown + ("" if temperature is None else f", T {temperature:g}")
+def _label(model: str, line: Line, with_temperature: bool) -> str:
+    order = "" if line.way.order == "random" else f", {line.way.order}"
+    return model + line.way.latents + order + (f", T {line.temperature:g}" if with_temperature else "")

@@ -1,23 +1,16 @@
 """What ``bench`` shows on the terminal."""
 
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from diladiff_cli.stages.bench_lines import short_names
 from diladiff_cli.stages.eval_samples import cell
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 Report = dict[str, Any]
-
-
-def short_names(reports: Sequence[Report]) -> dict[str, str]:
-    """The models' paths without the folder that all of them lie in, in order of appearance."""
-    models = list(dict.fromkeys(r["model"] for r in reports))
-    comparable = len({os.path.isabs(model) for model in models}) == 1
-    shared = os.path.commonpath([os.path.dirname(model) for model in models]) if comparable else ""
-    return {model: os.path.relpath(model, shared) if shared else model for model in models}
+BESIDE = {"genppl": "genppl", "mauve": "mauve", "mauve_pooled": "mauve", "latent_agreement": "agreement"}
 
 
 def _common(reports: Sequence[Report]) -> str:
@@ -66,28 +59,50 @@ def frontier_table(reports: Sequence[Report]) -> "Table":
     from rich.table import Table
 
     names = short_names(reports)
-    bases = sorted(
-        {base for r in reports for base, found in r["at_equal_entropy"].items() if found["genppl"] is not None}
-    )
     measured = {"genppl": "genppl", "entropy": "entropy", "mauve": "mauve", "latent_agreement": "agreement"}
     pooled = [r["figures"]["mauve_pooled"]["n"] for r in reports if "mauve_pooled" in r["figures"]]
     if pooled:
         measured["mauve_pooled"] = f"mauve of {max(pooled)}"
     several = len(_factors(reports)) > 1
     columns = ["model", "latent", *["times"] * several, "decode", "T", "seconds", "tokens/s", *measured.values()]
-    titles = (f"genppl of {names[base]} at this entropy" for base in bases)
+    others = _others(reports)
+    titles = (_beside(model, figures, names) for model, figures in others.items())
     table = Table(*columns, *titles, title="quality and speed", caption=_common(reports), caption_justify="left")
     for r in reports:
         figures = [_with_spread(r["figures"].get(name)) for name in measured]
         times = ["-" if r["stage"] == "mdlm" else f"{_factor(r):g}"] * several
         settings = [names[r["model"]], cell(r["steps"]), *times, str(r["decode_steps"]), f"{r['temperature']:g}"]
-        others = [cell(r["at_equal_entropy"].get(base, {}).get("genppl")) for base in bases]
-        table.add_row(*settings, f"{r['seconds']:.3g}", f"{r['tokens_per_second']['mean']:,.0f}", *figures, *others)
+        beside = [_figures_at(r, other, names_of) for other, names_of in others.items()]
+        table.add_row(*settings, f"{r['seconds']:.3g}", f"{r['tokens_per_second']['mean']:,.0f}", *figures, *beside)
     reference = reports[0]["reference"]
     if reference:
         figures = [cell(reference.get(name)) for name in measured]
-        table.add_row("reference text", *["-"] * (5 + several), *figures, *("-" for _ in bases))
+        table.add_row("reference text", *["-"] * (5 + several), *figures, *("-" for _ in others))
     return table
+
+
+def _others(reports: Sequence[Report]) -> dict[str, list[str]]:
+    """What points are compared with at equal entropy, and in which figures: the bases, or where there are none, all."""
+    found: dict[str, list[str]] = {}
+    for name in sorted({name for r in reports for name in r["at_equal_entropy"]}):
+        known = [r["at_equal_entropy"][name] for r in reports if name in r["at_equal_entropy"]]
+        figures = [f for f in BESIDE if any(k.get(f) is not None for k in known)]
+        if figures:
+            found[name] = [f for f in figures if f != "mauve" or "mauve_pooled" not in figures]
+    bases = {r["model"] for r in reports if r["stage"] == "mdlm"} & set(found)
+    return {name: figures for name, figures in found.items() if not bases or name in bases}
+
+
+def _beside(name: str, figures: Sequence[str], names: Mapping[str, str]) -> str:
+    """The head of a column of :func:`_others`."""
+    model = next(model for model in sorted(names, key=len, reverse=True) if name.startswith(model))
+    return f"{' and '.join(BESIDE[f] for f in figures)} of {names[model]}{name.removeprefix(model)} at this entropy"
+
+
+def _figures_at(report: Report, other: str, figures: Sequence[str]) -> str:
+    """The figures of another line at a report's entropy, a dash where it has none."""
+    known = report["at_equal_entropy"].get(other, {})
+    return ", ".join(cell(known.get(name)) for name in figures) if any(known.values()) else "-"
 
 
 def speed_table(reports: Sequence[Report]) -> "Table":

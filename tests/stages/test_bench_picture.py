@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from diladiff_cli.stages.bench_frontier import _against_bases, compared
+from diladiff_cli.stages.bench_lines import compared
 from diladiff_cli.stages.bench_picture import frontier_figure
 from diladiff_cli.stages.bench_tables import frontier_table
 
@@ -16,7 +16,7 @@ def point_at(model: str, temperature: float, speed: float = 100.0, **figures: fl
     return {
         "model": model,
         "stage": "mdlm" if "base" in model else "student",
-        "steps": None if model == "base" else 2,
+        "steps": None if "base" in model else 2,
         "latent_until": None,
         "latent_scale": None,
         "order": "random",
@@ -28,6 +28,15 @@ def point_at(model: str, temperature: float, speed: float = 100.0, **figures: fl
     }
 
 
+NOTHING_ELSE = dict.fromkeys(("mauve", "mauve_pooled", "latent_agreement", "distinct_2", "repetition_4"))
+
+
+def at_equal_entropy(report: Report, others: list[Report]) -> Report:
+    """What a report is compared with."""
+    found: Report = compared([report, *others])[0]["at_equal_entropy"]
+    return found
+
+
 def test_a_base_at_equal_entropy_lies_between_its_temperatures() -> None:
     line = [
         point_at("base", 1.0, entropy=4.0, genppl=400.0, mauve=0.4),
@@ -35,14 +44,24 @@ def test_a_base_at_equal_entropy_lies_between_its_temperatures() -> None:
     ]
     others = [point_at("base", 0.7, entropy=3.5, genppl=1.0) | {"decode_steps": 4}]
     student = point_at("student", 1.0, entropy=3.5, genppl=150.0, mauve=0.5)
-    found = _against_bases(student, [*line, *others, student])
-    assert found == {
-        "base": {"genppl": pytest.approx(200.0)}
-        | dict.fromkeys(("mauve", "mauve_pooled", "latent_agreement", "distinct_2", "repetition_4"))
-    }
-    assert _against_bases(student | {"order": "spread"}, line)["base"]["genppl"] is None
+    assert at_equal_entropy(student, [*line, *others]) == {"base": {"genppl": pytest.approx(200.0)} | NOTHING_ELSE}
+    assert at_equal_entropy(student | {"order": "spread"}, line)["base"]["genppl"] is None
     too_hot = point_at("student", 1.5, entropy=4.1)
-    assert _against_bases(too_hot, line)["base"]["genppl"] is None
+    assert at_equal_entropy(too_hot, line)["base"]["genppl"] is None
+    assert at_equal_entropy(point_at("student", 1.0), line) == {}  # without an entropy
+
+
+def test_each_line_of_another_model_is_compared_with_by_itself() -> None:
+    def prior(scale: float, *genppl: float) -> list[Report]:
+        points = zip((1.0, 0.5), (4.0, 3.0), genppl, strict=True)
+        return [point_at("prior", t, entropy=e, genppl=g) | {"latent_scale": scale, "steps": 5} for t, e, g in points]
+
+    student = point_at("student", 1.0, entropy=3.5, genppl=150.0)
+    own = [student | {"steps": 1}]
+    assert at_equal_entropy(student, [*prior(1.0, 400.0, 100.0), *prior(0.5, 90.0, 10.0), *own]) == {
+        "prior, 5 latent steps": {"genppl": pytest.approx(200.0)} | NOTHING_ELSE,
+        "prior, 5 latent steps, latents times 0.5": {"genppl": pytest.approx(30.0)} | NOTHING_ELSE,
+    }
 
 
 def test_the_picture_shows_quality_over_speed_a_line_for_each_model_and_temperature() -> None:
@@ -105,19 +124,13 @@ def test_mauve_of_all_seeds_takes_the_place_of_that_of_each_in_the_picture() -> 
     assert "all seeds" in panel.get_ylabel()
 
 
+SHARED: Report = {"n": 4, "seeds": [0], "decodings": 1, "top_p": 0.9, "precision": "fp32", "seconds": 1.0}
+SHARED |= dict.fromkeys(("threshold", "entropy_bound", "gamma", "guidance"))
+
+
 def cells(report: Report) -> list[str]:
     """Those of a report's table, title and row and reference, column by column."""
-    shared = {
-        "n": 4,
-        "seeds": [0],
-        "decodings": 1,
-        "top_p": 0.9,
-        "order": "random",
-        "precision": "fp32",
-        "seconds": 1.0,
-    }
-    shared |= dict.fromkeys(("threshold", "entropy_bound", "gamma", "guidance", "latent_until", "latent_scale"))
-    table = frontier_table([report | shared | {"at_equal_entropy": {}}])
+    table = frontier_table([report | SHARED | {"at_equal_entropy": {}}])
     return [str(cell) for column in table.columns for cell in (column.header, *column.cells)]
 
 
@@ -132,3 +145,26 @@ def test_the_table_has_mauve_of_all_seeds_where_it_was_measured() -> None:
     assert "mauve of 768" not in cells(report)
     found = cells(report | {"figures": report["figures"] | pooled})
     assert found[found.index("mauve of 768") :] == ["mauve of 768", "0.25 ± 0.01", "-"]
+
+
+def beside(points: list[Report]) -> dict[str, list[str]]:
+    """The columns of a table that compare at equal entropy, without the reference's dash."""
+    table = frontier_table([report | SHARED for report in compared(points)])
+    return {
+        str(column.header): [str(cell) for cell in column.cells][:-1]
+        for column in table.columns
+        if "at this entropy" in str(column.header)
+    }
+
+
+def test_the_table_compares_with_bases_or_where_there_are_none_with_all_others() -> None:
+    both: Report = {"mauve": 0.25, "mauve_pooled": 0.5, "latent_agreement": 0.125}
+    base = [point_at("run/base", t, entropy=e, genppl=g) for t, e, g in ((1.0, 4.0, 400.0), (0.5, 3.0, 100.0))]
+    prior = [point_at("run/prior", t, entropy=e, genppl=90.0, **both) for t, e in ((1.0, 4.0), (0.5, 3.0))]
+    for report in prior:
+        report["figures"]["mauve_pooled"]["n"] = 768
+    student = [point_at("run/student", 1.0, entropy=3.5, genppl=150.0), point_at("run/student", 1.0, entropy=4.5)]
+    assert beside([*student, *base, *prior]) == {"genppl of base at this entropy": ["200", "-", "-", "-", "400", "100"]}
+    head = "genppl and mauve and agreement of prior, 2 latent steps at this entropy"
+    assert beside([*student, *prior]) == {head: ["90, 0.5, 0.125", "-", "-", "-"]}
+    assert beside(student) == {}

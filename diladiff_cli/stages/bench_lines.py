@@ -1,0 +1,104 @@
+"""The lines that the points of ``bench`` lie on, and comparisons of each point with other lines at equal entropy."""
+
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from diladiff_cli.metrics.frontier import interpolated
+
+Report = dict[str, Any]
+ALIKE = ("decode_steps", "order", "threshold", "entropy_bound")  # of points that are compared
+COMPARED = ("genppl", "mauve", "mauve_pooled", "latent_agreement", "distinct_2", "repetition_4")
+
+
+class Way(NamedTuple):
+    """How the points of a line draw their latents.
+
+    Attributes:
+        steps: Latent steps; 0 without.
+        until: Share of the decoding steps after which the base takes over; 0 where it does not.
+        scale: Factor on latents.
+        order: Of decoding.
+    """
+
+    steps: int
+    until: float
+    scale: float
+    order: str
+
+    @classmethod
+    def of(cls, report: Report) -> "Way":
+        """That of a point, whose report may be older than some settings."""
+        scale = report.get("latent_scale")
+        until = report["latent_until"] or 0.0
+        return cls(report["steps"] or 0, until, 1.0 if scale is None else scale, report["order"])
+
+    @property
+    def latents(self) -> str:
+        """In words, after the name of a model; nothing where there is nothing to say."""
+        words = f", {self.steps} latent step{'s' * (self.steps > 1)}" if self.steps else ""
+        words += f" until {self.until:g}" if self.until else ""
+        return words + (f", latents times {self.scale:g}" if self.scale != 1 else "")
+
+
+class Line(NamedTuple):
+    """What the points of a line in the picture have in common: the model's path, and the tokens' temperature."""
+
+    model: str
+    way: Way
+    temperature: float
+
+    @classmethod
+    def of(cls, report: Report) -> "Line":
+        """That of a point."""
+        return cls(report["model"], Way.of(report), report["temperature"])
+
+
+def short_names(reports: Sequence[Report]) -> dict[str, str]:
+    """The models' paths without the folder that all of them lie in, in order of appearance."""
+    models = list(dict.fromkeys(r["model"] for r in reports))
+    comparable = len({os.path.isabs(model) for model in models}) == 1
+    shared = os.path.commonpath([os.path.dirname(model) for model in models]) if comparable else ""
+    return {model: os.path.relpath(model, shared) if shared else model for model in models}
+
+
+def lines_of(reports: Sequence[Report]) -> dict[Line, list[Report]]:
+    """The points of each line, by falling throughput."""
+    found: dict[Line, list[Report]] = defaultdict(list)
+    for report in reports:
+        found[Line.of(report)].append(report)
+    return {line: sorted(points, key=lambda r: -speed(r)) for line, points in found.items()}
+
+
+def speed(report: Report) -> float:
+    """Tokens per second, the mean over seeds."""
+    return float(report["tokens_per_second"]["mean"])
+
+
+def means(report: Mapping[str, Any]) -> dict[str, float | None]:
+    """The figures of a point, means over seeds."""
+    return {name: figure["mean"] for name, figure in report["figures"].items()}
+
+
+def compared(reports: Sequence[Report]) -> list[Report]:
+    """The reports with ``at_equal_entropy``: of every other model, what it reaches at this point's entropy.
+
+    Each figure is interpolated along the other's temperatures, in the same number of decoding steps and order. A base
+    has the name of its model; the name of another line says how its latents are drawn as well.
+    """
+    lines: dict[str, list[Report]] = defaultdict(list)
+    for report in reports:
+        lines[report["model"] + Way.of(report).latents].append(report)
+    return [report | {"at_equal_entropy": _at_equal_entropy(report, lines)} for report in reports]
+
+
+def _at_equal_entropy(report: Report, lines: Mapping[str, Sequence[Report]]) -> dict[str, dict[str, float | None]]:
+    entropy = means(report).get("entropy")
+    found: dict[str, dict[str, float | None]] = {}
+    for name in sorted(lines):
+        if entropy is None or lines[name][0]["model"] == report["model"]:
+            continue
+        points = [means(r) for r in lines[name] if all(r.get(k) == report.get(k) for k in ALIKE)]
+        found[name] = {figure: interpolated(points, figure, entropy) for figure in COMPARED}
+    return found
