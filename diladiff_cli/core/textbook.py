@@ -21,13 +21,13 @@ def gumbel_draw(probabilities: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def keep_nucleus(probabilities: Tensor, top_p: float) -> Tensor:
-    """Zero all tokens (..., K) but those whose strictly likelier ones total less than ``top_p``; unnormalised."""
+    """Zero all tokens (..., K) but those before which, in falling order, less than ``top_p`` lies; unnormalised.
+
+    Of tokens that tie where the nucleus ends the order decides, where :mod:`diladiff_cli.core.draw` keeps them all.
+    """
     ordered, order = probabilities.sort(dim=-1, descending=True)
-    ahead = ordered.cumsum(-1) - ordered
-    # Tokens that tie share the mass ahead of the first of them.
-    first = torch.cat([torch.ones_like(ordered[..., :1], dtype=torch.bool), ordered.diff(dim=-1) != 0], dim=-1)
-    ahead = torch.where(first, ahead, -torch.inf).cummax(-1).values
-    return torch.zeros_like(probabilities).scatter(-1, order, torch.where(ahead < top_p, ordered, 0.0))
+    kept = ordered * (ordered.cumsum(-1) - ordered < top_p)
+    return torch.zeros_like(probabilities).scatter_(-1, order, kept)
 
 
 def textbook_step(

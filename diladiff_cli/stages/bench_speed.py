@@ -166,6 +166,7 @@ def measure(decoder: TokenDenoiser, setting: Setting, config: BenchConfig) -> Re
     return {
         **asdict(setting),
         "steps_measured": steps,
+        "textbook_steps_measured": len(books),
         "seconds": {
             "floor": median(step for step, _, _ in rounds),
             "ours": ours_step,

@@ -127,9 +127,15 @@ PROBABILITIES = torch.tensor([[0.125, 0.25, 0.5, 0.125]], dtype=torch.float64)
     ],
 )
 def test_nucleus_keeps_the_tokens_that_cross(top_p: float, kept: list[float]) -> None:
-    assert keep_nucleus(PROBABILITIES, top_p).tolist() == [kept]
     tokens, _ = draw_tokens(PROBABILITIES.log().expand(500, 4), uniform(500, seed=9), top_p=top_p)
     assert set(tokens.tolist()) == {token for token in range(4) if kept[token]}
+
+
+def test_the_textbooks_nucleus_keeps_the_likeliest_and_of_those_that_tie_as_many_as_it_takes() -> None:
+    for top_p, wanted in ((1e-6, [0.5]), (0.5, [0.5]), (0.51, [0.5, 0.25]), (0.76, [0.5, 0.25, 0.125])):
+        kept = keep_nucleus(PROBABILITIES, top_p)
+        assert sorted(kept[kept > 0].tolist(), reverse=True) == wanted
+        assert torch.equal(kept[kept > 0], PROBABILITIES[kept > 0])
 
 
 @pytest.mark.parametrize("top_p", [0.3, 0.9])

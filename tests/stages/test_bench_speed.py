@@ -31,6 +31,7 @@ def test_every_combination_is_measured_once_and_steps_beyond_the_length_are_not(
         assert r["seconds"]["ours"] > 0
         assert r["tokens_per_second"] == pytest.approx(r["batch_size"] * 8 / (r["seconds"]["ours"] * 8))
         assert r["speedup_over_textbook"] > 0
+        assert 1 <= r["textbook_steps_measured"] <= module.ROUNDS
         assert r["speedup_over_textbook_default_heap"] is None  # nothing asked this process to keep freed memory
     assert speed_table(reports).row_count == len(reports)
 
@@ -57,6 +58,7 @@ def test_a_textbook_sampler_that_would_not_fit_into_memory_is_left_out(monkeypat
     for r in bench_speed(SMALL):
         assert r["seconds"]["textbook"] is None
         assert r["speedup_over_textbook"] is None
+        assert r["textbook_steps_measured"] == 0
         assert r["ratio_to_floor"] > 0
 
 
