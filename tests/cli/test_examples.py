@@ -47,7 +47,7 @@ def test_the_quickstart_ends_with_a_table_of_all_models_and_goes_on_where_it_was
     data = ["--tokenizer", "train:300", "--length", "32", "--valid-share", "0.3", "--out", "quickstart/data"]
     assert shell("encode", "text.txt", *data).status == 0
     short = dict.fromkeys(("MDLM_STEPS", "AE_STEPS", "PRIOR_STEPS", "STUDENT_STEPS"), "2")
-    found = script("quickstart.sh", folder, SAMPLES="4", SCORER="none", **short)
+    found = script("quickstart.sh", folder, SAMPLES="4", SCORER="none", CONFIG="tiny.toml", **short)
     assert found.returncode == 0, found.stderr
     points = [json.loads(line) for line in (folder / "quickstart" / "frontier.jsonl").read_text().splitlines()]
     wanted = {(stage, steps) for stage in ("mdlm", "prior", "student") for steps in (4, 8, 16, 32)}
@@ -55,9 +55,11 @@ def test_the_quickstart_ends_with_a_table_of_all_models_and_goes_on_where_it_was
     assert len(points) == len(wanted)
     rows = [[cell.strip() for cell in line.split("│")] for line in found.stderr.splitlines() if line.startswith("│")]
     assert {row[1] for row in rows} >= {"mdlm", "prior", "student"}
+    network = json.loads((folder / "quickstart" / "ckpt" / "prior" / "config.json").read_text())["network"]
+    assert f"width = {network['width']}" in SETTINGS  # of CONFIG
     before = {p: p.stat().st_mtime_ns for p in (folder / "quickstart" / "ckpt").rglob("*")}
     table = (folder / "quickstart" / "frontier.jsonl").read_bytes()
-    found = script("quickstart.sh", folder, SAMPLES="4", SCORER="none", **short)
+    found = script("quickstart.sh", folder, SAMPLES="4", SCORER="none", CONFIG="tiny.toml", **short)
     assert found.returncode == 0, found.stderr
     assert {p: p.stat().st_mtime_ns for p in (folder / "quickstart" / "ckpt").rglob("*")} == before
     assert (folder / "quickstart" / "frontier.jsonl").read_bytes() == table  # all points were kept
