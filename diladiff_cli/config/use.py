@@ -97,7 +97,7 @@ class SampleConfig(Settings):
     latent_until: float = latent_until_option()
     latent_scale: float = option(
         0.0,
-        "Factor on latents before decoding; below 1 the decoder trusts them less (0: the model's own, else 1).",
+        "Factor on latents; below 1 they lose the prior's law and are trusted less (0: the model's own, else 1).",
         low=0,
         high=MOST_SCALE,
     )
