@@ -47,7 +47,7 @@ def beside_random_order(frontier: list[Report]) -> list[Report]:
 
 
 def is_shown(report: Report) -> bool:
-    """Whether the picture has a point: as `sample` draws, with latents made smaller."""
+    """Whether the picture has a point: those with latents only where these are made smaller."""
     return report["temperature"] in DRAWN and (report["stage"] == "mdlm" or Way.of(report).scale != 1)
 
 

@@ -1,6 +1,7 @@
 """The ancestral sampler as it is usually written: all logits at all positions in every step, in float64.
 
-It is what :func:`diladiff_cli.core.unmask.unmask` equals in law, and what benchmarks compare it with.
+It is what :func:`diladiff_cli.core.unmask.unmask` equals in law, but for tokens that tie at the end of a nucleus, and
+what benchmarks compare it with.
 """
 
 from collections.abc import Callable

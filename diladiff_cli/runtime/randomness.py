@@ -98,7 +98,7 @@ def _unit(bits: Tensor) -> Tensor:
 
 
 class SampleNoise:
-    """The random numbers of the samples of some numbers (indices) and a seed, drawn in float64 on the CPU.
+    """The random numbers of the samples with these numbers (indices), drawn in float64 on the CPU.
 
     Each kind of number has its own stream, so that asking for more of one does not move another.
     """

@@ -9,15 +9,16 @@ from diladiff_cli.metrics.frontier import interpolated
 
 Report = dict[str, Any]
 ALIKE = ("decode_steps", "order", "threshold", "entropy_bound")  # of points that are compared
+WHOSE = ("model", "steps", "latent_until", "latent_scale")  # what a line is told by
 COMPARED = ("genppl", "mauve", "mauve_pooled", "latent_agreement", "distinct_2", "repetition_4")
 
 
 class Way(NamedTuple):
-    """How the points of a line draw their latents.
+    """How the points of a line are drawn.
 
     Attributes:
         steps: Latent steps; 0 without.
-        until: Share of the decoding steps after which the base takes over; 0 where it does not.
+        until: Share of the decoding steps, the last ones, that are the base's.
         scale: Factor on latents.
         order: Of decoding.
     """
@@ -84,8 +85,8 @@ def means(report: Mapping[str, Any]) -> dict[str, float | None]:
 def compared(reports: Sequence[Report]) -> list[Report]:
     """The reports with ``at_equal_entropy``: of every other model, what it reaches at this point's entropy.
 
-    Each figure is interpolated along the other's temperatures, in the same number of decoding steps and order. A base
-    has the name of its model; the name of another line says how its latents are drawn as well.
+    Each figure is interpolated along the other's temperatures, in the same number of decoding steps and order. There is
+    an entry for each model and way to draw its latents, with both beside the figures; a base's is named as its model.
     """
     lines: dict[str, list[Report]] = defaultdict(list)
     for report in reports:
@@ -93,12 +94,13 @@ def compared(reports: Sequence[Report]) -> list[Report]:
     return [report | {"at_equal_entropy": _at_equal_entropy(report, lines)} for report in reports]
 
 
-def _at_equal_entropy(report: Report, lines: Mapping[str, Sequence[Report]]) -> dict[str, dict[str, float | None]]:
+def _at_equal_entropy(report: Report, lines: Mapping[str, Sequence[Report]]) -> dict[str, Report]:
     entropy = means(report).get("entropy")
-    found: dict[str, dict[str, float | None]] = {}
+    found: dict[str, Report] = {}
     for name in sorted(lines):
         if entropy is None or lines[name][0]["model"] == report["model"]:
             continue
         points = [means(r) for r in lines[name] if all(r.get(k) == report.get(k) for k in ALIKE)]
-        found[name] = {figure: interpolated(points, figure, entropy) for figure in COMPARED}
+        whose = {setting: lines[name][0].get(setting) for setting in WHOSE}
+        found[name] = whose | {figure: interpolated(points, figure, entropy) for figure in COMPARED}
     return found

@@ -128,8 +128,7 @@ def plan_points(config: BenchConfig, models: Sequence[Path], data: Path | None) 
     points = [Point(s.name, s.stage, contents[s.name], complete(s, settings)) for s, settings in asked]
     for note in dict.fromkeys(note for each in asked for note in notes_on(*each)):
         say(note)
-    bases = [sampler for sampler in samplers.values() if sampler.stage == "mdlm"]
-    if bases and len(samplers) > 1 and len(config.fractions("temperatures")) == 1:
+    if len(samplers) > 1 and len(config.fractions("temperatures")) == 1:
         say("with one temperature nothing is compared at equal entropy; several are, as --temperatures 1.0,0.85,0.7")
     return Plan(config, samplers, list(dict.fromkeys(points)))
 

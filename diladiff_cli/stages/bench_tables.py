@@ -66,7 +66,7 @@ def frontier_table(reports: Sequence[Report]) -> "Table":
     several = len(_factors(reports)) > 1
     columns = ["model", "latent", *["times"] * several, "decode", "T", "seconds", "tokens/s", *measured.values()]
     others = _others(reports)
-    titles = (_beside(model, figures, names) for model, figures in others.items())
+    titles = (_beside(name, figures, reports, names) for name, figures in others.items())
     table = Table(*columns, *titles, title="quality and speed", caption=_common(reports), caption_justify="left")
     for r in reports:
         figures = [_with_spread(r["figures"].get(name)) for name in measured]
@@ -82,27 +82,27 @@ def frontier_table(reports: Sequence[Report]) -> "Table":
 
 
 def _others(reports: Sequence[Report]) -> dict[str, list[str]]:
-    """What points are compared with at equal entropy, and in which figures: the bases, or where there are none, all."""
+    """What points are compared with at equal entropy, and in which figures: bases, or where there is none, all."""
     found: dict[str, list[str]] = {}
     for name in sorted({name for r in reports for name in r["at_equal_entropy"]}):
         known = [r["at_equal_entropy"][name] for r in reports if name in r["at_equal_entropy"]]
         figures = [f for f in BESIDE if any(k.get(f) is not None for k in known)]
         if figures:
             found[name] = [f for f in figures if f != "mauve" or "mauve_pooled" not in figures]
-    bases = {r["model"] for r in reports if r["stage"] == "mdlm"} & set(found)
+    bases = {r["model"] for r in reports if r["stage"] == "mdlm"}
     return {name: figures for name, figures in found.items() if not bases or name in bases}
 
 
-def _beside(name: str, figures: Sequence[str], names: Mapping[str, str]) -> str:
+def _beside(name: str, figures: Sequence[str], reports: Sequence[Report], names: Mapping[str, str]) -> str:
     """The head of a column of :func:`_others`."""
-    model = next(model for model in sorted(names, key=len, reverse=True) if name.startswith(model))
+    model = next(r["at_equal_entropy"][name]["model"] for r in reports if name in r["at_equal_entropy"])
     return f"{' and '.join(BESIDE[f] for f in figures)} of {names[model]}{name.removeprefix(model)} at this entropy"
 
 
 def _figures_at(report: Report, other: str, figures: Sequence[str]) -> str:
     """The figures of another line at a report's entropy, a dash where it has none."""
-    known = report["at_equal_entropy"].get(other, {})
-    return ", ".join(cell(known.get(name)) for name in figures) if any(known.values()) else "-"
+    known = [report["at_equal_entropy"].get(other, {}).get(name) for name in figures]
+    return ", ".join(map(cell, known)) if any(value is not None for value in known) else "-"
 
 
 def speed_table(reports: Sequence[Report]) -> "Table":

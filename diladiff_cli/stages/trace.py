@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.data.tokenizer import decode_text, find_separator
+from diladiff_cli.runtime.memory import Halving
 from diladiff_cli.stages.sample import Sample, decode, describe, draw_latents, ids_of, latent_batches
 from diladiff_cli.stages.sample_settings import complete
 from diladiff_cli.stages.sampler import Sampler
@@ -88,10 +89,15 @@ def _estimates(
     sampler: Sampler, number: int, config: SampleConfig, latents: Sequence[Tensor], z_0: Tensor, tokens: Tensor
 ) -> list[Estimate]:
     """Of each latent step; a latent that is the final one gives the ``tokens`` (1, L) of the sample itself."""
-    decoded = decode(sampler, [number] * len(latents), config, torch.cat(list(latents)))
-    rows = [(tokens[0] if torch.equal(z, z_0[:1]) else row) for z, row in zip(latents, decoded, strict=True)]
-    ids = [row.tolist() for row in rows]
-    return [Estimate(step, row, token_pieces(sampler.tokenizer, row)) for step, row in enumerate(ids, 1)]
+    is_final = torch.equal(latents[-1], z_0[:1])
+    others = latents[:-1] if is_final else latents
+
+    def decoded(part: range) -> Tensor:
+        return decode(sampler, [number] * len(part), config, torch.cat(list(others[part.start : part.stop])))
+
+    parts = Halving("latent steps")(decoded, range(len(others)))
+    rows = torch.cat([*parts, *[tokens] * is_final]).tolist()
+    return [Estimate(step, row, token_pieces(sampler.tokenizer, row)) for step, row in enumerate(rows, 1)]
 
 
 def _drawn_together(config: SampleConfig) -> tuple[range, range]:

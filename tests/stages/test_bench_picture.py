@@ -28,7 +28,8 @@ def point_at(model: str, temperature: float, speed: float = 100.0, **figures: fl
     }
 
 
-NOTHING_ELSE = dict.fromkeys(("mauve", "mauve_pooled", "latent_agreement", "distinct_2", "repetition_4"))
+NOTHING_ELSE: Report = dict.fromkeys(("mauve", "mauve_pooled", "latent_agreement", "distinct_2", "repetition_4"))
+OF_BASE: Report = {"model": "base", "steps": None, "latent_until": None, "latent_scale": None}
 
 
 def at_equal_entropy(report: Report, others: list[Report]) -> Report:
@@ -44,8 +45,12 @@ def test_a_base_at_equal_entropy_lies_between_its_temperatures() -> None:
     ]
     others = [point_at("base", 0.7, entropy=3.5, genppl=1.0) | {"decode_steps": 4}]
     student = point_at("student", 1.0, entropy=3.5, genppl=150.0, mauve=0.5)
-    assert at_equal_entropy(student, [*line, *others]) == {"base": {"genppl": pytest.approx(200.0)} | NOTHING_ELSE}
-    assert at_equal_entropy(student | {"order": "spread"}, line)["base"]["genppl"] is None
+    wanted = OF_BASE | {"genppl": pytest.approx(200.0)} | NOTHING_ELSE
+    assert at_equal_entropy(student, [*line, *others]) == {"base": wanted}
+    for setting, one, other in (("order", "random", "spread"), ("threshold", 0.9, 0.5), ("entropy_bound", 0.1, 0.2)):
+        same = [point | {setting: one} for point in line]
+        assert at_equal_entropy(student | {setting: one}, same)["base"]["genppl"] == pytest.approx(200.0)
+        assert at_equal_entropy(student | {setting: other}, same)["base"]["genppl"] is None
     too_hot = point_at("student", 1.5, entropy=4.1)
     assert at_equal_entropy(too_hot, line)["base"]["genppl"] is None
     assert at_equal_entropy(point_at("student", 1.0), line) == {}  # without an entropy
@@ -58,9 +63,10 @@ def test_each_line_of_another_model_is_compared_with_by_itself() -> None:
 
     student = point_at("student", 1.0, entropy=3.5, genppl=150.0)
     own = [student | {"steps": 1}]
+    whose = {"model": "prior", "steps": 5, "latent_until": None, "latent_scale": 0.5}
     assert at_equal_entropy(student, [*prior(1.0, 400.0, 100.0), *prior(0.5, 90.0, 10.0), *own]) == {
-        "prior, 5 latent steps": {"genppl": pytest.approx(200.0)} | NOTHING_ELSE,
-        "prior, 5 latent steps, latents times 0.5": {"genppl": pytest.approx(30.0)} | NOTHING_ELSE,
+        "prior, 5 latent steps": whose | {"latent_scale": 1.0, "genppl": pytest.approx(200.0)} | NOTHING_ELSE,
+        "prior, 5 latent steps, latents times 0.5": whose | {"genppl": pytest.approx(30.0)} | NOTHING_ELSE,
     }
 
 
@@ -97,6 +103,13 @@ def test_the_picture_shows_quality_over_speed_a_line_for_each_model_and_temperat
     assert drawn[0].get_color() == drawn[1].get_color() != drawn[2].get_color()
     assert 50.0 in [line.get_ydata()[0] for line in genppl.lines]  # the reference
     assert "MAUVE" in mauve.get_ylabel()
+
+
+def test_latent_agreement_has_a_panel_where_it_was_measured() -> None:
+    reports = [point_at("base", 1.0, entropy=3.0), point_at("student", 1.0, entropy=3.0, latent_agreement=0.25)]
+    _, panel = frontier_figure(reports).axes
+    assert [list(container.lines[0].get_ydata()) for container in panel.containers] == [[], [0.25]]
+    assert "agreement" in panel.get_ylabel()
 
 
 def test_the_picture_compares_at_equal_entropy_where_it_can() -> None:

@@ -57,6 +57,7 @@ def test_one_temperature_is_told_where_it_allows_no_comparison(
 ) -> None:
     note = "with one temperature nothing is compared at equal entropy"
     cases = [(["student", "mdlm"], "1.0", True), (["student", "mdlm"], "1.0,0.5", False), (["mdlm"], "1.0", False)]
+    cases.append((["student", "prior"], "1.0", True))
     for stages, temperatures, told in cases:
         models = [getattr(tiny_chain, stage) for stage in stages]
         bench_plan(BenchConfig(**SETTINGS | {"temperatures": temperatures}), models, tmp_path)
