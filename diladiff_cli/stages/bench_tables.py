@@ -56,18 +56,20 @@ def _with_spread(figure: dict[str, Any] | None) -> str:
 
 def frontier_table(reports: Sequence[Report]) -> "Table":
     """A row for each point of :func:`diladiff_cli.stages.bench_frontier.bench_frontier`, and the reference."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     names = short_names(reports)
-    measured = {"genppl": "genppl", "entropy": "entropy", "mauve": "mauve", "latent_agreement": "agreement"}
+    titles = {"genppl": "genppl", "entropy": "entropy", "mauve": "mauve", "latent_agreement": "agreement"}
+    measured = {name: title for name, title in titles.items() if any(name in r["figures"] for r in reports)}
     pooled = [r["figures"]["mauve_pooled"]["n"] for r in reports if "mauve_pooled" in r["figures"]]
     if pooled:
         measured["mauve_pooled"] = f"mauve of {max(pooled)}"
     several = len(_factors(reports)) > 1
     columns = ["model", "latent", *["times"] * several, "decode", "T", "seconds", "tokens/s", *measured.values()]
     others = _others(reports)
-    titles = (_beside(name, figures, reports, names) for name, figures in others.items())
-    table = Table(*columns, *titles, title="quality and speed", caption=_common(reports), caption_justify="left")
+    columns += [_beside(name, figures, reports, names) for name, figures in others.items()]
+    whole = (Column(name, overflow="fold") for name in columns)  # no figure is cut, however narrow the terminal
+    table = Table(*whole, title="quality and speed", caption=_common(reports), caption_justify="left")
     for r in reports:
         figures = [_with_spread(r["figures"].get(name)) for name in measured]
         times = ["-" if r["stage"] == "mdlm" else f"{_factor(r):g}"] * several

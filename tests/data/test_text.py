@@ -129,6 +129,8 @@ def test_a_name_that_is_no_path_is_a_hub_data_set() -> None:
     assert find_files("owner/name") is None
     assert find_files("owner/name:config") is None
     assert find_files("owner/name@refs/convert/parquet") is None
+    with pytest.raises(UserError, match="there is no file or folder my_texts/; check the path"):
+        find_files("my_texts/")
     with pytest.raises(UserError, match=r"nobody/nothing-at-all cannot be read \(.+\); give UTF-8"):
         read("nobody/nothing-at-all")
 
