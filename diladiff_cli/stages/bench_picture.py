@@ -43,7 +43,7 @@ def frontier_figure(reports: Sequence[Report]) -> "Figure":
     base = next((r["model"] for r in reports if r["stage"] == "mdlm"), "")
     comparable = any(_multiple(r, base) is not None for r in reports)
     panels = len(measured) + comparable
-    figure, axes = new_figure(panels, "quality over throughput", columns={4: 2, 5: 3, 6: 3}.get(panels))
+    figure, axes = new_figure(panels, "quality over throughput", columns=panels if panels < 4 else -(-panels // 2))
     for panel, name in zip(axes, measured, strict=False):
         _draw_panel(panel, name, reports)
     if comparable:

@@ -86,14 +86,14 @@ def record(sampler: Sampler, config: SampleConfig) -> Trace:
 
 
 def _estimates(
-    sampler: Sampler, number: int, config: SampleConfig, latents: Sequence[Tensor], z_0: Tensor, tokens: Tensor
+    sampler: Sampler, number: int, config: SampleConfig, latents: list[Tensor], z_0: Tensor, tokens: Tensor
 ) -> list[Estimate]:
     """Of each latent step; a latent that is the final one gives the ``tokens`` (1, L) of the sample itself."""
     is_final = torch.equal(latents[-1], z_0[:1])
     others = latents[:-1] if is_final else latents
 
     def decoded(part: range) -> Tensor:
-        return decode(sampler, [number] * len(part), config, torch.cat(list(others[part.start : part.stop])))
+        return decode(sampler, [number] * len(part), config, torch.cat(others[part.start : part.stop]))
 
     parts = Halving("latent steps")(decoded, range(len(others)))
     rows = torch.cat([*parts, *[tokens] * is_final]).tolist()

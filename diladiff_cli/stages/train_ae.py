@@ -262,14 +262,14 @@ def train_ae(
         with Bar("measuring the features", len(rows), enabled=is_main_process()) as bar:
             fit_feature_moments(source, model.feature_moments, samples, device, lambda x: bar.update(len(x), ""))
     batches = validation_batches(tokens, config, device)
-    alone = cache(partial(base_figures, base_network, batches, tokens.mask_id))  # once for all validations
+    of_base = cache(partial(base_figures, base_network, batches, tokens.mask_id))  # once for all validations
     run = Run(
         model=model,
         loss_fn=ae_loss(source, model, config, tokens.mask_id),
         fetch=split.gather,
         tokens_per_row=tokens.length,
         flops_per_row=autoencoder_flops(model, source),
-        validate=lambda average: ae_figures(average, source, alone(), batches, tokens.mask_id),
+        validate=lambda average: ae_figures(average, source, of_base(), batches, tokens.mask_id),
         artifact=artifact,
         row_order=order,
         learning_rate=learning_rate_law(config),

@@ -1,8 +1,10 @@
 """What ``bench`` makes of its points: comparisons, table and picture."""
 
+import io
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from diladiff_cli.stages.bench_lines import compared
 from diladiff_cli.stages.bench_picture import frontier_figure
@@ -145,6 +147,16 @@ def cells(report: Report) -> list[str]:
     """Those of a report's table, title and row and reference, column by column."""
     table = frontier_table([report | SHARED | {"at_equal_entropy": {}}])
     return [str(cell) for column in table.columns for cell in (column.header, *column.cells)]
+
+
+def test_the_table_has_no_column_of_what_nobody_measured_and_cuts_no_figure() -> None:
+    report = point_at("base", 1.0, speed=777777.0, entropy=3.0) | {"reference": None}
+    assert {"entropy", "genppl", "mauve", "agreement"} & set(cells(report)) == {"entropy"}
+    console = Console(file=io.StringIO(), width=40)
+    console.print(frontier_table(compared([report | SHARED])))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in shown
+    assert shown.count("7") == 6  # of the speed, folded
 
 
 def test_spreads_of_hundreds_are_written_out() -> None:

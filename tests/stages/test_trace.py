@@ -1,5 +1,6 @@
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
@@ -94,6 +95,24 @@ def test_an_estimate_is_decoded_as_the_sample_is(samplers: dict[str, Sampler], s
     found = record(sampler, config).estimates
     assert [estimate.token_ids for estimate in found] == wanted
     assert ["".join(e.pieces) for e in found] == [decode_text(sampler.tokenizer, row) for row in wanted]
+
+
+def test_estimates_are_decoded_in_smaller_parts_where_memory_is_short(
+    samplers: dict[str, Sampler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings("prior", steps=4, decode_steps=2)
+    wanted = record(samplers["prior"], config).estimates
+    sizes: list[int] = []
+
+    def short(sampler: Sampler, ids: Sequence[int], *rest: Any) -> Tensor:
+        sizes.append(len(ids))
+        if len(ids) > 1:
+            raise MemoryError
+        return decode(sampler, ids, *rest)
+
+    monkeypatch.setattr("diladiff_cli.stages.trace.decode", short)
+    assert record(samplers["prior"], config).estimates == wanted
+    assert max(sizes) > 1
 
 
 def test_every_latent_step_is_shown(samplers: dict[str, Sampler]) -> None:
