@@ -1,6 +1,5 @@
 """The library: ``load`` gives a model that samples, encodes and decodes."""
 
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,15 +16,14 @@ from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.encoder import LatentEncoder
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.folders import is_there
+from diladiff_cli.runtime.names import named_model, shipped_model
 from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.settings import ConfigError
-from diladiff_cli.shipped import SHIPPED_MODEL
 from diladiff_cli.stages.sample import Progress, Sample, decode, describe, generate
 from diladiff_cli.stages.sampler import Sampler, default_decode_steps, load_sampler
 from diladiff_cli.stages.trace import Trace, record
 
 LOCAL_MODEL = Path("ckpt/student")
-SHIPPED_NAME = "shipped"  # where a model's folder is asked for
 TEXTS_AT_ONCE = 64
 
 
@@ -38,34 +36,9 @@ def default_model() -> tuple[Path, str]:
     if is_there(LOCAL_MODEL):
         return LOCAL_MODEL, f"model: ./{LOCAL_MODEL}"
     try:
-        return _shipped(), f"model: the small one that ships with diladiff (no ./{LOCAL_MODEL} here)"
+        return shipped_model(), f"model: the small one that ships with diladiff (no ./{LOCAL_MODEL} here)"
     except UserError as error:
         raise UserError(f"there is no ./{LOCAL_MODEL}, and {error.what}", error.remedy) from None
-
-
-def _shipped() -> Path:
-    if not (SHIPPED_MODEL / "config.json").exists():
-        remedy = "name one with --model, or train one: see diladiff --help"
-        raise UserError("this installation ships no model", remedy)
-    return SHIPPED_MODEL
-
-
-def named_model(name: str) -> Path:
-    """The folder of a model: ``shipped``, where no artifact here has that name, is the model that ships.
-
-    Its parents lie below it: ``shipped/parents/mdlm``. What lies below a folder here of that name comes first.
-
-    Raises:
-        UserError: It is asked for, and this installation has none; or a parent as if it lay in another place.
-    """
-    first, _, below = name.partition("/")
-    if first != SHIPPED_NAME or is_there(Path(SHIPPED_NAME)):
-        return Path(name)
-    if below and os.path.lexists(SHIPPED_NAME) and (os.path.lexists(name) or not (SHIPPED_MODEL / below).exists()):
-        return Path(name)
-    if below and not (_shipped() / below).exists() and (_shipped() / "parents" / below).exists():
-        raise UserError(f"there is no folder {name}", f"did you mean {SHIPPED_NAME}/parents/{below}?")
-    return _shipped() / below
 
 
 def load(

@@ -13,10 +13,12 @@ from diladiff_cli.config import SampleConfig
 from diladiff_cli.data.tokenizer import separator_id
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
-from diladiff_cli.model import Model, default_model, load, named_model
+from diladiff_cli.model import Model, default_model, load
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.encoder import LatentEncoder
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
+from diladiff_cli.runtime import names
+from diladiff_cli.runtime.names import named_model
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.export import export
 from tests.chain import CHANNELS, LATENTS, LENGTH, Chain
@@ -144,7 +146,7 @@ def test_a_base_has_no_latents(tiny_chain: Chain) -> None:
 def test_the_student_here_is_the_default(tiny_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(tiny_chain.root / "ckpt", tmp_path / "ckpt")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(facade, "SHIPPED_MODEL", tiny_chain.prior)
+    monkeypatch.setattr(names, "SHIPPED_MODEL", tiny_chain.prior)
     assert default_model() == (Path("ckpt/student"), "model: ./ckpt/student")
     assert load().stage == "student"
 
@@ -153,7 +155,7 @@ def test_the_shipped_model_is_the_default_elsewhere(
     tiny_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(facade, "SHIPPED_MODEL", tiny_chain.prior)
+    monkeypatch.setattr(names, "SHIPPED_MODEL", tiny_chain.prior)
     path, line = default_model()
     assert path == tiny_chain.prior
     assert "ships with diladiff" in line
@@ -165,7 +167,7 @@ def test_the_shipped_model_has_a_name_unless_something_here_has_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     export(tiny_chain.student, tmp_path / "installed" / "model")
-    monkeypatch.setattr(facade, "SHIPPED_MODEL", tmp_path / "installed" / "model")
+    monkeypatch.setattr(names, "SHIPPED_MODEL", tmp_path / "installed" / "model")
     assert load("shipped").stage == "student"
     assert load("shipped/parents/mdlm").stage == "mdlm"
     with pytest.raises(UserError, match=r"there is no folder \./shipped|there is no folder shipped"):
@@ -183,14 +185,14 @@ def test_the_shipped_model_has_a_name_unless_something_here_has_it(
 
 def test_where_none_is_installed_the_name_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(facade, "SHIPPED_MODEL", tmp_path / "none")
+    monkeypatch.setattr(names, "SHIPPED_MODEL", tmp_path / "none")
     with pytest.raises(UserError, match=r"^this installation ships no model; name one with --model"):
         load("shipped/parents/mdlm")
 
 
 def test_without_any_model_the_error_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(facade, "SHIPPED_MODEL", tmp_path / "none")
+    monkeypatch.setattr(names, "SHIPPED_MODEL", tmp_path / "none")
     with pytest.raises(UserError, match=r"no \./ckpt/student, and this installation ships no model; name one"):
         load()
 

@@ -103,7 +103,7 @@ def with_shipped(name: str, value: Any) -> Any:
             hint = "did you mean shipped, the model that ships with diladiff?"
             raise UserError(f"there is no folder {value}", meant_instead(Path(value), hint, Path.is_dir))
         return value
-    from diladiff_cli.model import named_model
+    from diladiff_cli.runtime.names import named_model
 
     return str(named_model(value))
 

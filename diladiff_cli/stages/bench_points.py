@@ -36,7 +36,7 @@ class Point:
     """One model, sampled in one way with several seeds.
 
     Attributes:
-        model: Path as the user gave it.
+        model: Name of its :class:`Sampler`.
         stage: Of the model.
         content: Hashes of all that its samples depend on, that of the model first.
         settings: How texts are drawn; its seed is that of the first set.
@@ -105,7 +105,7 @@ def _reference_given(sampler: Sampler, data: Path | None) -> list[str]:
 
 @dataclass(frozen=True)
 class Plan:
-    """All points of a call, with the settings that they share and their models' networks by path."""
+    """All points of a call, with the settings that they share and their models' networks by name."""
 
     config: BenchConfig
     samplers: dict[str, Sampler]
@@ -120,7 +120,7 @@ def plan_points(config: BenchConfig, models: Sequence[Path], data: Path | None) 
         ConfigError: Settings that do not fit a model.
     """
     config = replace(config, precision=settled_precision(config.precision, sampling_device()))
-    samplers = {str(model): load_sampler(model, data=data) for model in models}
+    samplers = {s.name: s for s in (load_sampler(model, data=data) for model in models)}
     if problems := _idle(config, samplers.values()):
         raise ConfigError(problems)
     asked = [(sampler, settings) for sampler in samplers.values() for settings in _asked(sampler, config)]

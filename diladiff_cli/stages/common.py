@@ -18,9 +18,9 @@ from diladiff_cli.networks.latent import LatentTrunk
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.artifacts import Artifact, linked, load_artifact, parent_links
 from diladiff_cli.runtime.folders import is_there
+from diladiff_cli.runtime.names import ships
 from diladiff_cli.runtime.resume import check_resume
 from diladiff_cli.runtime.session import check_tracker
-from diladiff_cli.shipped import SHIPPED_MODEL
 from diladiff_cli.tokenizer_files import read_tokenizer
 
 MOST_LOGITS = 1 << 27  # of one call: 512 MB in float32
@@ -120,7 +120,7 @@ def open_recorded_data(artifact: Artifact, given: Path | None) -> tuple[TokenDat
         if "export" in artifact.config:
             what = f"{artifact.path} is a bundle, which comes without its data set"
         remedy = "name one with --data"
-        if SHIPPED_MODEL in (artifact.path.absolute(), *artifact.path.absolute().parents):
+        if ships(artifact.path):
             remedy += ", here what diladiff encode --preset demo writes"
         raise UserError(what, remedy)
     data = open_tokens(path)

@@ -10,6 +10,7 @@ from diladiff_cli.data.tokenizer import encode_documents, load_tokenizer
 from diladiff_cli.data.tokens import TokenSplit
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.artifacts import Artifact, load_artifact
+from diladiff_cli.runtime.names import named_model
 from diladiff_cli.stages.common import open_recorded_data
 from diladiff_cli.stages.sample_sets import Sample, blocks_as_samples, reference_samples, spread
 
@@ -74,14 +75,15 @@ def reference_text(model: str | None, files: Sequence[str] = (), data: Path | No
     by characters where that cannot be had.
 
     Args:
-        model: Path of an artifact, as samples name it; None where they name none.
+        model: Name of a model, as samples tell it; None where they tell none.
         files: Text sources.
         data: Token data set to take in place of the one that the model was trained on.
 
     Raises:
         UserError: ``data`` was given and is not of the model's tokenizer and length, or holds nothing out.
     """
-    artifact, tokenizer = (None, None) if model is None else (_artifact(model), _tokenizer(model))
+    folder = _folder(model)
+    artifact, tokenizer = (None, None) if folder is None else (_artifact(folder), _tokenizer(folder))
     # A data set's fingerprint covers its tokenizer, which all models of that data set share.
     cutter = None if tokenizer is None else str((artifact.data.get("fingerprint") if artifact else None) or model)
     if files:
@@ -119,17 +121,25 @@ def held_out(artifact: Artifact, data: Path | None = None) -> tuple[Path, TokenS
     return path, blocks
 
 
-def _artifact(model: str) -> Artifact | None:
+def _folder(model: str | None) -> Path | None:
+    """Where a model should lie, by the name that samples tell."""
     try:
-        return load_artifact(model)
+        return None if model is None else named_model(model)
+    except UserError:  # shipped, of another installation
+        return None
+
+
+def _artifact(folder: Path) -> Artifact | None:
+    try:
+        return load_artifact(folder)
     except UserError:
         return None
 
 
-def _tokenizer(model: str) -> Any:
-    if not Path(model).is_dir():  # what is no folder would be looked up on the Hub
+def _tokenizer(folder: Path) -> Any:
+    if not folder.is_dir():  # what is no folder would be looked up on the Hub
         return None
     try:
-        return load_tokenizer(model)
+        return load_tokenizer(folder)
     except UserError:
         return None

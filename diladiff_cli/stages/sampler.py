@@ -19,6 +19,7 @@ from diladiff_cli.networks.denoiser import TokenDenoiser, with_bf16_matrices
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.artifacts import Artifact, load_artifact
+from diladiff_cli.runtime.names import name_of
 from diladiff_cli.runtime.precision import has_float64
 from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.stages.common import compile_method, open_recorded_data
@@ -33,7 +34,7 @@ class Sampler:
     """The loaded networks of an artifact.
 
     Attributes:
-        name: The artifact's path as the user gave it.
+        name: The artifact's path as the user gave it; ``shipped``, or below it, of what ships.
         artifact: The artifact itself.
         decoder: The auto-encoder's, or an ``mdlm`` itself.
         autoencoder: Encoder, decoder and latent statistics; None for an ``mdlm``.
@@ -136,7 +137,7 @@ def load_sampler(path: Path | str, device: torch.device | str | None = None, dat
     latent = build(artifact, device) if artifact.stage in LATENT_STEPS else None
     autoencoder = None if artifact.stage == "mdlm" else build(autoencoder_of(artifact), device)
     return Sampler(
-        name=str(path),
+        name=name_of(Path(path)),
         artifact=artifact,
         decoder=build(artifact, device) if autoencoder is None else autoencoder.decoder,
         autoencoder=autoencoder,

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from diladiff_cli import model as facade
-from diladiff_cli.stages import common
+from diladiff_cli.runtime import names
 from diladiff_cli.stages.export import export
-from tests.chain import Chain
+from tests.chain import LENGTH, Chain
 
 from ..command_line import Cli
 
@@ -19,7 +18,7 @@ def bundle(tiny_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """The tiny student in the place of the model that ships."""
     place = tmp_path / "installed" / "model"
     export(tiny_chain.student, place)
-    monkeypatch.setattr(facade, "SHIPPED_MODEL", place)
+    monkeypatch.setattr(names, "SHIPPED_MODEL", place)
     return place
 
 
@@ -77,11 +76,26 @@ def test_the_data_set_of_what_ships_is_told_where_it_is_missing(
     place = tmp_path / "installed" / "model"
     export(chain_copy.student, place)
     shutil.rmtree(chain_copy.data)
-    for module in (facade, common):
-        monkeypatch.setattr(module, "SHIPPED_MODEL", place)
+    monkeypatch.setattr(names, "SHIPPED_MODEL", place)
     found = cli("encode", "--ae", "shipped/parents/ae")
     assert (found.status, found.out) == (1, "")
     assert found.error.endswith("data set; name one with --data, here what diladiff encode --preset demo writes")
+
+
+def test_what_was_drawn_from_it_tells_its_name_by_which_its_tokenizer_is_found(cli: Cli, bundle: Path) -> None:
+    parents = {"": "shipped", "/parents/mdlm": "shipped/parents/mdlm"}
+    for below, name in parents.items():
+        drawn = cli("sample", "--model", f"{bundle}{below}", "--n", "2")
+        assert {json.loads(line)["model"] for line in drawn.out.splitlines()} == {name}
+    Path("drawn.jsonl").write_text(drawn.out)
+    report = json.loads(cli("eval", "drawn.jsonl", "--scorer", "none").out)
+    assert report["reference"]["mean_length"] == LENGTH  # in tokens, which only a tokenizer can cut
+
+
+def test_where_the_name_is_another_s_what_ships_is_told_by_its_path(cli: Cli, tiny_chain: Chain, bundle: Path) -> None:
+    export(tiny_chain.mdlm, Path("shipped"))
+    drawn = cli("sample", "--model", str(bundle), "--n", "1")
+    assert json.loads(drawn.out)["model"] == str(bundle)
 
 
 def test_names_that_only_look_like_it_are_left_as_they_are(cli: Cli, bundle: Path) -> None:

@@ -1,0 +1,54 @@
+"""Names of models: a path, or ``shipped`` for the one that comes with the package."""
+
+import os
+from pathlib import Path
+
+from diladiff_cli.errors import UserError
+from diladiff_cli.runtime.folders import is_there
+from diladiff_cli.shipped import SHIPPED_MODEL
+
+SHIPPED_NAME = "shipped"  # where a model's folder is asked for
+
+
+def shipped_model() -> Path:
+    """The folder of the model that ships.
+
+    Raises:
+        UserError: This installation has none.
+    """
+    if not (SHIPPED_MODEL / "config.json").exists():
+        remedy = "name one with --model, or train one: see diladiff --help"
+        raise UserError("this installation ships no model", remedy)
+    return SHIPPED_MODEL
+
+
+def named_model(name: str) -> Path:
+    """The folder of a model: ``shipped``, where no artifact here has that name, is the model that ships.
+
+    Its parents lie below it: ``shipped/parents/mdlm``. What lies below a folder here of that name comes first.
+
+    Raises:
+        UserError: It is asked for, and this installation has none; or a parent as if it lay in another place.
+    """
+    first, _, below = name.partition("/")
+    if first != SHIPPED_NAME or is_there(Path(SHIPPED_NAME)):
+        return Path(name)
+    if below and os.path.lexists(SHIPPED_NAME) and (os.path.lexists(name) or not (SHIPPED_MODEL / below).exists()):
+        return Path(name)
+    if below and not (shipped_model() / below).exists() and (shipped_model() / "parents" / below).exists():
+        raise UserError(f"there is no folder {name}", f"did you mean {SHIPPED_NAME}/parents/{below}?")
+    return shipped_model() / below
+
+
+def ships(path: Path) -> bool:
+    """Whether a folder is the model that ships, or one of its parents."""
+    return SHIPPED_MODEL in (path.absolute(), *path.absolute().parents)
+
+
+def name_of(path: Path) -> str:
+    """What to call a model: the name by which :func:`named_model` finds it, which for what ships is no path."""
+    if ships(path):
+        name = (SHIPPED_NAME / path.absolute().relative_to(SHIPPED_MODEL)).as_posix()
+        if named_model(name) == path.absolute():  # nothing here hides it
+            return name
+    return str(path)
