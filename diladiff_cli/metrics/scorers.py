@@ -169,12 +169,14 @@ def check_scorer(spec: str) -> None:
     """Look for a scorer without loading it, unless it may lie on the Hub.
 
     Raises:
-        UserError: There is no such file or folder, or ``smollm2`` is not installed.
+        UserError: There is no such file or folder, ``smollm2`` is not installed, or what reads GGUF files is not.
     """
     path = Path(spec).expanduser()
     if spec == "smollm2":
-        _smollm2_file()
-    elif not path.exists() and (path.suffix == ".gguf" or names_a_path(spec)):
+        path = _smollm2_file()
+    if path.suffix == ".gguf" and path.exists() and importlib.util.find_spec("gguf") is None:
+        raise UserError(f"reading {path.name} needs the package gguf", "pip install gguf")
+    if not path.exists() and (path.suffix == ".gguf" or names_a_path(spec)):
         raise UserError(f"there is no scorer {spec}", meant_instead(path, "check --scorer"))
 
 
@@ -206,8 +208,6 @@ def _load(source: Path | str, name: str, device: torch.device | str, precision: 
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     folder = str(source)
     if isinstance(source, Path) and source.suffix == ".gguf":
-        if importlib.util.find_spec("gguf") is None:
-            raise UserError(f"reading {source.name} needs the package gguf", "pip install gguf")
         options["gguf_file"], folder = source.name, str(source.parent)
     try:
         with silenced(), _no_transformers_warnings():

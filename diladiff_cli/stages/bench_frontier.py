@@ -14,7 +14,7 @@ from diladiff_cli.notes import say, telling_what_is_kept
 from diladiff_cli.runtime.folders import write_text
 from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.stages.bench_lines import compared
-from diladiff_cli.stages.bench_points import Kept, Point, check_texts, plan_points, pooled_file
+from diladiff_cli.stages.bench_points import Kept, Point, check_texts, kept_files, plan_points, pooled_file
 from diladiff_cli.stages.bench_speed import machine, seconds
 from diladiff_cli.stages.common import path_or_none
 from diladiff_cli.stages.eval_samples import TOO_FEW
@@ -52,7 +52,7 @@ def bench_frontier(
         models at this entropy, see :func:`diladiff_cli.stages.bench_lines.compared`), ``reference``, ``definitions``.
 
     Raises:
-        UserError: An unusable model or folder.
+        UserError: An unusable model, folder or scorer.
         ConfigError: Settings that do not fit a model.
     """
     out, data = Path(out), path_or_none(data)
@@ -64,11 +64,13 @@ def bench_frontier(
     with writing(out):
         (out / "points").mkdir(parents=True, exist_ok=True)
     seeds = config.integers("seeds")
+    files = kept_files(plan, out, data)
     found: list[Report] = []
     with telling_what_is_kept(lambda: f"{out}: what was measured is kept"):
         for number, point in enumerate(points, 1):
-            say(f"point {number} of {len(points)}: {point.title}")
-            runs = [_measured(point, seed, samplers[point.model], measure, config, out) for seed in seeds]
+            drawn = " (drawn before)" if all(kept.drawn for kept in files[point].values()) else ""
+            say(f"point {number} of {len(points)}{drawn}: {point.title}")
+            runs = [_measured(point, seed, files[point][seed], samplers[point.model], measure, out) for seed in seeds]
             samplers[point.model].replays.clear()
             _check_comparable([*found, *runs], out)
             pooled = _pooled_mauve(point, seeds, runs[0], samplers[point.model], measure, config, out)
@@ -76,11 +78,8 @@ def bench_frontier(
     yield from compared(found)
 
 
-def _measured(
-    point: Point, seed: int, sampler: Sampler, measure: SampleMeasure, config: BenchConfig, out: Path
-) -> Report:
+def _measured(point: Point, seed: int, files: Kept, sampler: Sampler, measure: SampleMeasure, out: Path) -> Report:
     """Speed and figures of one seed, kept or new."""
-    files = Kept.of(point, seed, sampler, config, out, measure.data)
     if not files.drawn:
         samples, speed = _draw(sampler, replace(point.settings, seed=seed))
         with writing(out):

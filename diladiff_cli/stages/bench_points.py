@@ -13,6 +13,7 @@ from diladiff_cli.config import BenchConfig, EvalConfig, SampleConfig
 from diladiff_cli.core.unmask import ADAPTIVE_ORDERS
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import file_hash
+from diladiff_cli.metrics.scorers import check_scorer
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.settings import ConfigError, flag
@@ -89,6 +90,11 @@ class Kept:
         """Whether samples and their speed are there."""
         return self.samples.exists() and self.speed.exists()
 
+    @property
+    def scored(self) -> bool:
+        """Whether figures are there, which may be beside another text than a later call compares with."""
+        return self.figures.exists()
+
 
 def pooled_file(
     point: Point, seeds: Sequence[int], sampler: Sampler, config: BenchConfig, out: Path, data: Path | None
@@ -154,19 +160,18 @@ def bench_plan(
 ) -> dict[str, Any]:
     """What a dry run prints: every point, for which seeds samples or figures are missing, and whether those of all are.
 
-    Kept figures that no longer fit the scorer or the reference are found out by the run itself.
+    Kept figures that no longer fit the scorer or the reference are found out by the run itself, which loads the scorer.
 
     Raises:
-        UserError, ConfigError: As of :func:`plan_points`.
+        UserError, ConfigError: As of :func:`plan_points` and :func:`kept_files`.
     """
     out, data = Path(out), path_or_none(data)
     plan = plan_points(config, [Path(model) for model in models], data)
     measure = SampleMeasure(EvalConfig(), data=data)  # tells of each reference once
     check_texts({measure.text(model).source for model in plan.samplers})
     found = []
-    for point in plan.points:
+    for point, kept in kept_files(plan, out, data).items():
         given = plan.samplers[point.model], plan.config, out, data
-        kept = {seed: Kept.of(point, seed, *given) for seed in config.integers("seeds")}
         found.append(
             {
                 "model": point.model,
@@ -175,11 +180,27 @@ def bench_plan(
                 **{name: getattr(point.settings, name) for name in ("decode_steps", "temperature")},
                 **point.settings.use_of_latents(),
                 "to_draw": [seed for seed, files in kept.items() if not files.drawn],
-                "to_score": [seed for seed, files in kept.items() if not files.figures.exists()],
+                "to_score": [seed for seed, files in kept.items() if not files.scored],
                 "to_pool": len(kept) > 1 and not pooled_file(point, list(kept), *given).exists(),
             }
         )
     return {"out": str(out), "settings": plan.config.to_dict(), "points": found}
+
+
+def kept_files(plan: Plan, out: Path, data: Path | None) -> dict[Point, dict[int, Kept]]:
+    """The files of every point and seed.
+
+    Raises:
+        UserError: Figures are missing, and the scorer cannot be had.
+    """
+    seeds = plan.config.integers("seeds")
+    found = {
+        p: {seed: Kept.of(p, seed, plan.samplers[p.model], plan.config, out, data) for seed in seeds}
+        for p in plan.points
+    }
+    if not all(kept.scored for files in found.values() for kept in files.values()):
+        check_scorer(plan.config.scorer)
+    return found
 
 
 def check_texts(texts: set[str]) -> None:

@@ -60,16 +60,16 @@ def evaluation_plan(
 ) -> dict[str, Any]:
     """What a dry run prints: what :func:`evaluate_files` would measure, for which it takes the same arguments.
 
-    Files of samples are read, networks are not, nor is a scorer looked for.
+    Files of samples are read; networks are not, nor is a scorer loaded.
 
     Raises:
-        ConfigError: An option that nothing would heed.
-        UserError: A file of samples, an artifact or its data set cannot be used.
+        ConfigError, UserError: As of :func:`evaluate_files`.
     """
     data = path_or_none(data)
-    measure = SampleMeasure(config, tuple(reference))
+    found, measure = _read(targets, reference, data), SampleMeasure(config, tuple(reference))
+    _check_inputs(config, found, reference, data)
     plans: list[dict[str, Any]] = []
-    for name, samples in _read(targets, reference, data):
+    for name, samples in found:
         if samples is None:
             artifact = load_artifact(name)
             blocks = {"data": str(open_recorded_data(artifact, data)[1])}

@@ -67,6 +67,8 @@ def test_a_dry_run_of_eval_prints_what_would_be_measured(cli: Cli, tiny_chain: C
         {"target": str(tiny_chain.ae), "stage": "ae", "hash": config["hash"], "data": str(tiny_chain.data)},
     ]
     assert plan["settings"]["scorer"] == "smollm2"
+    found = cli("eval", "s.jsonl", "--scorer", "gone.gguf", "--dry-run")
+    assert (found.status, found.error) == (1, "error: there is no scorer gone.gguf; check --scorer")
     found = cli("eval", "s.jsonl", "--data", tiny_chain.data, "--dry-run")
     assert (found.status, found.out) == (2, "")
 

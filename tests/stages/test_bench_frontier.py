@@ -150,12 +150,16 @@ def test_spread_is_over_seeds_and_speed_is_tokens_per_second(tiny_chain: Chain, 
         assert (r["latent_share"] > 0.01) == (r["stage"] == "student")
 
 
-def test_only_what_is_new_is_drawn(tiny_chain: Chain, tmp_path: Path, drawn: list[Any]) -> None:
+def test_only_what_is_new_is_drawn(
+    tiny_chain: Chain, tmp_path: Path, drawn: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     first = bench(tiny_chain, tmp_path)
     assert len(drawn) == 8
+    assert "(drawn before)" not in capsys.readouterr().err
     drawn.clear()
     assert bench(tiny_chain, tmp_path) == first
     assert drawn == []
+    assert capsys.readouterr().err.count("of 4 (drawn before): ") == 4
     bench(tiny_chain, tmp_path, decode_steps="2,4,8", steps="2")
     assert drawn == [(2, 8, 1.0, 0), (2, 8, 1.0, 5)]
     drawn.clear()

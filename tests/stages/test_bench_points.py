@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from diladiff_cli.config import BenchConfig, SampleConfig
+from diladiff_cli.errors import UserError
 from diladiff_cli.stages.bench_frontier import bench_frontier
 from diladiff_cli.stages.bench_points import Point, _content, bench_plan, plan_points
 from diladiff_cli.stages.sampler import load_sampler
 
 from ..chain import Chain
+from ..scorer import give_scorer
 
 SETTINGS: dict[str, Any] = {"decode_steps": "2,4", "steps": "1", "seeds": "0,5", "n": 4, "scorer": "none"}
 
@@ -34,6 +36,24 @@ def test_a_plan_tells_what_is_left_to_do_and_does_nothing(tiny_chain: Chain, tmp
     list(bench_frontier(first, models[:1], out))
     wanted[1] = ("student", 1, 4, [0], everything)  # figures without a scorer are not kept
     assert left() == wanted
+
+
+def test_a_scorer_that_is_gone_is_told_before_the_work_where_figures_are_missing(
+    tiny_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scorer, out = tmp_path / "scorer", tmp_path / "bench"
+    give_scorer(monkeypatch)
+    scorer.mkdir()
+    kept = BenchConfig(**SETTINGS | {"scorer": str(scorer), "decode_steps": "2"})
+    list(bench_frontier(kept, [tiny_chain.mdlm], out))
+    scorer.rmdir()
+    (point,) = bench_plan(kept, [tiny_chain.mdlm], out)["points"]
+    assert (point["to_draw"], point["to_score"], point["to_pool"]) == ([], [], False)
+    capsys.readouterr()
+    for call in (bench_plan, lambda *given: list(bench_frontier(*given))):
+        with pytest.raises(UserError, match=f"there is no scorer {scorer}"):
+            call(replace(kept, decode_steps="2,4"), [tiny_chain.mdlm], out)
+    assert "point" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("order", "steps"), [("confidence", [4, 8, 16]), ("threshold", [16]), ("entropy", [16])])
