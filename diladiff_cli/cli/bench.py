@@ -1,6 +1,8 @@
 """The command ``bench``: quality over speed, or speed alone."""
 
+import math
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,7 +39,16 @@ def _check(
         problems.append("--dry-run has no meaning with --speed, which reads nothing; leave it out")
     if speed and (model is not None or own["against"] or own["more"]):
         problems.append("models have no meaning with --speed, which makes its own networks; leave them out")
+    loose = [str(path) for path in [*(own["against"] or ()), *(own["more"] or ())] if _is_number(str(path))]
+    if loose and not Path(loose[0]).exists():
+        problems.append(f"{loose[0]} is no model; the values of one option go together, as --temperatures 1.0,0.8")
     return problems if speed else problems + idle_bounds(config, given)
+
+
+def _is_number(text: str) -> bool:
+    with suppress(ValueError):
+        return math.isfinite(float(text))
+    return False
 
 
 @command(

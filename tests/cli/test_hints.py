@@ -20,6 +20,8 @@ HINTS = [
     ("sample --zzzz -steps 4", "no such option: --zzzz; see diladiff sample --help"),
     ("sample -x 3", "no such option: -x; see diladiff sample --help"),
     ("-x", "no such option: -x; see diladiff --help"),
+    ("bench --temperatures 1 0.8", "0.8 is no model; the values of one option go together, as --temperatures 1.0,0.8"),
+    ("bench --against a 0.8", "0.8 is no model; the values of one option go together, as --temperatures 1.0,0.8"),
     ("sample --trace -", "--trace - is stdout, which is for samples; name a file"),
 ]
 
