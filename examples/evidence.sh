@@ -16,7 +16,7 @@ models=$chain/ckpt
 data=()
 mkdir -p "$out"
 if [ "$chain" = shipped ]; then # a bundle, which comes without its data set
-  bundle=$(python3 -c 'from diladiff_cli.model import SHIPPED_MODEL; print(SHIPPED_MODEL)')
+  bundle=$(python3 -c 'from diladiff_cli.shipped import SHIPPED_MODEL; print(SHIPPED_MODEL)')
   models=$out/shipped data=(--data "$out/data")
   mkdir -p "$models"
   ln -sfn "$bundle" "$models/student"
