@@ -16,20 +16,8 @@ OTHERS = {  # made by hand or by scripts of their own, as docs/benchmarks.md, ab
     *("frontier_gpu.jsonl", "speed_gpu.jsonl", "speed_1024.jsonl", "latent_share.jsonl"),
 }
 SMALL = [
-    "--vocab-sizes",
-    "40",
-    "--lengths",
-    "8",
-    "--batch-sizes",
-    "2",
-    "--width",
-    "8",
-    "--layers",
-    "1",
-    "--decode-steps",
-    "2",
-    "--seconds",
-    "0.01",
+    *("--vocab-sizes", "40", "--lengths", "8", "--batch-sizes", "2", "--decode-steps", "2"),
+    *("--width", "8", "--layers", "1", "--seconds", "0.01"),
 ]
 
 
