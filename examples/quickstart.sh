@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All stages on the text that ships with the package, then a table of what they reach: 10 to 20 minutes on two CPU cores
-# (some 45, estimated, on processors without bf16 products), with SmolLM2 as scorer; gpt2-large takes far longer on a CPU.
+# (some 45 on processors without bf16 products), with SmolLM2 as scorer; gpt2-large takes far longer on a CPU.
 #
 #   bash examples/quickstart.sh    # into ./quickstart
 #   MDLM_STEPS=4000 AE_STEPS=1200 PRIOR_STEPS=9000 STUDENT_STEPS=2400 bash examples/quickstart.sh    # hours, and better
