@@ -217,6 +217,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "samples-gpu": whole_samples("frontier_gpu.jsonl"),
     "latent-share": whole_samples("latent_share.jsonl"),
     "speed-1024": sampling_speed("speed_1024.jsonl"),
+    "speed-1024-fp32": sampling_speed("speed_1024_fp32.jsonl"),
     "training-1024": training_speed("speed_1024.jsonl"),
     "speed-fp32": sampling_speed("speed_fp32.jsonl"),
     "training-bf16": training_speed("speed_bf16.jsonl"),

@@ -13,7 +13,7 @@ from ..command_line import ROOT, Cli, environment
 
 OTHERS = {  # made by hand or by scripts of their own, as docs/benchmarks.md, ablations.md and results.md tell
     *("ablations.json", "ablations_features_base.jsonl", "sizes.json", "savings.jsonl", "quickstart.jsonl"),
-    *("frontier_gpu.jsonl", "speed_gpu.jsonl", "speed_1024.jsonl", "latent_share.jsonl"),
+    *("frontier_gpu.jsonl", "speed_gpu.jsonl", "speed_1024.jsonl", "speed_1024_fp32.jsonl", "latent_share.jsonl"),
 }
 SMALL = [
     *("--vocab-sizes", "40", "--lengths", "8", "--batch-sizes", "2", "--decode-steps", "2"),
