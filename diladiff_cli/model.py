@@ -15,30 +15,14 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.encoder import LatentEncoder
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
-from diladiff_cli.runtime.folders import is_there
-from diladiff_cli.runtime.names import named_model, shipped_model
+from diladiff_cli.runtime.names import default_model, named_model
 from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.sample import Progress, Sample, decode, describe, generate
 from diladiff_cli.stages.sampler import Sampler, default_decode_steps, load_sampler
 from diladiff_cli.stages.trace import Trace, record
 
-LOCAL_MODEL = Path("ckpt/student")
 TEXTS_AT_ONCE = 64
-
-
-def default_model() -> tuple[Path, str]:
-    """The model used where none is named, and a line for the user that says which.
-
-    Raises:
-        UserError: There is none.
-    """
-    if is_there(LOCAL_MODEL):
-        return LOCAL_MODEL, f"model: ./{LOCAL_MODEL}"
-    try:
-        return shipped_model(), f"model: the small one that ships with diladiff (no ./{LOCAL_MODEL} here)"
-    except UserError as error:
-        raise UserError(f"there is no ./{LOCAL_MODEL}, and {error.what}", error.remedy) from None
 
 
 def load(

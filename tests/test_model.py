@@ -13,12 +13,12 @@ from diladiff_cli.config import SampleConfig
 from diladiff_cli.data.tokenizer import separator_id
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
-from diladiff_cli.model import Model, default_model, load
+from diladiff_cli.model import Model, load
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.encoder import LatentEncoder
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime import names
-from diladiff_cli.runtime.names import named_model
+from diladiff_cli.runtime.names import default_model, named_model
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.export import export
 from tests.chain import CHANNELS, LATENTS, LENGTH, Chain

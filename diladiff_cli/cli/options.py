@@ -80,7 +80,7 @@ def named_or_default(model: Path | None) -> Path:
     """The folder that was named; without one the local student or else the model that ships, which is told."""
     if model is not None:
         return model
-    from diladiff_cli.model import default_model
+    from diladiff_cli.runtime.names import default_model
 
     path, note = default_model()
     say(note)

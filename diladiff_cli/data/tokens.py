@@ -3,16 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from diladiff_cli.data.shards import Shards, well_formed
 from diladiff_cli.errors import UserError, wrong_folder
 from diladiff_cli.integrity import CONFIG_FILE, read_sealed
 from diladiff_cli.tokenizer_files import tokenizer_paths
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT_VERSION = 2  # 1 had the tokenizer in a folder of its own
 STAGE = "data"
@@ -34,13 +35,15 @@ class TokenSplit:
     def __len__(self) -> int:
         return len(self.shards)
 
-    def gather(self, rows: Sequence[int] | np.ndarray) -> Tensor:
+    def gather(self, rows: Sequence[int] | np.ndarray) -> "Tensor":
         """(B, L) int64 token ids of the blocks of those numbers.
 
         Raises:
             IndexError: There is no such block.
             UserError: A block is damaged, or has a token beyond the vocabulary.
         """
+        import torch  # takes seconds, for which `info` need not wait
+
         blocks = self.shards.gather(rows)
         if blocks.size and blocks.max() >= self.vocab_size:
             raise UserError(

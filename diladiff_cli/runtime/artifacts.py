@@ -11,12 +11,10 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
 from diladiff_cli import __version__
 from diladiff_cli.config import LEAST_SCALE, MOST_SCALE
@@ -31,6 +29,9 @@ from diladiff_cli.integrity import (
 from diladiff_cli.runtime.card import model_card
 from diladiff_cli.runtime.folders import METRICS_FILE, is_there, replacing, restore
 from diladiff_cli.tokenizer_files import write_tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT_VERSION = 2  # 1 had the tokenizer in a folder of its own
 COMMANDS = {stage: KINDS[stage][1] for stage in ("mdlm", "ae", "prior", "student")}
@@ -85,12 +86,14 @@ class Artifact:
         """The token data set that it was trained on: path, fingerprint, length."""
         return dict(self.config["data"])
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> "dict[str, Tensor]":
         """The (averaged) weights, after a check of their hashes.
 
         Raises:
             UserError: A weight file is missing, truncated or changed.
         """
+        from safetensors.torch import load_file  # imports torch, for which `info` need not wait
+
         state: dict[str, Tensor] = {}
         for name, wanted in self.config["files"].items():
             path = self.path / name
@@ -205,7 +208,7 @@ def write_artifact(
     stage: str,
     network: Mapping[str, Any],
     training: Mapping[str, Any],
-    state_dict: Mapping[str, Tensor],
+    state_dict: "Mapping[str, Tensor]",
     parents: Mapping[str, Mapping[str, str]],
     data: Mapping[str, Any],
     tokenizer: Mapping[str, bytes],

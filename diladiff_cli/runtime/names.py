@@ -7,6 +7,7 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.folders import is_there
 from diladiff_cli.shipped import SHIPPED_MODEL
 
+LOCAL_MODEL = Path("ckpt/student")
 SHIPPED_NAME = "shipped"  # where a model's folder is asked for
 
 
@@ -20,6 +21,20 @@ def shipped_model() -> Path:
         remedy = "name one with --model, or train one: see diladiff --help"
         raise UserError("this installation ships no model", remedy)
     return SHIPPED_MODEL
+
+
+def default_model() -> tuple[Path, str]:
+    """The model used where none is named, and a line for the user that says which.
+
+    Raises:
+        UserError: There is none.
+    """
+    if is_there(LOCAL_MODEL):
+        return LOCAL_MODEL, f"model: ./{LOCAL_MODEL}"
+    try:
+        return shipped_model(), f"model: the small one that ships with diladiff (no ./{LOCAL_MODEL} here)"
+    except UserError as error:
+        raise UserError(f"there is no ./{LOCAL_MODEL}, and {error.what}", error.remedy) from None
 
 
 def named_model(name: str) -> Path:

@@ -1,13 +1,15 @@
 """The command ``plot`` as a user runs it."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.chain import Chain
 
-from ..command_line import Cli
+from ..command_line import Cli, environment
 
 
 @pytest.mark.slow
@@ -30,3 +32,13 @@ def test_plot_into_a_folder_that_cannot_be_written_is_one_line(cli: Cli, tiny_ch
     found = cli("plot", tiny_chain.prior, "--out", "file")
     assert found.status == 1
     assert found.errors == ["error: cannot write into file (File exists); choose another --out"]
+
+
+@pytest.mark.parametrize("command", [["info"], ["info", "data"], ["plot", "ckpt/mdlm"]])
+def test_what_only_looks_need_not_wait_for_torch(chain_copy: Chain, command: list[str]) -> None:
+    code = "import sys\nfrom diladiff_cli.__main__ import main\ntry:\n    main()\n"
+    code += "except SystemExit as end:\n    print('torch' in sys.modules, file=sys.stderr)\n    raise end"
+    line = [sys.executable, "-c", code, *command]
+    done = subprocess.run(line, cwd=chain_copy.root, env=environment(), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "False"

@@ -15,8 +15,9 @@ from diladiff_cli.data.tokenizer import load_tokenizer
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CHECKSUM, sealed
-from diladiff_cli.model import SHIPPED_MODEL, load
+from diladiff_cli.model import load
 from diladiff_cli.runtime.artifacts import content_hash, load_artifact
+from diladiff_cli.shipped import SHIPPED_MODEL
 from diladiff_cli.stages.encode import encode_text
 from diladiff_cli.stages.encode_latents import encode_latents
 from diladiff_cli.stages.export import export
