@@ -79,7 +79,7 @@ def measure(variant: Variant, out: Path, steps: str, text: list[str]) -> dict[st
     tokens = open_tokens(data)
     held_out = tokens.split("valid")
     batches = str(max(1, len(held_out) // 16))
-    report = json.loads(run("eval", str(base), "--batches", batches, "--draws", "2", "--precision", "bf16"))
+    report = json.loads(run("eval", str(base), "--batches", batches, "--draws", "2", "--precision", "auto"))
     bound = report["figures"]["masked_text"]["base"]
     blocks = held_out.gather(range(len(held_out)))
     characters = len(decode_text(load_tokenizer(data), blocks.flatten().tolist()))

@@ -3,11 +3,13 @@
 import json
 import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from diladiff_cli.errors import UserError, meant_instead
 from diladiff_cli.hub import names_a_path
+from diladiff_cli.integrity import read_json
 from diladiff_cli.notes import say
 from diladiff_cli.tokenizer_files import (
     NO_TOKENIZER,
@@ -19,6 +21,7 @@ from diladiff_cli.tokenizer_files import (
 
 MASK_TOKEN = "<|mask|>"
 SEPARATOR_TOKEN = "<|endoftext|>"
+TRAINED = ("PreTrainedTokenizerFast", "TokenizersBackend")  # what versions of transformers call what is trained here
 TRAINING_CHARACTERS = 200_000_000  # enough for merges; keeps memory bounded on large corpora
 
 
@@ -65,8 +68,6 @@ def load_tokenizer(spec: str | Path) -> Any:
     Raises:
         UserError: It cannot be had, or is damaged.
     """
-    from transformers import AutoTokenizer
-
     folder = Path(spec).expanduser()
     if folder.is_dir():
         check_tokenizer(folder)
@@ -83,7 +84,7 @@ def load_tokenizer(spec: str | Path) -> Any:
     else:
         say(f"asking the Hub for the tokenizer {spec}")  # which without a network takes a minute to fail
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(spec), trust_remote_code=False)
+        tokenizer = _kind_of(folder).from_pretrained(str(spec), trust_remote_code=False)
     except Exception as error:  # missing, unreachable or damaged: transformers raises many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         remedy = "give a Hub id that can be reached, a folder, or train:8192"
@@ -94,6 +95,20 @@ def load_tokenizer(spec: str | Path) -> Any:
     if find_separator(tokenizer) is None:
         tokenizer.add_special_tokens({"eos_token": SEPARATOR_TOKEN})
     return tokenizer
+
+
+def _kind_of(home: Path) -> Any:
+    """The class that loads a tokenizer; those trained here are of one, whose import is quicker than looking for it."""
+    with suppress(OSError, ValueError):
+        config = read_json(tokenizer_folder(home) / "tokenizer_config.json")
+        own = {"mask_token": MASK_TOKEN, "eos_token": SEPARATOR_TOKEN}
+        if own.items() <= config.items() and config.get("tokenizer_class") in TRAINED:
+            from transformers import PreTrainedTokenizerFast
+
+            return PreTrainedTokenizerFast
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer
 
 
 def saved_files(tokenizer: Any) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ from diladiff_cli.data import tokenizer as tokenizer_module
 from diladiff_cli.data.tokenizer import (
     MASK_TOKEN,
     SEPARATOR_TOKEN,
+    TRAINED,
     decode_text,
     encode_documents,
     find_separator,
@@ -104,6 +105,32 @@ def test_a_trained_tokenizer_survives_saving(trained: Any, tmp_path: Path) -> No
     assert (loaded.mask_token_id, separator_id(loaded)) == (trained.mask_token_id, separator_id(trained))
     assert encode_documents(loaded, CORPUS[:3]) == encode_documents(trained, CORPUS[:3])
     assert decode_text(loaded, encode_documents(loaded, [" a  b "])[0][:-1]) == " a  b "
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_trained_tokenizer_is_loaded_without_a_search_and_others_as_transformers_finds_them(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    import transformers
+
+    trained.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": name}))
+    asked: list[str] = []
+    found = transformers.AutoTokenizer.from_pretrained(trained_folder := str(tmp_path))
+
+    def watched(spec: str, **options: Any) -> Any:
+        asked.append(spec)
+        return found
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", watched)
+    loaded = load_tokenizer(tmp_path)
+    assert asked == []
+    assert (type(loaded), loaded.get_vocab()) == (type(found), found.get_vocab())
+    assert loaded.all_special_tokens == found.all_special_tokens
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"mask_token": "[MASK]"}))
+    assert load_tokenizer(tmp_path) is found
+    assert asked == [trained_folder]
 
 
 def saved(folder: Path, **specials: str) -> Path:
