@@ -1,0 +1,91 @@
+"""The examples that take hours: what they would run is written down, and each command tried dry."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ..chain import Chain
+from ..command_line import ROOT, Cli, environment
+
+OTHERS = {  # made by hand or by scripts of their own, as docs/benchmarks.md, ablations.md and results.md tell
+    *("ablations.json", "ablations_features_base.jsonl", "sizes.json", "savings.jsonl", "quickstart.jsonl"),
+    *("frontier_gpu.jsonl", "speed_gpu.jsonl", "speed_1024.jsonl", "speed_1024_fp32.jsonl", "latent_share.jsonl"),
+}
+SMALL = [
+    *("--vocab-sizes", "40", "--lengths", "8", "--batch-sizes", "2", "--decode-steps", "2"),
+    *("--width", "8", "--layers", "1", "--seconds", "0.01"),
+]
+
+
+def commands(script: str, folder: Path, **variables: str) -> list[list[str]]:
+    """What a script would run, but for ``diladiff info``, whose output it needs."""
+    calls, programs = folder / "calls", folder / "bin"
+    programs.mkdir(exist_ok=True)
+    reals = {"diladiff": ("info", "-m diladiff_cli"), "python3": ("-c", ""), "accelerate": ("none", "")}
+    for name, (real, module) in reals.items():
+        lines = f'[ "$1" = {real} ] && exec {sys.executable} {module} "$@"\necho {name} "$@" >>"$CALLS"\n'
+        (programs / name).write_text(f"#!/bin/sh\n{lines}")
+        (programs / name).chmod(0o755)
+    whole = environment() | {"PATH": f"{programs}:{os.environ['PATH']}", "CALLS": str(calls)} | variables
+    line = ["bash", str(ROOT / "examples" / script)]
+    done = subprocess.run(line, cwd=folder, env=whole, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    found = calls.read_text().splitlines() if calls.exists() else []
+    calls.unlink(missing_ok=True)
+    return [call.split() for call in found]
+
+
+@pytest.mark.slow
+def test_the_evidence_is_made_by_commands_that_are_understood_and_is_what_the_documentation_shows(
+    cli: Cli, tiny_chain: Chain, tmp_path: Path
+) -> None:
+    calls = commands("evidence.sh", tmp_path, CHAIN=str(tiny_chain.root))
+    made = {file.name for file in (tmp_path / "evidence").iterdir()}
+    assert made | OTHERS == {file.name for file in (ROOT / "docs" / "evidence").iterdir()}
+    assert not made & OTHERS
+    described = json.loads((tmp_path / "evidence" / "chain.json").read_text())
+    assert [link["stage"] for link in described] == ["mdlm", "ae", "prior", "student"]
+    assert commands("evidence.sh", tmp_path, CHAIN=str(tiny_chain.root)) == []  # all is there
+    ours = [call[1:] for call in calls if call[0] == "diladiff"]
+    assert {command[0] for command in ours} == {"bench", "eval", "sample"}
+    assert len(ours) > 20
+    for command in ours:
+        more = SMALL if "--speed" in command else ["--dry-run"]
+        more += ["--n", "100"] if str(tiny_chain.ae) in command and "bench" in command else []  # has no more texts
+        found = cli(*command, *more)
+        assert found.status == 0, (command, found.err)
+
+
+@pytest.mark.slow
+def test_what_ships_is_measured_beside_the_text_that_it_learned_from(tmp_path: Path) -> None:
+    (tmp_path / "evidence").mkdir()
+    (tmp_path / "evidence" / "chain.json").write_text("[]")
+    first, *calls = commands("evidence.sh", tmp_path, CHAIN="shipped")
+    for stage in ("mdlm", "ae", "prior", "student"):
+        config = json.loads((tmp_path / "evidence" / "shipped" / stage / "config.json").read_text())
+        assert config["stage"] == stage
+    assert " ".join(first[1:4]) == "encode --preset demo"
+    measured = [call for call in calls if {"eval", "bench"} & set(call) and "--speed" not in call]
+    assert len(measured) > 20
+    assert all(call[call.index("--data") + 1] == "evidence/data" for call in measured)
+
+
+def test_the_published_configuration_is_asked_for_in_commands_that_are_understood(cli: Cli, tmp_path: Path) -> None:
+    calls = commands("owt.sh", tmp_path, GPUS="4")
+    launched = ["launch", "--multi_gpu", "--num_processes", "4", "-m", "diladiff_cli"]
+    ours = [call[1:] if call[0] == "diladiff" else call[1 + len(launched) :] for call in calls]
+    assert [command[0] for command in ours] == [
+        *("encode", "train-mdlm", "train-ae", "train-prior", "distill", "sample", "sample", "eval")
+    ]
+    assert all(call[1 : 1 + len(launched)] == launched for call in calls if call[0] == "accelerate")
+    assert [call[0] for call in calls] == ["diladiff", *["accelerate"] * 6, "diladiff"]
+    encode, *others = ours
+    assert cli(*encode, "--dry-run", "--tokenizer", "train:300").status == 0  # that of the preset is on the Hub
+    for command in others:
+        found = cli(*command, "--dry-run")
+        assert found.status == 1, (command, found.err)  # nothing of what it builds on is there, which is all
+        assert any(what in found.error for what in ("there is no folder", "cannot read")), (command, found.err)
