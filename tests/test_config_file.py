@@ -44,9 +44,10 @@ def test_lists_in_a_file_may_be_lists(tmp_path: Path, written: str, field: str, 
     ],
 )
 def test_other_lists_in_a_file_are_refused(tmp_path: Path, stage: str, written: str, problem: str) -> None:
+    file = write(tmp_path / "c.toml", f"[{stage}]\n{written}\n")
     with pytest.raises(ConfigError) as caught:
-        resolve(stage, file=write(tmp_path / "c.toml", f"[{stage}]\n{written}\n"))
-    assert caught.value.problems[0].startswith(problem)
+        resolve(stage, file=file)
+    assert caught.value.problems[0].startswith(f"--config {file}: {problem}")
 
 
 def test_later_sources_win_over_earlier_ones(tmp_path: Path) -> None:
@@ -96,8 +97,19 @@ def test_an_unreadable_file_is_named_with_the_remedy(tmp_path: Path, name: str, 
         read_config_file(file, "mdlm")
     (problem,) = error.value.problems
     assert problem.startswith(f"--config {file} cannot be read (")
-    assert problem.endswith("); give a TOML or JSON file")
+    assert problem.endswith("); mend it, or give another file" if content else "); give a TOML or JSON file")
     assert "\n" not in problem
+
+
+def test_bad_values_of_a_file_are_told_with_its_name_unless_an_option_takes_their_place(tmp_path: Path) -> None:
+    file = write(tmp_path / "c.toml", '[mdlm]\nmax_steps = "five"\nlayers = -1\nwidth = 64\nheads = 5\n')
+    with pytest.raises(ConfigError) as error:
+        resolve("mdlm", file=file, options={"layers": 2, "seed": -1})
+    assert error.value.problems == [
+        "--seed is -1; give at least 0",
+        f"--config {file}: --max-steps is 'five'; give a whole number",
+        f"--config {file}: --width 64 is no multiple of twice --heads 5; change one",
+    ]
 
 
 def test_values_of_a_file_are_checked_like_options(tmp_path: Path) -> None:
@@ -132,7 +144,7 @@ def test_what_else_is_wrong_with_a_file_is_told_with_its_unknown_names(tmp_path:
     assert error.value.problems == [
         f"--config {file} has 'layer' in [mdlm]; did you mean layers?",
         f"--config {file} has 'witdh', which no stage knows; did you mean width?",
-        "--max-steps is 0; give at least 1",
+        f"--config {file}: --max-steps is 0; give at least 1",
     ]
 
 

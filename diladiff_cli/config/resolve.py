@@ -47,7 +47,7 @@ def read_config_file(path: Path, stage: str) -> tuple[dict[str, Any], list[str]]
             raise ValueError(f"a {type(values).__name__} instead of names and values")
         twice, values = _set_twice(values), _underscored(values)
     except (ValueError, RecursionError) as error:
-        raise ConfigError([f"--config {path} cannot be read ({error}); give a TOML or JSON file"]) from error
+        raise ConfigError([f"--config {path} cannot be read ({error}); mend it, or give another file"]) from error
     names = {key: {f.name for f in fields(kind)} for key, kind in STAGES.items()}
     tables = {k: v for k, v in values.items() if isinstance(v, dict)}
     common = {k: v for k, v in values.items() if k not in tables}
@@ -94,7 +94,7 @@ def resolve(
         ConfigError: With all problems found.
     """
     problems: list[str] = []
-    values: dict[str, Any] = {}
+    values, of_file = dict[str, Any](), dict[str, Any]()
     if preset in PRESETS:
         values |= PRESETS[preset].get(stage, {})
     elif preset is not None:
@@ -102,14 +102,23 @@ def resolve(
     try:
         if file:
             of_file, wrong_names = read_config_file(file, stage)
-            values |= of_file
             problems += wrong_names
     except ConfigError as error:
         problems += error.problems
     try:
-        config = STAGES[stage].from_dict(values | dict(options or {}))
+        config = STAGES[stage].from_dict(values | of_file | dict(options or {}))
     except ConfigError as error:
-        problems += error.problems
+        from_file = set(_problems(stage, values | of_file)) - set(_problems(stage, values))
+        problems += [f"--config {file}: {problem}" if problem in from_file else problem for problem in error.problems]
     if problems:
         raise ConfigError(problems)
     return config
+
+
+def _problems(stage: str, values: dict[str, Any]) -> list[str]:
+    """What is wrong with values of a stage."""
+    try:
+        STAGES[stage].from_dict(values)
+    except ConfigError as error:
+        return error.problems
+    return []

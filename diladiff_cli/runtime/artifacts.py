@@ -130,7 +130,7 @@ class Artifact:
         if found.hash != link["hash"]:
             raise UserError(
                 f"{self.path} was made with another version of {folder}",
-                f"restore that version, or run {COMMANDS[self.stage]} again",
+                f"restore that version, or run {COMMANDS[self.stage]} again, with --fresh in the same place",
             )
         return found
 

@@ -85,8 +85,8 @@ def check_resume(
     if changed and not (resume and changeable):
         raise UserError(
             f"{out} holds a run with other settings ({', '.join(changed.values())})",
-            f"repeat its settings to continue, {'--resume to go on with the new ones, ' if changeable else ''}"
-            "use --fresh to start over, or another --out",
+            f"repeat its settings to continue, {'use --resume to go on with the new ones, ' if changeable else ''}"
+            "use --fresh to start over, or give another --out",
         )
     if config.max_steps < stored["step"] and not is_finished(stored, config):
         raise UserError(f"{out} is at step {stored['step']}, beyond --max-steps {config.max_steps}", "give more steps")

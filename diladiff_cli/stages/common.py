@@ -18,7 +18,7 @@ from diladiff_cli.networks.latent import LatentTrunk
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.artifacts import Artifact, linked, load_artifact, parent_links
 from diladiff_cli.runtime.folders import is_there
-from diladiff_cli.runtime.names import ships
+from diladiff_cli.runtime.names import name_of, ships
 from diladiff_cli.runtime.resume import check_resume
 from diladiff_cli.runtime.session import check_tracker
 from diladiff_cli.tokenizer_files import read_tokenizer
@@ -118,7 +118,7 @@ def open_recorded_data(artifact: Artifact, given: Path | None) -> tuple[TokenDat
     if not is_there(path) and given is None:
         what = f"the data set of {artifact.path}, {path}, is missing"
         if "export" in artifact.config:
-            what = f"{artifact.path} is a bundle, which comes without its data set"
+            what = f"{name_of(artifact.path)} is a bundle, which comes without its data set"
         remedy = "name one with --data"
         if ships(artifact.path):
             remedy += ", here what diladiff encode --preset demo writes"

@@ -18,7 +18,7 @@ from diladiff_cli.stages.eval_artifact import artifact_table, evaluate_artifact
 from diladiff_cli.stages.eval_samples import cell, report_table
 from diladiff_cli.stages.sample_measure import Report, SampleMeasure
 from diladiff_cli.stages.sample_sets import SETTINGS, Sample, group_samples, read_samples
-from diladiff_cli.stages.sampler import sampling_device
+from diladiff_cli.stages.sampler import autoencoder_of, sampling_device
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -99,7 +99,12 @@ def _check_inputs(
     """What is not there is told before the work."""
     for name, samples in targets:
         if samples is None:
-            open_recorded_data(load_artifact(name), data)
+            artifact = load_artifact(name)
+            open_recorded_data(artifact, data)
+            for link in artifact.config["parents"]:
+                artifact.parent(link)
+            if artifact.stage != "mdlm":
+                autoencoder_of(artifact).parent("mdlm")
     if any(samples is not None for _, samples in targets):
         check_scorer(config.scorer)
         for source in reference:

@@ -80,7 +80,7 @@ def notes_on(sampler: Sampler, config: SampleConfig) -> list[str]:
         if config.latent_scale not in (0, 1):
             notes.append(f"--latent-scale {config.latent_scale} does nothing: all steps are the base's")
     elif config.latent_scale == 0 and sampler.latent_scale != 1:
-        factor = f"latents times {sampler.latent_scale}, the own factor of {sampler.name}"
+        factor = f"latents times {sampler.latent_scale}, the factor that {sampler.name} carries"
         notes.append(f"{factor}; --latent-scale 1 takes it away")
     if config.latent_until and not base_steps(replace(config, decode_steps=steps)):
         notes.append(f"--latent-until {config.latent_until} does nothing: the last of {steps} steps begins before it")

@@ -7,6 +7,7 @@ import pytest
 
 from ..chain import LENGTH, Chain
 from ..command_line import Cli
+from ..faults.forging import forge
 
 IN_BOTH = ("seed", "steps", "decode_steps", "top_p", "gamma", "guidance", "order", "threshold", "entropy_bound")
 
@@ -71,6 +72,17 @@ def test_a_dry_run_of_eval_prints_what_would_be_measured(cli: Cli, tiny_chain: C
     assert (found.status, found.error) == (1, "error: there is no scorer gone.gguf; check --scorer")
     found = cli("eval", "s.jsonl", "--data", tiny_chain.data, "--dry-run")
     assert (found.status, found.out) == (2, "")
+
+
+@pytest.mark.parametrize("stage", ["ae", "prior", "student"])
+def test_a_dry_run_of_eval_refuses_what_was_built_on_another_version(cli: Cli, chain_copy: Chain, stage: str) -> None:
+    parent = chain_copy.prior if stage == "student" else chain_copy.mdlm
+    other = {"schedule_d": 5.0} if stage == "student" else {"activation": "gelu"}
+    forge(parent, lambda config: config["network"].update(other))
+    found, dry = (cli("eval", getattr(chain_copy, stage), "--batches", "1", *more) for more in ((), ("--dry-run",)))
+    assert (found.status, dry.status) == (1, 1)
+    assert dry.error == found.error
+    assert f"was made with another version of {parent}" in dry.error
 
 
 @pytest.mark.parametrize(

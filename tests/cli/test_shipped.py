@@ -79,6 +79,7 @@ def test_the_data_set_of_what_ships_is_told_where_it_is_missing(
     monkeypatch.setattr(names, "SHIPPED_MODEL", place)
     found = cli("encode", "--ae", "shipped/parents/ae")
     assert (found.status, found.out) == (1, "")
+    assert found.error.startswith("error: shipped/parents/ae is a bundle")
     assert found.error.endswith("data set; name one with --data, here what diladiff encode --preset demo writes")
 
 

@@ -93,7 +93,7 @@ def test_a_models_own_factor_is_told_and_can_be_taken_away(tiny_chain: Chain, tm
     export(tiny_chain.student, tmp_path / "bundle", latent_scale=0.5)
     sampler = load_sampler(tmp_path / "bundle", "cpu")
     config = SampleConfig(decode_steps=4, latent_until=0.5)
-    told = f"latents times 0.5, the own factor of {tmp_path / 'bundle'}; --latent-scale 1 takes it away"
+    told = f"latents times 0.5, the factor that {tmp_path / 'bundle'} carries; --latent-scale 1 takes it away"
     assert notes_on(sampler, config) == [told]
     assert notes_on(sampler, replace(config, latent_scale=1.0)) == []
     assert notes_on(sampler, replace(config, latent_until=1.0)) == []
