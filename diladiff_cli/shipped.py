@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+SHIPPED_NAME = "shipped"  # what the model is called, where a folder is asked for and in what was drawn from it
 _ASSETS = Path(__file__).parent / "assets"
 SHIPPED_MODEL = _ASSETS / "model"
 SHIPPED_TEXT = _ASSETS / "text"

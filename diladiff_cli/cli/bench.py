@@ -39,15 +39,16 @@ def _check(
         problems.append("--dry-run has no meaning with --speed, which reads nothing; leave it out")
     if speed and (model is not None or own["against"] or own["more"]):
         problems.append("models have no meaning with --speed, which makes its own networks; leave them out")
-    loose = [str(path) for path in [*(own["against"] or ()), *(own["more"] or ())] if _is_number(str(path))]
-    if loose and not Path(loose[0]).exists():
-        problems.append(f"{loose[0]} is no model; the values of one option go together, as --temperatures 1.0,0.8")
+    models = [Path(model) for model in [*(own["against"] or ()), *(own["more"] or ())]]
+    loose = [model for model in models if _are_numbers(str(model)) and not model.exists()]
+    if loose:
+        problems.append(f"{loose[0]} is no model; the values of one option go together, as in --temperatures 1.0,0.8")
     return problems if speed else problems + idle_bounds(config, given)
 
 
-def _is_number(text: str) -> bool:
+def _are_numbers(text: str) -> bool:
     with suppress(ValueError):
-        return math.isfinite(float(text))
+        return all(math.isfinite(float(part)) for part in text.split(","))
     return False
 
 

@@ -15,6 +15,7 @@ from diladiff_cli.errors import UserError, meant_instead
 from diladiff_cli.notes import say
 from diladiff_cli.presets import PRESETS
 from diladiff_cli.settings import Settings, check_value, flag
+from diladiff_cli.shipped import SHIPPED_NAME
 
 # Fields of all training stages that say how a run goes rather than what it computes.
 RUN_FIELDS = {"seed", "max_steps", "max_minutes", "precision", "compile", "log_with"}
@@ -98,8 +99,8 @@ def with_shipped(name: str, value: Any) -> Any:
     if isinstance(value, list):
         return [with_shipped(name, part) for part in value]
     first = value.partition("/")[0]
-    if first != "shipped":
-        if difflib.get_close_matches(first, ["shipped"], cutoff=0.8) and not Path(first).exists():
+    if first != SHIPPED_NAME:
+        if difflib.get_close_matches(first, [SHIPPED_NAME], cutoff=0.8) and not Path(first).exists():
             hint = "did you mean shipped, the model that ships with diladiff?"
             raise UserError(f"there is no folder {value}", meant_instead(Path(value), hint, Path.is_dir))
         return value

@@ -97,10 +97,10 @@ def load_tokenizer(spec: str | Path) -> Any:
     return tokenizer
 
 
-def _kind_of(home: Path) -> Any:
-    """The class that loads a tokenizer; those trained here are of one, whose import is quicker than looking for it."""
+def _kind_of(folder: Path) -> Any:
+    """The class that loads a tokenizer; for those trained here their own, without the import of all to choose from."""
     with suppress(OSError, ValueError):
-        config = read_json(tokenizer_folder(home) / "tokenizer_config.json")
+        config = read_json(folder / "tokenizer_config.json")
         own = {"mask_token": MASK_TOKEN, "eos_token": SEPARATOR_TOKEN}
         if own.items() <= config.items() and config.get("tokenizer_class") in TRAINED:
             from transformers import PreTrainedTokenizerFast

@@ -1,14 +1,14 @@
 """Names of models: a path, or ``shipped`` for the one that comes with the package."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.folders import is_there
-from diladiff_cli.shipped import SHIPPED_MODEL
+from diladiff_cli.shipped import SHIPPED_MODEL, SHIPPED_NAME
 
 LOCAL_MODEL = Path("ckpt/student")
-SHIPPED_NAME = "shipped"  # where a model's folder is asked for
 
 
 def shipped_model() -> Path:
@@ -57,13 +57,14 @@ def named_model(name: str) -> Path:
 
 def ships(path: Path) -> bool:
     """Whether a folder is the model that ships, or one of its parents."""
-    return SHIPPED_MODEL in (path.absolute(), *path.absolute().parents)
+    return Path(os.path.abspath(path)).is_relative_to(SHIPPED_MODEL)
 
 
 def name_of(path: Path) -> str:
-    """What to call a model: the name by which :func:`named_model` finds it, which for what ships is no path."""
+    """What to call a model: its path, or the name of what ships, where :func:`named_model` finds it by that."""
     if ships(path):
-        name = (SHIPPED_NAME / path.absolute().relative_to(SHIPPED_MODEL)).as_posix()
-        if named_model(name) == path.absolute():  # nothing here hides it
-            return name
-    return str(path)
+        whole = Path(os.path.abspath(path))
+        name = (SHIPPED_NAME / whole.relative_to(SHIPPED_MODEL)).as_posix()
+        with suppress(UserError):
+            return name if named_model(name) == whole else str(path)  # something here may have that name
+    return f"./{path}" if path.parts[:1] == (SHIPPED_NAME,) else str(path)  # which is no name of what ships

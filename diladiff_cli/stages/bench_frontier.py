@@ -61,10 +61,10 @@ def bench_frontier(
     settings = EvalConfig(scorer=config.scorer, batch_size=config.batch_size, precision=config.precision)
     measure = SampleMeasure(settings, data=data, keep=out / "scores")
     check_texts({measure.text(model).source for model in samplers})
+    files = kept_files(plan, out, data)
     with writing(out):
         (out / "points").mkdir(parents=True, exist_ok=True)
     seeds = config.integers("seeds")
-    files = kept_files(plan, out, data)
     found: list[Report] = []
     with telling_what_is_kept(lambda: f"{out}: what was measured is kept"):
         for number, point in enumerate(points, 1):
@@ -98,7 +98,7 @@ def _measured(point: Point, seed: int, files: Kept, sampler: Sampler, measure: S
 
 
 def _kept_samples(file: Path, point: Point) -> list[Sample]:
-    """Samples of a file; the model may lie elsewhere now, and the reference is found by its path."""
+    """Samples of a file; the model may have another name now, by which the reference is found."""
     lines = file.read_text(encoding="utf-8").strip("\n").split("\n")  # texts may hold other line ends
     return [json.loads(line) | {"model": point.model} for line in lines]
 

@@ -44,7 +44,7 @@ class Way(NamedTuple):
 
 
 class Line(NamedTuple):
-    """What the points of a line in the picture have in common: the model's path, and the tokens' temperature."""
+    """What the points of a line in the picture have in common: the model's name, and the tokens' temperature."""
 
     model: str
     way: Way
@@ -57,7 +57,7 @@ class Line(NamedTuple):
 
 
 def short_names(reports: Sequence[Report]) -> dict[str, str]:
-    """The models' paths without the folder that all of them lie in, in order of appearance."""
+    """The models' names, of paths without the folder that all of them lie in, in order of appearance."""
     models = list(dict.fromkeys(r["model"] for r in reports))
     comparable = len({os.path.isabs(model) for model in models}) == 1
     shared = os.path.commonpath([os.path.dirname(model) for model in models]) if comparable else ""

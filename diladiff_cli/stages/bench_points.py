@@ -191,14 +191,16 @@ def kept_files(plan: Plan, out: Path, data: Path | None) -> dict[Point, dict[int
     """The files of every point and seed.
 
     Raises:
-        UserError: Figures are missing, and the scorer cannot be had.
+        UserError: Figures are missing, or those of all seeds together, and the scorer cannot be had.
     """
     seeds = plan.config.integers("seeds")
     found = {
         p: {seed: Kept.of(p, seed, plan.samplers[p.model], plan.config, out, data) for seed in seeds}
         for p in plan.points
     }
-    if not all(kept.scored for files in found.values() for kept in files.values()):
+    scored = all(kept.scored for files in found.values() for kept in files.values())
+    pooled = [pooled_file(p, seeds, plan.samplers[p.model], plan.config, out, data) for p in found if len(seeds) > 1]
+    if not (scored and all(file.exists() for file in pooled)):
         check_scorer(plan.config.scorer)
     return found
 

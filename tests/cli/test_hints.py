@@ -1,11 +1,15 @@
 """What a slip of the keyboard, or a habit of another program, is answered with."""
 
+import shutil
+
 import pytest
 
+from ..chain import Chain
 from ..command_line import Cli
 
 EXTRA = "got unexpected extra argument(s) (extra)"
 NO_VALUE = "option '{}' requires an argument"
+NO_MODEL = "is no model; the values of one option go together, as in --temperatures 1.0,0.8"
 HINTS = [
     ("sample extra", f"{EXTRA}; a model is named by --model, and takes no prompt, or see diladiff sample --help"),
     ("export extra", f"{EXTRA}; a model is named by --model, or see diladiff export --help"),
@@ -20,8 +24,9 @@ HINTS = [
     ("sample --zzzz -steps 4", "no such option: --zzzz; see diladiff sample --help"),
     ("sample -x 3", "no such option: -x; see diladiff sample --help"),
     ("-x", "no such option: -x; see diladiff --help"),
-    ("bench --temperatures 1 0.8", "0.8 is no model; the values of one option go together, as --temperatures 1.0,0.8"),
-    ("bench --against a 0.8", "0.8 is no model; the values of one option go together, as --temperatures 1.0,0.8"),
+    ("bench --temperatures 1 0.8", f"0.8 {NO_MODEL}"),
+    ("bench --temperatures 1.0 0.8,0.7", f"0.8,0.7 {NO_MODEL}"),
+    ("bench --against a 0.8", f"0.8 {NO_MODEL}"),
     ("sample --trace -", "--trace - is stdout, which is for samples; name a file"),
 ]
 
@@ -30,3 +35,10 @@ HINTS = [
 def test_a_slip_is_answered_with_what_was_meant(cli: Cli, line: str, hint: str) -> None:
     found = cli(*line.split())
     assert (found.status, found.out, found.errors) == (2, "", [f"error: {hint}"])
+
+
+def test_a_folder_may_be_called_as_a_number(cli: Cli, tiny_chain: Chain) -> None:
+    shutil.copytree(tiny_chain.mdlm, "8")
+    found = cli("bench", "8", "0.5", "--data", tiny_chain.data, "--dry-run")
+    assert (found.status, found.errors) == (2, [f"error: 0.5 {NO_MODEL}"])
+    assert cli("bench", "8", "--data", tiny_chain.data, "--dry-run").status == 0

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,9 @@ OTHERS = {  # made by hand or by scripts of their own, as docs/benchmarks.md, ab
     *("ablations.json", "ablations_features_base.jsonl", "sizes.json", "savings.jsonl", "quickstart.jsonl"),
     *("frontier_gpu.jsonl", "speed_gpu.jsonl", "speed_1024.jsonl", "speed_1024_fp32.jsonl", "latent_share.jsonl"),
 }
-SMALL = [
-    *("--vocab-sizes", "40", "--lengths", "8", "--batch-sizes", "2", "--decode-steps", "2"),
-    *("--width", "8", "--layers", "1", "--seconds", "0.01"),
-]
+
+
+PARENTS = {"base": "mdlm", "ae": "ae", "prior": "prior"}
 
 
 def commands(script: str, folder: Path, **variables: str) -> list[list[str]]:
@@ -50,13 +50,19 @@ def test_the_evidence_is_made_by_commands_that_are_understood_and_is_what_the_do
     described = json.loads((tmp_path / "evidence" / "chain.json").read_text())
     assert [link["stage"] for link in described] == ["mdlm", "ae", "prior", "student"]
     assert commands("evidence.sh", tmp_path, CHAIN=str(tiny_chain.root)) == []  # all is there
+    (semantics,) = [call for call in calls if call[0] == "python3"]
+    script = (ROOT / "examples" / "semantics.py").read_text()
+    assert all(f'"{option}"' in script for option in semantics if option.startswith("--"))
     ours = [call[1:] for call in calls if call[0] == "diladiff"]
     assert {command[0] for command in ours} == {"bench", "eval", "sample"}
     assert len(ours) > 20
     for command in ours:
-        more = SMALL if "--speed" in command else ["--dry-run"]
-        more += ["--n", "100"] if str(tiny_chain.ae) in command and "bench" in command else []  # has no more texts
-        found = cli(*command, *more)
+        if "--speed" in command:  # has no dry run: nothing but what is added here is wrong with it
+            found = cli(*command, "--layers", "0")
+            assert (found.status, found.errors) == (2, ["error: --layers is 0; give at least 1"]), command
+            continue
+        few = ["--n", "100"] if str(tiny_chain.ae) in command and "bench" in command else []  # has no more texts
+        found = cli(*command, "--dry-run", *few)
         assert found.status == 0, (command, found.err)
 
 
@@ -74,6 +80,7 @@ def test_what_ships_is_measured_beside_the_text_that_it_learned_from(tmp_path: P
     assert all(call[call.index("--data") + 1] == "evidence/data" for call in measured)
 
 
+@pytest.mark.slow
 def test_the_published_configuration_is_asked_for_in_commands_that_are_understood(cli: Cli, tmp_path: Path) -> None:
     calls = commands("owt.sh", tmp_path, GPUS="4")
     launched = ["launch", "--multi_gpu", "--num_processes", "4", "-m", "diladiff_cli"]
@@ -83,6 +90,11 @@ def test_the_published_configuration_is_asked_for_in_commands_that_are_understoo
     ]
     assert all(call[1 : 1 + len(launched)] == launched for call in calls if call[0] == "accelerate")
     assert [call[0] for call in calls] == ["diladiff", *["accelerate"] * 6, "diladiff"]
+    wanted = {"--data": "data", **{f"--{name}": f"ckpt/{stage}" for name, stage in PARENTS.items()}}
+    for command in ours[1:5]:
+        given = dict(pairwise(command))
+        assert all(given[option] == folder for option, folder in wanted.items() if option in given), command
+    assert [dict(pairwise(command))["--model"] for command in ours[5:7]] == ["ckpt/prior", "ckpt/student"]
     encode, *others = ours
     assert cli(*encode, "--dry-run", "--tokenizer", "train:300").status == 0  # that of the preset is on the Hub
     for command in others:

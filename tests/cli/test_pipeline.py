@@ -115,7 +115,7 @@ def test_sample_into_a_pipe_that_closes_ends_quietly(shell: Cli, prepared: Path)
 @pytest.mark.slow
 def test_sigterm_during_training_saves_and_the_same_command_continues(shell: Cli, prepared: Path) -> None:
     assert shell("encode", "text.txt", "--config", "tiny.toml").status == 0
-    steps = 500
+    steps = 800
     arguments = ["train-mdlm", "--config", "tiny.toml", "--max-steps", str(steps), "--save-every", "0"]
     process = subprocess.Popen(
         [sys.executable, "-m", "diladiff_cli", *arguments],

@@ -8,6 +8,7 @@ import pytest
 
 from diladiff_cli.runtime import names
 from diladiff_cli.stages.export import export
+from diladiff_cli.stages.reference_text import SHIPPED
 from tests.chain import LENGTH, Chain
 
 from ..command_line import Cli
@@ -95,8 +96,20 @@ def test_what_was_drawn_from_it_tells_its_name_by_which_its_tokenizer_is_found(c
 
 def test_where_the_name_is_another_s_what_ships_is_told_by_its_path(cli: Cli, tiny_chain: Chain, bundle: Path) -> None:
     export(tiny_chain.mdlm, Path("shipped"))
-    drawn = cli("sample", "--model", str(bundle), "--n", "1")
-    assert json.loads(drawn.out)["model"] == str(bundle)
+    called = {str(bundle): str(bundle), "shipped": "./shipped", "./shipped": "./shipped"}
+    for given, told in called.items():
+        drawn = cli("sample", "--model", given, "--n", "1")
+        assert json.loads(drawn.out)["model"] == told
+
+
+def test_without_what_ships_its_samples_are_compared_by_characters(
+    cli: Cli, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("drawn.jsonl").write_text(cli("sample", "--model", "shipped", "--n", "2").out)
+    monkeypatch.setattr(names, "SHIPPED_MODEL", bundle / "none")
+    found = cli("eval", "drawn.jsonl", "--scorer", "none")
+    assert found.status == 0, found.err
+    assert json.loads(found.out)["reference"]["source"] == SHIPPED
 
 
 def test_names_that_only_look_like_it_are_left_as_they_are(cli: Cli, bundle: Path) -> None:

@@ -16,7 +16,7 @@ import diladiff_cli
 from diladiff_cli.data.tokenizer import train_tokenizer
 
 GOOD = "the cat sat on the mat, and the dog in the log"
-MEGABYTES = int(os.environ.get("HUGE_MEGABYTES", "9"))
+MEGABYTES = int(os.environ.get("HUGE_MEGABYTES", "10"))
 DOCUMENTS = int(os.environ.get("HUGE_DOCUMENTS", "100000"))
 
 

@@ -128,9 +128,10 @@ def test_a_trained_tokenizer_is_loaded_without_a_search_and_others_as_transforme
     assert asked == []
     assert (type(loaded), loaded.get_vocab()) == (type(found), found.get_vocab())
     assert loaded.all_special_tokens == found.all_special_tokens
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"mask_token": "[MASK]"}))
-    assert load_tokenizer(tmp_path) is found
-    assert asked == [trained_folder]
+    for special in ("mask_token", "eos_token"):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {special: "[ELSE]"}))
+        assert load_tokenizer(tmp_path) is found
+    assert asked == [trained_folder] * 2
 
 
 def saved(folder: Path, **specials: str) -> Path:

@@ -11,7 +11,7 @@ import pytest
 from diladiff_cli.errors import UserError
 from diladiff_cli.metrics import scorers
 from diladiff_cli.metrics.genppl import generative_perplexity
-from diladiff_cli.metrics.scorers import Scorer, load_scorer
+from diladiff_cli.metrics.scorers import Scorer, check_scorer, load_scorer
 
 ENGLISH = [
     "The old man walked slowly down the road to the village, where his daughter was waiting for him.",
@@ -114,6 +114,16 @@ def test_progress_counts_every_text_once_a_batch(tiny_scorer: Scorer) -> None:
     assert counts == [2, 2, 1]
     tiny_scorer.score([], progress=counts.append)
     assert sum(counts) == 5
+
+
+def test_a_gguf_file_without_what_reads_it_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, found = tmp_path / "some.gguf", importlib.util.find_spec
+    file.touch()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gguf" else found(name))
+    with pytest.raises(UserError, match=r"reading some\.gguf needs the package gguf; pip install gguf"):
+        check_scorer(str(file))
 
 
 @pytest.mark.slow

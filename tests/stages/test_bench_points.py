@@ -50,9 +50,10 @@ def test_a_scorer_that_is_gone_is_told_before_the_work_where_figures_are_missing
     (point,) = bench_plan(kept, [tiny_chain.mdlm], out)["points"]
     assert (point["to_draw"], point["to_score"], point["to_pool"]) == ([], [], False)
     capsys.readouterr()
-    for call in (bench_plan, lambda *given: list(bench_frontier(*given))):
-        with pytest.raises(UserError, match=f"there is no scorer {scorer}"):
-            call(replace(kept, decode_steps="2,4"), [tiny_chain.mdlm], out)
+    for settings in (replace(kept, decode_steps="2,4"), replace(kept, seeds="5,0")):  # of which no MAUVE is kept
+        for call in (bench_plan, lambda *given: list(bench_frontier(*given))):
+            with pytest.raises(UserError, match=f"there is no scorer {scorer}"):
+                call(settings, [tiny_chain.mdlm], out)
     assert "point" not in capsys.readouterr().err
 
 
