@@ -98,7 +98,7 @@ def is_number(kind: type, value: str) -> bool:
 
 
 @pytest.mark.parametrize("name", CONFIGURED)
-def test_bad_values_of_a_file_are_told_like_those_of_options(cli: Cli, name: str) -> None:
+def test_bad_values_of_a_file_are_told_like_those_of_options_with_its_name(cli: Cli, name: str) -> None:
     command = CONFIGURED[name]
     kinds = get_type_hints(command.settings)
     wrong: dict[type, Any] = {bool: "yes", int: "3", float: "0.5", str: True}
@@ -108,7 +108,7 @@ def test_bad_values_of_a_file_are_told_like_those_of_options(cli: Cli, name: str
         lines = check_errors(cli(name, *target, "--config", "c.json"), 2, files())
         listed = {f.name for f in fields(command.settings) if f.metadata["listed"]}
         wanted = {n: LIST if n in listed else WORDS[kinds[n]] for n in values}
-        assert lines == [f"{flag(n)} is {v!r}; give {wanted[n]}" for n, v in values.items()]
+        assert lines == [f"--config c.json: {flag(n)} is {v!r}; give {wanted[n]}" for n, v in values.items()]
 
 
 @pytest.mark.parametrize("name", CONFIGURED)

@@ -149,7 +149,10 @@ def test_a_json_file_serves_as_well_as_a_toml_file(cli: Cli) -> None:
         ("[mdml]\nwidth = 3", ["error: --config c.toml has the table [mdml]; use data, mdlm"]),
         ("widht = 3", ["error: --config c.toml has 'widht', which no stage knows; did you mean width?"]),
         ("[mdlm]\nwidht = 3", ["error: --config c.toml has 'widht' in [mdlm]; did you mean width?"]),
-        ("[mdlm]\nwidth = '3'\nlayers = 0", ["error: --width is '3'; give", "error: --layers is 0; give at least 1"]),
+        (
+            "[mdlm]\nwidth = '3'\nlayers = 0",
+            ["error: --config c.toml: --width is '3'; give", "error: --config c.toml: --layers is 0; give at least 1"],
+        ),
     ],
 )
 def test_a_bad_configuration_file_is_wrong_usage(cli: Cli, content: str, lines: list[str]) -> None:

@@ -152,7 +152,7 @@ def test_other_settings_of_the_optimisation_need_an_explicit_resume(
 ) -> None:
     toy.toy_train(toy.settings(max_steps=3), tmp_path / "run")
     longer = toy.settings(max_steps=5, learning_rate=0.01)
-    with pytest.raises(UserError, match=r"other settings \(learning_rate.*, --resume to go on with the new ones"):
+    with pytest.raises(UserError, match=r"other settings \(learning_rate.*, use --resume to go on with the new ones"):
         toy.toy_train(longer, tmp_path / "run")
     assert toy.toy_train(longer, tmp_path / "run", True)["step"] == 5
     assert "going on with other settings: learning_rate 0.02 -> 0.01, max_steps 3 -> 5" in capsys.readouterr().err
