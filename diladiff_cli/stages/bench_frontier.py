@@ -86,7 +86,7 @@ def _measured(point: Point, seed: int, files: Kept, sampler: Sampler, measure: S
             if not files.samples.exists():  # another machine's, whose figures are kept, stay
                 write_text(files.samples, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples))
             write_text(files.speed, json.dumps(speed) + "\n")
-    figures = json.loads(files.figures.read_text()) if files.figures.exists() else None
+    figures = json.loads(files.figures.read_text()) if files.scored else None
     if figures is None or _has_lesser_reference(figures, measure, point):
         (figures,) = measure.reports(_kept_samples(files.samples, point))
         # What was left out for want of a scorer or a package, a later call may have.

@@ -1,8 +1,6 @@
 """The examples that take hours: what they would run is written down, and each command tried dry."""
 
 import json
-import os
-import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ..chain import Chain
-from ..command_line import ROOT, Cli, environment
+from ..command_line import ROOT, Cli
+from .test_examples import script
 
 OTHERS = {  # made by hand or by scripts of their own, as docs/benchmarks.md, ablations.md and results.md tell
     *("ablations.json", "ablations_features_base.jsonl", "sizes.json", "savings.jsonl", "quickstart.jsonl"),
@@ -21,18 +20,16 @@ OTHERS = {  # made by hand or by scripts of their own, as docs/benchmarks.md, ab
 PARENTS = {"base": "mdlm", "ae": "ae", "prior": "prior"}
 
 
-def commands(script: str, folder: Path, **variables: str) -> list[list[str]]:
+def commands(name: str, folder: Path, **variables: str) -> list[list[str]]:
     """What a script would run, but for ``diladiff info``, whose output it needs."""
     calls, programs = folder / "calls", folder / "bin"
     programs.mkdir(exist_ok=True)
     reals = {"diladiff": ("info", "-m diladiff_cli"), "python3": ("-c", ""), "accelerate": ("none", "")}
-    for name, (real, module) in reals.items():
-        lines = f'[ "$1" = {real} ] && exec {sys.executable} {module} "$@"\necho {name} "$@" >>"$CALLS"\n'
-        (programs / name).write_text(f"#!/bin/sh\n{lines}")
-        (programs / name).chmod(0o755)
-    whole = environment() | {"PATH": f"{programs}:{os.environ['PATH']}", "CALLS": str(calls)} | variables
-    line = ["bash", str(ROOT / "examples" / script)]
-    done = subprocess.run(line, cwd=folder, env=whole, capture_output=True, text=True, timeout=600)
+    for program, (real, module) in reals.items():
+        lines = f'[ "$1" = {real} ] && exec {sys.executable} {module} "$@"\necho {program} "$@" >>"$CALLS"\n'
+        (programs / program).write_text(f"#!/bin/sh\n{lines}")
+        (programs / program).chmod(0o755)
+    done = script(name, folder, CALLS=str(calls), **variables)
     assert done.returncode == 0, done.stderr
     found = calls.read_text().splitlines() if calls.exists() else []
     calls.unlink(missing_ok=True)
@@ -51,8 +48,8 @@ def test_the_evidence_is_made_by_commands_that_are_understood_and_is_what_the_do
     assert [link["stage"] for link in described] == ["mdlm", "ae", "prior", "student"]
     assert commands("evidence.sh", tmp_path, CHAIN=str(tiny_chain.root)) == []  # all is there
     (semantics,) = [call for call in calls if call[0] == "python3"]
-    script = (ROOT / "examples" / "semantics.py").read_text()
-    assert all(f'"{option}"' in script for option in semantics if option.startswith("--"))
+    known = (ROOT / "examples" / "semantics.py").read_text()
+    assert all(f'"{option}"' in known for option in semantics if option.startswith("--"))
     ours = [call[1:] for call in calls if call[0] == "diladiff"]
     assert {command[0] for command in ours} == {"bench", "eval", "sample"}
     assert len(ours) > 20

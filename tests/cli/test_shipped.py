@@ -112,6 +112,16 @@ def test_without_what_ships_its_samples_are_compared_by_characters(
     assert json.loads(found.out)["reference"]["source"] == SHIPPED
 
 
+def test_what_only_seems_to_ship_or_cannot_be_asked_for_is_told_by_its_path(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bundle)
+    assert names.name_of(Path("../ckpt/x")) == "../ckpt/x"
+    assert names.name_of(Path("parents/../parents/mdlm")) == "shipped/parents/mdlm"
+    (bundle / "config.json").unlink()
+    assert names.name_of(bundle / "parents" / "mdlm") == str(bundle / "parents" / "mdlm")
+
+
 def test_names_that_only_look_like_it_are_left_as_they_are(cli: Cli, bundle: Path) -> None:
     for name in ("./shipped", "shipped2", "SHIPPED"):
         found = cli("sample", "--model", name, "--n", "1")
