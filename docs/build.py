@@ -27,7 +27,7 @@ PAGES = (
     ROOT / "README.md",
     ROOT / "diladiff_cli/assets/model/README.md",
 )
-DRAWN = (1.0, 0.85)  # temperatures in the picture, in which more would hide one another
+DRAWN = 0.85  # the temperature in the picture, in which several would hide one another
 MARK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -48,7 +48,7 @@ def beside_random_order(frontier: list[Report]) -> list[Report]:
 
 def is_shown(report: Report) -> bool:
     """Whether the picture has a point: those with latents only where these are made smaller."""
-    return report["temperature"] in DRAWN and (report["stage"] == "mdlm" or Way.of(report).scale != 1)
+    return report["temperature"] == DRAWN and (report["stage"] == "mdlm" or Way.of(report).scale != 1)
 
 
 def main() -> None:

@@ -184,6 +184,27 @@ def equal_entropy() -> str:
     return table(["decoding steps", *(f"{name}, {model}" for name in ("GenPPL", "MAUVE") for model in models)], rows)
 
 
+def headline() -> str:
+    """All ways of decoding at temperature 0.85: GenPPL over the base's in random order at equal entropy, and MAUVE."""
+    reports, smaller = stored("frontier.jsonl"), stored("latent_scale.jsonl")
+    taken_over = _at_085(stored("latent_until.jsonl"), "student")
+    guided = [r for r in _at_085(stored("ten_steps.jsonl"), "prior") if r.get("guidance")]
+    ways = {
+        "base, random order": _at_085(reports, "mdlm"),
+        "student, 2 latent steps": _at_085(smaller, "student"),
+        f"the same, {way_of(taken_over[0]).split(', ')[1]}": taken_over,
+        "prior, 5 latent steps": _at_085(smaller, "prior"),
+        "prior, 10 guided latent steps": guided,
+        "base, `--order spread`": _at_085(stored("spread.jsonl"), "mdlm"),
+    }
+    steps = sorted({r["decode_steps"] for found in ways.values() for r in found})
+    rows = []
+    for name, found in ways.items():
+        shown = {r["decode_steps"]: f"{_ratio(r, reports)} ({means_of(r)['mauve']:.2f})" for r in found}
+        rows.append([name, *(shown.get(n, "-") for n in steps)])
+    return table(["", *(f"{n} steps" for n in steps)], rows)
+
+
 def _at_085(reports: Iterable[Report], stage: str) -> list[Report]:
     return in_order(r for r in reports if r["stage"] == stage and r["temperature"] == 0.85)
 

@@ -8,6 +8,7 @@ from ablation_tables import ablation, measured_groups
 from frontier_tables import (
     equal_entropy,
     frontier,
+    headline,
     latent_scale,
     latent_scales,
     latent_steps,
@@ -191,6 +192,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "prior-loss": prior_loss,
     "teacher-distance": teacher_distance,
     "frontier": frontier,
+    "headline": headline,
     "ratios": ratios,
     "equal-entropy": equal_entropy,
     "latent-scale": latent_scale,

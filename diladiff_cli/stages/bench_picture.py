@@ -109,8 +109,10 @@ def _draw_panel(panel: "Axes", name: str, reports: Sequence[Report]) -> None:
             **looks[line],
         )
         for r in shown:
-            place = (speed(r), r["figures"][name]["mean"])
-            panel.annotate(str(r["decode_steps"]), place, xytext=(4, 4), textcoords="offset points", fontsize=7)
+            place, colour = (speed(r), r["figures"][name]["mean"]), looks[line]["color"]
+            panel.annotate(
+                str(r["decode_steps"]), place, xytext=(4, 4), textcoords="offset points", fontsize=7, color=colour
+            )
     reference = (reports[0]["reference"] or {}).get(name)
     if reference is not None:
         panel.axhline(reference, **REFERENCE)
