@@ -16,6 +16,7 @@ from diladiff_cli.settings import check_value
 
 @command("info", examples=("diladiff info ckpt/student", "diladiff info data | jq .fingerprint"))
 def info(
+    on_terminal: bool,
     path: Annotated[
         Path | None,
         typer.Argument(
@@ -25,12 +26,15 @@ def info(
         ),
     ] = None,
 ) -> Result:
-    """Say what a folder is and how it was made."""
+    """Say what a folder is and how it was made.
+
+    Tables go to stderr, and JSON to stdout unless that is a terminal.
+    """
     from diladiff_cli.stages.info import describe, info_table
 
     record = describe(named_or_default(path))
     show(info_table(record))
-    return record
+    return None if on_terminal else record
 
 
 def _check(precision: str, license: str | None, language: str | None, **_: Any) -> list[str]:

@@ -11,11 +11,10 @@ import typer
 from diladiff_cli.cli.command import command
 from diladiff_cli.cli.options import DryRun, idle_bounds, named_or_default
 from diladiff_cli.cli.output import Result, show
-from diladiff_cli.config import BenchConfig
+from diladiff_cli.config import FOR_SPEED, BenchConfig
 from diladiff_cli.notes import is_main_process, say
 from diladiff_cli.settings import flag
 
-SPEED = {"vocab_sizes", "lengths", "batch_sizes", "width", "layers", "seconds"}
 BOTH = {"decode_steps", "top_p", "precision"}
 
 
@@ -28,7 +27,7 @@ def _check(
     **own: Any,
 ) -> list[str]:
     """Refuse options that would do nothing, and folders that nothing calls for."""
-    names = sorted(name for name in given if name not in BOTH and (name in SPEED) is not speed)
+    names = sorted(name for name in given if name not in BOTH and (name in FOR_SPEED) is not speed)
     why = "has no meaning with --speed" if speed else "is for --speed"
     problems = [f"{flag(name)} {why}; leave it out" for name in names]
     if speed and out is not None:

@@ -18,7 +18,8 @@ def _finish(figures: Mapping[str, Any], out: Path, dry_run: bool) -> Result:
     if dry_run:
         return figures
     numbers = {k: v for k, v in figures.items() if isinstance(v, int | float)}
-    say(f"{out}: " + ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in numbers.items()))
+    line = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in numbers.items())
+    say(f"{out}: {line} (in words: {out / 'README.md'})")
     return None
 
 

@@ -13,6 +13,7 @@ from diladiff_cli.config.training import (
     StageConfig,
 )
 from diladiff_cli.config.use import (
+    FOR_SPEED,
     LEAST_SCALE,
     MOST_SCALE,
     SMALLEST_VOCABULARY,
@@ -25,6 +26,7 @@ from diladiff_cli.config.use import (
 
 __all__ = [
     "AUGMENTATIONS",
+    "FOR_SPEED",
     "LEAST_SCALE",
     "MOST_SCALE",
     "SMALLEST_VOCABULARY",

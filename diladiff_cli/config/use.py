@@ -158,6 +158,9 @@ def numbers(text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in text.split(",")) if text.strip() else ()
 
 
+FOR_SPEED = frozenset({"vocab_sizes", "lengths", "batch_sizes", "width", "layers", "seconds"})  # for --speed alone
+
+
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig(Settings):
     """What the frontier of quality and speed is drawn from, and what speed alone is measured on."""

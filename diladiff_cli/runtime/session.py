@@ -83,10 +83,11 @@ class StopRequest:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         first, self.signal_number = not self.signal_number, number
-        if first and is_main_process():
+        if is_main_process():
+            what = "came: saving and stopping" if first else "came too: still saving"
             with suppress(OSError):  # whoever reads stderr may be gone, by the same Ctrl-C
                 # Unbuffered: this may come in the middle of a print.
-                os.write(2, f"\n{signal.Signals(number).name} came: saving and stopping\n".encode())
+                os.write(2, f"\n{signal.Signals(number).name} {what}\n".encode())
         if self._at_once:
             self._at_once = False  # a second signal leaves what ends the work alone
             raise CutShort

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diladiff_cli import __version__
-from diladiff_cli.config import BenchConfig, EvalConfig, SampleConfig
+from diladiff_cli.config import FOR_SPEED, BenchConfig, EvalConfig, SampleConfig
 from diladiff_cli.core.unmask import ADAPTIVE_ORDERS
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import file_hash
@@ -184,7 +184,8 @@ def bench_plan(
                 "to_pool": len(kept) > 1 and not pooled_file(point, list(kept), *given).exists(),
             }
         )
-    return {"out": str(out), "settings": plan.config.to_dict(), "points": found}
+    settings = {name: value for name, value in plan.config.to_dict().items() if name not in FOR_SPEED}
+    return {"out": str(out), "settings": settings, "points": found}
 
 
 def kept_files(plan: Plan, out: Path, data: Path | None) -> dict[Point, dict[int, Kept]]:

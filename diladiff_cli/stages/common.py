@@ -90,8 +90,16 @@ def plan(artifact: Mapping[str, Any], config: StageConfig, out: Path, resume: bo
     check_resume(out, config, artifact, resume)
     for note in config.notes():
         say(note)
-    described = {k: artifact[k] for k in ("stage", "network", "parents", "data")}
+    parents = {stage: link | {"path": _from_here(out, link["path"])} for stage, link in artifact["parents"].items()}
+    data = {k: _from_here(out, v) if k in ("path", "latents") and v else v for k, v in artifact["data"].items()}
+    described = {"stage": artifact["stage"], "network": artifact["network"], "parents": parents, "data": data}
     return described | {"training": config.to_dict(), "out": str(out)}
+
+
+def _from_here(out: Path, link: str) -> str:
+    """A path that the artifact at ``out`` records, as the user would name it."""
+    path = linked(out, link)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def linear_flops(module: nn.Module, positions: int) -> float:

@@ -68,7 +68,8 @@ def export(
     model, out = Path(model), Path(out)
     root = load_artifact(model)
     root = root if latent_scale is None else with_own_factor(root, latent_scale)
-    given = {k: v for k, v in {"license": license, "language": language}.items() if v is not None}
+    named = license and license.lower()  # as the Hub spells them
+    given = {k: v for k, v in {"license": named, "language": language}.items() if v is not None}
     parents = ancestors(root)
     check_place(out, [root, *parents.values()])
     links: dict[str, str] = {}  # stage -> new content hash, parents before their children

@@ -11,9 +11,9 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from diladiff_cli.cli.bench import SPEED
 from diladiff_cli.cli.command import Command
 from diladiff_cli.cli.main import COMMANDS
+from diladiff_cli.config import FOR_SPEED
 from diladiff_cli.settings import LIST, WORDS, flag, shown
 
 from ..chain import Chain
@@ -35,7 +35,7 @@ def rounds(command: Command) -> list[dict[str, str]]:
     """All bad values, so that each is in one round and a round has at most one of a field."""
     found = []
     for alone in (False, True):  # options of bench --speed do not go with the others
-        values = {k: v for k, v in table(command).items() if (command.name == "bench" and k in SPEED) is alone}
+        values = {k: v for k, v in table(command).items() if (command.name == "bench" and k in FOR_SPEED) is alone}
         columns = [[(name, value) for value in some] for name, some in values.items()]
         found += [dict(pair for pair in row if pair is not None) for row in zip_longest(*columns)]
     return found
@@ -74,7 +74,7 @@ def write_files() -> None:
 @pytest.mark.parametrize(("name", "number"), ROUNDS, ids=[f"{name}-{i}" for name, i in ROUNDS])
 def test_bad_values_of_many_options_are_all_told_in_one_line_each(cli: Cli, name: str, number: int) -> None:
     values = rounds(CONFIGURED[name])[number]
-    more = {"eval": ["eval.jsonl"], "bench": ["--speed"] if SPEED & values.keys() else []}.get(name, [])
+    more = {"eval": ["eval.jsonl"], "bench": ["--speed"] if FOR_SPEED & values.keys() else []}.get(name, [])
     lines = check_errors(cli(name, *more, *(f"{flag(k)}={v}" for k, v in values.items())), 2, {})
     for option, value in values.items():
         (line,) = [line for line in lines if line.startswith(f"{flag(option)} ")]

@@ -38,6 +38,9 @@ def test_a_dry_run_of_bench_prints_its_points_and_measures_nothing(cli: Cli, tin
     assert len([line for line in found.errors if line.startswith("reference: ")]) == 1
     points = [(p["stage"], p["steps"], p["to_draw"]) for p in json.loads(found.out)["points"]]
     assert points == [("student", 1, [3]), ("student", 2, [3]), ("mdlm", None, [3])]
+    settings = json.loads(found.out)["settings"]
+    assert settings["seeds"] == "3"
+    assert not settings.keys() & {"vocab_sizes", "width", "seconds"}  # of --speed alone
     assert list(tmp_path.iterdir()) == []
     found = cli("bench", "--speed", "--dry-run")
     assert (found.status, found.out) == (2, "")
@@ -106,4 +109,8 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     assert plan["stage"] == stage
     assert plan["training"]["seed"] == 3
     assert plan["out"] == f"ckpt/{stage}"
+    assert plan["data"]["path"] == str(tiny_chain.data)  # not as the artifact would record it, from its own place
+    assert {name: link["path"] for name, link in plan["parents"].items()} == {
+        name: str(tiny_chain.root / "ckpt" / name) for name in plan["parents"]
+    }
     assert list(tmp_path.iterdir()) == []

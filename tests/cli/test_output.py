@@ -1,14 +1,19 @@
 import io
 import json
 import math
+import os
 import select
 import signal
+import subprocess
+import sys
 
 import pytest
 
 from diladiff_cli.cli.output import document, write
 from diladiff_cli.integrity import finite
 
+from ..chain import Chain
+from ..command_line import environment
 from .scripts import finish, start
 
 
@@ -123,3 +128,14 @@ def test_sigint_outside_training_exits_130() -> None:
     assert process.stderr.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
     assert finish(process) == (130, "", "interrupted\n")
+
+
+def test_info_on_a_terminal_is_its_tables_alone(tiny_chain: Chain) -> None:
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "diladiff_cli", "info", str(tiny_chain.mdlm)]
+    found = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, env=environment(), timeout=600, check=True)
+    ready, _, _ = select.select([ours], [], [], 0)
+    os.close(theirs)
+    os.close(ours)
+    assert ready == []  # no JSON
+    assert str(tiny_chain.mdlm) in found.stderr.decode()

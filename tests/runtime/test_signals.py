@@ -35,6 +35,22 @@ def test_an_interrupted_run_continues_to_the_bits_of_an_uninterrupted_one(
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_a_second_signal_is_answered_and_loses_nothing(
+    toy: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first = StopAt(toy, 2, signal.SIGINT)
+
+    def twice(model: torch.nn.Module, x: Tensor, noise: BatchNoise) -> Any:
+        if noise.step + 1 == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return first(model, x, noise)
+
+    with pytest.raises(Interrupted, match="step 2 is saved"):
+        toy.toy_train(toy.settings(), tmp_path / "parts", loss_fn=twice)
+    told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("SIG")]
+    assert told == ["SIGTERM came: saving and stopping", "SIGINT came too: still saving"]
+
+
 class CutIn:
     """The toy's validation, the given one of which, from 1 on, sends SIGTERM and hangs."""
 

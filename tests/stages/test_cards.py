@@ -33,6 +33,11 @@ def test_the_card_has_licence_and_languages_and_keeps_them(tiny_chain: Chain, tm
     assert config_of(tmp_path / "again")["export"]["precision"] == "fp32"
 
 
+def test_a_licence_is_spelled_as_the_hub_does(tiny_chain: Chain, tmp_path: Path) -> None:
+    export(tiny_chain.mdlm, tmp_path / "bundle", license="MIT")
+    assert config_of(tmp_path / "bundle")["export"]["license"] == "mit"
+
+
 def test_parents_keep_the_licence_that_they_have(chain_copy: Chain, tmp_path: Path) -> None:
     export(chain_copy.mdlm, tmp_path / "base", "fp32", license="cc-by-sa-4.0")
     shutil.rmtree(chain_copy.mdlm)
