@@ -11,7 +11,7 @@ from .command_line import Cli, Outcome
 
 def pytest_configure(config: pytest.Config) -> None:
     """Torch's own rules for forward-mode derivatives still go through torch.jit.script."""
-    config.addinivalue_line("filterwarnings", "ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+    config.addinivalue_line("filterwarnings", "ignore:.torch.jit.script. is deprecated")
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,7 @@ from diladiff_cli.stages.sampler import load_sampler
 from tests.chain import Chain
 from tests.stages.test_graphs import SETTINGS
 
-pytestmark = [
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
-    pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated"),  # by torch's own first jvp
-]
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 STAGES = ("train-mdlm", "train-ae", "train-prior", "distill")
 
 

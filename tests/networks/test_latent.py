@@ -9,7 +9,6 @@ from diladiff_cli.core.gaussian import TanSchedule, diffuse, expand, velocity
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.networks.layers import use_plain_attention
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # by torch's own first jvp
 SHAPE = {"latents": 5, "latent_width": 4, "width": 16, "layers": 2, "heads": 2}
 D = 10.0
 Model = TypeVar("Model", bound=torch.nn.Module)

@@ -125,7 +125,6 @@ def test_sharded_weights_train_as_whole_ones_which_go_on_unsharded_and_back(
             torch.testing.assert_close(tensors[name], value, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # by torch's own first jvp
 def test_two_processes_distil_as_one_through_the_jvp(
     toy: ModuleType, tmp_path: Path, environment: dict[str, str]
 ) -> None:
