@@ -181,4 +181,5 @@ def test_a_scorer_of_the_hub_is_downloaded_once(visitor: Visitor, asked_for: str
     visitor.hub.asked.clear()
     again = visitor("eval", *files)
     assert again.out == done.out
-    assert visitor.hub.asked == []
+    # Versions 4 of transformers ask each time for code that a model may have, and here does not.
+    assert [path for path in visitor.hub.asked if not path.endswith("/custom_generate/generate.py")] == []

@@ -113,6 +113,8 @@ def test_a_trained_tokenizer_is_loaded_without_a_search_and_others_as_transforme
 ) -> None:
     import transformers
 
+    if not hasattr(transformers, name):
+        pytest.skip(f"this version of transformers has no {name}")
     trained.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": name}))

@@ -65,11 +65,11 @@ def test_a_tokenizer_that_was_replaced_is_not_passed_on(chain_copy: Chain, tmp_p
 @pytest.mark.parametrize("change", ["removed", "added"])
 def test_a_file_more_or_less_in_a_tokenizer_is_noticed(chain_copy: Chain, tmp_path: Path, change: str) -> None:
     folder = chain_copy.mdlm
-    name = "tokenizer_config.json" if change == "removed" else "special_tokens_map.json"
+    name = "tokenizer_config.json" if change == "removed" else "added_tokens.json"
     if change == "removed":
         (folder / name).unlink()
     else:
-        (folder / name).write_text('{"mask_token": "the"}')
+        (folder / name).write_text('{"[ELSE]": 1}')
     for use in (lambda: load(chain_copy.mdlm, "cpu"), lambda: export(chain_copy.mdlm, tmp_path / "bundle")):
         with pytest.raises(UserError, match=rf"{name} (is missing|was not there)"):
             use()
