@@ -143,3 +143,4 @@ def test_sigterm_during_training_saves_and_the_same_command_continues(shell: Cli
     finished = shell(*arguments)
     assert finished.status == 0
     assert "is finished; --fresh trains it again" in finished.err
+    assert finished.errors[-1].endswith(" (in words: ckpt/mdlm/README.md)")
