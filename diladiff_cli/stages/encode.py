@@ -227,13 +227,15 @@ def _pack(
                 spinner.update(f"{number:,} documents, {sum(p.tokens for p in packers.values()):,} tokens")
     for name, packer in packers.items():
         if packer.blocks == 0:
-            remedy = "give more text, a smaller --length" + (
-                ", a larger --valid-share or --valid" if name == "valid" else ""
+            more = (
+                ", a smaller --length, a larger --valid-share or --valid"
+                if name == "valid"
+                else " or a smaller --length"
             )
             raise UserError(
                 f"the {name} split has {packer.tokens} tokens in {packer.documents} documents, "
                 f"less than one block of {config.length} (in text files blank lines separate documents)",
-                remedy,
+                f"give more text{more}",
             )
     return {name: packer.close() for name, packer in packers.items()}
 
