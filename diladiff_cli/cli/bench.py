@@ -56,12 +56,13 @@ def _are_numbers(text: str) -> bool:
     stage="bench",
     panel="Measurement",
     examples=(
-        "diladiff bench --model ckpt/student --decode-steps 4,8,16,32 --steps 1,2,5 --against ckpt/mdlm ckpt/prior",
-        "diladiff bench --temperatures 1.0,0.85,0.7 --n 1000 --out frontier > frontier.jsonl",
-        "diladiff bench --latent-scale 1,0.8,0.6 --temperatures 1.0,0.85,0.7 --against ckpt/mdlm",
+        "diladiff bench --model ckpt/student --against ckpt/mdlm ckpt/prior",
+        "diladiff bench --decode-steps 8,16,32 --steps 1,2,5 --n 1000 > bench.jsonl",
+        "diladiff bench --latent-scale 1,0.8,0.6 --temperatures 1.0,0.85,0.7",
         "diladiff bench --speed",
     ),
     check=_check,
+    reads={"model": None, "against": None, "more": None, "data": "data"},
 )
 def bench(
     config: BenchConfig,

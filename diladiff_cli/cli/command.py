@@ -1,8 +1,8 @@
 """What makes a plain function a command: options from its configuration, data to stdout, errors made plain."""
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class Command:
         examples: Command lines for the help.
         check: What is wrong with the command's own options, one line each, told together with what is wrong with the
             configuration. It gets ``config`` (None where that is wrong), ``given`` and the options as keywords.
+        reads: Options that name folders, and the stage of each, None for artifacts of any; they are looked for before
+            the body imports what takes seconds.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Command:
     panel: str
     examples: tuple[str, ...]
     check: Check | None = None
+    reads: Mapping[str, str | None] = field(default_factory=dict)
 
     def add_to(self, app: typer.Typer) -> None:
         """Make it a command of ``app``."""
@@ -83,6 +86,9 @@ class Command:
             config, given = self._configure(values)
             asked = inspect.signature(self.body).parameters
             own = {name: as_value(p, values[name]) for name, p in self.own().items() if name in asked}
+            for name, stage in self.reads.items():
+                for folder in own[name] if isinstance(own[name], list) else [own[name]]:
+                    _look_for(stage, folder)
             with data_stream() as stream:
                 injected = {"config": config, "given": given, "on_terminal": stream.isatty()}
                 try:
@@ -129,7 +135,24 @@ def command(
     panel: str = "Settings",
     examples: tuple[str, ...],
     check: Check | None = None,
+    reads: Mapping[str, str | None] | None = None,
 ) -> Callable[[Callable[..., Result]], Command]:
     """Decorator: the function becomes the body of a :class:`Command`, its docstring the help."""
     kind = STAGES[stage] if stage is not None else settings
-    return lambda body: Command(name, body, kind, stage, panel, examples, check)
+    return lambda body: Command(name, body, kind, stage, panel, examples, check, reads or {})
+
+
+def _look_for(stage: str | None, folder: Path | None) -> None:
+    """Refuse a folder that was named and is missing, damaged or of another stage."""
+    from diladiff_cli.data.latents import open_latents
+    from diladiff_cli.data.tokens import open_tokens
+    from diladiff_cli.runtime.artifacts import load_artifact
+
+    if folder is None:
+        return
+    if stage == "data":
+        open_tokens(folder)
+    elif stage == "latents":
+        open_latents(folder)
+    else:
+        load_artifact(folder, stage)

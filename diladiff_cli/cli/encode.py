@@ -40,10 +40,11 @@ def _check(given: Mapping[str, Any], ae: str | None, **own: Any) -> list[str]:
     panel="Text",
     examples=(
         "diladiff encode novels/*.txt --tokenizer train:8192 --length 256 --out data",
-        "zcat dump.jsonl.gz | diladiff encode - --tokenizer bert-base-uncased --length 1024",
+        "zcat dump.jsonl.gz | diladiff encode - --tokenizer bert-base-uncased",
         "diladiff encode --ae ckpt/ae --out latents",
     ),
     check=_check,
+    reads={"ae": "ae", "data": "data"},
 )
 def encode(
     config: EncodeConfig,

@@ -1,5 +1,6 @@
 """Exceptions as the user sees them: lines on stderr and an exit status."""
 
+import difflib
 import os
 import re
 import sys
@@ -11,6 +12,8 @@ from typing import Any
 from diladiff_cli.cli.output import ClosedPipeError
 from diladiff_cli.errors import UserError, system_error
 from diladiff_cli.settings import ConfigError
+
+ALIKE = 0.85  # of two spellings, by difflib; --modle and --model are
 
 DONE, FAILED, WRONG_USAGE, SIGNALLED = 0, 1, 2, 128
 SIGINT = 2
@@ -103,9 +106,10 @@ def _usage(error: BaseException, arguments: Sequence[str]) -> str:
     words = ["diladiff", *(argument for argument in arguments if not argument.startswith("-"))]
     remedy = f"see {context.command_path if context else ' '.join(words[:2])} --help"
     text = one_line(error.format_message()).rstrip(".").replace("Value error, ", "")  # type: ignore[attr-defined]
-    possible = getattr(error, "possibilities", None)
-    if possible:
-        text, remedy = one_line(error.message), f"did you mean {' or '.join(sorted(possible))}?"  # type: ignore[attr-defined]
+    if text.startswith("No such option: --prompt") and remedy.endswith(" sample --help"):
+        text, remedy = "No such option: --prompt", f"models take no prompt, {remedy}"
+    elif options := _meant_options(error, context):
+        text, remedy = one_line(error.message), f"did you mean {' or '.join(options)}?"  # type: ignore[attr-defined]
     elif ". Did you mean " in text:
         text, _, names = text.partition(". Did you mean ")
         remedy = f"did you mean {names}"
@@ -117,6 +121,17 @@ def _usage(error: BaseException, arguments: Sequence[str]) -> str:
     elif text.startswith(("Missing command", "No such command")) and context is not None:
         remedy = f"give one of {', '.join(context.command.commands)}, or {remedy}"
     return f"{text[:1].lower()}{text[1:]}; {remedy}"
+
+
+def _meant_options(error: BaseException, context: Any) -> list[str]:
+    """What was perhaps meant by an option that there is not: the one that is much like it, else the nearest first."""
+    if not hasattr(error, "possibilities") or context is None:
+        return []
+    given = str(error.option_name)  # type: ignore[attr-defined]
+    begun = [name for name in _options(context) if name.startswith(given) and given.startswith("--")]
+    likeness = {n: difflib.SequenceMatcher(None, given, n).ratio() for n in begun or error.possibilities or ()}
+    nearest = sorted(likeness, key=lambda name: (-likeness[name], name))
+    return nearest[:1] if nearest and likeness[nearest[0]] >= ALIKE else nearest
 
 
 def _options(context: Any) -> set[str]:

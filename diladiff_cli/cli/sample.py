@@ -39,12 +39,13 @@ def _check(config: SampleConfig | None, given: Mapping[str, Any], format: str, *
     panel="Sampling",
     examples=(
         "diladiff sample --n 3 --format text",
-        "diladiff sample --model ckpt/student --steps 2 --n 64 | tee samples.jsonl | diladiff eval -",
-        "diladiff sample --model ckpt/prior --steps 50 --decode-steps 64 --n 1000 --out samples.jsonl",
+        "diladiff sample --n 64 --steps 2 | tee samples.jsonl | diladiff eval -",
+        "diladiff sample --model ckpt/prior --steps 50 --n 1000 --out samples.jsonl",
         "diladiff sample --order spread --decode-steps 8 --n 16 --format text",
         "diladiff sample --n 1 --trace trace.html",
     ),
     check=_check,
+    reads={"model": None},
 )
 def sample(
     config: SampleConfig,
@@ -79,18 +80,18 @@ def sample(
     dry_run: DryRun = False,
 ) -> Result:
     """Draw texts from a model, as JSON lines on stdout."""
+    if out is not None and str(out) in STDOUT:
+        out = None
+    for file, option in ((out, "--out"), (trace, "--trace")):
+        if file is not None and os.path.isdir(file):
+            raise UserError(f"cannot write {file} (it is a folder)", f"choose another {option}")
     from diladiff_cli.model import load
     from diladiff_cli.stages.sample_settings import notes_on, sample_plan
 
-    if out is not None and str(out) in STDOUT:
-        out = None
     loaded = load(named_or_default(model), data=data)
     _check_stage(loaded, config, given, data)
     for note in notes_on(loaded.sampler, config):
         say(note)
-    for file, option in ((out, "--out"), (trace, "--trace")):
-        if file is not None and os.path.isdir(file):
-            raise UserError(f"cannot write {file} (it is a folder)", f"choose another {option}")
     if dry_run:
         files = {"out": None if out is None else str(out), "trace": None if trace is None else str(trace)}
         return sample_plan(loaded.sampler, config) | files

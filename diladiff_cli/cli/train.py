@@ -32,6 +32,7 @@ def _finish(figures: Mapping[str, Any], out: Path, dry_run: bool) -> Result:
         "diladiff train-mdlm --data data --layers 6 --max-minutes 60",
         "accelerate launch -m diladiff_cli train-mdlm --preset owt",
     ),
+    reads={"data": "data"},
 )
 def train_mdlm(
     config: MdlmConfig,
@@ -51,6 +52,7 @@ def train_mdlm(
     stage="ae",
     panel="Network and augmentation",
     examples=("diladiff train-ae --preset demo", "diladiff train-ae --base ckpt/mdlm --compression 4"),
+    reads={"base": "mdlm", "data": "data"},
 )
 def train_ae(
     config: AeConfig,
@@ -72,6 +74,7 @@ def train_ae(
     stage="prior",
     panel="Network and objective",
     examples=("diladiff train-prior --preset demo", "diladiff train-prior --ae ckpt/ae --latents latents"),
+    reads={"ae": "ae", "latents": "latents", "data": "data"},
 )
 def train_prior(
     config: PriorConfig,
@@ -94,6 +97,7 @@ def train_prior(
     stage="student",
     panel="Objective",
     examples=("diladiff distill --preset demo", "diladiff distill --prior ckpt/prior --latents latents --seed 1"),
+    reads={"prior": "prior", "latents": "latents", "data": "data"},
 )
 def distill(
     config: DistillConfig,

@@ -65,7 +65,6 @@ def train(run: Run, session: Session, config: StageConfig, out: Path, resume: bo
         return {"step": stored["step"], "seconds": stored["seconds"]} | stored["validation"]
     if stored is not None and (changed := changed_settings(stored, config)):
         say(f"going on with other settings: {', '.join(changed.values())}")
-        say(f"what builds on {out} as it is will not accept the new one; copy it first where that matters")
     loop = _Loop(run, session, config, out, stored)
     with StopRequest() as stop, closing(loop.batches):
         return loop.run_all(stop)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
@@ -54,7 +55,9 @@ class Bar:
             TimeRemainingColumn(),
             TextColumn("{task.fields[text]}"),
         )
-        self._progress = Progress(*columns, console=console, disable=not self.terminal)
+        self._progress = Progress(
+            *columns, console=console, disable=not self.terminal, get_time=lambda: time.monotonic()
+        )
         self._task = self._progress.add_task(title, total=total, completed=done, text="")
         self._spoke = 0.0
 
@@ -68,7 +71,7 @@ class Bar:
         self._progress.stop()
 
     def update(self, advance: int = 1, text: str | None = None) -> None:
-        """Advance the bar; off a terminal, print a line at most every half minute."""
+        """Advance the bar; off a terminal, print a line with the time left at most every half minute."""
         self.done += advance
         values: dict[str, Any] = {} if text is None else {"text": text}
         self._progress.update(self._task, advance=advance, **values)
@@ -76,7 +79,12 @@ class Bar:
         due = text is not None and (now - self._spoke > SILENT_SECONDS or self.done >= self.total)
         if self.enabled and not self.terminal and due:
             self._spoke = now
-            say(f"{self.title} {self.done}/{self.total} {text}")
+            say(f"{self.title} {self.done}/{self.total} {text}{self._left()}")
+
+    def _left(self) -> str:
+        """The time left, as the end of a line; nothing where there is no rate yet or nothing to do."""
+        seconds = self._progress.tasks[0].time_remaining
+        return f", {timedelta(seconds=int(seconds))} left" if seconds else ""
 
     @contextmanager
     def doing(self, text: str) -> Iterator[None]:

@@ -1,13 +1,15 @@
 """Whether a run may go on from what its folder holds."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from diladiff_cli.config import STAGES, DistillConfig, PriorConfig, StageConfig
 from diladiff_cli.errors import UserError, kind_of
-from diladiff_cli.runtime.artifacts import load_artifact
+from diladiff_cli.integrity import CONFIG_FILE, read_sealed
+from diladiff_cli.runtime.artifacts import linked, load_artifact
 from diladiff_cli.runtime.folders import check_replaceable, restore
 from diladiff_cli.runtime.state import read_progress
 
@@ -62,8 +64,8 @@ def check_resume(
         out: Folder of the artifact.
         config: The run asked for.
         artifact: The fields of the artifact to be.
-        resume: True continues, also with other settings of the optimisation; False starts over; None continues a run
-            of the same settings, parents and data.
+        resume: True continues, also with other settings of the optimisation where no artifact beside it was made with
+            what it has come to; False starts over; None continues a run of the same settings, parents and data.
 
     Raises:
         UserError: The choice does not fit what is in the folder, or another stage or foreign files are there.
@@ -88,6 +90,11 @@ def check_resume(
             f"repeat its settings to continue, {'use --resume to go on with the new ones, ' if changeable else ''}"
             "use --fresh to start over, or give another --out",
         )
+    if changed and not is_finished(stored, config) and (children := made_with(out)):
+        raise UserError(
+            f"{out}, trained further, could not be used by what was made with it ({', '.join(map(str, children))})",
+            f"train a copy of it (cp -r {out} {out}-longer, then --out {out}-longer), or move those away first",
+        )
     if config.max_steps < stored["step"] and not is_finished(stored, config):
         raise UserError(f"{out} is at step {stored['step']}, beyond --max-steps {config.max_steps}", "give more steps")
     wanted = made_from(artifact)
@@ -99,6 +106,21 @@ def check_resume(
             "restore that to continue, use --fresh to start over, or another --out",
         )
     return stored
+
+
+def made_with(folder: Path) -> list[Path]:
+    """The artifacts beside one that were made with it as it is now, by name."""
+    try:
+        content = load_artifact(folder).hash
+    except UserError:  # nothing there yet, or damaged
+        return []
+    found = []
+    for file in sorted(folder.parent.glob(f"*/{CONFIG_FILE}")):
+        with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):  # of another program, or damaged
+            links = read_sealed(file)["parents"].values()
+            if any(link["hash"] == content and linked(file.parent, link["path"]) == folder.resolve() for link in links):
+                found.append(file.parent)
+    return found
 
 
 def validated_step(stored: Mapping[str, Any]) -> int:

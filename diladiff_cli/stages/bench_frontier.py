@@ -64,6 +64,8 @@ def bench_frontier(
     files = kept_files(plan, out, data)
     with writing(out):
         (out / "points").mkdir(parents=True, exist_ok=True)
+    if not all(kept.scored for point in points for kept in files[point].values()):
+        _ = measure.scorer  # one asked for that cannot be had ends it before anything is drawn
     seeds = config.integers("seeds")
     found: list[Report] = []
     with telling_what_is_kept(lambda: f"{out}: what was measured is kept"):

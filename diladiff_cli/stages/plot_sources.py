@@ -111,20 +111,23 @@ def _reports(target: str) -> list[Source]:
     # What eval printed of samples beside artifacts has no place in these pictures.
     reports = [report for report in _objects(target) if "samples" not in report]
     if not reports or not all({"path", "stage", "figures"} <= set(report) for report in reports):
-        raise UserError(f"{target} holds no reports of artifacts", REMEDY)
+        raise UserError(f"{_name(target)} holds no reports of artifacts", REMEDY)
     if not all(isinstance(r["figures"], dict) and r["stage"] in COMMANDS for r in reports):
         raise _damaged(target, "a report without stage or figures")
     return [Source(str(r["path"]), r["stage"], [], _checked(r["figures"], target)) for r in reports]
 
 
+def _name(target: str) -> str:
+    return "standard input" if target == "-" else target
+
+
 def _text(target: str) -> str:
-    name = "standard input" if target == "-" else target
     try:
         data = sys.stdin.buffer.read() if target == "-" else Path(target).read_bytes()
         return data.decode()
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "no text"
-        raise UserError(f"cannot read {name} ({reason})", REMEDY) from error
+        raise UserError(f"cannot read {_name(target)} ({reason})", REMEDY) from error
 
 
 def _objects(target: str) -> Iterator[Line]:
@@ -136,7 +139,7 @@ def _objects(target: str) -> Iterator[Line]:
         try:
             found, place = decoder.raw_decode(text, place)
         except ValueError as error:
-            raise UserError(f"{target}, line {text.count(chr(10), 0, place) + 1} is no JSON", REMEDY) from error
+            raise UserError(f"{_name(target)}, line {text.count(chr(10), 0, place) + 1} is no JSON", REMEDY) from error
         if not isinstance(found, dict):
             raise UserError(f"{target} holds something else than JSON objects", REMEDY)
         yield found

@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -64,6 +65,22 @@ print("loaded:", [name for name in {HEAVY} if name in sys.modules])
     assert done.stdout.splitlines()[-1] == "loaded: []"
 
 
+def test_a_missing_folder_is_told_before_torch_is_loaded(tmp_path: Path) -> None:
+    commands = [[c.name, f"--{next(iter(c.reads))}", "gone"] for c in COMMANDS if c.reads]
+    code = f"""
+import sys
+from diladiff_cli.cli.main import run
+print([run(arguments) for arguments in {commands}])
+print("torch" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), cwd=tmp_path, timeout=600
+    )
+    assert len(commands) >= 8
+    assert done.stderr.count("error: there is no folder gone; give ") == len(commands), done.stderr
+    assert done.stdout.splitlines() == [str([1] * len(commands)), "False"]
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_examples_name_existing_commands_and_options(command: Command) -> None:
     known = {"preset", "config"} | set(command.signature().parameters)
@@ -74,10 +91,14 @@ def test_examples_name_existing_commands_and_options(command: Command) -> None:
         assert {option for option in re.findall(r"--[a-z-]+", part) if option not in map(flag, known)} == set()
 
 
-@pytest.mark.parametrize("name", [command.name for command in COMMANDS])
-def test_no_option_is_cut_off_on_a_narrow_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_a_narrow_terminal_shows_whole_options_and_examples(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    assert re.findall(r"--\S*…", cli(name, "--help").out) == []
+    shown = cli(command.name, "--help").out
+    assert re.findall(r"--\S*…", shown) == []
+    assert all(f"$ {example} " in shown for example in command.examples)
 
 
 def test_console_script_is_the_main_function(monkeypatch: pytest.MonkeyPatch) -> None:

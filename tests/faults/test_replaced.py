@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,18 @@ def test_a_finished_run_with_damaged_weights_is_not_called_finished(chain_copy: 
         train_mdlm(mdlm_config(), data=chain_copy.data, out=chain_copy.mdlm)
     assert train_mdlm(mdlm_config(), data=chain_copy.data, out=chain_copy.mdlm, resume=False)["step"] == 5
     assert len(load(chain_copy.mdlm, "cpu").sample(n=1)) == 1
+
+
+def test_a_stage_that_others_were_made_with_is_not_trained_further(chain_copy: Chain) -> None:
+    longer, copy = mdlm_config(max_steps=7), chain_copy.mdlm.with_name("mdlm-longer")
+    (chain_copy.mdlm.parent / "notes").mkdir()
+    (chain_copy.mdlm.parent / "notes" / "config.json").write_text('{"parents": ["of another program"]}')
+    with pytest.raises(UserError, match=re.escape(f"made with it ({chain_copy.ae}); train a copy of it (cp -r")):
+        train_mdlm(longer, data=chain_copy.data, out=chain_copy.mdlm, resume=True)
+    assert train_mdlm(mdlm_config(max_steps=4), data=chain_copy.data, out=chain_copy.mdlm, resume=True)["step"] == 5
+    assert len(load(chain_copy.student, "cpu").sample(n=1)) == 1
+    shutil.copytree(chain_copy.mdlm, copy)
+    assert train_mdlm(longer, data=chain_copy.data, out=copy, resume=True)["step"] == 7
 
 
 def test_a_data_set_called_tokenizer_is_compared_as_any(chain_copy: Chain) -> None:
