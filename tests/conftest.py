@@ -10,8 +10,8 @@ from .command_line import Cli, Outcome
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Torch's own rules for forward-mode derivatives still go through torch.jit.script."""
-    config.addinivalue_line("filterwarnings", "ignore:.torch.jit.script. is deprecated")
+    """Torch's own rules for forward-mode derivatives, and its compiler, still go through torch.jit."""
+    config.addinivalue_line("filterwarnings", "ignore:.torch.jit.script(_method)?. is deprecated")
 
 
 @pytest.fixture(scope="session")

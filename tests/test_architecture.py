@@ -1,8 +1,9 @@
-"""Imports go downward only, and nothing heavy is imported at start-up."""
+"""Imports go downward only, nothing heavy is imported at start-up, and the oldest versions are those allowed."""
 
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,3 +143,9 @@ def test_training_starts_without_integrators() -> None:
 def test_no_file_is_too_long() -> None:
     lengths = {path: len(path.read_text().splitlines()) for path in [*FILES, *TESTS.rglob("*.py")]}
     assert {str(path): n for path, n in lengths.items() if n > LONGEST_FILE} == {}
+
+
+def test_the_oldest_versions_to_test_with_are_those_that_are_allowed() -> None:
+    project = tomllib.loads((TESTS.parent / "pyproject.toml").read_text())["project"]
+    lines = (TESTS.parent / "constraints-oldest.txt").read_text().splitlines()
+    assert lines[1:] == [need.replace(">=", "==") for need in project["dependencies"]]

@@ -1,5 +1,6 @@
 """The commands that look at artifacts or pass them on: info, export."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,13 +29,13 @@ def info(
 ) -> Result:
     """Say what a folder is and how it was made.
 
-    Tables go to stderr, and JSON to stdout unless that is a terminal.
+    Tables go to stderr, and JSON to stdout unless both are a terminal.
     """
     from diladiff_cli.stages.info import describe, info_table
 
     record = describe(named_or_default(path))
     show(info_table(record))
-    return None if on_terminal else record
+    return None if on_terminal and sys.stderr.isatty() else record
 
 
 def _check(precision: str, license: str | None, language: str | None, **_: Any) -> list[str]:

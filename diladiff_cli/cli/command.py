@@ -147,9 +147,11 @@ def _look_for(stage: str | None, folder: Path | None) -> None:
     from diladiff_cli.data.latents import open_latents
     from diladiff_cli.data.tokens import open_tokens
     from diladiff_cli.runtime.artifacts import load_artifact
+    from diladiff_cli.runtime.folders import restore
 
     if folder is None:
         return
+    restore(folder)
     if stage == "data":
         open_tokens(folder)
     elif stage == "latents":

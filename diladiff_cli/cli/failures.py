@@ -13,7 +13,7 @@ from diladiff_cli.cli.output import ClosedPipeError
 from diladiff_cli.errors import UserError, system_error
 from diladiff_cli.settings import ConfigError
 
-ALIKE = 0.85  # of two spellings, by difflib; --modle and --model are
+FAR_NEARER = 0.1  # by difflib's ratio of spellings: --temprature is --temperature (0.96), not --trace (0.67)
 
 DONE, FAILED, WRONG_USAGE, SIGNALLED = 0, 1, 2, 128
 SIGINT = 2
@@ -106,8 +106,8 @@ def _usage(error: BaseException, arguments: Sequence[str]) -> str:
     words = ["diladiff", *(argument for argument in arguments if not argument.startswith("-"))]
     remedy = f"see {context.command_path if context else ' '.join(words[:2])} --help"
     text = one_line(error.format_message()).rstrip(".").replace("Value error, ", "")  # type: ignore[attr-defined]
-    if text.startswith("No such option: --prompt") and remedy.endswith(" sample --help"):
-        text, remedy = "No such option: --prompt", f"models take no prompt, {remedy}"
+    if getattr(error, "option_name", None) == "--prompt" and "--model" in _options(context):
+        text, remedy = one_line(error.message), f"models take no prompt, {remedy}"  # type: ignore[attr-defined]
     elif options := _meant_options(error, context):
         text, remedy = one_line(error.message), f"did you mean {' or '.join(options)}?"  # type: ignore[attr-defined]
     elif ". Did you mean " in text:
@@ -124,19 +124,24 @@ def _usage(error: BaseException, arguments: Sequence[str]) -> str:
 
 
 def _meant_options(error: BaseException, context: Any) -> list[str]:
-    """What was perhaps meant by an option that there is not: the one that is much like it, else the nearest first."""
+    """What was perhaps meant by an option that there is not: what begins so, else the one that is by far the nearest,
+    else all that are near.
+    """
     if not hasattr(error, "possibilities") or context is None:
         return []
     given = str(error.option_name)  # type: ignore[attr-defined]
-    begun = [name for name in _options(context) if name.startswith(given) and given.startswith("--")]
-    likeness = {n: difflib.SequenceMatcher(None, given, n).ratio() for n in begun or error.possibilities or ()}
+    if begun := sorted(name for name in _options(context) if name.startswith(given) and given.startswith("--")):
+        return begun
+    likeness = {name: difflib.SequenceMatcher(None, given, name).ratio() for name in error.possibilities or ()}
     nearest = sorted(likeness, key=lambda name: (-likeness[name], name))
-    return nearest[:1] if nearest and likeness[nearest[0]] >= ALIKE else nearest
+    by_far = len(nearest) > 1 and likeness[nearest[0]] - likeness[nearest[1]] > FAR_NEARER
+    return nearest[:1] if by_far else nearest
 
 
 def _options(context: Any) -> set[str]:
     """The spellings of a command's options, from the parser's context."""
-    return {spelling for parameter in context.command.params for spelling in parameter.opts}
+    parameters = context.command.params
+    return {spelling for parameter in parameters for spelling in (*parameter.opts, *parameter.secondary_opts)}
 
 
 def _with_one_dash(letter: str, arguments: Sequence[str], context: Any) -> str | None:

@@ -29,7 +29,7 @@ class StageConfig(Settings):
     grad_clip: float = option(1.0, "Largest norm of the gradient (0: no clipping).", low=0)
     ema_decay: float = option(0.9999, "Decay of the averaged weights, which are the ones saved.", low=0, high=1)
     precision: str = precision_option("auto")
-    compile: bool = option(False, "Compile the network's body (for distill the teacher's) with torch.compile.")
+    compile: bool = option(False, "Compile what every step runs with torch.compile, in about a minute.")
     shard: bool = option(False, "Share weights, averages and the optimiser's state out between steps (FSDP).")
     deterministic: bool = option(False, "On a GPU: only algorithms that give the same bits again; slower.")
     eval_every: int = option(1000, "Steps between validations (0: only at the end).", low=0)

@@ -47,33 +47,39 @@ def per_example_mse(prediction: Tensor, target: Tensor) -> Tensor:
     return (prediction.float() - target.float()).square().flatten(1).mean(1)
 
 
-def meanflow_target(
-    average_velocity: Callable[[Tensor, Tensor, Tensor], Tensor],
-    z_t: Tensor,
-    t: Tensor,
-    r: Tensor,
-    v: Tensor,
-    tangent_scale: float = 1.0,
+def along_ode(
+    average_velocity: Callable[[Tensor, Tensor, Tensor], Tensor], z_t: Tensor, t: Tensor, r: Tensor, v: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The MeanFlow identity as a regression target (method section 5).
+    """The average velocity u(z_t, t, r), and its derivative along the ODE: du/dt = v . d_z u + d_t u.
 
-    u_tgt = v - (t - r) [v . d_z u + d_t u]; the bracket is one jvp of u at (z_t, t, r) along (v, 1, 0).
+    Both come from one jvp of u at (z_t, t, r) along (v, 1, 0).
 
     Args:
         average_velocity: u(z_t, t, r).
         z_t: (B, ...) noisy latents.
         t: (B,) end times.
         r: (B,) start times, r <= t.
-        v: (B, ...) velocity at (z_t, t), without gradient.
-        tangent_scale: Factor of the jvp term, rising from 0 to 1 during training.
+        v: (B, ...) velocity at (z_t, t).
 
     Returns:
-        u with gradient, and the target without.
+        u with gradient, and its derivative without, (B, ...) each.
     """
     tangents = (v, torch.ones_like(t), torch.zeros_like(r))
     u, du_dt = torch.func.jvp(average_velocity, (z_t, t, r), tangents)[:2]
-    target = v - tangent_scale * expand(t - r, v) * du_dt
-    return u, target.detach()
+    return u, du_dt.detach()
+
+
+def meanflow_target(v: Tensor, t: Tensor, r: Tensor, du_dt: Tensor, tangent_scale: float = 1.0) -> Tensor:
+    """The MeanFlow identity as a regression target for u (method section 5): u_tgt = v - (t - r) du/dt.
+
+    Args:
+        v: (B, ...) velocity at (z_t, t).
+        t: (B,) end times.
+        r: (B,) start times, r <= t.
+        du_dt: (B, ...) derivative of u, see :func:`along_ode`.
+        tangent_scale: Factor of its term, rising from 0 to 1 during training.
+    """
+    return v - tangent_scale * expand(t - r, v) * du_dt
 
 
 def adaptive_loss(u: Tensor, target: Tensor, constant: float) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from diladiff_cli.core.gaussian import TanSchedule, expand
+from diladiff_cli.core.objectives import along_ode
 from diladiff_cli.networks.layers import Block, has_rotary, init_weights, rotary_angles
 from diladiff_cli.networks.norms import RMSNorm
 
@@ -137,8 +138,18 @@ class LatentStudent(nn.Module):
         self.schedule = TanSchedule(schedule_d)
         self.trunk = LatentTrunk(**trunk, interval=True)
 
-    def forward(self, z_t: Tensor, t: Tensor, r: Tensor, z_self: Tensor) -> Tensor:
-        """u (B, N, C) for 0 <= r <= t <= 1, both (B,)."""
+    def forward(
+        self, z_t: Tensor, t: Tensor, r: Tensor, z_self: Tensor, v: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """u (B, N, C) for 0 <= r <= t <= 1, both (B,); with the velocity v (B, N, C) :meth:`along_ode`."""
+        return self.average_velocity(z_t, t, r, z_self) if v is None else self.along_ode(z_t, t, r, z_self, v)
+
+    def along_ode(self, z_t: Tensor, t: Tensor, r: Tensor, z_self: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """u, and without gradient its derivative along the ODE, whose velocity is v, at a fixed z_self."""
+        return along_ode(lambda z, end, start: self.average_velocity(z, end, start, z_self), z_t, t, r, v)
+
+    def average_velocity(self, z_t: Tensor, t: Tensor, r: Tensor, z_self: Tensor) -> Tensor:
+        """u (B, N, C)."""
         a, b = self.schedule.rotation(t, r)
         direction = self.trunk(z_t, t, z_self, t - r)
         return expand(a, z_t) * z_t - expand(b, z_t) * direction

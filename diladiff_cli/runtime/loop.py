@@ -34,6 +34,7 @@ from diladiff_cli.runtime.resume import (
     check_weights,
     is_finished,
     made_from,
+    made_with,
     validated_step,
 )
 from diladiff_cli.runtime.run import Run
@@ -65,6 +66,9 @@ def train(run: Run, session: Session, config: StageConfig, out: Path, resume: bo
         return {"step": stored["step"], "seconds": stored["seconds"]} | stored["validation"]
     if stored is not None and (changed := changed_settings(stored, config)):
         say(f"going on with other settings: {', '.join(changed.values())}")
+        say(f"what was made with {out} and does not lie beside it will not accept the new one")
+    elif stored is None and (children := made_with(out)):
+        say(f"{', '.join(map(str, children))} will not accept the new {out}")
     loop = _Loop(run, session, config, out, stored)
     with StopRequest() as stop, closing(loop.batches):
         return loop.run_all(stop)
@@ -163,7 +167,6 @@ class _Loop:
         set_learning_rates(self.optimizers, self.config, self.step)
         totals: dict[str, Tensor] = {}
         self.model.train()
-        self.session.settle_buckets(self.model)
         if self.session.sharded:
             self.average.model.cpu()  # it was whole on the device for validation or saving
         for places, rows in zip(self.session.micro_batches(), self.batches(self.step), strict=True):

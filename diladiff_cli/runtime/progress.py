@@ -55,11 +55,10 @@ class Bar:
             TimeRemainingColumn(),
             TextColumn("{task.fields[text]}"),
         )
-        self._progress = Progress(
-            *columns, console=console, disable=not self.terminal, get_time=lambda: time.monotonic()
-        )
+        self._progress = Progress(*columns, console=console, disable=not self.terminal)
         self._task = self._progress.add_task(title, total=total, completed=done, text="")
         self._spoke = 0.0
+        self._began: tuple[float, int] | None = None  # when the first units were done, and how many then
 
     def __enter__(self) -> "Bar":
         self._progress.start()
@@ -76,15 +75,19 @@ class Bar:
         values: dict[str, Any] = {} if text is None else {"text": text}
         self._progress.update(self._task, advance=advance, **values)
         now = time.monotonic()
+        left = self._left(now)
         due = text is not None and (now - self._spoke > SILENT_SECONDS or self.done >= self.total)
         if self.enabled and not self.terminal and due:
             self._spoke = now
-            say(f"{self.title} {self.done}/{self.total} {text}{self._left()}")
+            say(f"{self.title} {self.done}/{self.total} {text}{left}")
 
-    def _left(self) -> str:
-        """The time left, as the end of a line; nothing where there is no rate yet or nothing to do."""
-        seconds = self._progress.tasks[0].time_remaining
-        return f", {timedelta(seconds=int(seconds))} left" if seconds else ""
+    def _left(self, now: float) -> str:
+        """The time left at the rate since the first units, as the end of a line; nothing where that is not known."""
+        if self._began is None:
+            self._began = now, self.done
+        since, units = now - self._began[0], self.done - self._began[1]
+        seconds = round(since / units * (self.total - self.done)) if units else 0
+        return f", {timedelta(seconds=seconds)} left" if seconds else ""
 
     @contextmanager
     def doing(self, text: str) -> Iterator[None]:

@@ -84,16 +84,18 @@ def check_resume(
         return None
     changed = changed_settings(stored, config)
     changeable = changed.keys() <= CHANGEABLE
+    children = made_with(out) if changed and changeable and not is_finished(stored, config) else []
     if changed and not (resume and changeable):
         raise UserError(
             f"{out} holds a run with other settings ({', '.join(changed.values())})",
-            f"repeat its settings to continue, {'use --resume to go on with the new ones, ' if changeable else ''}"
+            f"repeat its settings to continue, "
+            f"{'use --resume to go on with the new ones, ' if changeable and not children else ''}"
             "use --fresh to start over, or give another --out",
         )
-    if changed and not is_finished(stored, config) and (children := made_with(out)):
+    if children:
         raise UserError(
             f"{out}, trained further, could not be used by what was made with it ({', '.join(map(str, children))})",
-            f"train a copy of it (cp -r {out} {out}-longer, then --out {out}-longer), or move those away first",
+            f"train a copy of it (cp -r {out} {out}-longer, then --out {out}-longer), or delete those first",
         )
     if config.max_steps < stored["step"] and not is_finished(stored, config):
         raise UserError(f"{out} is at step {stored['step']}, beyond --max-steps {config.max_steps}", "give more steps")
@@ -115,11 +117,12 @@ def made_with(folder: Path) -> list[Path]:
     except UserError:  # nothing there yet, or damaged
         return []
     found = []
-    for file in sorted(folder.parent.glob(f"*/{CONFIG_FILE}")):
+    place = folder.resolve()
+    for file in sorted(place.parent.glob(f"*/{CONFIG_FILE}")):
         with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):  # of another program, or damaged
             links = read_sealed(file)["parents"].values()
-            if any(link["hash"] == content and linked(file.parent, link["path"]) == folder.resolve() for link in links):
-                found.append(file.parent)
+            if any(link["hash"] == content and linked(file.parent, link["path"]) == place for link in links):
+                found.append(folder.parent / file.parent.name if folder.name else file.parent)
     return found
 
 

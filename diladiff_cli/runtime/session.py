@@ -19,7 +19,6 @@ from accelerate.utils import (
     is_tensorboard_available,
     is_wandb_available,
 )
-from torch.nn.parallel import DistributedDataParallel
 
 from diladiff_cli.config import StageConfig
 from diladiff_cli.notes import is_main_process
@@ -82,7 +81,8 @@ class StopRequest:
             self._at_once = False
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        first, self.signal_number = not self.signal_number, number
+        first = not self.signal_number
+        self.signal_number = self.signal_number or number  # the exit status tells the one that was answered
         if is_main_process():
             what = "came: saving and stopping" if first else "came too: still saving"
             with suppress(OSError):  # whoever reads stderr may be gone, by the same Ctrl-C
@@ -163,14 +163,6 @@ class Session:
             range((start + i) * self.micro_batch, (start + i + 1) * self.micro_batch)
             for i in range(self.config.grad_accum)
         ]
-
-    def settle_buckets(self, model: torch.nn.Module) -> None:
-        """Let DDP sort its buckets anew now, after its first backward, and not inside the second forward.
-
-        There it may run under a jvp, in which it cannot look into the tensors that it makes.
-        """
-        if isinstance(model, DistributedDataParallel):
-            model.reducer._rebuild_buckets()
 
     def mean_over_processes(self, values: dict[str, torch.Tensor]) -> dict[str, float]:
         """Averages over the processes of scalar tensors."""

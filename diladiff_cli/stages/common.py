@@ -97,7 +97,7 @@ def plan(artifact: Mapping[str, Any], config: StageConfig, out: Path, resume: bo
 
 
 def _from_here(out: Path, link: str) -> str:
-    """A path that the artifact at ``out`` records, as the user would name it."""
+    """A path that the artifact at ``out`` records: relative to the current folder where it lies in that."""
     path = linked(out, link)
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 

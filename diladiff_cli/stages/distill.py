@@ -90,13 +90,8 @@ class MeanFlowLoss:
             v = sampled_velocity(z_0, eps, level)
         else:
             v = teacher_velocity(self.teacher, z_t, t, level, self.config.guidance)
-        z_self = self._self_condition(model, z_t, t, noise)
-
-        def average_velocity(z: Tensor, end: Tensor, start: Tensor) -> Tensor:
-            u: Tensor = model(z, end, start, z_self)
-            return u
-
-        u, target = meanflow_target(average_velocity, z_t, t, r, v, self._tangent_scale(noise.step))
+        u, du_dt = model(z_t, t, r, self._self_condition(model, z_t, t, noise), v)
+        target = meanflow_target(v, t, r, du_dt, self._tangent_scale(noise.step))
         losses, squared = adaptive_loss(u, target, self.config.adaptive_constant)
         return losses.mean(), {"squared_error": squared.mean() / z_0[0].numel()}
 
@@ -151,10 +146,13 @@ def student_figures(student: nn.Module, schedule: TanSchedule, teacher: TeacherS
     return figures | {"teacher_5_steps": teacher.distance}
 
 
-def _compile_teacher(teacher: LatentPrior, config: DistillConfig, _student: nn.Module) -> None:
-    """Compile what a step runs without forward-mode derivatives (jvp), for which there is no compiled code."""
+def _compile(teacher: LatentPrior, config: DistillConfig, student: LatentStudent) -> None:
+    """Compile what a step runs: teacher, self-conditioning, and the student with its derivative."""
     if config.velocity != "sampled":
         compile_method("forward", teacher.trunk, dynamic=False)
+    if config.p_self_cond:
+        compile_method("forward", student.trunk, dynamic=False)
+    compile_method("along_ode", student, dynamic=False)
 
 
 def distill(
@@ -218,6 +216,6 @@ def distill(
         validate=lambda average: student_figures(average, teacher.schedule, drawn()),
         artifact=artifact,
         row_order=row_order(config, source.rows),
-        compile_body=partial(_compile_teacher, teacher, config),
+        compile_body=partial(_compile, teacher, config),
     )
     return train(run, session, config, out, resume)

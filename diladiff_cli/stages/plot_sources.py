@@ -54,7 +54,7 @@ def read_sources(targets: Sequence[str | Path]) -> list[Source]:
     for target in dict.fromkeys(map(str, targets)):
         sources = [_artifact(Path(target))] if target != "-" and Path(target).is_dir() else _reports(target)
         if not any(source.training or source.figures for source in sources):
-            raise UserError(f"{target} holds nothing to draw", REMEDY)
+            raise UserError(f"{_name(target)} holds nothing to draw", REMEDY)
         found += sources
     return _told_apart(found)
 
@@ -104,7 +104,7 @@ def _log_lines(log: Path) -> Iterator[Line]:
 
 
 def _damaged(file: Path | str, place: str) -> UserError:
-    return UserError(f"{file} is damaged ({place})", "restore it, or give a report of eval")
+    return UserError(f"{_name(str(file))} is damaged ({place})", "restore it, or give a report of eval")
 
 
 def _reports(target: str) -> list[Source]:
@@ -141,7 +141,7 @@ def _objects(target: str) -> Iterator[Line]:
         except ValueError as error:
             raise UserError(f"{_name(target)}, line {text.count(chr(10), 0, place) + 1} is no JSON", REMEDY) from error
         if not isinstance(found, dict):
-            raise UserError(f"{target} holds something else than JSON objects", REMEDY)
+            raise UserError(f"{_name(target)} holds something else than JSON objects", REMEDY)
         yield found
 
 

@@ -33,7 +33,7 @@ def read_samples(source: str) -> list[Sample]:
     try:
         lines = sys.stdin.buffer.readlines() if source == "-" else Path(source).read_bytes().splitlines()
     except OSError as error:
-        remedy = meant_instead(Path(source), "give a file that `diladiff sample` wrote")
+        remedy = meant_instead(Path(source), "give a file that `diladiff sample` wrote, or an artifact")
         raise UserError(f"cannot read {name} ({error.strerror})", remedy) from error
     samples = [_parse(line, f"{name}, line {i}") for i, line in enumerate(lines, 1) if line.strip()]
     if not samples:

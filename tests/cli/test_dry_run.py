@@ -50,6 +50,14 @@ def test_a_dry_run_of_bench_prints_its_points_and_measures_nothing(cli: Cli, tin
     assert "--threshold is for --order threshold, and the order is random; leave it out" in found.error
 
 
+def test_a_plan_names_folders_from_where_the_user_is(cli: Cli, chain_copy: Chain, tmp_path: Path) -> None:
+    ckpt = chain_copy.ae.parent.relative_to(tmp_path)
+    found = cli("train-prior", "--ae", ckpt / "ae", "--out", ckpt / "new", "--dry-run")
+    plan = json.loads(found.out)
+    assert plan["data"]["path"] == str(chain_copy.data.relative_to(tmp_path))
+    assert plan["parents"]["ae"]["path"] == str(ckpt / "ae")
+
+
 def test_a_dry_run_finds_what_is_wrong_with_the_model(cli: Cli, tiny_chain: Chain) -> None:
     found = cli("sample", "--model", tiny_chain.mdlm, "--steps", "3", "--dry-run")
     assert (found.status, found.out) == (2, "")

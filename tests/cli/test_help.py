@@ -12,6 +12,7 @@ from diladiff_cli.cli.command import Command
 from diladiff_cli.cli.main import COMMANDS
 from diladiff_cli.settings import flag
 
+from ..chain import Chain
 from ..command_line import ROOT, Cli, environment
 
 PIPELINE = [
@@ -27,6 +28,7 @@ PIPELINE = [
     "info",
     "export",
 ]
+NEEDED = {"base", "ae", "prior"}  # of the folders that commands read
 HEAVY = ("torch", "transformers", "datasets", "accelerate", "numpy", "safetensors", "huggingface_hub")
 
 
@@ -65,8 +67,13 @@ print("loaded:", [name for name in {HEAVY} if name in sys.modules])
     assert done.stdout.splitlines()[-1] == "loaded: []"
 
 
-def test_a_missing_folder_is_told_before_torch_is_loaded(tmp_path: Path) -> None:
-    commands = [[c.name, f"--{next(iter(c.reads))}", "gone"] for c in COMMANDS if c.reads]
+def test_a_missing_folder_is_told_before_torch_is_loaded(tiny_chain: Chain, tmp_path: Path) -> None:
+    commands = []
+    for command in COMMANDS:
+        for name in command.reads:
+            folders = {o: getattr(tiny_chain, str(s)) for o, s in command.reads.items() if o in NEEDED} | {name: "gone"}
+            line = [part for option, folder in folders.items() for part in (flag(option), str(folder))]
+            commands.append([command.name, *(part for part in line if part != "--more")])
     code = f"""
 import sys
 from diladiff_cli.cli.main import run
@@ -76,7 +83,7 @@ print("torch" in sys.modules)
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), cwd=tmp_path, timeout=600
     )
-    assert len(commands) >= 8
+    assert len(commands) >= 17
     assert done.stderr.count("error: there is no folder gone; give ") == len(commands), done.stderr
     assert done.stdout.splitlines() == [str([1] * len(commands)), "False"]
 

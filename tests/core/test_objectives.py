@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from diladiff_cli.core.gaussian import TanSchedule, expand
 from diladiff_cli.core.masking import elbo_weight
 from diladiff_cli.core.objectives import (
     adaptive_loss,
+    along_ode,
     estimates_of_some,
     masked_nll,
     meanflow_target,
@@ -113,27 +115,35 @@ def test_mse_is_a_mean_within_each_example() -> None:
     torch.testing.assert_close(per_example_mse(prediction, target), wanted.float())
 
 
+def learned(
+    average_velocity: Callable[..., Tensor], z: Tensor, t: Tensor, r: Tensor, v: Tensor, scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """The prediction of a student, and its target."""
+    u, du_dt = along_ode(average_velocity, z, t, r, v)
+    return u, meanflow_target(v, t, r, du_dt, scale)
+
+
 def test_exact_average_velocity_is_its_own_meanflow_target() -> None:
     z = randn(6, 3, 2, seed=5)
-    u, target = meanflow_target(exact_average, z, T, R, exact_velocity(z, T))
+    u, target = learned(exact_average, z, T, R, exact_velocity(z, T))
     torch.testing.assert_close(target, exact_average(z, T, R))
     torch.testing.assert_close(u, target)
 
 
 def test_wrong_average_velocity_is_not_its_own_meanflow_target() -> None:
     z = randn(6, 3, 2, seed=5)
-    u, target = meanflow_target(lambda *args: 1.1 * exact_average(*args), z, T, R, exact_velocity(z, T))
+    u, target = learned(lambda *args: 1.1 * exact_average(*args), z, T, R, exact_velocity(z, T))
     assert ((u - target).flatten(1).norm(dim=1) > 0.01).all()
 
 
 def test_target_at_equal_times_is_the_velocity() -> None:
-    target = meanflow_target(SmallNetwork(), Z, T, T, V)[1]
+    target = learned(SmallNetwork(), Z, T, T, V)[1]
     torch.testing.assert_close(target, V)
 
 
 def test_jvp_of_the_target_is_the_finite_difference_along_velocity_and_time() -> None:
     network, h = SmallNetwork(), 1e-5
-    u, target = meanflow_target(network, Z, T, R, V)
+    u, target = learned(network, Z, T, R, V)
     found = (V - target) / (T - R)[:, None]
     wanted = (network(Z + h * V, T + h, R) - network(Z - h * V, T - h, R)) / (2 * h)
     torch.testing.assert_close(found, wanted.detach(), rtol=1e-7, atol=1e-8)
@@ -141,7 +151,7 @@ def test_jvp_of_the_target_is_the_finite_difference_along_velocity_and_time() ->
 
 
 def test_tangent_scale_multiplies_the_jvp_term_alone() -> None:
-    none, half, whole = (meanflow_target(SmallNetwork(), Z, T, R, V, scale)[1] for scale in (0.0, 0.5, 1.0))
+    none, half, whole = (learned(SmallNetwork(), Z, T, R, V, scale)[1] for scale in (0.0, 0.5, 1.0))
     torch.testing.assert_close(none, V)
     torch.testing.assert_close(half, (none + whole) / 2)
     assert not torch.allclose(none, whole)
@@ -149,10 +159,10 @@ def test_tangent_scale_multiplies_the_jvp_term_alone() -> None:
 
 def test_gradient_flows_through_the_prediction_and_not_through_the_target() -> None:
     network = SmallNetwork()
-    u, target = meanflow_target(network, Z, T, R, V)
+    u, target = learned(network, Z, T, R, V)
     assert not target.requires_grad
     found = torch.autograd.grad((u - target).square().sum(), list(network.parameters()))
-    fixed = meanflow_target(network, Z, T, R, V)[1]
+    fixed = learned(network, Z, T, R, V)[1]
     wanted = torch.autograd.grad((network(Z, T, R) - fixed).square().sum(), list(network.parameters()))
     torch.testing.assert_close(found, wanted)
     assert all(part.abs().max() > 1e-3 for part in found)

@@ -74,11 +74,12 @@ def test_objectives_give_one_loss_an_example_in_single_precision() -> None:
     rows = objectives.token_nll(lambda hidden: hidden, torch.zeros(L, K), torch.zeros(L, dtype=torch.long), 2)
     nll = objectives.masked_nll(rows, torch.ones(L), 10)
     low = Z.bfloat16()
-    pair = objectives.meanflow_target(lambda z, t, r: gaussian.expand(t - r, z) * z, Z, T, T / 2, Z)
+    pair = objectives.along_ode(lambda z, t, r: gaussian.expand(t - r, z) * z, Z, T, T / 2, Z)
+    target = objectives.meanflow_target(Z, T, T / 2, pair[1])
     with jaxtyped("context"):
         assert fit(Float32[Tensor, "m"], rows)
         assert fit(Float32[Tensor, ""], nll)
-        assert fit(Float32[Tensor, "b n c"], Z, *pair)
+        assert fit(Float32[Tensor, "b n c"], Z, *pair, target)
         assert fit(Float32[Tensor, "b"], *objectives.adaptive_loss(low, low, 5.0), objectives.per_example_mse(low, low))
 
 

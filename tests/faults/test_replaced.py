@@ -91,7 +91,9 @@ def test_a_finished_run_with_damaged_weights_is_not_called_finished(chain_copy: 
     assert len(load(chain_copy.mdlm, "cpu").sample(n=1)) == 1
 
 
-def test_a_stage_that_others_were_made_with_is_not_trained_further(chain_copy: Chain) -> None:
+def test_a_stage_that_others_were_made_with_is_not_trained_further(
+    chain_copy: Chain, capsys: pytest.CaptureFixture[str]
+) -> None:
     longer, copy = mdlm_config(max_steps=7), chain_copy.mdlm.with_name("mdlm-longer")
     (chain_copy.mdlm.parent / "notes").mkdir()
     (chain_copy.mdlm.parent / "notes" / "config.json").write_text('{"parents": ["of another program"]}')
@@ -101,6 +103,18 @@ def test_a_stage_that_others_were_made_with_is_not_trained_further(chain_copy: C
     assert len(load(chain_copy.student, "cpu").sample(n=1)) == 1
     shutil.copytree(chain_copy.mdlm, copy)
     assert train_mdlm(longer, data=chain_copy.data, out=copy, resume=True)["step"] == 7
+    assert f"what was made with {copy} and does not lie beside it" in capsys.readouterr().err
+    train_mdlm(longer, data=chain_copy.data, out=chain_copy.mdlm, resume=False)
+    assert f"{chain_copy.ae} will not accept the new {chain_copy.mdlm}\n" in capsys.readouterr().err
+
+
+def test_a_folder_whose_replacement_was_cut_off_is_there(cli: Cli, chain_copy: Chain) -> None:
+    for folder in (chain_copy.data, chain_copy.mdlm):
+        folder.rename(folder.with_name(f".{folder.name}.old"))
+    commands = (("train-mdlm", "--data", chain_copy.data), ("train-ae", "--base", chain_copy.mdlm))
+    for command in commands:
+        found = cli(*command, "--out", chain_copy.root / "new", "--dry-run")
+        assert found.status == 0, found.err
 
 
 def test_a_data_set_called_tokenizer_is_compared_as_any(chain_copy: Chain) -> None:

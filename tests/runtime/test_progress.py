@@ -1,10 +1,12 @@
 import re
 import time
+from functools import partial
 
 import pytest
 from rich.progress import Progress
 
 from diladiff_cli.notes import say
+from diladiff_cli.runtime import progress
 from diladiff_cli.runtime.progress import Bar, RateColumn, Spinner
 
 
@@ -25,6 +27,22 @@ def test_off_a_terminal_a_bar_speaks_now_and_then_and_at_its_end(
         "work 63/100 loss 62, 0:00:37 left",
         "work 94/100 loss 93, 0:00:06 left",
         "work 100/100 loss 99",
+    ]
+
+
+def test_the_time_left_is_told_of_slow_work_as_well(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with Bar("work", 103, done=100) as bar:
+        for _ in range(3):
+            now[0] += 40
+            bar.update(1, "done")
+    assert capsys.readouterr().err.splitlines() == [
+        "work 101/103 done",
+        "work 102/103 done, 0:00:40 left",
+        "work 103/103 done",
     ]
 
 
@@ -73,7 +91,7 @@ def test_on_a_terminal_a_bar_shows_its_rate_and_the_time_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress, "Progress", partial(Progress, get_time=lambda: now[0]))
     for name, value in (("TTY_COMPATIBLE", "1"), ("TTY_INTERACTIVE", "0"), ("COLUMNS", "120")):
         monkeypatch.setenv(name, value)
     with Bar("work", 100) as bar:

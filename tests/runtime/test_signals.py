@@ -45,10 +45,15 @@ def test_a_second_signal_is_answered_and_loses_nothing(
             os.kill(os.getpid(), signal.SIGTERM)
         return first(model, x, noise)
 
-    with pytest.raises(Interrupted, match="step 2 is saved"):
+    toy.toy_train(toy.settings(), tmp_path / "whole")
+    capfd.readouterr()
+    with pytest.raises(Interrupted, match="step 2 is saved") as caught:
         toy.toy_train(toy.settings(), tmp_path / "parts", loss_fn=twice)
+    assert caught.value.signal_number == signal.SIGTERM
     told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("SIG")]
     assert told == ["SIGTERM came: saving and stopping", "SIGINT came too: still saving"]
+    toy.toy_train(toy.settings(), tmp_path / "parts")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 class CutIn:

@@ -57,6 +57,14 @@ def test_a_scorer_that_is_gone_is_told_before_the_work_where_figures_are_missing
     assert "point" not in capsys.readouterr().err
 
 
+def test_a_scorer_that_cannot_be_loaded_is_told_before_anything_is_drawn(tiny_chain: Chain, tmp_path: Path) -> None:
+    (tmp_path / "scorer").mkdir()
+    settings = BenchConfig(**SETTINGS | {"scorer": str(tmp_path / "scorer")})
+    with pytest.raises(UserError, match="the scorer scorer cannot be loaded"):
+        list(bench_frontier(settings, [tiny_chain.mdlm], tmp_path / "bench"))
+    assert list((tmp_path / "bench" / "points").iterdir()) == []
+
+
 @pytest.mark.parametrize(("order", "steps"), [("confidence", [4, 8, 16]), ("threshold", [16]), ("entropy", [16])])
 def test_orders_that_end_by_themselves_have_one_number_of_steps(
     tiny_chain: Chain, tmp_path: Path, order: str, steps: list[int]

@@ -25,16 +25,15 @@ def test_stored_latents_are_all_that_it_needs_of_base_and_encoder(chain_copy: Ch
         distill(config, prior=chain_copy.prior, data=chain_copy.data, out=chain_copy.root / "other")
 
 
-def test_nothing_is_compiled_where_the_teacher_is_not_called(
-    chain_copy: Chain, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_step_does_not_call_is_not_compiled(chain_copy: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = list[str]()
     monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(function.__name__) or function)
     config = replace(distill_config(max_steps=1), compile=True)
-    for velocity in ("sampled", "ode"):
-        assert compiled == []
-        distill(replace(config, velocity=velocity), prior=chain_copy.prior, out=chain_copy.root / velocity)
-    assert compiled == ["forward"]
+    config = replace(config, velocity="sampled", p_self_cond=0.0)
+    distill(config, prior=chain_copy.prior, out=chain_copy.root / "sampled")
+    assert compiled == ["along_ode"]
+    distill(replace(config, p_self_cond=0.5), prior=chain_copy.prior, out=chain_copy.root / "self")
+    assert compiled == ["along_ode", "forward", "along_ode"]
 
 
 @pytest.mark.parametrize("kind", [LatentPrior, LatentStudent])

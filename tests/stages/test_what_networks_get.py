@@ -76,14 +76,14 @@ def test_half_of_the_latents_are_masked_and_half_at_times_replaced(augmentation:
 
 
 class Fed:
-    """A network that keeps what it was given as its clean estimates, and what it made of it."""
+    """A network that keeps what it was given as its clean estimates, the input at ``place``, and what it made of it."""
 
-    def __init__(self, network: torch.nn.Module) -> None:
-        self.network, self.given = network, list[Tensor]()
-        self.made = list[Tensor]()
+    def __init__(self, network: torch.nn.Module, place: int) -> None:
+        self.network, self.place = network, place
+        self.given, self.made = list[Tensor](), list[Any]()
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        self.given.append(inputs[-1])
+    def __call__(self, *inputs: Tensor) -> Any:
+        self.given.append(inputs[self.place])
         self.made.append(self.network(*inputs))
         return self.made[-1]
 
@@ -98,7 +98,7 @@ def spread_out(network: torch.nn.Module) -> torch.nn.Module:
 
 @pytest.mark.parametrize("share_wanted", [0.0, 0.5, 1.0])
 def test_a_prior_gets_its_own_estimates_as_often_as_it_should(share_wanted: float) -> None:
-    fed = Fed(spread_out(LatentPrior(schedule_d=9.0, **TRUNK)))
+    fed = Fed(spread_out(LatentPrior(schedule_d=9.0, **TRUNK)), 2)
     z_0 = torch.randn(400, LATENTS, CHANNELS, generator=torch.Generator().manual_seed(0))
     prior_loss(lambda batch: batch, TanSchedule(9.0), share_wanted)(fed, z_0, noise_of(400))  # type: ignore[arg-type]
     assert len(fed.given) == (1 if share_wanted == 0 else 2)
@@ -116,7 +116,7 @@ def test_a_student_gets_estimates_by_its_own_velocity_as_often_as_it_should(shar
     teacher, student = (spread_out(kind(schedule_d=9.0, **TRUNK)) for kind in (LatentPrior, LatentStudent))
     use_plain_attention(student)
     assert isinstance(teacher, LatentPrior)
-    fed = Fed(student)
+    fed = Fed(student, 3)
     z_0 = torch.randn(400, LATENTS, CHANNELS, generator=torch.Generator().manual_seed(0))
     MeanFlowLoss(lambda batch: batch, teacher, config)(fed, z_0, noise_of(400))  # type: ignore[arg-type]
     given = fed.given[-1]  # in the derivative
