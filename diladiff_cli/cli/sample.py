@@ -170,6 +170,8 @@ def _replacing(out: Path, option: str) -> Iterator[IO[bytes]]:
     """A temporary file beside ``out``, which then takes its place; where it cannot, a UserError blames ``option``."""
     from diladiff_cli.runtime.folders import remove_leftovers, replacing_file
 
+    if not out.parent.exists():
+        raise UserError(f"there is no folder {out.parent} for {out.name}", f"make it, or choose another {option}")
     try:
         if out.exists() and not out.is_file() and not out.is_dir():  # a device or pipe, which nothing may replace
             with out.open("wb") as file:

@@ -34,7 +34,6 @@ from diladiff_cli.runtime.resume import (
     check_weights,
     is_finished,
     made_from,
-    made_with,
     validated_step,
 )
 from diladiff_cli.runtime.run import Run
@@ -67,8 +66,6 @@ def train(run: Run, session: Session, config: StageConfig, out: Path, resume: bo
     if stored is not None and (changed := changed_settings(stored, config)):
         say(f"going on with other settings: {', '.join(changed.values())}")
         say(f"what was made with {out} and does not lie beside it will not accept the new one")
-    elif stored is None and (children := made_with(out)):
-        say(f"{', '.join(map(str, children))} will not accept the new {out}")
     loop = _Loop(run, session, config, out, stored)
     with StopRequest() as stop, closing(loop.batches):
         return loop.run_all(stop)

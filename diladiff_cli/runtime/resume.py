@@ -9,6 +9,7 @@ from typing import Any
 from diladiff_cli.config import STAGES, DistillConfig, PriorConfig, StageConfig
 from diladiff_cli.errors import UserError, kind_of
 from diladiff_cli.integrity import CONFIG_FILE, read_sealed
+from diladiff_cli.notes import say
 from diladiff_cli.runtime.artifacts import linked, load_artifact
 from diladiff_cli.runtime.folders import check_replaceable, restore
 from diladiff_cli.runtime.state import read_progress
@@ -75,6 +76,8 @@ def check_resume(
     if found is not None and STAGES.get(found) is not type(config):
         raise UserError(f"{out} is {kind_of(found)}, which this run would replace", "choose another --out")
     if resume is False:
+        if children := made_with(out):
+            say(f"{', '.join(map(str, children))} will not accept the new {out}")
         return None
     stored = read_progress(out / "state")
     if stored is None:
@@ -84,18 +87,18 @@ def check_resume(
         return None
     changed = changed_settings(stored, config)
     changeable = changed.keys() <= CHANGEABLE
-    children = made_with(out) if changed and changeable and not is_finished(stored, config) else []
+    if changed and changeable and not is_finished(stored, config) and (children := made_with(out)):
+        raise UserError(
+            f"{out} holds a run with other settings ({', '.join(changed.values())}), and what was made with it "
+            f"({', '.join(map(str, children))}) could not use it trained further",
+            "repeat its settings, delete those first, or go on with a copy of it: "
+            f"cp -r {out} {out}-longer, then --resume --out {out}-longer",
+        )
     if changed and not (resume and changeable):
         raise UserError(
             f"{out} holds a run with other settings ({', '.join(changed.values())})",
-            f"repeat its settings to continue, "
-            f"{'use --resume to go on with the new ones, ' if changeable and not children else ''}"
+            f"repeat its settings to continue, {'use --resume to go on with the new ones, ' if changeable else ''}"
             "use --fresh to start over, or give another --out",
-        )
-    if children:
-        raise UserError(
-            f"{out}, trained further, could not be used by what was made with it ({', '.join(map(str, children))})",
-            f"train a copy of it (cp -r {out} {out}-longer, then --out {out}-longer), or delete those first",
         )
     if config.max_steps < stored["step"] and not is_finished(stored, config):
         raise UserError(f"{out} is at step {stored['step']}, beyond --max-steps {config.max_steps}", "give more steps")

@@ -130,7 +130,7 @@ class Session:
                 num_steps=config.grad_accum, adjust_scheduler=False, sync_with_dataloader=False
             ),
             kwargs_handlers=[
-                # Buffers broadcast in place would break the jvp through the wrapper.
+                # Buffers are alike everywhere: moments are those of all processes' batches.
                 DistributedDataParallelKwargs(broadcast_buffers=False),
                 # Some versions of torch reuse weights cast without gradient in the pass that needs one.
                 AutocastKwargs(cache_enabled=False),

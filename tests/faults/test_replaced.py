@@ -97,14 +97,17 @@ def test_a_stage_that_others_were_made_with_is_not_trained_further(
     longer, copy = mdlm_config(max_steps=7), chain_copy.mdlm.with_name("mdlm-longer")
     (chain_copy.mdlm.parent / "notes").mkdir()
     (chain_copy.mdlm.parent / "notes" / "config.json").write_text('{"parents": ["of another program"]}')
-    with pytest.raises(UserError, match=re.escape(f"made with it ({chain_copy.ae}); train a copy of it (cp -r")):
-        train_mdlm(longer, data=chain_copy.data, out=chain_copy.mdlm, resume=True)
+    for resume in (None, True):
+        with pytest.raises(
+            UserError, match=re.escape(f"(max_steps 5 -> 7), and what was made with it ({chain_copy.ae})")
+        ):
+            train_mdlm(longer, data=chain_copy.data, out=chain_copy.mdlm, resume=resume)
     assert train_mdlm(mdlm_config(max_steps=4), data=chain_copy.data, out=chain_copy.mdlm, resume=True)["step"] == 5
     assert len(load(chain_copy.student, "cpu").sample(n=1)) == 1
     shutil.copytree(chain_copy.mdlm, copy)
     assert train_mdlm(longer, data=chain_copy.data, out=copy, resume=True)["step"] == 7
     assert f"what was made with {copy} and does not lie beside it" in capsys.readouterr().err
-    train_mdlm(longer, data=chain_copy.data, out=chain_copy.mdlm, resume=False)
+    train_mdlm(longer, data=chain_copy.data, out=chain_copy.mdlm, resume=False, dry_run=True)
     assert f"{chain_copy.ae} will not accept the new {chain_copy.mdlm}\n" in capsys.readouterr().err
 
 
