@@ -171,7 +171,7 @@ def _replacing(out: Path, option: str) -> Iterator[IO[bytes]]:
     from diladiff_cli.runtime.folders import remove_leftovers, replacing_file
 
     if not out.parent.exists():
-        raise UserError(f"there is no folder {out.parent} for {out.name}", f"make it, or choose another {option}")
+        raise UserError(f"cannot write {out} (there is no folder {out.parent})", f"choose another {option}")
     try:
         if out.exists() and not out.is_file() and not out.is_dir():  # a device or pipe, which nothing may replace
             with out.open("wb") as file:

@@ -96,7 +96,7 @@ def test_sample_into_stdout_by_name_is_as_without_a_file(
 def test_sample_into_a_folder_that_is_not_there_is_an_error(cli: Cli, tiny_chain: Chain) -> None:
     found = cli("sample", "--model", tiny_chain.mdlm, "--n", "1", "--out", "nowhere/s.jsonl")
     assert (found.status, found.out) == (1, "")
-    assert found.errors == ["error: there is no folder nowhere for s.jsonl; make it, or choose another --out"]
+    assert found.errors == ["error: cannot write nowhere/s.jsonl (there is no folder nowhere); choose another --out"]
 
 
 def test_options_that_do_not_fit_the_model_are_wrong_usage(cli: Cli, tiny_chain: Chain) -> None:
