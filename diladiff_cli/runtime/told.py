@@ -20,9 +20,7 @@ def announce(run: Run, session: Session, config: StageConfig, step: int, paramet
     say(f"{run.artifact['stage']}: {work}")
     if config.precision == "bf16" and not has_fast_bf16(session.device):
         say("bf16 is emulated here, and slow; --precision fp32 is faster, with --resume where a run goes on")
-    if getattr(config, "elbo_weight", "") == "constant":
-        say("loss is a mean over all tokens, nll of validation over the masked ones")
-    for note in config.notes():
+    for note in [*run.notes, *config.notes()]:
         say(note)
 
 

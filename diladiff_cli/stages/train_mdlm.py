@@ -32,6 +32,8 @@ from diladiff_cli.stages.common import (
 from diladiff_cli.stages.validation import base_logits
 from diladiff_cli.tokenizer_files import read_tokenizer
 
+MEANS = "loss is a mean over all tokens, nll of validation over the masked ones"
+
 
 def network_arguments(config: MdlmConfig, data: TokenData) -> dict[str, Any]:
     """The base's keyword arguments."""
@@ -112,5 +114,6 @@ def train_mdlm(
         artifact=artifact,
         row_order=row_order(config, len(split)),
         compile_body=partial(compile_method, "body"),
+        notes=() if config.elbo_weight == "exact" else (MEANS,),
     )
     return train(run, session, config, out, resume)

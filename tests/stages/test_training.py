@@ -53,6 +53,14 @@ def test_the_base_trains_with_every_kind_of_option(options: dict[str, Any], tiny
     assert sum(losses[-5:]) < sum(losses[:5])
 
 
+@pytest.mark.parametrize(("weight", "explained"), [("constant", True), ("exact", False)])
+def test_the_base_says_what_its_loss_is_a_mean_of(
+    tiny_chain: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str], weight: str, explained: bool
+) -> None:
+    train_mdlm(mdlm_config(max_steps=1, elbo_weight=weight), data=tiny_chain.data, out=tmp_path / "mdlm")
+    assert ("loss is a mean over all tokens" in capsys.readouterr().err) == explained
+
+
 def test_exact_and_constant_weights_differ_by_one_over_t() -> None:
     x = torch.randint(2, 9, (6, 8), generator=torch.Generator().manual_seed(0))
     logits = torch.randn(9, generator=torch.Generator().manual_seed(1))
