@@ -95,7 +95,11 @@ FAILED: list[tuple[str, str]] = [
         "error: there is no folder nowhere; "
         "give a model, which train-mdlm, train-ae, train-prior or distill writes, or shipped",
     ),
-    ("eval missing.jsonl", "error: cannot read missing.jsonl (No such file or directory); "),
+    (
+        "eval missing.jsonl",
+        "error: cannot read missing.jsonl (No such file or directory); give a file that `diladiff sample` wrote, "
+        "or an artifact",
+    ),
     ("info nowhere", "error: there is no folder nowhere; "),
     ("export --model nowhere", "error: there is no folder nowhere; give a model, which "),
 ]

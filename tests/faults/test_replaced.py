@@ -109,6 +109,9 @@ def test_a_stage_that_others_were_made_with_is_not_trained_further(
     assert f"what was made with {copy} and does not lie beside it" in capsys.readouterr().err
     train_mdlm(longer, data=chain_copy.data, out=chain_copy.mdlm, resume=False, dry_run=True)
     assert f"{chain_copy.ae} will not accept the new {chain_copy.mdlm}\n" in capsys.readouterr().err
+    train_mdlm(longer, data=chain_copy.data, out=chain_copy.mdlm, resume=False)
+    longest = mdlm_config(max_steps=8)  # what is out of date already keeps nothing from going on
+    assert train_mdlm(longest, data=chain_copy.data, out=chain_copy.mdlm, resume=True)["step"] == 8
 
 
 def test_a_folder_whose_replacement_was_cut_off_is_there(cli: Cli, chain_copy: Chain) -> None:

@@ -236,12 +236,19 @@ def test_what_a_kill_cut_off_is_left_out_and_what_was_not_finite_is_a_gap(chain_
         (report_of({"teacher_distance": {"student_1_steps": "far"}}), r"is damaged \(its teacher_distance\)"),
     ],
 )
-def test_what_cannot_be_drawn_is_told_in_one_line(tmp_path: Path, content: bytes | None, message: str) -> None:
+def test_what_cannot_be_drawn_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, message: str
+) -> None:
     if content is not None:
         (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(UserError, match=message) as caught:
         read_sources([tmp_path / "x.json"])
     assert "\n" not in str(caught.value)
+    if content is not None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        with pytest.raises(UserError, match=message) as piped:
+            read_sources(["-"])
+        assert str(piped.value) == str(caught.value).replace(str(tmp_path / "x.json"), "standard input")
 
 
 def test_an_artifact_without_a_log_and_a_damaged_log_are_told(chain_copy: Chain) -> None:
