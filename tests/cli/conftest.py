@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from ..command_line import Cli, Outcome, environment
+from ..warmed import warm_python
 
 SCRIPT = Path(sys.executable).with_name("diladiff")
 
@@ -12,9 +13,17 @@ SCRIPT = Path(sys.executable).with_name("diladiff")
 @pytest.fixture
 def shell(tmp_path: Path) -> Cli:
     """Runs the console script, ``python -m diladiff_cli`` where none is installed, in an empty working folder."""
-    command = [str(SCRIPT)] if SCRIPT.exists() else [sys.executable, "-m", "diladiff_cli"]
+    return _processes([str(SCRIPT)] if SCRIPT.exists() else [sys.executable, "-m", "diladiff_cli"], tmp_path)
 
-    def call(*arguments: str, stdin: str = "", folder: Path = tmp_path) -> Outcome:
+
+@pytest.fixture
+def warm_shell(tmp_path: Path) -> Cli:
+    """The same without the time that imports take, see :mod:`tests.warmed`."""
+    return _processes([str(warm_python()), "-m", "diladiff_cli"], tmp_path)
+
+
+def _processes(command: list[str], place: Path) -> Cli:
+    def call(*arguments: str, stdin: str = "", folder: Path = place) -> Outcome:
         done = subprocess.run(
             [*command, *arguments],
             input=stdin,

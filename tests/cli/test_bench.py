@@ -43,13 +43,13 @@ def test_bench_writes_lines_a_table_and_pictures(cli: Cli, tiny_chain: Chain, tm
 
 
 @pytest.mark.slow
-def test_bench_takes_up_what_a_killed_one_left(shell: Cli, tiny_chain: Chain, tmp_path: Path) -> None:
+def test_bench_takes_up_what_a_killed_one_left(warm_shell: Cli, tiny_chain: Chain, tmp_path: Path) -> None:
     arguments = ("bench", "--model", str(tiny_chain.student), *POINTS)
-    first = shell(*arguments)
+    first = warm_shell(*arguments)
     points = sorted((tmp_path / "bench" / "points").iterdir())
     for path in points[1:]:
         path.unlink()
-    second = shell(*arguments)
+    second = warm_shell(*arguments)
     assert (first.status, second.status) == (0, 0), first.err + second.err
     assert sorted((tmp_path / "bench" / "points").iterdir()) == points
     figures = [[r["figures"] for r in reports(run.out)] for run in (first, second)]

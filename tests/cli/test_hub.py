@@ -4,7 +4,6 @@ import json
 import random
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from ..command_line import Outcome, environment
 from ..local_hub import LocalHub, serving
 from ..scorer import build_scorer
 from ..stages.test_encoder_features import write_encoder
+from ..warmed import warm_python
 
 CARD = """---
 configs:
@@ -44,10 +44,11 @@ class Visitor:
 
     def __call__(self, *arguments: str | Path) -> Outcome:
         """A command as a process of its own."""
+        variables = self.hub.environment(self.folder / "cache")
         done = subprocess.run(
-            [sys.executable, "-m", "diladiff_cli", *map(str, arguments)],
+            [warm_python(*variables.items()), "-m", "diladiff_cli", *map(str, arguments)],
             cwd=self.folder,
-            env=environment() | self.hub.environment(self.folder / "cache"),
+            env=environment() | variables,
             capture_output=True,
             text=True,
             timeout=300,

@@ -93,9 +93,9 @@ def test_the_whole_pipeline_runs_with_short_commands(shell: Cli, prepared: Path)
 
 
 @pytest.mark.slow
-def test_sample_into_a_pipe_that_closes_ends_quietly(shell: Cli, prepared: Path) -> None:
-    assert shell("encode", "text.txt", "--config", "tiny.toml").status == 0
-    assert shell("train-mdlm", "--config", "tiny.toml", "--max-steps", "1").status == 0
+def test_sample_into_a_pipe_that_closes_ends_quietly(warm_shell: Cli, prepared: Path) -> None:
+    assert warm_shell("encode", "text.txt", "--config", "tiny.toml").status == 0
+    assert warm_shell("train-mdlm", "--config", "tiny.toml", "--max-steps", "1").status == 0
     process = subprocess.run(
         f"{sys.executable} -m diladiff_cli sample --model ckpt/mdlm --n 500 --batch-size 4 | head -n 1; "
         'echo "${PIPESTATUS[0]}"',
@@ -113,8 +113,8 @@ def test_sample_into_a_pipe_that_closes_ends_quietly(shell: Cli, prepared: Path)
 
 
 @pytest.mark.slow
-def test_sigterm_during_training_saves_and_the_same_command_continues(shell: Cli, prepared: Path) -> None:
-    assert shell("encode", "text.txt", "--config", "tiny.toml").status == 0
+def test_sigterm_during_training_saves_and_the_same_command_continues(warm_shell: Cli, prepared: Path) -> None:
+    assert warm_shell("encode", "text.txt", "--config", "tiny.toml").status == 0
     steps = 800
     arguments = ["train-mdlm", "--config", "tiny.toml", "--max-steps", str(steps), "--save-every", "0"]
     process = subprocess.Popen(
@@ -136,11 +136,11 @@ def test_sigterm_during_training_saves_and_the_same_command_continues(shell: Cli
     saved = json.loads((prepared / "ckpt" / "mdlm" / "config.json").read_text())["progress"]["step"]
     assert 5 <= saved < steps
     assert err.splitlines()[-1] == f"interrupted by SIGTERM, step {saved} is saved; the same command continues"
-    continued = shell(*arguments)
+    continued = warm_shell(*arguments)
     assert (continued.status, continued.out) == (0, "")
     logged = [line["step"] for line in records(log.read_text()) if line["split"] == "train"]
     assert logged == list(range(1, steps + 1))
-    finished = shell(*arguments)
+    finished = warm_shell(*arguments)
     assert finished.status == 0
     assert "is finished; --fresh trains it again" in finished.err
     assert finished.errors[-1].endswith(" (in words: ckpt/mdlm/README.md)")

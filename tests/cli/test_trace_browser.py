@@ -88,9 +88,11 @@ def with_script(page: Path, script: str) -> Path:
     return copy
 
 
-def test_the_samples_come_as_usual_and_the_page_shows_the_first(shell: Cli, tiny_chain: Chain, tmp_path: Path) -> None:
+def test_the_samples_come_as_usual_and_the_page_shows_the_first(
+    warm_shell: Cli, tiny_chain: Chain, tmp_path: Path
+) -> None:
     line = ("sample", "--model", str(tiny_chain.student), "--n", "2", "--steps", "2", "--seed", "4")
-    plain, traced = shell(*line), shell(*line, "--trace", "t.html")
+    plain, traced = warm_shell(*line), warm_shell(*line, "--trace", "t.html")
     assert (traced.status, traced.out, traced.errors) == (0, plain.out, ["t.html: how sample 0 was decoded"])
     assert [path.name for path in tmp_path.iterdir()] == ["t.html"]
     found = data_of(tmp_path / "t.html")

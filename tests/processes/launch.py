@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..warmed import warm_python
+
 ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("worker.py")
 EMULATED = Path(__file__).with_name("emulated.py")  # the worker on another device
@@ -91,7 +93,7 @@ def launch(
     from torch.distributed import TCPStore
 
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(worker), json.dumps([job.described() for job in jobs])]
+    command = [str(warm_python()), str(worker), json.dumps([job.described() for job in jobs])]
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     kept_here = {} if bare else {"TORCHELASTIC_USE_AGENT_STORE": "True"}
     port = free_port() if bare else store.port

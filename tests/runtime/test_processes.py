@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 
 from diladiff_cli.runtime.metrics_log import read_metrics
 
+from ..warmed import warm_python
+
 pytestmark = pytest.mark.slow
 SCRIPT = str(Path(__file__).with_name("toy_run.py"))
 
@@ -29,7 +31,7 @@ def lines(out: Path, split: str = "train") -> list[dict[str, Any]]:
 def test_a_signal_saves_and_the_same_command_continues(
     toy: ModuleType, tmp_path: Path, environment: dict[str, str], number: int
 ) -> None:
-    command = [sys.executable, SCRIPT, str(tmp_path / "parts"), "{}"]
+    command = [str(warm_python()), SCRIPT, str(tmp_path / "parts"), "{}"]
     process = subprocess.Popen([*command, "--slow"], stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
     for _ in range(4):
@@ -47,7 +49,7 @@ def test_a_signal_saves_and_the_same_command_continues(
 
 
 def two_processes(out: Path, environment: dict[str, str], settings: dict[str, Any], *options: str) -> None:
-    launched([SCRIPT, str(out), json.dumps(settings), *options], environment)
+    launched([SCRIPT, str(out), json.dumps(settings), *options], environment | {"PYTHON_EXEC": str(warm_python())})
 
 
 def launched(script: list[str], environment: dict[str, str]) -> None:

@@ -1,10 +1,8 @@
 """A warmed process that forks commands of the real command line and kills them at a wanted moment.
 
-Started with ``-m tests.soak.launcher``. It imports what the commands need, which takes seconds, but runs none of it: it
-has one thread and no open file of theirs. A line of JSON on stdin asks for a command; its forked child is a process of
-its own that runs ``diladiff_cli.cli.main.main`` with its arguments as the console script would, and the launcher, its
-parent, sends it SIGKILL. A line of JSON on stdout says how it ended. With arguments it runs them as a command itself,
-unforked.
+Started with ``-m tests.soak.launcher``, and warmed as :mod:`tests.warmed` is. A line of JSON on stdin asks for a
+command; its forked child is a process of its own that runs as the console script would, and the launcher, its parent,
+sends it SIGKILL. A line of JSON on stdout says how it ended. With arguments it runs them as a command itself, unforked.
 
 Shards are made so small that the tiny data of the tests fill several.
 """
@@ -22,18 +20,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
+from tests.warmed import ONE_THREAD, fork, leaving, run_command, take_streams, warm
+
 ROOT = Path(__file__).parents[2]
 MODULE = "tests.soak.launcher"
 OUT = "out"  # where every command writes, in its working folder
 POLL_SECONDS = 0.0002
-IMPORTED = (
-    *("diladiff_cli.cli.main", "diladiff_cli.model", "diladiff_cli.stages.encode", "diladiff_cli.stages.export"),
-    *("diladiff_cli.stages.encode_latents", "diladiff_cli.stages.train_mdlm", "diladiff_cli.stages.train_ae"),
-    *("diladiff_cli.stages.train_prior", "diladiff_cli.stages.distill", "datasets", "safetensors.numpy"),
-    *("datasets.packaged_modules.text.text", "transformers.models.auto.tokenization_auto"),
-    *("transformers.tokenization_utils_tokenizers", "torch._dynamo", "rich.progress"),
-    *("pydantic.fields", "pydantic.types", "pydantic.type_adapter", "annotated_types", "accelerate.tracking"),
-)
 
 
 @dataclass(frozen=True)
@@ -142,16 +134,11 @@ def environment(home: Path) -> dict[str, str]:
     """One thread of one CPU process, and caches of its own."""
     left_out = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "DILADIFF_DEBUG")
     kept = {k: v for k, v in os.environ.items() if k not in left_out}
-    one_thread = {"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
-    return kept | one_thread | {"ACCELERATE_USE_CPU": "true", "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    return kept | ONE_THREAD | {"ACCELERATE_USE_CPU": "true", "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
 
 
 def _warm() -> None:
-    from diladiff_cli.cli.output import quiet_libraries
-
-    quiet_libraries()
-    for name in IMPORTED:
-        import_module(name)
+    warm()
     for name, size in (("diladiff_cli.data.shards", 1 << 10), ("diladiff_cli.stages.encode_latents", 1 << 11)):
         vars(import_module(name))["SHARD_BYTES"] = size
 
@@ -161,24 +148,12 @@ def _become(request: dict[str, Any]) -> NoReturn:
     os.chdir(request["place"])
     nothing = os.open(os.devnull, os.O_RDONLY)
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for descriptor, target in ((nothing, 0), (log, 1), (log, 2)):
-        os.dup2(descriptor, target)
-    sys.stdin = open(0)  # noqa: SIM115 (for the whole life of the process)
+    take_streams(nothing, log, log)
     if request["two_steps"]:
         vars(import_module("diladiff_cli.runtime.folders"))["_exchange"] = lambda a, b: False
-    try:
-        _command(request["arguments"])
-    except SystemExit as end:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(int(end.code or 0))  # to take apart all that was imported would take longer than the command
-
-
-def _command(arguments: list[str]) -> NoReturn:
-    from diladiff_cli.cli.main import main
-
-    sys.argv = ["diladiff", *arguments]
-    main()
+    with leaving():
+        run_command(request["arguments"])
+    raise AssertionError
 
 
 def _watch(pid: int, place: Path, kill: Kill | None) -> Ending:
@@ -213,10 +188,7 @@ def _watch(pid: int, place: Path, kill: Kill | None) -> Ending:
 def _serve() -> None:
     for line in iter(sys.stdin.readline, ""):
         request = json.loads(line)
-        if os.path.isdir("/proc/self/task"):
-            threads = len(os.listdir("/proc/self/task"))
-            assert threads == 1, f"{threads} threads: a fork would lose all but one"
-        pid = os.fork()
+        pid = fork()
         if pid == 0:
             _become(request)
         kill = Kill(**request["kill"]) if request["kill"] else None
@@ -226,5 +198,5 @@ def _serve() -> None:
 if __name__ == "__main__":
     _warm()
     if sys.argv[1:]:
-        _command(sys.argv[1:])
+        run_command(sys.argv[1:])
     _serve()

@@ -1,0 +1,82 @@
+"""What stands for Python in tests of processes does what Python does."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from .warmed import warm_python
+
+pytestmark = pytest.mark.slow
+WAIT = "print('ready', flush=True); time.sleep(100)"
+
+
+def waiting(code: str) -> "subprocess.Popen[str]":
+    """A process that has run some code and waits."""
+    command = [str(warm_python()), "-c", f"import os, signal, sys, time; {code}; {WAIT}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_streams_arguments_place_and_environment_are_those_of_the_caller(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        "import os, sys\nprint(sys.stdin.read(), sys.argv[1:], os.getcwd(), os.environ['NAME'], __name__)\n"
+        "print('wrong', file=sys.stderr)\nsys.exit(3)\n"
+    )
+    (tmp_path / "place").mkdir()
+    done = subprocess.run(
+        [str(warm_python()), "../script.py", "-m", "two words"],
+        input="given",
+        capture_output=True,
+        text=True,
+        cwd=tmp_path / "place",
+        env=os.environ | {"NAME": "a\nb"},
+    )
+    wanted = f"given ['-m', 'two words'] {tmp_path / 'place'} a\nb __main__\n"
+    assert (done.returncode, done.stdout, done.stderr) == (3, wanted, "wrong\n")
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "told"),
+    [
+        ("pass", 0, ""),
+        ("sys.exit('gone')", 1, "gone\n"),
+        ("raise KeyError('lost')", 1, "KeyError: 'lost'\n"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, ""),
+    ],
+)
+def test_it_ends_as_the_code_does(code: str, status: int, told: str) -> None:
+    done = subprocess.run([str(warm_python()), "-c", f"import os, signal, sys; {code}"], capture_output=True, text=True)
+    assert done.returncode == status
+    assert done.stderr.endswith(told)
+
+
+def test_signals_are_passed_on() -> None:
+    process = waiting("signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 5
+
+
+def test_what_runs_is_killed_with_it(tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    process = waiting(f"open({str(file)!r}, 'w').write(str(os.getpid()))")
+    process.kill()
+    process.communicate(timeout=60)
+    deadline = time.monotonic() + 60
+    while is_running(int(file.read_text())):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
