@@ -9,7 +9,7 @@
 set -euo pipefail
 config=$(realpath "${CONFIG:-$(dirname "$0")/demo.toml}")
 out=${OUT:-demo}
-deadline=$(($(date +%s) + ${MINUTES:-1000000} * 60))
+deadline=$(($(date +%s) + ${MINUTES:-1000000} * 60)) # without MINUTES some years
 mkdir -p "$out" && cd "$out"
 
 pause() { echo "time is up; the same command goes on" >&2 && exit 75; }
@@ -19,10 +19,13 @@ finished() {
     python3 -c 'import json, sys; r = json.load(sys.stdin); p = r["progress"]; sys.exit(p.get("validated_step", p["step"]) < r["training"]["max_steps"])'
 }
 train() { # FOLDER COMMAND...
-  if finished "$1"; then return; fi
+  local folder=$1
+  if finished "$folder"; then return; fi
   [ "$(seconds_left)" -gt 0 ] || pause
-  diladiff "${@:2}" --preset demo --config "$config" --out "$1" --max-minutes "$(seconds_left | awk '{print $1 / 60}')"
-  finished "$1" || pause
+  shift
+  [ -z "${MINUTES:-}" ] || set -- "$@" --max-minutes "$(seconds_left | awk '{print $1 / 60}')" # the artifact records it
+  diladiff "$@" --preset demo --config "$config" --out "$folder"
+  finished "$folder" || pause
 }
 
 [ -f data/config.json ] || diladiff encode --preset demo --config "$config" --out data

@@ -14,6 +14,7 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import check_log
 from diladiff_cli.runtime.artifacts import COMMANDS, load_artifact
 from diladiff_cli.runtime.folders import METRICS_FILE
+from diladiff_cli.runtime.names import name_of
 
 Line = dict[str, Any]
 Point = dict[str, float]
@@ -83,7 +84,7 @@ def _artifact(path: Path) -> Source:
         figures["prior_loss"] = last
     if any(map(DISTANCE.fullmatch, last)):
         figures["teacher_distance"] = last
-    return Source(str(path), stage, training, _checked(figures, log))
+    return Source(name_of(path), stage, training, _checked(figures, log))
 
 
 def _log_lines(log: Path) -> Iterator[Line]:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -81,8 +82,15 @@ def test_the_demo_trains_in_pieces_into_a_bundle_that_samples(warm_shell: Cli, f
     found = train_demo(folder, "0")
     assert (found.returncode, found.stderr) == (75, "time is up; the same command goes on\n")
     assert sorted(path.name for path in (folder / "demo").iterdir()) == ["data"]
-    found = train_demo(folder, "9")
-    assert found.returncode == 0, found.stderr
+    for minutes in ("", "9"):  # the student again with a limit
+        shutil.rmtree(folder / "demo" / "ckpt" / "student", ignore_errors=True)
+        found = train_demo(folder, minutes)
+        assert found.returncode == 0, found.stderr
+    limits = [
+        json.loads((folder / "demo" / "ckpt" / stage / "config.json").read_text())["training"]["max_minutes"]
+        for stage in ("mdlm", "student")
+    ]
+    assert limits[0] == 0 < limits[1] <= 9
     before = {p: p.stat().st_mtime_ns for p in (folder / "demo" / "ckpt").rglob("*")}
     found = train_demo(folder, "9")
     assert found.returncode == 0, found.stderr

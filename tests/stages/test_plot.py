@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from diladiff_cli.errors import UserError
+from diladiff_cli.shipped import SHIPPED_MODEL
 from diladiff_cli.stages.eval_artifact import evaluate_artifact
 from diladiff_cli.stages.plot import figures_of, plot
 from diladiff_cli.stages.plot_sources import read_sources
@@ -154,6 +155,11 @@ def test_reports_may_be_indented_on_standard_input_and_beside_those_of_samples(
 def test_runs_of_one_stage_share_a_picture(tiny_chain: Chain, chain_copy: Chain) -> None:
     figure = dict(figures_of(read_sources([tiny_chain.prior, chain_copy.prior])))["prior_noise"]
     assert set(drawn(figure.axes[0])) == {str(tiny_chain.prior), str(chain_copy.prior), "white latent"}
+
+
+def test_what_ships_is_drawn_under_its_name() -> None:
+    (source,) = read_sources([SHIPPED_MODEL / "parents" / "mdlm"])
+    assert source.name == "shipped/parents/mdlm"
 
 
 def test_sources_of_one_name_are_told_apart(tiny_chain: Chain, tmp_path: Path) -> None:
