@@ -2,12 +2,16 @@
 
 A server, ``-m tests.warmed``, imports what commands need but runs none of it: it has one thread and no open file of
 theirs. The program that :func:`warm_python` gives hands it its arguments, place, environment and streams. They are run
-by a forked child of the server, a process of its own, and the program ends as that does: signals that it gets are
-passed on, and one is killed with the other.
+by a forked child of the server, a process of its own, and the program ends as that does: SIGINT, SIGTERM and SIGHUP are
+passed on, and what runs is killed with the program.
+
+What is settled when Python starts or a module is imported is the server's: the seed of hashes, options of Python and
+variables that are read then. Tests of that, and of what a command imports, need a fresh process.
 """
 
 import atexit
 import json
+import logging
 import os
 import runpy
 import selectors
@@ -17,9 +21,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -33,22 +37,31 @@ IMPORTED = (
     *("datasets.packaged_modules.text.text", "transformers.models.auto.tokenization_auto"),
     *("transformers.tokenization_utils_tokenizers", "torch._dynamo", "rich.progress"),
     *("pydantic.fields", "pydantic.types", "pydantic.type_adapter", "annotated_types", "accelerate.tracking"),
+    *("diladiff_cli.stages.bench_frontier", "diladiff_cli.stages.bench_picture", "diladiff_cli.stages.info"),
 )
-FOR_FIGURES = ("diladiff_cli.stages.bench_frontier", "diladiff_cli.stages.bench_picture", "diladiff_cli.stages.info")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
-PROGRAM = """#!{python} -IS
+PROGRAM = """#!/bin/sh
+exec "{python}" -IS "$0.py" "$@"
+"""
+CLIENT = """
 import json, os, signal, socket, sys
+request = {{"arguments": sys.argv[1:], "place": os.getcwd(), "environment": dict(os.environ)}}
 server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})
-request = {{"arguments": sys.argv[1:], "place": os.getcwd(), "environment": dict(os.environ)}}
 socket.send_fds(server, [(json.dumps(request) + "\\n").encode()], [0, 1, 2])
 answers = server.makefile()
 pid = int(answers.readline())
-for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, lambda number, frame: os.kill(pid, number))
-status = int(answers.readline())
+def pass_on(number, frame):
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass  # it has just ended
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, pass_on)
+status = int(answers.readline() or 1)
 if status < 0:
-    signal.signal(-status, signal.SIG_DFL) if -status != signal.SIGKILL else None
+    if -status != signal.SIGKILL:
+        signal.signal(-status, signal.SIG_DFL)
     os.kill(os.getpid(), -status)
 os._exit(status)
 """
@@ -58,11 +71,14 @@ os._exit(status)
 def warm_python(*variables: tuple[str, str]) -> Path:
     """A program that runs ``-m MODULE``, ``-c CODE`` or a script with arguments, as Python does.
 
-    Its server is started with the first one, and ends with this process.
+    Its server is started with the first one, and ends with this process. Where the system is not Linux it is Python
+    itself: to fork what has loaded so much is not safe everywhere.
 
     Args:
-        variables: Of the environment, which modules read when they are imported; the others are the caller's.
+        variables: Of the environment, which are read when Python starts or modules are imported.
     """
+    if sys.platform != "linux":
+        return Path(sys.executable)
     folder = Path(tempfile.mkdtemp(prefix="warm"))  # the path of a socket must be short
     address, program = folder / "socket", folder / "python"
     server = subprocess.Popen(
@@ -74,23 +90,35 @@ def warm_python(*variables: tuple[str, str]) -> Path:
     )
     assert server.stdout is not None
     assert server.stdout.readline() == b"ready\n"
-    program.write_text(PROGRAM.format(python=sys.executable, address=str(address)))
+    program.write_text(PROGRAM.format(python=sys.executable))
+    program.with_suffix(".py").write_text(CLIENT.format(address=str(address)))
     program.chmod(0o755)
-    atexit.register(server.communicate)  # closes stdin, and keeps it open until then
+    atexit.register(_stop, server, folder)
     return program
 
 
+def _stop(server: "subprocess.Popen[bytes]", folder: Path) -> None:
+    with suppress(subprocess.TimeoutExpired):
+        server.communicate(timeout=10)  # it ends with its stdin
+    server.kill()
+    server.wait()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def warm() -> None:
-    """Import what commands need."""
+    """Import what commands need, without the warnings of libraries; to quiet them otherwise is left to commands."""
     from diladiff_cli.cli.output import quiet_libraries
 
-    quiet_libraries()
-    for name in (*IMPORTED, *FOR_FIGURES):
-        import_module(name)
+    disabled = logging.root.manager.disable
+    with warnings.catch_warnings():
+        quiet_libraries()
+        for name in IMPORTED:
+            import_module(name)
+    logging.disable(disabled)
 
 
 def fork() -> int:
-    """Of a process with one thread; the others' work would be lost."""
+    """``os.fork`` where this process has one thread: a child would lack all others."""
     if os.path.isdir("/proc/self/task"):
         threads = len(os.listdir("/proc/self/task"))
         assert threads == 1, f"{threads} threads: a fork would lose all but one"
@@ -104,7 +132,7 @@ def take_streams(*descriptors: int) -> None:
     sys.stdin = open(0)  # noqa: SIM115 (for the whole life of the process)
 
 
-def run_command(arguments: Sequence[str]) -> None:
+def run_command(arguments: Sequence[str]) -> NoReturn:
     """Run a command as the console script does."""
     from diladiff_cli.cli.main import main
 
@@ -112,34 +140,17 @@ def run_command(arguments: Sequence[str]) -> None:
     main()
 
 
-@contextmanager
-def leaving() -> Iterator[None]:
-    """End the process as Python does, but without taking apart all that was imported, which takes long."""
-    status = 0
-    try:
-        yield
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else int(end.code is not None)
-        if isinstance(end.code, str):
-            print(end.code, file=sys.stderr)
-    except BaseException:
-        traceback.print_exc()
-        status = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
-
-
 def _python(*arguments: str) -> None:
-    first, *others = (argument for argument in arguments if argument != "-u")
-    sys.argv = [first, *others]
+    first, *others = arguments[1:] if arguments[0] == "-u" else arguments
     if first == "-m":
         sys.argv = others
+        sys.path.insert(0, os.getcwd())
         runpy.run_module(others[0], run_name="__main__", alter_sys=True)
     elif first == "-c":
-        del sys.argv[1]
+        sys.argv = ["-c", *others[1:]]
         exec(others[0], {"__name__": "__main__"})
     else:
+        sys.argv = [first, *others]
         sys.path.insert(0, str(Path(first).parent))
         runpy.run_path(first, run_name="__main__")
 
@@ -151,14 +162,14 @@ class _Server:
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(address)
         self.listener.listen()
-        self.ended, write = os.pipe()
-        os.set_blocking(write, False)
-        signal.set_wakeup_fd(write)
+        self.ended, self.note_end = os.pipe()
+        os.set_blocking(self.note_end, False)
+        signal.set_wakeup_fd(self.note_end)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         self.children: dict[int, socket.socket] = {}
 
-    def run(self) -> None:
-        """Serve until stdin is closed, which is when the tests end."""
+    def run(self) -> list[str] | None:
+        """Serve until stdin is closed, which is when the tests end; in a child, what it is asked to run."""
         while True:
             with selectors.DefaultSelector() as selector:
                 for source in (0, self.listener, self.ended, *self.children.values()):
@@ -167,14 +178,15 @@ class _Server:
             if self.ended in ready:
                 os.read(self.ended, 1 << 10)
                 self._answer()
-            if 0 in ready:
-                return
             for pid, connection in self.children.items():
-                if connection in ready:  # its program is gone
+                if connection in ready or 0 in ready:  # its program is gone, or all are
                     os.kill(pid, signal.SIGKILL)
+            if 0 in ready:
+                return None
             if self.listener in ready:
                 connection, _ = self.listener.accept()
-                self._start(connection)
+                if (asked := self._start(connection)) is not None:
+                    return asked
 
     def _answer(self) -> None:
         for pid in list(self.children):
@@ -183,34 +195,53 @@ class _Server:
                 with self.children.pop(pid) as connection, suppress(OSError):
                     connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
 
-    def _start(self, connection: socket.socket) -> None:
+    def _start(self, connection: socket.socket) -> list[str] | None:
+        """Fork a child for a request; there, its arguments."""
         request, streams, _, _ = socket.recv_fds(connection, 1 << 16, 3)
-        while not request.endswith(b"\n"):
-            request += connection.recv(1 << 16)
-        pid = fork()
+        while not request.endswith(b"\n") and (more := connection.recv(1 << 16)):
+            request += more
+        pid = fork() if request.endswith(b"\n") else None  # else its program was killed
         if pid == 0:
-            self._become(json.loads(request), streams)
+            self._leave_to_parent(connection)
+            return _take_over(json.loads(request), streams)
         for descriptor in streams:
             os.close(descriptor)
+        if pid is None:
+            connection.close()
+            return None
         self.children[pid] = connection
-        connection.sendall(f"{pid}\n".encode())
+        with suppress(OSError):  # the program is gone, which is found next
+            connection.sendall(f"{pid}\n".encode())
+        return None
 
-    def _become(self, asked: dict[str, Any], streams: Sequence[int]) -> NoReturn:
+    def _leave_to_parent(self, connection: socket.socket) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.chdir(asked["place"])
-        os.environ.clear()
-        os.environ.update(asked["environment"])
-        take_streams(*streams)
-        os.closerange(3, max(streams) + 1)
-        with leaving():
-            _python(*asked["arguments"])
-        raise AssertionError
+        for parents in (self.listener, connection, *self.children.values()):
+            parents.close()
+        for descriptor in (self.ended, self.note_end):
+            os.close(descriptor)
+
+
+def _take_over(asked: dict[str, Any], streams: Sequence[int]) -> list[str]:
+    """In a child: what a shell and the start of Python would set up; returns the arguments."""
+    os.chdir(asked["place"])
+    os.environ.clear()
+    os.environ.update(asked["environment"])
+    take_streams(*streams)
+    for descriptor in streams:
+        os.close(descriptor)
+    sys.modules["numpy"].random.seed()  # else all children would draw the same
+    found: list[str] = asked["arguments"]
+    return found
 
 
 if __name__ == "__main__":
     warm()
     server = _Server(sys.argv[1])
     print("ready", flush=True)
-    server.run()
-    shutil.rmtree(Path(sys.argv[1]).parent)
+    asked = server.run()
+    if asked is None:
+        shutil.rmtree(Path(sys.argv[1]).parent, ignore_errors=True)
+    else:
+        _python(*asked)

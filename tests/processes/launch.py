@@ -93,12 +93,16 @@ def launch(
     from torch.distributed import TCPStore
 
     folder.mkdir(parents=True, exist_ok=True)
-    command = [str(warm_python()), str(worker), json.dumps([job.described() for job in jobs])]
+    described = json.dumps([job.described() for job in jobs])
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     kept_here = {} if bare else {"TORCHELASTIC_USE_AGENT_STORE": "True"}
     port = free_port() if bare else store.port
     running = [
-        subprocess.Popen(command, cwd=folder, env=environment(rank, processes, port) | kept_here)
+        subprocess.Popen(
+            [warm_python(("PYTHONHASHSEED", str(rank))), worker, described],  # orders of sets differ, as without it
+            cwd=folder,
+            env=environment(rank, processes, port) | kept_here,
+        )
         for rank in range(processes)
     ]
     try:
