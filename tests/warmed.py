@@ -10,6 +10,7 @@ variables that are read then. Tests of that, and of what a command imports, need
 """
 
 import atexit
+import gc
 import json
 import logging
 import os
@@ -238,6 +239,7 @@ def _take_over(asked: dict[str, Any], streams: Sequence[int]) -> list[str]:
 
 if __name__ == "__main__":
     warm()
+    gc.freeze()  # or children would take long to look through it all at their end
     server = _Server(sys.argv[1])
     print("ready", flush=True)
     asked = server.run()
