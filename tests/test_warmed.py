@@ -1,5 +1,6 @@
 """What stands for Python in tests of processes does what Python does."""
 
+import json
 import os
 import signal
 import socket
@@ -69,10 +70,34 @@ def test_it_ends_as_the_code_does(code: str, status: int, told: str) -> None:
     assert told in done.stderr
 
 
-def test_one_that_never_asked_is_left_alone(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as half:
-        half.connect(str(warm_python().with_name("socket")))
-        half.sendall(b'{"arguments": ')
+def test_variables_that_count_at_the_start_are_those_of_the_server() -> None:
+    command = ["-c", "print(hash('word'))"]
+    one, same, other, real = (
+        subprocess.run([python, *command], capture_output=True, check=True, env=os.environ | {"PYTHONHASHSEED": seed})
+        for python, seed in (
+            (warm_python(("PYTHONHASHSEED", "0")), "2"),
+            (warm_python(("PYTHONHASHSEED", "0")), "3"),
+            (warm_python(("PYTHONHASHSEED", "1")), "0"),
+            (sys.executable, "0"),
+        )
+    )
+    assert one.stdout == same.stdout == real.stdout != other.stdout
+
+
+def test_what_draws_without_a_seed_differs() -> None:
+    command = [str(warm_python()), "-c", "import numpy; print(numpy.random.bytes(8))"]
+    found = {subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)}
+    assert len(found) == 2
+
+
+WHOLE = {"arguments": ["-c", "pass"], "place": "/", "environment": {}}
+
+
+@pytest.mark.parametrize("request_sent", ['{"arguments": ', json.dumps(WHOLE) + "\n"], ids=["half", "whole"])
+def test_the_server_outlives_a_program_that_is_killed_while_it_asks(request_sent: str) -> None:
+    with socket.socket(socket.AF_UNIX) as killed, open(os.devnull, "r+b") as nothing:
+        killed.connect(str(warm_python().with_name("socket")))
+        socket.send_fds(killed, [request_sent.encode()], [nothing.fileno()] * 3)
     done = subprocess.run([str(warm_python()), "-c", "print('on')"], capture_output=True, text=True, timeout=60)
     assert done.stdout == "on\n"
 

@@ -28,7 +28,9 @@ from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
+
+import numpy as np
 
 ROOT = Path(__file__).parents[1]
 IMPORTED = (
@@ -133,14 +135,6 @@ def take_streams(*descriptors: int) -> None:
     sys.stdin = open(0)  # noqa: SIM115 (for the whole life of the process)
 
 
-def run_command(arguments: Sequence[str]) -> NoReturn:
-    """Run a command as the console script does."""
-    from diladiff_cli.cli.main import main
-
-    sys.argv = ["diladiff", *arguments]
-    main()
-
-
 def _python(*arguments: str) -> None:
     first, *others = arguments[1:] if arguments[0] == "-u" else arguments
     if first == "-m":
@@ -200,16 +194,13 @@ class _Server:
         """Fork a child for a request; there, its arguments."""
         request, streams, _, _ = socket.recv_fds(connection, 1 << 16, 3)
         while not request.endswith(b"\n") and (more := connection.recv(1 << 16)):
-            request += more
-        pid = fork() if request.endswith(b"\n") else None  # else its program was killed
+            request += more  # it ends early where its program is killed, and its child then ends by itself
+        pid = fork()
         if pid == 0:
             self._leave_to_parent(connection)
             return _take_over(json.loads(request), streams)
         for descriptor in streams:
             os.close(descriptor)
-        if pid is None:
-            connection.close()
-            return None
         self.children[pid] = connection
         with suppress(OSError):  # the program is gone, which is found next
             connection.sendall(f"{pid}\n".encode())
@@ -232,7 +223,7 @@ def _take_over(asked: dict[str, Any], streams: Sequence[int]) -> list[str]:
     take_streams(*streams)
     for descriptor in streams:
         os.close(descriptor)
-    sys.modules["numpy"].random.seed()  # else all children would draw the same
+    np.random.seed()  # else all children would draw the same
     found: list[str] = asked["arguments"]
     return found
 

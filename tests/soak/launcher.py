@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-from tests.warmed import ONE_THREAD, fork, run_command, take_streams, warm
+from tests.warmed import ONE_THREAD, fork, take_streams, warm
 
 ROOT = Path(__file__).parents[2]
 MODULE = "tests.soak.launcher"
@@ -152,11 +152,18 @@ def _become(request: dict[str, Any]) -> NoReturn:
     if request["two_steps"]:
         vars(import_module("diladiff_cli.runtime.folders"))["_exchange"] = lambda a, b: False
     try:
-        run_command(request["arguments"])
+        _command(request["arguments"])
     except SystemExit as end:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(int(end.code or 0))  # to take apart all that was imported would take longer than the command
+
+
+def _command(arguments: list[str]) -> NoReturn:
+    from diladiff_cli.cli.main import main
+
+    sys.argv = ["diladiff", *arguments]
+    main()
 
 
 def _watch(pid: int, place: Path, kill: Kill | None) -> Ending:
@@ -201,5 +208,5 @@ def _serve() -> None:
 if __name__ == "__main__":
     _warm()
     if sys.argv[1:]:
-        run_command(sys.argv[1:])
+        _command(sys.argv[1:])
     _serve()
