@@ -101,5 +101,5 @@ into orders.jsonl surest_first
 into oracle.jsonl bench --model "$models/ae" --decode-steps "$powers" "${few[@]}"
 into semantics.json python3 "$here/semantics.py" --model "$models/ae" ${data[@]+"${data[@]}"} --embedder "$embedder"
 speed() { diladiff bench --speed --seconds "$@"; }
-into speed_bf16.jsonl speed 2 --precision bf16 --lengths 128
+into speed_bf16.jsonl speed 12 --precision bf16 --lengths 128
 into speed_fp32.jsonl speed 45 --precision fp32 --lengths 128 --batch-sizes 32 --decode-steps 16,64
