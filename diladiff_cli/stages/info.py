@@ -227,7 +227,7 @@ def info_table(record: Record) -> "Group":
     if isinstance(record.get("data"), dict):
         links["data"] = record["data"] | {"hash": record["data"].get("fingerprint")}
     if links:
-        tables.append(_links(links))
+        tables.append(_links(links, Path(record["path"])))
     for name in ("progress", "validation", "splits", "network", "training", "settings"):
         if record.get(name):
             tables.append(_pairs(name, record[name]))
@@ -258,12 +258,15 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def _links(links: Mapping[str, Mapping[str, Any]]) -> "Table":
+def _links(links: Mapping[str, Mapping[str, Any]], folder: Path) -> "Table":
+    """Where each lies, below the folder from there: a bundle's parents in few words."""
     from rich.table import Table
 
     table = Table(title="made from", title_justify="left", min_width=40)
     for column in ("what", "path", "hash", "state"):
         table.add_column(column, overflow="fold")
     for name, link in links.items():
-        table.add_row(name, str(link.get("path") or "-"), str(link["hash"] or "-")[:12], link["state"])
+        path = Path(link.get("path") or "-")
+        shown = path.relative_to(folder) if path.is_relative_to(folder) else path
+        table.add_row(name, str(shown), str(link["hash"] or "-")[:12], link["state"])
     return table

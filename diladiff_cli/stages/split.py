@@ -1,5 +1,6 @@
 """Which documents are held out for validation."""
 
+import math
 from collections.abc import Iterable, Iterator
 
 from diladiff_cli.config import EncodeConfig
@@ -19,6 +20,13 @@ def share_between(low: float, high: float) -> float:
     """A tenth where it lies between, else a share nearer to the lower one, with no more digits than it needs."""
     share = 0.1 if low < 0.1 <= high else low + (high - low) / 4
     return next((short for digits in range(2, 17) if low < (short := round(share, digits)) <= high), share)
+
+
+def longer_held_out(config: EncodeConfig, tokens: int) -> str:
+    """The end of a remedy where less than a block of ``tokens`` was held out; four blocks by share, if half will do."""
+    share = math.ceil(100 * max(2 * config.valid_share, 4 * config.length / tokens)) / 100
+    larger = f"--valid-share {share}, " if share <= 0.5 else ""
+    return f", a smaller --length, {larger}or --valid"
 
 
 def splittable(pieces: Iterable[Piece], config: EncodeConfig) -> Iterator[Piece]:

@@ -135,6 +135,25 @@ def test_the_share_that_is_named_holds_some_documents_out(
     assert splits["valid"]["documents"] < splits["train"]["documents"] or documents < 10
 
 
+def test_a_share_that_holds_out_less_than_a_block_is_told_one_that_should_do(tmp_path: Path) -> None:
+    source = tmp_path / "text.txt"
+    source.write_text("\n\n".join(f"The {n} little goats went up the hill again." for n in range(400)))
+    config = replace(SMALL, length=64, valid_share=0.006)
+    with pytest.raises(UserError, match=r"the valid split .* less than one block of 64 .*--valid-share \d") as caught:
+        encode_text(config, text=[str(source)], out=tmp_path / "data")
+    found = re.search(r"--valid-share ([\d.]+)", str(caught.value))
+    assert found is not None
+    splits = encode_text(replace(config, valid_share=float(found[1])), text=[str(source)], out=tmp_path / "data")[
+        "splits"
+    ]
+    assert splits["valid"]["rows"] >= 1
+    (tmp_path / "valid.txt").write_text("too short")
+    with pytest.raises(UserError, match=r"the valid split .*; give more text or a smaller --length$"):
+        encode_text(
+            config, text=[str(source)], valid=[str(tmp_path / "valid.txt")], out=tmp_path / "data", resume=False
+        )
+
+
 @pytest.mark.parametrize(
     ("config", "content", "message"),
     [

@@ -161,6 +161,13 @@ def test_the_table_has_origin_configuration_and_size(tiny_chain: Chain, stage: s
         assert part in text
 
 
+def test_the_table_names_a_bundles_parents_by_their_place_in_it(tiny_chain: Chain, tmp_path: Path) -> None:
+    export(tiny_chain.ae, tmp_path / "bundle")
+    record = describe(tmp_path / "bundle")
+    assert record["parents"]["mdlm"]["path"] == str(tmp_path / "bundle" / "parents" / "mdlm")
+    assert " parents/mdlm " in shown(record)
+
+
 def test_the_table_of_data_has_its_splits(tiny_chain: Chain) -> None:
     text = shown(describe(tiny_chain.data))
     for part in ("Token data set", "train:300", "rows"):
