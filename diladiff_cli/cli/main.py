@@ -20,6 +20,7 @@ from diladiff_cli.cli.plot import plot
 from diladiff_cli.cli.sample import sample
 from diladiff_cli.cli.train import distill, train_ae, train_mdlm, train_prior
 from diladiff_cli.runtime.heap import keep_freed_memory
+from diladiff_cli.runtime.threads import wait_briefly
 
 # In the order of the pipeline, which is that of the help.
 COMMANDS = (encode, train_mdlm, train_ae, train_prior, distill, sample, evaluate, bench, plot, info, export)
@@ -104,4 +105,5 @@ def main() -> NoReturn:
     if not wants_debug(sys.argv[1:]):
         quiet_libraries()
     keep_freed_memory()
+    wait_briefly()
     leave(run(sys.argv[1:]))
