@@ -3,7 +3,7 @@
 import os
 
 SPINS = 10_000
-CHOSEN = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}  # by which users say it themselves
+CHOSEN = frozenset({"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"})  # by which users say it themselves
 
 
 def wait_briefly() -> None:
@@ -11,8 +11,8 @@ def wait_briefly() -> None:
 
     GNU's OpenMP, which torch computes with on Linux, reads this when torch is imported: so call it before. Left alone
     its threads look 300,000 times whether the others are done before they sleep. Where another program computes on the
-    same cores, the others wait for the very core that is held like this, in each of some thousand operations a second.
-    A thirtieth of it is enough where nothing else runs.
+    same cores, the others wait for the very core that is held like this, in every operation. A thirtieth is enough
+    where nothing else runs (as measured on two cores).
     """
     if not CHOSEN & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = str(SPINS)

@@ -34,7 +34,7 @@ from diladiff_cli.runtime.folders import check_replaceable, recover, replacing, 
 from diladiff_cli.runtime.helpers import led, shared_out
 from diladiff_cli.runtime.progress import Spinner
 from diladiff_cli.stages.encode_again import TextHash, finished_data
-from diladiff_cli.stages.split import is_held_out, longer_held_out, splittable
+from diladiff_cli.stages.split import is_held_out, remedy_for_few, splittable
 from diladiff_cli.tokenizer_files import write_tokenizer
 
 DOCUMENTS_AT_ONCE, CHARACTERS_AT_ONCE = 256, 1 << 20
@@ -227,13 +227,14 @@ def _pack(
                 spinner.update(f"{number:,} documents, {sum(p.tokens for p in packers.values()):,} tokens")
     for name, packer in packers.items():
         if packer.blocks == 0:
-            by_share = name == "valid" and not sources["valid"][0]
-            tokens = sum(p.tokens for p in packers.values())
-            more = longer_held_out(config, tokens) if by_share else " or a smaller --length"
+            remedy = "give more text or a smaller --length"
+            if name == "valid" and not sources["valid"][0]:
+                tokens = sum(p.tokens for p in packers.values())
+                remedy = remedy_for_few(config, number, tokens, held_out=packer.documents)
             raise UserError(
                 f"the {name} split has {packer.tokens} tokens in {packer.documents} documents, "
                 f"less than one block of {config.length} (in text files blank lines separate documents)",
-                f"give more text{more}",
+                remedy,
             )
     return {name: packer.close() for name, packer in packers.items()}
 

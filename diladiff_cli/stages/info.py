@@ -259,14 +259,14 @@ def _shown(value: Any) -> str:
 
 
 def _links(links: Mapping[str, Mapping[str, Any]], folder: Path) -> "Table":
-    """Where each lies, below the folder from there: a bundle's parents in few words."""
+    """The parents and data of ``folder``; … stands for it in the paths of what lies in it, as in a bundle."""
     from rich.table import Table
 
     table = Table(title="made from", title_justify="left", min_width=40)
     for column in ("what", "path", "hash", "state"):
         table.add_column(column, overflow="fold")
     for name, link in links.items():
-        path = Path(link.get("path") or "-")
-        shown = path.relative_to(folder) if path.is_relative_to(folder) else path
+        path, inside = Path(link.get("path") or "-"), folder.resolve()
+        shown = Path("…", path.relative_to(inside)) if path.is_relative_to(inside) else path
         table.add_row(name, str(shown), str(link["hash"] or "-")[:12], link["state"])
     return table

@@ -1,5 +1,6 @@
 """Which documents are held out for validation."""
 
+import heapq
 import math
 from collections.abc import Iterable, Iterator
 
@@ -22,11 +23,27 @@ def share_between(low: float, high: float) -> float:
     return next((short for digits in range(2, 17) if low < (short := round(share, digits)) <= high), share)
 
 
-def longer_held_out(config: EncodeConfig, tokens: int) -> str:
-    """The end of a remedy where less than a block of ``tokens`` was held out; four blocks by share, if half will do."""
-    share = math.ceil(100 * max(2 * config.valid_share, 4 * config.length / tokens)) / 100
-    larger = f"--valid-share {share}, " if share <= 0.5 else ""
-    return f", a smaller --length, {larger}or --valid"
+def remedy_for_few(config: EncodeConfig, documents: int, tokens: int, held_out: int) -> str:
+    """What to do where the documents held out are less than one block.
+
+    Args:
+        config: Length, share and seed.
+        documents: Number of all of them.
+        tokens: In all of them.
+        held_out: Number of those held out.
+
+    Returns:
+        Words that name a share which holds out more documents, with four blocks if they are of average length; no share
+        where that takes over half of them.
+    """
+    if documents == 1:
+        return ALONE
+    wanted = max(held_out + 1, math.ceil(4 * config.length * documents / tokens))
+    larger = ""
+    if wanted <= documents / 2:
+        low, high = heapq.nsmallest(wanted + 1, (mix(config.seed, n) / (1 << 63) for n in range(documents)))[-2:]
+        larger = f"--valid-share {share_between(low, high)}, "
+    return f"give more text, a smaller --length, {larger}or --valid"
 
 
 def splittable(pieces: Iterable[Piece], config: EncodeConfig) -> Iterator[Piece]:

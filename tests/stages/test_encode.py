@@ -1,5 +1,6 @@
 import io
 import json
+import math
 import re
 import sys
 from dataclasses import replace
@@ -135,23 +136,56 @@ def test_the_share_that_is_named_holds_some_documents_out(
     assert splits["valid"]["documents"] < splits["train"]["documents"] or documents < 10
 
 
-def test_a_share_that_holds_out_less_than_a_block_is_told_one_that_should_do(tmp_path: Path) -> None:
-    source = tmp_path / "text.txt"
-    source.write_text("\n\n".join(f"The {n} little goats went up the hill again." for n in range(400)))
-    config = replace(SMALL, length=64, valid_share=0.006)
+@pytest.fixture(scope="module")
+def tales(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, EncodeConfig, int]:
+    """400 short documents, blocks of 64 by a tokenizer at hand, and the documents whose tokens make four of them."""
+    folder = tmp_path_factory.mktemp("tales")
+    (folder / "text.txt").write_text("\n\n".join(f"The {n} little goats went up the hill again." for n in range(400)))
+    config = replace(SMALL, length=64, valid_share=0.2)
+    splits = encode_text(config, text=[str(folder / "text.txt")], out=folder / "data")["splits"]
+    tokens = sum(split["tokens"] for split in splits.values())
+    return folder / "text.txt", replace(config, tokenizer=str(folder / "data")), math.ceil(4 * 64 * 400 / tokens)
+
+
+@pytest.mark.parametrize("valid_share", [1e-9, 0.006])  # of no document, and of some that are too short
+def test_where_too_little_is_held_out_a_share_of_four_blocks_is_named(
+    tales: tuple[Path, EncodeConfig, int], valid_share: float, tmp_path: Path
+) -> None:
+    text, config, wanted = tales
     with pytest.raises(UserError, match=r"the valid split .* less than one block of 64 .*--valid-share \d") as caught:
-        encode_text(config, text=[str(source)], out=tmp_path / "data")
+        encode_text(replace(config, valid_share=valid_share), text=[str(text)], out=tmp_path / "data")
     found = re.search(r"--valid-share ([\d.]+)", str(caught.value))
     assert found is not None
-    splits = encode_text(replace(config, valid_share=float(found[1])), text=[str(source)], out=tmp_path / "data")[
+    splits = encode_text(replace(config, valid_share=float(found[1])), text=[str(text)], out=tmp_path / "data")[
         "splits"
     ]
-    assert splits["valid"]["rows"] >= 1
+    assert splits["valid"]["documents"] == wanted
+    assert 2 <= splits["valid"]["rows"] <= 4
+
+
+@pytest.mark.parametrize(
+    ("documents", "remedy"),
+    [
+        (["again and again " * 400], "give several documents, or a text for validation with --valid"),
+        (["again and again " * 5] * 9, "give more text, a smaller --length, or --valid"),
+    ],
+    ids=["one document", "four blocks are over half"],
+)
+def test_no_share_is_named_where_none_would_do(
+    tales: tuple[Path, EncodeConfig, int], documents: list[str], remedy: str, tmp_path: Path
+) -> None:
+    (tmp_path / "text.txt").write_text("\n\n".join(documents))
+    config = replace(tales[1], valid_share=1e-9)
+    with pytest.raises(UserError, match=f"the valid split .*; {remedy}$"):
+        encode_text(config, text=[str(tmp_path / "text.txt")], out=tmp_path / "data")
+
+
+def test_a_text_for_validation_that_is_too_short_is_told_so(
+    tales: tuple[Path, EncodeConfig, int], tmp_path: Path
+) -> None:
     (tmp_path / "valid.txt").write_text("too short")
     with pytest.raises(UserError, match=r"the valid split .*; give more text or a smaller --length$"):
-        encode_text(
-            config, text=[str(source)], valid=[str(tmp_path / "valid.txt")], out=tmp_path / "data", resume=False
-        )
+        encode_text(tales[1], text=[str(tales[0])], valid=[str(tmp_path / "valid.txt")], out=tmp_path / "data")
 
 
 @pytest.mark.parametrize(
