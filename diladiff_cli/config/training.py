@@ -42,7 +42,8 @@ class StageConfig(Settings):
         """Lines for the user on what is allowed and seldom meant."""
         values = {name: value for name, value in self.to_dict().items() if name.endswith("warmup_steps")}
         return [
-            f"{flag(name)} {value} is not less than --max-steps {self.max_steps}: the warm-up will not be over"
+            f"{flag(name)} {value} is not less than --max-steps {self.max_steps}: the warm-up will not be over; "
+            "give a smaller one, where this is no trial"
             for name, value in values.items()
             if value >= self.max_steps
         ]

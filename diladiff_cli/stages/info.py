@@ -217,6 +217,8 @@ def info_table(record: Record) -> "Group":
     head = {"path": record["path"], "made by": f"{record['made_by']}, diladiff {record['package_version']}"}
     names = ("hash", "fingerprint", "length", "vocab_size", "shape", "sources", "sampling", "export")
     head |= {name: record[name] for name in names if name in record}
+    of_text = record["data"] if isinstance(record.get("data"), dict) else {}  # that an artifact was trained on
+    head |= {name: of_text[name] for name in ("length", "vocab_size") if name in of_text}
     if "parameters" in record:
         found = record["parameters"]
         parts = ", ".join(f"{name} {size:,}" for name, size in found["parts"].items())

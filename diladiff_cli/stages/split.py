@@ -9,6 +9,7 @@ from diladiff_cli.data.text import Piece
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.randomness import mix
 
+SHORTEST = 8  # blocks that are worth naming
 ALONE = "give several documents, or a text for validation with --valid"
 
 
@@ -33,17 +34,21 @@ def remedy_for_few(config: EncodeConfig, documents: int, tokens: int, held_out: 
         held_out: Number of those held out.
 
     Returns:
-        Words that name a share which holds out more documents, with four blocks if they are of average length; no share
-        where that takes over half of them.
+        Words that name a share which holds out more documents, with four blocks if they are of average length. Where
+        that takes over half of them, it is of a shorter length as well, of which four blocks are at most a fifth.
     """
     if documents == 1:
         return ALONE
-    wanted = max(held_out + 1, math.ceil(4 * config.length * documents / tokens))
-    larger = ""
-    if wanted <= documents / 2:
-        low, high = heapq.nsmallest(wanted + 1, (mix(config.seed, n) / (1 << 63) for n in range(documents)))[-2:]
-        larger = f"--valid-share {share_between(low, high)}, "
-    return f"give more text, a smaller --length, {larger}or --valid"
+    length = config.length
+    if 4 * length > tokens / 2:
+        length = 1 << int(math.log2(max(1.0, tokens / (5 * 4))))
+    wanted = max(held_out + 1, math.ceil(4 * length * documents / tokens))
+    if length < SHORTEST or wanted > documents / 2:
+        return "give more text, a smaller --length, or --valid"
+    low, high = heapq.nsmallest(wanted + 1, (mix(config.seed, n) / (1 << 63) for n in range(documents)))[-2:]
+    share = f"--valid-share {share_between(low, high)}"
+    shorter = f"a smaller --length, {share}" if length == config.length else f"--length {length} with {share}"
+    return f"give more text, {shorter}, or --valid"
 
 
 def splittable(pieces: Iterable[Piece], config: EncodeConfig) -> Iterator[Piece]:

@@ -111,7 +111,9 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     line = (command, parent[0], getattr(tiny_chain, parent[1]), "--dry-run", "--seed", "3", "--max-steps")
     short, found = cli(*line, "9"), cli(*line, "20000")
     assert short.err.startswith("--warmup-steps ")
-    assert short.err.splitlines()[0].endswith(" is not less than --max-steps 9: the warm-up will not be over")
+    assert short.err.splitlines()[0].endswith(
+        " is not less than --max-steps 9: the warm-up will not be over; give a smaller one, where this is no trial"
+    )
     assert (short.status, found.status, found.err) == (0, 0, "")
     plan = json.loads(found.out)
     assert plan["stage"] == stage

@@ -167,9 +167,9 @@ def test_where_too_little_is_held_out_a_share_of_four_blocks_is_named(
     ("documents", "remedy"),
     [
         (["again and again " * 400], "give several documents, or a text for validation with --valid"),
-        (["again and again " * 5] * 9, "give more text, a smaller --length, or --valid"),
+        (["again"] * 40, "give more text, a smaller --length, or --valid"),
     ],
-    ids=["one document", "four blocks are over half"],
+    ids=["one document", "too few tokens for blocks of any use"],
 )
 def test_no_share_is_named_where_none_would_do(
     tales: tuple[Path, EncodeConfig, int], documents: list[str], remedy: str, tmp_path: Path
@@ -178,6 +178,21 @@ def test_no_share_is_named_where_none_would_do(
     config = replace(tales[1], valid_share=1e-9)
     with pytest.raises(UserError, match=f"the valid split .*; {remedy}$"):
         encode_text(config, text=[str(tmp_path / "text.txt")], out=tmp_path / "data")
+
+
+def test_where_four_blocks_are_over_half_a_shorter_length_is_named_too(
+    tales: tuple[Path, EncodeConfig, int], tmp_path: Path
+) -> None:
+    config = replace(tales[1], length=1024, valid_share=0.1)
+    with pytest.raises(UserError, match=r"; give more text, --length \d+ with --valid-share [\d.]+, or --") as caught:
+        encode_text(config, text=[str(tales[0])], out=tmp_path / "data")
+    found = re.search(r"--length (\d+) with --valid-share ([\d.]+)", str(caught.value))
+    assert found is not None
+    config = replace(config, length=int(found[1]), valid_share=float(found[2]))
+    splits = encode_text(config, text=[str(tales[0])], out=tmp_path / "data")["splits"]
+    assert splits["valid"]["rows"] >= 3
+    assert splits["valid"]["rows"] < splits["train"]["rows"]
+    assert config.length == 128  # of 5,058 tokens, an eighth of what was asked for
 
 
 def test_a_text_for_validation_that_is_too_short_is_told_so(
