@@ -9,7 +9,7 @@ from diladiff_cli.data.text import Piece
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.randomness import mix
 
-SHORTEST = 8  # blocks that are worth naming
+SHORTEST = 8  # tokens of a block, below which no length is named
 ALONE = "give several documents, or a text for validation with --valid"
 
 
@@ -41,7 +41,7 @@ def remedy_for_few(config: EncodeConfig, documents: int, tokens: int, held_out: 
         return ALONE
     length = config.length
     if 4 * length > tokens / 2:
-        length = 1 << int(math.log2(max(1.0, tokens / (5 * 4))))
+        length = 1 << int(math.log2(max(1.0, tokens / 5 / 4)))
     wanted = max(held_out + 1, math.ceil(4 * length * documents / tokens))
     if length < SHORTEST or wanted > documents / 2:
         return "give more text, a smaller --length, or --valid"

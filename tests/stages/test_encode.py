@@ -156,11 +156,23 @@ def test_where_too_little_is_held_out_a_share_of_four_blocks_is_named(
         encode_text(replace(config, valid_share=valid_share), text=[str(text)], out=tmp_path / "data")
     found = re.search(r"--valid-share ([\d.]+)", str(caught.value))
     assert found is not None
-    splits = encode_text(replace(config, valid_share=float(found[1])), text=[str(text)], out=tmp_path / "data")[
-        "splits"
-    ]
+    config = replace(config, valid_share=float(found[1]))
+    splits = encode_text(config, text=[str(text)], out=tmp_path / "data")["splits"]
     assert splits["valid"]["documents"] == wanted
     assert 2 <= splits["valid"]["rows"] <= 4
+
+
+def test_a_share_that_is_named_holds_out_more_than_documents_that_are_too_short(
+    tales: tuple[Path, EncodeConfig, int], tmp_path: Path
+) -> None:
+    config = replace(tales[1], valid_share=0.05)
+    held_out = [is_held_out(config, number) for number in range(400)]
+    (tmp_path / "text.txt").write_text("\n\n".join("a" if short else "many goats " * 60 for short in held_out))
+    with pytest.raises(UserError, match=rf"in {sum(held_out)} documents, .*--valid-share \d") as caught:
+        encode_text(config, text=[str(tmp_path / "text.txt")], out=tmp_path / "data")
+    found = re.search(r"--valid-share ([\d.]+)", str(caught.value))
+    assert found is not None
+    assert float(found[1]) > config.valid_share
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,14 @@ def shown(record: dict[str, Any]) -> str:
 def test_the_table_has_origin_configuration_and_size(tiny_chain: Chain, stage: str) -> None:
     record = describe(getattr(tiny_chain, stage))
     text = shown(record)
-    for part in ("learning_rate", record["hash"], f"{record['parameters']['total']:,}", "unchanged", "validation"):
+    for part in (
+        "learning_rate",
+        record["hash"],
+        f"{record['parameters']['total']:,}",
+        "unchanged",
+        "validation",
+        "vocab_size",
+    ):
         assert part in text
 
 
