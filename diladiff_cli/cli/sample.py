@@ -169,6 +169,7 @@ def _write_file(lines: Lines, out: Path) -> None:
 def _replacing(out: Path, option: str) -> Iterator[IO[bytes]]:
     """A temporary file beside ``out``, which then takes its place; where it cannot, a UserError blames ``option``."""
     from diladiff_cli.runtime.folders import remove_leftovers, replacing_file
+    from diladiff_cli.runtime.locks import sole_writer
 
     if not out.parent.exists():
         raise UserError(f"cannot write {out} (there is no folder {out.parent})", f"choose another {option}")
@@ -177,8 +178,9 @@ def _replacing(out: Path, option: str) -> Iterator[IO[bytes]]:
             with out.open("wb") as file:
                 yield file
             return
-        remove_leftovers(out)
-        with replacing_file(out) as partial, partial.open("wb") as file:
-            yield file
+        with sole_writer(out):
+            remove_leftovers(out)
+            with replacing_file(out) as partial, partial.open("wb") as file:
+                yield file
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror})", f"choose another {option}") from error

@@ -25,7 +25,7 @@ def _exchange(a: Path, b: Path) -> bool:
     return bool(renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE) == 0)
 
 
-def _real(folder: Path) -> Path:
+def real(folder: Path) -> Path:
     """The folder itself, where ``folder`` is a link to it: its content is what changes, the link stays."""
     return Path(os.path.realpath(folder))
 
@@ -39,7 +39,7 @@ def partial_name(folder: Path, name: str = "") -> Path:
 
     :func:`recover` removes what a kill leaves there.
     """
-    folder = _real(folder)
+    folder = real(folder)
     return folder.with_name(f".{folder.name}.partial-{name or uuid.uuid4().hex[:8]}")
 
 
@@ -65,7 +65,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
     partial = partial_name(path)
     try:
         yield partial
-        partial.replace(_real(path))
+        partial.replace(real(path))
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -79,7 +79,7 @@ def write_text(path: Path, text: str) -> None:
 
 def restore(folder: Path) -> None:
     """Put the old folder back where a two-step swap was cut off. For readers: a writer may be at work."""
-    folder = _real(folder)
+    folder = real(folder)
     old = _old_name(folder)
     if old.exists() and not folder.exists():
         with suppress(OSError):  # another reader was faster
@@ -95,7 +95,7 @@ def is_there(folder: Path) -> bool:
 def recover(folder: Path) -> None:
     """:func:`restore`, and remove leftovers of killed writers. For the next writer, which must be the only one."""
     restore(folder)
-    folder = _real(folder)
+    folder = real(folder)
     shutil.rmtree(_old_name(folder), ignore_errors=True)
     remove_leftovers(folder)
 
@@ -158,7 +158,7 @@ def replacing(folder: Path, stage: str | None = None) -> Iterator[Path]:
         UserError: The folder cannot be written, or holds something else, or a file that is read inside is gone.
     """
     check_replaceable(folder, stage)
-    folder = _real(folder)
+    folder = real(folder)
     partial = partial_name(folder)
     try:
         with writing(folder, partial):
@@ -175,7 +175,7 @@ def replacing(folder: Path, stage: str | None = None) -> Iterator[Path]:
 
 def take_place(new: Path, folder: Path) -> None:
     """Put ``new`` where ``folder`` is, and remove that; a kill between leaves one of them, see :func:`recover`."""
-    folder = _real(folder)
+    folder = real(folder)
     if not folder.exists():
         new.rename(folder)
     elif _exchange(new, folder):

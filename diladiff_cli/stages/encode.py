@@ -32,6 +32,7 @@ from diladiff_cli.integrity import CONFIG_FILE, sealed
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.folders import check_replaceable, recover, replacing, restore
 from diladiff_cli.runtime.helpers import led, shared_out
+from diladiff_cli.runtime.locks import sole_writer
 from diladiff_cli.runtime.progress import Spinner
 from diladiff_cli.stages.encode_again import TextHash, finished_data
 from diladiff_cli.stages.split import is_held_out, remedy_for_few, splittable
@@ -165,7 +166,7 @@ def _encode_text(
         return finished
     for source in (source for source, found in files.items() if found is None):
         say(f"asking the Hub for {source}, which is no file here")  # which without a network takes half a minute
-    with nullcontext(list(text)) if size is None else rereadable(text) as sources:
+    with sole_writer(out), nullcontext(list(text)) if size is None else rereadable(text) as sources:
         if size is None:
             tokenizer = load_tokenizer(config.tokenizer)
         else:

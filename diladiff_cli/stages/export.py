@@ -19,6 +19,7 @@ from diladiff_cli.integrity import CHECKSUM, CONFIG_FILE, check_log, read_json
 from diladiff_cli.runtime.artifacts import COMMANDS, Artifact, linked, load_artifact, write_artifact
 from diladiff_cli.runtime.card import METADATA, metadata_problems
 from diladiff_cli.runtime.folders import METRICS_FILE, recover, replacing
+from diladiff_cli.runtime.locks import sole_writer
 from diladiff_cli.settings import ConfigError, check_value
 from diladiff_cli.stages.common import relative
 from diladiff_cli.stages.networks import build, recorded_feature_source, recorded_features
@@ -73,18 +74,19 @@ def export(
     parents = ancestors(root)
     check_place(out, [root, *parents.values()])
     links: dict[str, str] = {}  # stage -> new content hash, parents before their children
-    recover(out)
-    with replacing(out) as folder:
-        for stage, artifact in parents.items():
-            place = Path(PARENTS, stage)
-            (folder / place).mkdir(parents=True)
-            record = given | _metadata_of(artifact) | {"precision": precision}
-            links[stage] = _write(artifact, folder / place, out / place, record, _linked(artifact, "..", links))
-        record = _metadata_of(root) | given | {"precision": precision}
-        digest = _write(root, folder, out, record, _linked(root, PARENTS, links))
-        with (folder / "README.md").open("a") as card:
-            card.write(usage(root.stage, precision, list(parents), hub_encoder([root, *parents.values()])))
-        size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    with sole_writer(out):
+        recover(out)
+        with replacing(out) as folder:
+            for stage, artifact in parents.items():
+                place = Path(PARENTS, stage)
+                (folder / place).mkdir(parents=True)
+                record = given | _metadata_of(artifact) | {"precision": precision}
+                links[stage] = _write(artifact, folder / place, out / place, record, _linked(artifact, "..", links))
+            record = _metadata_of(root) | given | {"precision": precision}
+            digest = _write(root, folder, out, record, _linked(root, PARENTS, links))
+            with (folder / "README.md").open("a") as card:
+                card.write(usage(root.stage, precision, list(parents), hub_encoder([root, *parents.values()])))
+            size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     summary = {"stage": root.stage, "out": str(out), "precision": precision, "hash": digest}
     stored = root.config.get("export", {}).get("precision", "fp32")
     return summary | {"parents": list(parents), "bytes": size, "stored": stored}

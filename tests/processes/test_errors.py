@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from diladiff_cli.runtime.locks import sole_writer
 from diladiff_cli.runtime.metrics_log import read_metrics
 
+from ..chain import Chain
 from .conftest import Commands
 from .launch import Job, launch
 
@@ -28,6 +30,21 @@ def test_an_error_of_one_process_ends_both_with_its_line(
     found = launch(tmp_path, 2, [Job("train", [*commands["mdlm"], "--out", tmp_path / "mdlm"], faults)])
     assert found.statuses == [1, 1]
     assert found.errors("train") == [line]
+
+
+@pytest.mark.parametrize("name", ["train", "latents"])
+def test_both_refuse_to_write_what_another_run_writes(
+    commands: Commands, tiny_chain: Chain, tmp_path: Path, name: str
+) -> None:
+    out = tmp_path / "out"
+    command = commands["mdlm"] if name == "train" else ["encode", "--ae", tiny_chain.ae]
+    with sole_writer(out):
+        found = launch(tmp_path, 2, [Job(name, [*command, "--out", out])])
+    assert found.statuses == [1, 1]
+    assert found.errors(name) == [
+        f"error: another process is writing {out}; wait until it ends, or choose another --out"
+    ]
+    assert not out.exists()
 
 
 def test_bad_text_ends_the_processes_that_help_to_tokenise_it(tmp_path: Path) -> None:
