@@ -17,10 +17,14 @@ def _names(format: str) -> list[str]:
     return list(dict.fromkeys(name.strip() for name in format.split(",")))
 
 
-def _check(format: str, **_: Any) -> list[str]:
-    if set(_names(format)) <= set(FORMATS):
-        return []
-    return [f"--format is {shown(format)}; give one or several of {', '.join(FORMATS)}, with commas"]
+def _check(format: str, out: Path, **_: Any) -> list[str]:
+    problems = []
+    if not set(_names(format)) <= set(FORMATS):
+        problems.append(f"--format is {shown(format)}; give one or several of {', '.join(FORMATS)}, with commas")
+    ending = Path(out).suffix.removeprefix(".")
+    if ending in FORMATS:
+        problems.append(f"--out is {shown(str(out))}, and names a folder; for one kind of file give --format {ending}")
+    return problems
 
 
 @command(

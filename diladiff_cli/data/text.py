@@ -14,11 +14,12 @@ from typing import IO, Any, NamedTuple
 
 from diladiff_cli.data.files import READERS, ending, find_files
 from diladiff_cli.data.lines import Line, chunks, decoded, lines, unpacked
-from diladiff_cli.errors import UserError
+from diladiff_cli.errors import UserError, meant_instead
 from diladiff_cli.hub import hub_parts
 
 PIECE = 1 << 20  # characters; a tokenizer needs some 300 MB for that many
 LONGEST_ROW = 1 << 28  # characters of a JSON line
+REMEDY = "give UTF-8 text, JSON lines, parquet, or the id of a Hub data set that can be reached"
 
 
 class Piece(NamedTuple):
@@ -73,9 +74,11 @@ def _told(parts: Iterator[Piece], name: str) -> Iterator[Piece]:
     except (UserError, MemoryError):
         raise
     except Exception as error:  # datasets raises many kinds, for missing data sets and torn files alike
-        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
-        remedy = "give UTF-8 text, JSON lines, parquet, or the id of a Hub data set that can be reached"
-        raise UserError(f"{name} cannot be read ({reason})", remedy) from error
+        raise UserError(f"{name} cannot be read ({_reason(error)})", REMEDY) from error
+
+
+def _reason(error: Exception) -> str:
+    return str((getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0])
 
 
 def _pieces(parts: Iterable[Piece]) -> Iterator[Piece]:
@@ -114,7 +117,14 @@ def _load(reader: str, **options: Any) -> Any:
 
 def _hub_rows(source: str) -> Iterator[Any]:
     name, configuration, revision = hub_parts(source)
-    yield from _load(name, name=configuration, revision=revision)
+    try:
+        rows = _load(name, name=configuration, revision=revision)
+    except MemoryError:
+        raise
+    except Exception as error:
+        what = f"{source} is no file or folder here, and cannot be read from the Hub ({_reason(error)})"
+        raise UserError(what, meant_instead(Path(source), REMEDY)) from error
+    yield from rows
 
 
 def _row_parts(rows: Iterable[Any], name: str, field: str) -> Iterator[Piece]:

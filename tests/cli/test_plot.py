@@ -27,6 +27,16 @@ def test_plot_refuses_formats_that_it_cannot_write(cli: Cli, tiny_chain: Chain) 
     assert found.errors == ["error: --format is 'png,bmp'; give one or several of png, svg, pdf, with commas"]
 
 
+def test_plot_takes_a_folder_and_tells_who_names_a_picture(cli: Cli, tiny_chain: Chain, tmp_path: Path) -> None:
+    found = cli("plot", tiny_chain.prior, "--out", "p.png", "--format", "bmp")
+    assert (found.status, found.out) == (2, "")
+    assert found.errors == [
+        "error: --format is 'bmp'; give one or several of png, svg, pdf, with commas",
+        "error: --out is 'p.png', and names a folder; for one kind of file give --format png",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_plot_into_a_folder_that_cannot_be_written_is_one_line(cli: Cli, tiny_chain: Chain, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     found = cli("plot", tiny_chain.prior, "--out", "file")
