@@ -21,6 +21,7 @@ from diladiff_cli.runtime.folders import is_there
 from diladiff_cli.runtime.names import name_of, ships
 from diladiff_cli.runtime.resume import check_resume
 from diladiff_cli.runtime.session import check_tracker
+from diladiff_cli.stages.networks import outline
 from diladiff_cli.tokenizer_files import read_tokenizer
 
 MOST_LOGITS = 1 << 27  # of one call: 512 MB in float32
@@ -93,6 +94,7 @@ def plan(artifact: Mapping[str, Any], config: StageConfig, out: Path, resume: bo
     parents = {stage: link | {"path": _from_here(out, link["path"])} for stage, link in artifact["parents"].items()}
     data = {k: _from_here(out, v) if k in ("path", "latents") and v else v for k, v in artifact["data"].items()}
     described = {"stage": artifact["stage"], "network": artifact["network"], "parents": parents, "data": data}
+    described |= {"parameters": sum(p.numel() for p in outline(artifact["stage"], artifact["network"]).parameters())}
     return described | {"training": config.to_dict(), "out": str(out)}
 
 

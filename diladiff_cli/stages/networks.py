@@ -41,6 +41,12 @@ def own_arguments(network: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in network.items() if name not in ("features", "features_hash")}
 
 
+def outline(stage: str, network: Mapping[str, Any]) -> nn.Module:
+    """A stage's network without values, which takes no memory; ``network`` as in its config.json."""
+    with torch.device("meta"), _NoStartingValues():
+        return CLASSES[stage](**own_arguments(network))
+
+
 def build(artifact: Artifact, device: torch.device | str = "cpu") -> Any:
     """The artifact's network with its weights in float32, frozen, in evaluation mode.
 
@@ -54,8 +60,7 @@ def build(artifact: Artifact, device: torch.device | str = "cpu") -> Any:
     make = CLASSES[artifact.stage]
     try:
         _check_sizes(network, state)
-        with torch.device("meta"), _NoStartingValues():  # an outline, which takes no memory
-            wanted = {name: value.shape for name, value in make(**network).state_dict().items()}
+        wanted = {name: value.shape for name, value in outline(artifact.stage, network).state_dict().items()}
     except Exception as error:  # of whatever a constructor makes of values that no network has
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{artifact.path / 'config.json'} describes no network ({reason})", "make it again") from error

@@ -58,6 +58,22 @@ def test_a_plan_names_folders_from_where_the_user_is(cli: Cli, chain_copy: Chain
     assert plan["parents"]["ae"]["path"] == str(ckpt / "ae")
 
 
+@pytest.mark.parametrize(
+    ("command", "parent"),
+    [("train-mdlm", "--data"), ("train-ae", "--base"), ("train-prior", "--ae"), ("distill", "--prior")],
+)
+def test_a_dry_run_of_training_tells_the_number_of_parameters(
+    cli: Cli, tiny_chain: Chain, command: str, parent: str
+) -> None:
+    given = {"--data": tiny_chain.data, "--base": tiny_chain.mdlm, "--ae": tiny_chain.ae, "--prior": tiny_chain.prior}
+    sizes = [] if command == "distill" else ["--width", "32", "--layers", "3", "--heads", "2"]
+    line = [command, parent, given[parent], *(sizes if parent != "--base" else []), "--out", "new"]
+    plan = json.loads(cli(*line, "--dry-run").out)
+    found = cli(*line, "--max-steps", "1", "--warmup-steps", "0", "--batch-size", "4", "--eval-batches", "1")
+    assert found.status == 0, found.err
+    assert plan["parameters"] == json.loads(cli("info", "new").out)["parameters"]["total"]
+
+
 def test_a_dry_run_finds_what_is_wrong_with_the_model(cli: Cli, tiny_chain: Chain) -> None:
     found = cli("sample", "--model", tiny_chain.mdlm, "--steps", "3", "--dry-run")
     assert (found.status, found.out) == (2, "")

@@ -259,3 +259,18 @@ def test_a_row_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.M
     path = put(tmp_path / "a.jsonl", rows('"a"', json.dumps("b" * 100)))
     with pytest.raises(UserError, match=r"a\.jsonl cannot be read \(line 2 is longer than 100 characters\)"):
         read(path)
+
+
+def test_a_name_that_the_hub_does_not_have_is_told_with_the_folder_that_was_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(text, "_load", unreachable)
+    (tmp_path / "texts").mkdir()
+    what = r"text is no file or folder here, and cannot be read from the Hub \(no route\)"
+    with pytest.raises(UserError, match=what + r"; did you mean texts\? Otherwise give UTF-8"):
+        list(iter_pieces(["text"]))
+
+
+def unreachable(*_: object, **__: object) -> None:
+    raise ConnectionError("no route")

@@ -138,21 +138,6 @@ def test_a_name_that_is_no_path_is_a_hub_data_set() -> None:
         read("nobody/nothing-at-all")
 
 
-def test_a_name_that_the_hub_does_not_have_is_told_with_the_folder_that_was_meant(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("diladiff_cli.data.text._load", unreachable)
-    (tmp_path / "texts").mkdir()
-    what = r"text is no file or folder here, and cannot be read from the Hub \(no route\)"
-    with pytest.raises(UserError, match=what + r"; did you mean texts\? Otherwise give UTF-8"):
-        read("text")
-
-
-def unreachable(*_: object, **__: object) -> None:
-    raise ConnectionError("no route")
-
-
 def test_a_hub_data_set_is_streamed_in_its_configuration_and_revision(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = list[tuple[str, dict[str, Any]]]()
 
