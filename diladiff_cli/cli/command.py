@@ -21,7 +21,7 @@ from diladiff_cli.cli.options import (
 )
 from diladiff_cli.cli.output import Result, data_stream, write
 from diladiff_cli.config import STAGES, resolve
-from diladiff_cli.errors import is_out_of_memory
+from diladiff_cli.errors import UserError, is_out_of_memory
 from diladiff_cli.presets import PRESETS
 from diladiff_cli.settings import ConfigError, Settings
 
@@ -86,9 +86,7 @@ class Command:
             config, given = self._configure(values)
             asked = inspect.signature(self.body).parameters
             own = {name: as_value(p, values[name]) for name, p in self.own().items() if name in asked}
-            for name, stage in self.reads.items():
-                for folder in own[name] if isinstance(own[name], list) else [own[name]]:
-                    _look_for(stage, folder)
+            self._look_for_all(own)
             with data_stream() as stream:
                 injected = {"config": config, "given": given, "on_terminal": stream.isatty()}
                 try:
@@ -101,6 +99,18 @@ class Command:
 
         vars(run)["__signature__"] = self.signature()
         return run
+
+    def _look_for_all(self, own: Mapping[str, Any]) -> None:
+        """Refuse, together, all folders that were named and cannot be read."""
+        faults = []
+        for name, stage in self.reads.items():
+            for folder in own[name] if isinstance(own[name], list) else [own[name]]:
+                try:
+                    _look_for(stage, folder)
+                except UserError as error:
+                    faults.append(error)
+        if faults:
+            raise faults[0] if len(faults) == 1 else ExceptionGroup("several folders cannot be read", faults)
 
     def _configure(self, values: dict[str, Any]) -> tuple[Settings | None, dict[str, Any]]:
         """The configuration, and what of it was given as options.

@@ -45,13 +45,20 @@ def report(error: BaseException, arguments: Sequence[str]) -> int:
         speaks = os.environ.get("LOCAL_RANK", "0") == "0" or os.environ.get("RANK") == "1"
     else:
         # One process of each machine speaks, but nobody's unforeseen failure is lost.
-        speaks = os.environ.get("LOCAL_RANK", "0") == "0" or not isinstance(error, UserError | ConfigError)
+        speaks = os.environ.get("LOCAL_RANK", "0") == "0" or not is_foreseen(error)
     if speaks:
         if status == FAILED and wants_debug(arguments):
             traceback.print_exception(error)
         for line in lines:
             print(line, file=sys.stderr, flush=True)
     return status
+
+
+def is_foreseen(error: BaseException) -> bool:
+    """Whether it is something that the user can mend, or several such things."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(is_foreseen, error.exceptions))
+    return isinstance(error, UserError | ConfigError)
 
 
 def is_lost_process(error: BaseException) -> bool:
@@ -78,6 +85,8 @@ def explain(error: BaseException, arguments: Sequence[str] = ()) -> tuple[int, l
         return WRONG_USAGE, [f"error: {' '.join(problem.splitlines())}" for problem in error.problems]
     if isinstance(error, UserError):
         return FAILED, [f"error: {one_line(str(error))}"]
+    if isinstance(error, ExceptionGroup) and is_foreseen(error):
+        return FAILED, list(dict.fromkeys(f"error: {one_line(str(part))}" for part in error.exceptions))
     if hasattr(error, "format_message"):  # the command-line parser's, whose base class has no public name
         return getattr(error, "exit_code", WRONG_USAGE), [f"error: {_usage(error, arguments)}"]
     found = system_error(error)

@@ -157,3 +157,15 @@ def test_a_file_name_that_is_no_text_is_shown_escaped(cli: Cli) -> None:
     assert json.loads(found.out)["files"] == {name: 1}
     (problem,) = cli("encode", os.fsdecode(b"\xfe.txt")).errors
     assert problem.startswith("error: there is no file or folder ")
+
+
+def test_folders_that_are_missing_are_told_together(cli: Cli, tiny_chain: Chain, tmp_path: Path) -> None:
+    found = cli("train-prior", "--ae", "nowhere", "--latents", tiny_chain.mdlm, "--data", "gone", "--out", "new")
+    assert (found.status, found.out) == (1, "")
+    starts = [
+        "error: there is no folder nowhere; ",
+        f"error: {tiny_chain.mdlm} is ",
+        "error: there is no folder gone; ",
+    ]
+    assert [line.startswith(start) for line, start in zip(found.errors, starts, strict=True)] == [True] * 3
+    assert list(tmp_path.iterdir()) == []
