@@ -1,5 +1,6 @@
 """Silence for libraries that write to the terminal: stdout carries data, and stderr only our own lines."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -21,3 +22,16 @@ def silenced() -> Iterator[None]:
         for fd, copy in saved.items():
             os.dup2(copy, fd)
             os.close(copy)
+
+
+@contextmanager
+def no_transformers_warnings() -> Iterator[None]:
+    """Errors alone of what transformers logs inside the block."""
+    from transformers.utils import logging as transformers_logging
+
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)

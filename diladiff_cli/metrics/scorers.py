@@ -2,9 +2,8 @@
 
 import hashlib
 import importlib.util
-import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from diladiff_cli.core.hashing import tensors_hash
 from diladiff_cli.errors import UserError, meant_instead
 from diladiff_cli.hub import names_a_path
-from diladiff_cli.metrics.quiet import silenced
+from diladiff_cli.metrics.quiet import no_transformers_warnings, silenced
 
 PUBLISHED_SCORER = "openai-community/gpt2-large"
 PUBLISHED_CONTEXT = 1024
@@ -210,7 +209,7 @@ def _load(source: Path | str, name: str, device: torch.device | str, precision: 
     if isinstance(source, Path) and source.suffix == ".gguf":
         options["gguf_file"], folder = source.name, str(source.parent)
     try:
-        with silenced(), _no_transformers_warnings():
+        with silenced(), no_transformers_warnings():
             from transformers import AutoModelForCausalLM, AutoTokenizer
 
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
@@ -224,6 +223,8 @@ def _load(source: Path | str, name: str, device: torch.device | str, precision: 
         ) from error
     network: nn.Module = model
     network.to(device).eval().requires_grad_(False)
+    if precision == "bf16":
+        _round_factors(network)
     limit = getattr(model.config, "max_position_embeddings", None) or PUBLISHED_CONTEXT
     return Scorer(name, tokenizer, network, min(int(limit), PUBLISHED_CONTEXT), precision)
 
@@ -254,16 +255,13 @@ def _download(repo: str) -> None:
         raise UserError(f"{repo} cannot be downloaded ({_first_line(error)})", remedy) from error
 
 
-@contextmanager
-def _no_transformers_warnings() -> Iterator[None]:
-    from transformers.utils import logging as transformers_logging
+def _round_factors(network: nn.Module) -> None:
+    """Keep what autocast would round for every batch anew, the weights of matrix products, in bf16."""
+    from transformers.pytorch_utils import Conv1D
 
-    before = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity(logging.ERROR)
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(before)
+    for module in network.modules():
+        if isinstance(module, nn.Linear | Conv1D):  # a weight that an embedding shares stays as it is there
+            module.weight = nn.Parameter(module.weight.bfloat16(), requires_grad=False)
 
 
 def _batches(order: list[int], lengths: list[int], batch_size: int, most: int) -> Iterator[list[int]]:

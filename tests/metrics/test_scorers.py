@@ -4,9 +4,11 @@ import json
 import math
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from diladiff_cli.errors import UserError
 from diladiff_cli.metrics import scorers
@@ -89,6 +91,23 @@ def test_a_saved_folder_scores_as_before(tiny_scorer: Scorer, tmp_path: Path) ->
     texts = ["a b c d", "f f a"]
     want = generative_perplexity(texts, tiny_scorer)["value"]
     assert math.isclose(generative_perplexity(texts, loaded)["value"], want, rel_tol=1e-5)
+
+
+def test_weights_that_are_rounded_once_score_as_those_that_autocast_rounds(tiny_scorer: Scorer, tmp_path: Path) -> None:
+    tiny_scorer.model.save_pretrained(tmp_path)  # type: ignore[operator]
+    tiny_scorer.tokenizer.save_pretrained(tmp_path)
+    whole, _ = load_scorer(str(tmp_path))
+    rounded, _ = load_scorer(str(tmp_path), precision="bf16")
+    assert whole is not None
+    assert rounded is not None
+    texts = ["a b c d e f", "f f a", "b"]
+    ours, theirs = rounded.score(texts), replace(whole, precision="bf16").score(texts)
+    assert all(map(torch.equal, ours.nlls, theirs.nlls))
+    assert torch.equal(ours.features, theirs.features)
+    assert not torch.equal(ours.features, whole.score(texts).features)
+    dtypes = {name: value.dtype for name, value in rounded.model.named_parameters()}
+    assert dtypes["transformer.h.0.attn.c_attn.weight"] == torch.bfloat16
+    assert dtypes["transformer.wte.weight"] == dtypes["transformer.h.0.ln_1.weight"] == torch.float32
 
 
 def test_no_code_of_a_scorer_is_run_and_nobody_is_asked(
