@@ -55,9 +55,9 @@ def report(error: BaseException, arguments: Sequence[str]) -> int:
 
 
 def is_foreseen(error: BaseException) -> bool:
-    """Whether it is something that the user can mend, or several such things."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(map(is_foreseen, error.exceptions))
+    """Whether it is something that the user can mend, or several faults of the kind that :func:`explain` lists."""
+    if isinstance(error, ExceptionGroup):
+        return all(isinstance(part, UserError) for part in error.exceptions)
     return isinstance(error, UserError | ConfigError)
 
 

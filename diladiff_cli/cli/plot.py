@@ -21,9 +21,11 @@ def _check(format: str, out: Path, **_: Any) -> list[str]:
     problems = []
     if not set(_names(format)) <= set(FORMATS):
         problems.append(f"--format is {shown(format)}; give one or several of {', '.join(FORMATS)}, with commas")
-    ending = Path(out).suffix.removeprefix(".")
-    if ending in FORMATS:
-        problems.append(f"--out is {shown(str(out))}, and names a folder; for one kind of file give --format {ending}")
+    ending = Path(out).suffix.removeprefix(".").lower()
+    if ending in FORMATS and not Path(out).is_dir():
+        problems.append(
+            f"--out is {shown(str(out))}, and pictures go to a folder; name one, and give --format {ending}"
+        )
     return problems
 
 

@@ -168,19 +168,23 @@ def _write_file(lines: Lines, out: Path) -> None:
 @contextmanager
 def _replacing(out: Path, option: str) -> Iterator[IO[bytes]]:
     """A temporary file beside ``out``, which then takes its place; where it cannot, a UserError blames ``option``."""
-    from diladiff_cli.runtime.folders import remove_leftovers, replacing_file
+    from diladiff_cli.runtime.folders import real, remove_leftovers, replacing_file
     from diladiff_cli.runtime.locks import sole_writer
 
-    if not out.parent.exists():
-        raise UserError(f"cannot write {out} (there is no folder {out.parent})", f"choose another {option}")
+    remedy = f"choose another {option}"
+    above = real(out).parent
+    if not above.exists():
+        raise UserError(f"cannot write {out} (there is no folder {above if out.is_symlink() else out.parent})", remedy)
+    if out.is_dir():
+        raise UserError(f"cannot write {out} (it is a folder)", remedy)
     try:
         if out.exists() and not out.is_file() and not out.is_dir():  # a device or pipe, which nothing may replace
             with out.open("wb") as file:
                 yield file
             return
-        with sole_writer(out):
+        with sole_writer(out, option):
             remove_leftovers(out)
             with replacing_file(out) as partial, partial.open("wb") as file:
                 yield file
     except OSError as error:
-        raise UserError(f"cannot write {out} ({error.strerror})", f"choose another {option}") from error
+        raise UserError(f"cannot write {out} ({error.strerror})", remedy) from error

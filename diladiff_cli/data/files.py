@@ -69,9 +69,12 @@ def find_files(source: str) -> list[Path] | None:
 
 
 def skipped_kinds(source: str) -> Counter[str]:
-    """The endings of the files in a folder that :func:`find_files` leaves out, and how often; none of other sources."""
+    """The endings of the files in a folder that :func:`find_files` leaves out, and how often; none of other sources.
+
+    Hidden files do not count.
+    """
     path = Path(source).expanduser()
-    others = [p for p in _walk(path) if not ending(p)] if path.is_dir() else []
+    others = [p for p in _walk(path) if not (ending(p) or p.name.startswith("."))] if path.is_dir() else []
     return Counter(p.suffix.lower() or "without an ending" for p in others)
 
 

@@ -23,7 +23,6 @@ from diladiff_cli.runtime.gradients import (
     gradient_norm,
     weights_are_finite,
 )
-from diladiff_cli.runtime.locks import sole_run
 from diladiff_cli.runtime.metrics_log import MetricsLog
 from diladiff_cli.runtime.optim import AveragedModel, build_optimizers, set_learning_rates
 from diladiff_cli.runtime.prefetch import Prefetch
@@ -54,23 +53,22 @@ def train(run: Run, session: Session, config: StageConfig, out: Path, resume: bo
 
     Raises:
         Interrupted: After saving (not in a row of bad steps), when SIGINT or SIGTERM came.
-        UserError: A resume that does not fit, numbers gone bad, or another run at work in ``out``.
+        UserError: A resume that does not fit, or numbers gone bad.
     """
-    with sole_run(out):
-        stored = check_resume(out, config, run.artifact, resume)
-        session.accelerator.wait_for_everyone()  # all have read the folder before it changes
-        if session.is_main:
-            recover(out)  # of a finished run as well: its last save may have been cut off while it cleaned up
-        if stored is not None and is_finished(stored, config):
-            check_weights(out)
-            say(f"{out} is finished; --fresh trains it again")
-            return {"step": stored["step"], "seconds": stored["seconds"]} | stored["validation"]
-        if stored is not None and (changed := changed_settings(stored, config)):
-            say(f"going on with other settings: {', '.join(changed.values())}")
-            say(f"what was made with {out} and does not lie beside it will not accept the new one")
-        loop = _Loop(run, session, config, out, stored)
-        with StopRequest() as stop, closing(loop.batches):
-            return loop.run_all(stop)
+    stored = check_resume(out, config, run.artifact, resume)
+    session.accelerator.wait_for_everyone()  # all have read the folder before it changes
+    if session.is_main:
+        recover(out)  # of a finished run as well: its last save may have been cut off while it cleaned up
+    if stored is not None and is_finished(stored, config):
+        check_weights(out)
+        say(f"{out} is finished; --fresh trains it again")
+        return {"step": stored["step"], "seconds": stored["seconds"]} | stored["validation"]
+    if stored is not None and (changed := changed_settings(stored, config)):
+        say(f"going on with other settings: {', '.join(changed.values())}")
+        say(f"what was made with {out} and does not lie beside it will not accept the new one")
+    loop = _Loop(run, session, config, out, stored)
+    with StopRequest() as stop, closing(loop.batches):
+        return loop.run_all(stop)
 
 
 class _Loop:

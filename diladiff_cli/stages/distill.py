@@ -17,6 +17,7 @@ from diladiff_cli.core.times import logit_normal, ordered_pair
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.networks.layers import use_plain_attention
 from diladiff_cli.runtime.artifacts import Artifact
+from diladiff_cli.runtime.locks import locks_out
 from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.precision import settled
 from diladiff_cli.runtime.randomness import BatchNoise, generator
@@ -155,6 +156,7 @@ def _compile(teacher: LatentPrior, config: DistillConfig, student: LatentStudent
     compile_method("along_ode", student, dynamic=False)
 
 
+@locks_out
 def distill(
     config: DistillConfig,
     *,

@@ -138,11 +138,17 @@ def encode_text(
 
     Raises:
         UserError: A source or the tokenizer cannot be used, there is too little text for one block of a split, or
-            ``out`` holds something else.
+            ``out`` holds something else, or another run is writing it.
     """
     if not text:
         raise UserError("no text was given", "name files, folders, globs, a Hub data set, or - for standard input")
-    return led(lambda: _encode_text(config, text, valid, Path(out), resume, dry_run))
+    out = Path(out)
+
+    def lead() -> dict[str, Any]:
+        with nullcontext() if dry_run else sole_writer(out):
+            return _encode_text(config, text, valid, out, resume, dry_run)
+
+    return led(lead)
 
 
 def _encode_text(
@@ -166,7 +172,7 @@ def _encode_text(
         return finished
     for source in (source for source, found in files.items() if found is None):
         say(f"asking the Hub for {source}, which is no file here")  # which without a network takes half a minute
-    with sole_writer(out), nullcontext(list(text)) if size is None else rereadable(text) as sources:
+    with nullcontext(list(text)) if size is None else rereadable(text) as sources:
         if size is None:
             tokenizer = load_tokenizer(config.tokenizer)
         else:

@@ -18,7 +18,7 @@ from diladiff_cli.integrity import CHECKSUM, read_sealed, sealed
 from diladiff_cli.notes import say, telling_what_is_kept
 from diladiff_cli.runtime.artifacts import parent_links
 from diladiff_cli.runtime.folders import partial_name, recover, share, take_place, write_text
-from diladiff_cli.runtime.locks import sole_run
+from diladiff_cli.runtime.locks import locks_out
 from diladiff_cli.runtime.memory import Halving
 from diladiff_cli.runtime.precision import AUTO, agreed_precision
 from diladiff_cli.runtime.processes import process_state
@@ -30,6 +30,7 @@ SHARD_BYTES = 1 << 26
 SAME = ("format_version", "ae_hash", "fingerprint", "precision", "rows_per_shard")  # of a plan that may go on
 
 
+@locks_out
 def encode_latents(
     *,
     ae: Path | str,
@@ -90,33 +91,32 @@ def encode_latents(
         say(f"{out} is finished; --fresh encodes it again")
     elif done:
         say(f"{out} goes on: {len(done)} of {shards} shards are there")
-    with sole_run(out):
-        state.wait_for_everyone()  # all have read the folder before it changes
-        place = partial_name(out, "fresh") if resume is False else out
-        if state.is_main_process:
-            with writing(out, place):
-                recover(out)
-                place.mkdir(parents=True, exist_ok=True)
-                for leftover in _leftovers(place):
-                    leftover.unlink()
-                write_text(place / "plan.json", sealed(plan))
-        state.wait_for_everyone()
-        work = _Work(tokens, encoder, place, batch_size, rows_per_shard, done, state, Halving("blocks"))
-        kept = telling_what_is_kept(lambda: f"{out}: {len(_whole_shards(out))} of {shards} shards are kept")
-        autocast = torch.autocast(state.device.type, torch.bfloat16, enabled=precision == "bf16")
-        with kept if place == out else nullcontext(), autocast:
-            splits = {name: work.encode_split(name) for name in ("train", "valid")}
-        state.wait_for_everyone()
-        config = plan | {"splits": splits}
-        if state.is_main_process:
-            for split in splits.values():
-                split["shards"] = [_record(place / name) for name in split["shards"]]
-            with writing(out, place):
-                write_text(place / "config.json", sealed(config))
-                if place != out:
-                    take_place(place, out)
-        state.wait_for_everyone()
-        return config
+    state.wait_for_everyone()  # all have read the folder before it changes
+    place = partial_name(out, "fresh") if resume is False else out
+    if state.is_main_process:
+        with writing(out, place):
+            recover(out)
+            place.mkdir(parents=True, exist_ok=True)
+            for leftover in _leftovers(place):
+                leftover.unlink()
+            write_text(place / "plan.json", sealed(plan))
+    state.wait_for_everyone()
+    work = _Work(tokens, encoder, place, batch_size, rows_per_shard, done, state, Halving("blocks"))
+    kept = telling_what_is_kept(lambda: f"{out}: {len(_whole_shards(out))} of {shards} shards are kept")
+    autocast = torch.autocast(state.device.type, torch.bfloat16, enabled=precision == "bf16")
+    with kept if place == out else nullcontext(), autocast:
+        splits = {name: work.encode_split(name) for name in ("train", "valid")}
+    state.wait_for_everyone()
+    config = plan | {"splits": splits}
+    if state.is_main_process:
+        for split in splits.values():
+            split["shards"] = [_record(place / name) for name in split["shards"]]
+        with writing(out, place):
+            write_text(place / "config.json", sealed(config))
+            if place != out:
+                take_place(place, out)
+    state.wait_for_everyone()
+    return config
 
 
 def _record(shard: Path) -> dict[str, Any]:

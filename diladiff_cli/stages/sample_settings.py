@@ -23,7 +23,7 @@ def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
     what = f"{sampler.name} is of stage {sampler.stage}"
     if config.steps and sampler.latent is None:
         problems.append(
-            f"--steps is {config.steps}, but {what} and draws no latents; leave it out, or give --decode-steps"
+            f"--steps is {config.steps}, but {what} and draws no latents; leave it out (decoding has --decode-steps)"
         )
     if sampler.autoencoder is None:
         given = unusual(config, ("decodings",)) | config.use_of_latents()

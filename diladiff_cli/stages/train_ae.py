@@ -20,6 +20,7 @@ from diladiff_cli.networks.features import FeatureSource, check_same_vocabulary
 from diladiff_cli.networks.moments import RunningMoments
 from diladiff_cli.notes import is_main_process
 from diladiff_cli.runtime.artifacts import Artifact
+from diladiff_cli.runtime.locks import locks_out
 from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.optim import LearningRate
 from diladiff_cli.runtime.precision import settled
@@ -208,6 +209,7 @@ def learning_rate_law(config: AeConfig) -> Callable[[str], LearningRate]:
     return law
 
 
+@locks_out
 def train_ae(
     config: AeConfig,
     *,

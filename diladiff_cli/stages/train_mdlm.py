@@ -15,6 +15,7 @@ from diladiff_cli.data.tokens import TokenData, open_tokens
 from diladiff_cli.metrics.likelihood import masked_figures
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.runtime.folders import restore
+from diladiff_cli.runtime.locks import locks_out
 from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.precision import settled
 from diladiff_cli.runtime.randomness import BatchNoise
@@ -67,6 +68,7 @@ def mdlm_loss(mask_id: int, exact: bool) -> Callable[[nn.Module, Tensor, BatchNo
     return loss_fn
 
 
+@locks_out
 def train_mdlm(
     config: MdlmConfig, *, data: Path | str, out: Path | str, resume: bool | None = None, dry_run: bool = False
 ) -> dict[str, Any]:

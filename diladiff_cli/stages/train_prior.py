@@ -14,6 +14,7 @@ from diladiff_cli.core.objectives import estimates_of_some, per_example_mse
 from diladiff_cli.core.times import low_discrepancy
 from diladiff_cli.networks.latent import LatentPrior
 from diladiff_cli.runtime.artifacts import Artifact
+from diladiff_cli.runtime.locks import locks_out
 from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.precision import settled
 from diladiff_cli.runtime.randomness import BatchNoise, generator
@@ -110,6 +111,7 @@ def _mean_error(model: nn.Module, schedule: TanSchedule, latents: Sequence[Tenso
     return total / rows
 
 
+@locks_out
 def train_prior(
     config: PriorConfig,
     *,

@@ -177,7 +177,7 @@ OWN: dict[str, dict[str, Cases]] = {
             ("nan", 2, "--latent-scale is nan; give a finite number"),
             ("0", 2, "--latent-scale is 0.0; give at least 0.01"),
             ("11", 2, "--latent-scale is 11.0; give at most 10.0"),
-            ("0.5", 2, "ckpt/mdlm is of stage mdlm and draws no latents; leave it out, or give --decode-steps"),
+            ("0.5", 2, "ckpt/mdlm is of stage mdlm and draws no latents; leave it out"),
         ],
     },
 }

@@ -83,7 +83,7 @@ COMBINATIONS: list[tuple[str, list[str]]] = [
             "--gamma is for a student, and the model is of stage mdlm; leave it out",
             "--data is for an auto-encoder, and the model is of stage mdlm; leave it out",
             "--steps is 3, but {chain}/ckpt/mdlm is of stage mdlm and draws no latents; "
-            "leave it out, or give --decode-steps",
+            "leave it out (decoding has --decode-steps)",
             "--decodings is 2, but {chain}/ckpt/mdlm is of stage mdlm and has no latents; leave it out",
             "--n 5 is no multiple of --decodings 2; change one",
         ],

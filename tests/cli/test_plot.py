@@ -28,11 +28,11 @@ def test_plot_refuses_formats_that_it_cannot_write(cli: Cli, tiny_chain: Chain) 
 
 
 def test_plot_takes_a_folder_and_tells_who_names_a_picture(cli: Cli, tiny_chain: Chain, tmp_path: Path) -> None:
-    found = cli("plot", tiny_chain.prior, "--out", "p.png", "--format", "bmp")
+    found = cli("plot", tiny_chain.prior, "--out", "p.PNG", "--format", "bmp")
     assert (found.status, found.out) == (2, "")
     assert found.errors == [
         "error: --format is 'bmp'; give one or several of png, svg, pdf, with commas",
-        "error: --out is 'p.png', and names a folder; for one kind of file give --format png",
+        "error: --out is 'p.PNG', and pictures go to a folder; name one, and give --format png",
     ]
     assert list(tmp_path.iterdir()) == []
 

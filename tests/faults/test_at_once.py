@@ -43,7 +43,10 @@ def test_what_another_command_writes_is_left_alone(name: str, cli: Cli, tiny_cha
     with sole_writer(out):
         found = cli(*command, out)
         assert found.status == 1
-        assert found.error == f"error: another process is writing {out}; wait until it ends, or choose another --out"
+        assert (
+            found.error == f"error: another run is writing {out}; wait until it ends, or choose another {command[-1]}"
+        )
+        assert found.errors == [found.error]
         assert unfinished.exists()
         assert not out.exists()
     assert cli(*command, out).status == 0
@@ -62,7 +65,7 @@ def test_a_training_goes_on_while_the_same_command_is_refused(cli: Cli, tiny_cha
                 time.sleep(0.05)
             found = cli(*command)
             assert found.status == 1
-            assert found.error.startswith(f"error: another process is writing {out}; ")
+            assert found.error.startswith(f"error: another run is writing {out}; ")
             first.send_signal(signal.SIGTERM)
             _, errors = first.communicate(timeout=120)
         finally:

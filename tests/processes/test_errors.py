@@ -41,9 +41,7 @@ def test_both_refuse_to_write_what_another_run_writes(
     with sole_writer(out):
         found = launch(tmp_path, 2, [Job(name, [*command, "--out", out])])
     assert found.statuses == [1, 1]
-    assert found.errors(name) == [
-        f"error: another process is writing {out}; wait until it ends, or choose another --out"
-    ]
+    assert found.errors(name) == [f"error: another run is writing {out}; wait until it ends, or choose another --out"]
     assert not out.exists()
 
 
