@@ -149,7 +149,9 @@ def open_recorded_data(artifact: Artifact, given: Path | None) -> tuple[TokenDat
 
 
 def row_order(config: StageConfig, rows: int) -> Any:
-    """Step -> row numbers of its global batch."""
+    """Step -> row numbers of its global batch; says where there are not enough rows for one."""
+    if rows < config.batch_size:
+        say(f"{rows} training blocks are fewer than --batch-size {config.batch_size}: a batch has some more than once")
     return partial(_rows, config, rows)
 
 

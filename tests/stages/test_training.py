@@ -61,6 +61,17 @@ def test_the_base_says_what_its_loss_is_a_mean_of(
     assert ("loss is a mean over all tokens" in capsys.readouterr().err) == explained
 
 
+@pytest.mark.parametrize(("more", "told"), [(0, False), (1, True)])
+def test_batches_that_are_larger_than_the_data_set_are_told(
+    tiny_chain: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: int, told: bool
+) -> None:
+    rows = len(open_tokens(tiny_chain.data).split("train"))
+    config = mdlm_config(batch_size=rows + more, max_steps=1)
+    train_mdlm(config, data=tiny_chain.data, out=tmp_path / "mdlm")
+    line = f"{rows} training blocks are fewer than --batch-size {rows + 1}: a batch has some more than once"
+    assert (line in capsys.readouterr().err.splitlines()) == told
+
+
 def test_exact_and_constant_weights_differ_by_one_over_t() -> None:
     x = torch.randint(2, 9, (6, 8), generator=torch.Generator().manual_seed(0))
     logits = torch.randn(9, generator=torch.Generator().manual_seed(1))
