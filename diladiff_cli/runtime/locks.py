@@ -81,7 +81,8 @@ def locks_out(stage: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(stage)
     def locked(*args: P.args, **kwargs: P.kwargs) -> R:
-        with nullcontext() if kwargs.get("dry_run") else sole_run(Path(str(kwargs["out"]))):
+        out = kwargs.get("out")
+        with nullcontext() if out is None or kwargs.get("dry_run") else sole_run(Path(str(out))):
             return stage(*args, **kwargs)
 
     return locked
