@@ -58,7 +58,7 @@ def shared(tiny_chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Share
         Job("bench", [*bench, "--decode-steps", "4", "--scorer", "none", "--seeds", "0", "--out", "bench"]),
         Job("info", ["info", tiny_chain.student]),
         Job("export", ["export", "--model", tiny_chain.student, "--out", "bundle"]),
-        Job("plot", ["plot", tiny_chain.mdlm, "--out", "picture.png"]),
+        Job("plot", ["plot", tiny_chain.mdlm, "--out", "pictures"]),
         Job("plan", ["encode", tiny_chain.text, *split, "--tokenizer", "train:300", "--out", "data", "--dry-run"]),
         Job("encode", ["encode", tiny_chain.text, *split, "--tokenizer", "train:300", "--out", "data"]),
         Job("again", ["encode", tiny_chain.text, *split, "--tokenizer", "train:300", "--out", "data"]),
@@ -117,7 +117,7 @@ def test_a_plan_and_a_finished_data_set_are_told_once(shared: Shared) -> None:
     assert [shared.two.read("again", rank, "batches") for rank in range(2)] == ["", ""]
 
 
-@pytest.mark.parametrize(("name", "made"), [("export", "bundle"), ("encode", "data"), ("plot", "picture.png")])
+@pytest.mark.parametrize(("name", "made"), [("export", "bundle"), ("encode", "data"), ("plot", "pictures")])
 def test_what_the_main_process_writes_is_there_once(shared: Shared, name: str, made: str) -> None:
     shared.output(name)
     ours, theirs = (launched.folder / made for launched in (shared.two, shared.one))
