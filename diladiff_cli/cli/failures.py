@@ -13,6 +13,7 @@ from diladiff_cli.cli.output import ClosedPipeError
 from diladiff_cli.errors import UserError, system_error
 from diladiff_cli.settings import ConfigError
 
+USUAL = {"--lr": "--learning-rate", "--bs": "--batch-size"}  # as other tools call them
 FAR_NEARER = 0.1  # by difflib's ratio of spellings: --temprature is --temperature (0.96), not --trace (0.67)
 
 DONE, FAILED, WRONG_USAGE, SIGNALLED = 0, 1, 2, 128
@@ -139,6 +140,8 @@ def _meant_options(error: BaseException, context: Any) -> list[str]:
     if not hasattr(error, "possibilities") or context is None:
         return []
     given = str(error.option_name)  # type: ignore[attr-defined]
+    if USUAL.get(given) in _options(context):
+        return [USUAL[given]]
     if begun := sorted(name for name in _options(context) if name.startswith(given) and given.startswith("--")):
         return begun
     likeness = {name: difflib.SequenceMatcher(None, given, name).ratio() for name in error.possibilities or ()}

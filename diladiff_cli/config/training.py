@@ -43,7 +43,7 @@ class StageConfig(Settings):
         values = {name: value for name, value in self.to_dict().items() if name.endswith("warmup_steps")}
         return [
             f"{flag(name)} {value} is not less than --max-steps {self.max_steps}: the warm-up will not be over; "
-            "give a smaller one, where this is no trial"
+            "give a smaller one, unless this is a trial"
             for name, value in values.items()
             if value >= self.max_steps
         ]

@@ -128,7 +128,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     short, found = cli(*line, "9"), cli(*line, "20000")
     assert short.err.startswith("--warmup-steps ")
     assert short.err.splitlines()[0].endswith(
-        " is not less than --max-steps 9: the warm-up will not be over; give a smaller one, where this is no trial"
+        " is not less than --max-steps 9: the warm-up will not be over; give a smaller one, unless this is a trial"
     )
     assert (short.status, found.status, found.err) == (0, 0, "")
     plan = json.loads(found.out)

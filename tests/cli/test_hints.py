@@ -21,6 +21,8 @@ HINTS = [
     ("sample --modle x", "no such option: --modle; did you mean --model?"),
     ("sample --ordre x", "no such option: --ordre; did you mean --order?"),
     ("train-mdlm --beta 1", "no such option: --beta; did you mean --beta1 or --beta2?"),
+    ("train-prior --lr 3", "no such option: --lr; did you mean --learning-rate?"),
+    ("sample --bs 3", "no such option: --bs; did you mean --batch-size?"),
     ("train-mdlm --no-c", "no such option: --no-c; did you mean --no-compile?"),
     ("bench --prompt hi", "no such option: --prompt; models take no prompt, see diladiff bench --help"),
     ("sample --prompts hi", "no such option: --prompts; see diladiff sample --help"),

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -150,13 +151,14 @@ def test_the_end_of_a_lock_whose_file_was_removed_leaves_that_of_the_next(tmp_pa
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="becomes another user")
-def test_another_users_lock_is_heeded(tmp_path: Path, environment: dict[str, str]) -> None:
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o777)
-    with held_elsewhere(tmp_path / "mdlm", environment):
-        os.seteuid(65534)
-        try:
-            with pytest.raises(UserError, match="another run is writing"), sole_writer(tmp_path / "mdlm"):
-                raise AssertionError("two at once")
-        finally:
-            os.seteuid(0)
+def test_another_users_lock_is_heeded(environment: dict[str, str]) -> None:
+    with TemporaryDirectory() as name:  # pytest's own folders lie in ones that others may not enter
+        shared = Path(name)
+        shared.chmod(0o777)
+        with held_elsewhere(shared / "mdlm", environment):
+            os.seteuid(65534)
+            try:
+                with pytest.raises(UserError, match="another run is writing"), sole_writer(shared / "mdlm"):
+                    raise AssertionError("two at once")
+            finally:
+                os.seteuid(0)
