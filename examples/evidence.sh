@@ -11,6 +11,7 @@ here=$(dirname "$(realpath "$0")")
 chain=${CHAIN:-demo}
 out=${OUT:-evidence}
 seeds=${SEEDS:-0,1,2}
+scale=${LATENT_SCALE:-0.6} # of the student, and of both in spread order; the prior has 0.7 otherwise
 embedder=${EMBEDDER:-sentence-transformers/all-MiniLM-L6-v2}
 models=$chain/ckpt
 data=()
@@ -43,7 +44,7 @@ bench() { diladiff bench --latent-scale 1 "$@" ${data[@]+"${data[@]}"} --scorer 
 all_samples() {
   diladiff sample --model "$models/mdlm" --decode-steps 64 --n 30
   diladiff sample --model "$models/prior" --steps 5 --decode-steps 16 --latent-scale 0.7 --n 30
-  diladiff sample --model "$models/student" --steps 2 --decode-steps 16 --latent-scale 0.6 --n 30
+  diladiff sample --model "$models/student" --steps 2 --decode-steps 16 --latent-scale "$scale" --n 30
 }
 powers=4,8,16,32,64
 many=(--n 352 --seeds "$seeds") # of three seeds together more than 1,000, for MAUVE
@@ -62,7 +63,7 @@ scales() {
   bench "${prior[@]}" --latent-scale 1,0.8,0.7,0.6,0.5 "${few_steps[@]}"
 }
 smaller_latents() { # by the factors that are best there
-  bench "${student[@]}" --latent-scale 0.6 --decode-steps "$powers" --temperatures "$temperatures" "${many[@]}"
+  bench "${student[@]}" --latent-scale "$scale" --decode-steps "$powers" --temperatures "$temperatures" "${many[@]}"
   bench "${prior[@]}" --latent-scale 0.7 --decode-steps "$powers" --temperatures "$temperatures" "${many[@]}"
 }
 ten_steps() { # of the prior, at twice and four times the cost of five
@@ -70,7 +71,7 @@ ten_steps() { # of the prior, at twice and four times the cost of five
   for guidance in 0 1; do bench "${ten[@]}" --guidance "$guidance" "${many[@]}"; done
 }
 taking_over() {
-  bench "${student[@]}" --latent-scale 0.6 --latent-until 0.5 --decode-steps "$powers" --temperatures 0.85 "${many[@]}"
+  bench "${student[@]}" --latent-scale "$scale" --latent-until 0.5 --decode-steps "$powers" --temperatures 0.85 "${many[@]}"
 }
 latent_steps() {
   bench --model "$models/prior" --prior-steps 5,10,50,200 --decode-steps 16 "${few[@]}"
@@ -80,8 +81,8 @@ latent_steps() {
 }
 spread_order() {
   bench --model "$models/mdlm" --decode-steps 4,8,16 --order spread --temperatures 1.0,0.85 "${many[@]}"
-  bench "${prior[@]}" --decode-steps 4,8 --order spread --latent-scale 0.6 --temperatures 1.0,0.85 "${many[@]}"
-  bench "${student[@]}" --decode-steps 4,8 --order spread --latent-scale 0.6 --temperatures 1.0,0.85 "${many[@]}"
+  bench "${prior[@]}" --decode-steps 4,8 --order spread --latent-scale "$scale" --temperatures 1.0,0.85 "${many[@]}"
+  bench "${student[@]}" --decode-steps 4,8 --order spread --latent-scale "$scale" --temperatures 1.0,0.85 "${many[@]}"
 }
 surest_first() {
   bench "${student[@]}" --decode-steps 8,16,32 --order confidence --against "$models/mdlm" --temperatures 1.0,0.85 "${few[@]}"
