@@ -1,4 +1,7 @@
-"""Locks that keep two runs from writing the same file or folder at once."""
+"""Locks that keep two runs from writing the same file or folder at once.
+
+Not those of ``filelock``: they leave their file behind, and on some file systems without locks they refuse for ever.
+"""
 
 import os
 from collections.abc import Callable, Iterator

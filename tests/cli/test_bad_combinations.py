@@ -169,3 +169,8 @@ def test_folders_that_are_missing_are_told_together(cli: Cli, tiny_chain: Chain,
     ]
     assert [line.startswith(start) for line, start in zip(found.errors, starts, strict=True)] == [True] * 3
     assert list(tmp_path.iterdir()) == []
+    found = cli("bench", "--model", "nowhere", "--against", "nowhere", "gone")
+    assert [line.split(";")[0] for line in found.errors] == [
+        "error: there is no folder nowhere",
+        "error: there is no folder gone",
+    ]

@@ -86,6 +86,10 @@ def test_one_process_of_a_machine_reports_an_error_of_the_user() -> None:
     body = "from diladiff_cli.errors import UserError\nraise UserError('no data', 'make some')"
     assert finish(start(body, RANK="5", LOCAL_RANK="1")) == (1, "", "")
     assert finish(start(body, RANK="4", LOCAL_RANK="0")) == (1, "", "error: no data; make some\n")
+    body = body.replace("raise ", "raise ExceptionGroup('two', [") + ", UserError('no model', 'name one')])"
+    both = "error: no data; make some\nerror: no model; name one\n"
+    assert finish(start(body, RANK="5", LOCAL_RANK="1")) == (1, "", "")
+    assert finish(start(body, RANK="4", LOCAL_RANK="0")) == (1, "", both)
 
 
 def test_a_mapping_is_one_indented_document() -> None:

@@ -35,6 +35,8 @@ def test_plot_takes_a_folder_and_tells_who_names_a_picture(cli: Cli, tiny_chain:
         "error: --out is 'p.PNG', and pictures go to a folder; name one, and give --format png",
     ]
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "figures.svg").mkdir()
+    assert cli("plot", tiny_chain.prior, "--out", "figures.svg", "--format", "png").status == 0
 
 
 def test_plot_into_a_folder_that_cannot_be_written_is_one_line(cli: Cli, tiny_chain: Chain, tmp_path: Path) -> None:

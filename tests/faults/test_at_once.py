@@ -10,8 +10,9 @@ import pytest
 
 from diladiff_cli.runtime.locks import sole_writer
 from diladiff_cli.runtime.metrics_log import read_metrics
+from diladiff_cli.stages.train_mdlm import train_mdlm
 
-from ..chain import Chain
+from ..chain import Chain, mdlm_config
 from ..command_line import Cli, environment
 from ..warmed import warm_python
 
@@ -40,17 +41,22 @@ def test_what_another_command_writes_is_left_alone(name: str, cli: Cli, tiny_cha
     unfinished = tmp_path / ".out.partial-12345678"  # what the other has written so far
     unfinished.touch()
     command = [word.format(**names) for word in WRITERS[name]]
+    refusal = f"error: another run is writing {out}; wait until it ends, or choose another {command[-1]}"
     with sole_writer(out):
         found = cli(*command, out)
-        assert found.status == 1
-        assert (
-            found.error == f"error: another run is writing {out}; wait until it ends, or choose another {command[-1]}"
-        )
-        assert found.errors == [found.error]
+        assert (found.status, found.errors) == (1, [refusal])
         assert unfinished.exists()
         assert not out.exists()
+        assert cli(*command, out, "--dry-run").status == 0 or name == "export"  # which has none
     assert cli(*command, out).status == 0
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    with sole_writer(out):  # nothing is concluded from what the other may be changing
+        assert cli(*command, out).errors == [refusal]
+
+
+def test_a_stage_that_is_called_without_its_folder_says_so(tiny_chain: Chain) -> None:
+    with pytest.raises(TypeError, match="'out'"):
+        train_mdlm(mdlm_config(), data=tiny_chain.data)  # type: ignore[call-arg]
 
 
 def test_a_training_goes_on_while_the_same_command_is_refused(cli: Cli, tiny_chain: Chain, tmp_path: Path) -> None:

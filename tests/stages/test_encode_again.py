@@ -202,6 +202,7 @@ def test_skipped_files_of_a_folder_are_counted_by_kind(cli: Cli, tmp_path: Path)
     assert (found.status, found.err) == (0, "")
     for name in ("a.md", "b.MD", "more/c.md", "d.pdf", "more/LICENSE", "e.py", "f.c", "g.h"):
         (tmp_path / "texts" / name).touch()
+    (tmp_path / "texts" / ".hidden.lock").touch()
     found = cli("encode", "texts", "--dry-run")
     (line,) = found.errors
     assert line.startswith("texts: skipped 8 files of other kinds (3 .md, ")

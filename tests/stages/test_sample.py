@@ -223,16 +223,8 @@ def test_samples_come_as_soon_as_their_batch_is_done(samplers: dict[str, Sampler
 @pytest.mark.parametrize(
     ("stage", "settings", "message"),
     [
-        (
-            "mdlm",
-            {"steps": 5},
-            "steps is 5, but .* is of stage mdlm and draws no latents; leave it out",
-        ),
-        (
-            "ae",
-            {"steps": 5},
-            "steps is 5, but .* is of stage ae and draws no latents; leave it out",
-        ),
+        ("mdlm", {"steps": 5}, "steps is 5, but .* is of stage mdlm and draws no latents; leave it out"),
+        ("ae", {"steps": 5}, "steps is 5, but .* is of stage ae and draws no latents; leave it out"),
         ("mdlm", {"decodings": 2}, "decodings is 2, but .* has no latents; leave it out"),
         ("mdlm", {"latent_until": 0.5}, "latent_until is 0.5, but .* has no latents; leave it out"),
         ("mdlm", {"latent_scale": 0.5}, "latent_scale is 0.5, but .* has no latents; leave it out"),
