@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import wraps
+from inspect import signature
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -82,10 +83,12 @@ def sole_run(place: Path) -> Iterator[None]:
 def locks_out(stage: Callable[P, R]) -> Callable[P, R]:
     """Decorator of a stage whose processes write the folder ``out``: a :func:`sole_run`, but for a dry run."""
 
+    asked = signature(stage)
+
     @wraps(stage)
     def locked(*args: P.args, **kwargs: P.kwargs) -> R:
-        out = kwargs.get("out")
-        with nullcontext() if out is None or kwargs.get("dry_run") else sole_run(Path(str(out))):
+        given = asked.bind(*args, **kwargs).arguments
+        with nullcontext() if given.get("dry_run") else sole_run(Path(given["out"])):
             return stage(*args, **kwargs)
 
     return locked
