@@ -82,7 +82,6 @@ def sole_run(place: Path) -> Iterator[None]:
 
 def locks_out(stage: Callable[P, R]) -> Callable[P, R]:
     """Decorator of a stage whose processes write the folder ``out``: a :func:`sole_run`, but for a dry run."""
-
     asked = signature(stage)
 
     @wraps(stage)
