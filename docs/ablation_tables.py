@@ -14,6 +14,7 @@ VARIANTS = {
 }
 FIGURES = {"genppl": "GenPPL", "entropy": "entropy", "mauve": "MAUVE", "latent_agreement": "agreement"}
 BASES = {"features": "ablations_features_base.jsonl"}  # of the groups that have a base of their own
+BASE = "ablations_base.jsonl"  # of the others
 SOURCES = {"ae": "oracle", "prior": "generated"}
 
 
@@ -56,5 +57,5 @@ def _row(result: Report) -> list[str]:
 def _over_the_base(report: Report, group: str) -> str:
     """GenPPL in shares of that of the base that all were trained on, at equal entropy and decoding steps."""
     found = means_of(report)
-    base = base_at(stored(BASES.get(group, "frontier.jsonl")), report["decode_steps"], found["entropy"])
+    base = base_at(stored(BASES.get(group, BASE)), report["decode_steps"], found["entropy"])
     return "-" if base is None or found["genppl"] is None else f"{found['genppl'] / base:.2f}"
