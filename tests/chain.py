@@ -1,5 +1,6 @@
 """A tiny chain of real artifacts: text -> data set -> mdlm -> ae -> prior -> student, each of a few training steps."""
 
+import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,12 @@ class Chain:
     def text(self) -> Path:
         """A text file."""
         return self.root / "text.txt"
+
+    @property
+    def held_out(self) -> str:
+        """What reports call the reference text of the chain's models."""
+        fingerprint = json.loads((self.data / "config.json").read_text())["fingerprint"]
+        return f"the validation split of data set {fingerprint[:12]}"
 
     @property
     def data(self) -> Path:

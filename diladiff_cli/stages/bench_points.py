@@ -215,7 +215,7 @@ def check_texts(texts: set[str]) -> None:
     if len(texts) > 1:
         raise UserError(
             f"the models have several reference texts ({'; '.join(sorted(texts))})",
-            "name one data set with --data, or choose another --out if it was moved",
+            "name one data set with --data, or choose another --out",
         )
 
 

@@ -7,7 +7,7 @@ from statistics import median_low
 from typing import Any
 
 from diladiff_cli.data.tokenizer import encode_documents, load_tokenizer
-from diladiff_cli.data.tokens import TokenSplit
+from diladiff_cli.data.tokens import TokenData, TokenSplit
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.artifacts import Artifact, load_artifact
 from diladiff_cli.runtime.names import named_model
@@ -22,12 +22,13 @@ class ReferenceText:
     """Real text to compare a model's samples with; :func:`reference_text` chooses it.
 
     Attributes:
-        source: What it is, as reports name it.
+        source: What it is, as reports name it: equal wherever a data set lies.
         reason: Why it is not what the model learned from; empty where there is nothing to explain.
         cutter: Names the tokenizer that cuts it; None where that is done by characters.
         tokenizer: The tokenizer itself.
         files: Text sources; none for the text that ships with the package.
         blocks: Token blocks to take instead of files.
+        place: The folder that these are in.
     """
 
     source: str
@@ -36,6 +37,7 @@ class ReferenceText:
     tokenizer: Any
     files: tuple[str, ...] = ()
     blocks: TokenSplit | None = None
+    place: Path | None = None
 
     @property
     def key(self) -> tuple[str, str | None]:
@@ -45,7 +47,8 @@ class ReferenceText:
     @property
     def note(self) -> str:
         """A line that says which text this is."""
-        return f"reference: {self.source}" + (f" ({self.reason})" if self.reason else "")
+        where = "" if self.place is None else f" in {self.place}"
+        return f"reference: {self.source}{where}" + (f" ({self.reason})" if self.reason else "")
 
     def length_of(self, samples: Sequence[Sample]) -> int:
         """The samples' median length: in tokens, or in characters where there is no tokenizer."""
@@ -91,17 +94,18 @@ def reference_text(model: str | None, files: Sequence[str] = (), data: Path | No
     reason = ""
     if artifact is not None and tokenizer is not None:
         try:
-            path, blocks = held_out(artifact, data)
+            tokens, blocks = held_out(artifact, data)
         except UserError as error:
             if data is not None:
                 raise
             reason = error.what
         else:
-            return ReferenceText(f"the validation split of {path.resolve()}", "", cutter, tokenizer, blocks=blocks)
+            source = f"the validation split of data set {tokens.fingerprint[:12]}"
+            return ReferenceText(source, "", cutter, tokenizer, blocks=blocks, place=tokens.path.resolve())
     return ReferenceText(SHIPPED, reason, cutter, tokenizer)
 
 
-def held_out(artifact: Artifact, data: Path | None = None) -> tuple[Path, TokenSplit]:
+def held_out(artifact: Artifact, data: Path | None = None) -> tuple[TokenData, TokenSplit]:
     """The data set given, else the one that an artifact was trained on, and the blocks that it held out.
 
     Raises:
@@ -118,7 +122,7 @@ def held_out(artifact: Artifact, data: Path | None = None) -> tuple[Path, TokenS
     blocks = tokens.split("valid")
     if not len(blocks):
         raise UserError(f"{path} holds no text out for validation", "name a text with --reference")
-    return path, blocks
+    return tokens, blocks
 
 
 def _folder(model: str | None) -> Path | None:

@@ -186,8 +186,8 @@ def test_eval_without_a_reference_takes_what_the_models_data_set_held_out_and_sa
     Path("c.toml").write_text('[eval]\nscorer = "none"\n')
     found = cli("eval", "-", "--config", "c.toml")
     assert found.status == 0, found.err
-    source = f"the validation split of {tiny_chain.data}"
-    assert found.errors[0] == f"reference: {source}"
+    source = tiny_chain.held_out
+    assert found.errors[0] == f"reference: {source} in {tiny_chain.data}"
     assert "".join(found.err.split()).count("".join(source.split())) == 2  # once more below the table
     (report,) = samples(found.out)
     assert report["reference"]["source"] == source

@@ -87,8 +87,8 @@ def test_a_dry_run_of_eval_prints_what_would_be_measured(cli: Cli, tiny_chain: C
     found = cli("eval", "s.jsonl", tiny_chain.ae, "--scorer", "smollm2", "--dry-run")
     assert (found.status, len(found.errors)) == (0, 1)
     plan = json.loads(found.out)
-    reference = f"the validation split of {tiny_chain.data}"
-    assert found.errors == [f"reference: {reference}"]
+    reference = tiny_chain.held_out
+    assert found.errors == [f"reference: {reference} in {tiny_chain.data}"]
     config = json.loads((tiny_chain.ae / "config.json").read_text())
     assert plan["targets"] == [
         {"target": "s.jsonl", "samples": [3, 2], "reference": [reference]},

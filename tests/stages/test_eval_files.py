@@ -77,9 +77,9 @@ def test_the_reference_is_what_the_models_data_set_held_out(
     tiny_chain: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: str
 ) -> None:
     (report,) = measure(draw(getattr(tiny_chain, stage), tmp_path / "s.jsonl"))
-    source = f"the validation split of {tiny_chain.data}"
+    source = tiny_chain.held_out
     assert report["reference"]["source"] == source
-    assert capsys.readouterr().err == f"reference: {source}\n"
+    assert capsys.readouterr().err == f"reference: {source} in {tiny_chain.data}\n"
     assert "".join(source.split()) in "".join(shown(table_of(report)).split())  # in a caption of several lines
     split = open_tokens(tiny_chain.data).split("valid")
     rows = [0, len(split) // 3, 2 * len(split) // 3]  # the even ones of six
@@ -94,13 +94,14 @@ def test_samples_without_token_ids_get_the_same_reference_by_their_models_tokeni
     sample = {"text": text.pieces(LENGTH, 1)[0]["text"].replace("\n", " ")}
     assert text.length_of([sample]) == len(text.tokenizer(sample["text"])["input_ids"])
     (report,) = measure(draw(tiny_chain.mdlm, tmp_path / "s.jsonl", drop=("token_ids",)))
-    assert report["reference"]["source"] == f"the validation split of {tiny_chain.data}"
+    assert report["reference"]["source"] == tiny_chain.held_out
 
 
 def test_a_data_set_that_is_reached_by_a_link_is_named_by_its_own_place(chain_copy: Chain) -> None:
     real = chain_copy.data.rename(chain_copy.root / "elsewhere")
     chain_copy.data.symlink_to(real)
-    assert reference_text(str(chain_copy.mdlm)).source == f"the validation split of {real}"
+    text = reference_text(str(chain_copy.mdlm))
+    assert text.note == f"reference: {text.source} in {real}"
 
 
 def test_blocks_are_cut_to_samples_that_are_shorter(tiny_chain: Chain) -> None:
