@@ -35,10 +35,6 @@ def open_latents(path: Path) -> LatentData:
     try:
         config = read_sealed(path / CONFIG_FILE)
     except (FileNotFoundError, NotADirectoryError) as error:
-        if (path / "plan.json").is_file():
-            raise UserError(
-                f"the latents in {path} are not complete", "repeat the encode --ae that began them"
-            ) from error
         raise wrong_folder(path, (STAGE,)) from error
     except OSError as error:
         raise UserError(f"{path / CONFIG_FILE} cannot be read ({error.strerror})", remedy) from error

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from diladiff_cli.data.latents import open_latents
 from diladiff_cli.data.tokens import open_tokens
-from diladiff_cli.errors import UserError, meant_instead, told_inside
+from diladiff_cli.errors import UserError, meant_instead, told_inside, unfinished_folder
 from diladiff_cli.integrity import read_sealed
 from diladiff_cli.runtime.artifacts import COMMANDS, Artifact, linked, load_artifact
 from diladiff_cli.runtime.card import TITLES
@@ -57,10 +57,8 @@ def _stage(path: Path) -> str:
         raise UserError(f"there is no folder {path}", meant_instead(path, remedy, Path.is_dir))
     if path.is_file():
         raise UserError(f"{path} is a file", f"{remedy}; samples are measured with: diladiff eval {path}")
-    if (path / "plan.json").exists() and not (path / "config.json").exists():
-        raise UserError(f"{path} holds unfinished latents", "finish them with the same encode --ae command")
-    if (path / "metrics.jsonl").exists() and not (path / "config.json").exists():
-        raise UserError(f"{path} has no checkpoint yet", "wait for the first --save-every, or see its metrics.jsonl")
+    if (unfinished := unfinished_folder(path)) is not None:
+        raise unfinished
     if not (path / "config.json").exists():
         what = f"{path} was not written by diladiff: it has no config.json{told_inside(path)}"
         raise UserError(what, remedy)

@@ -172,7 +172,7 @@ def test_a_folder_that_holds_no_latents_gives_one_line(tmp_path: Path, content: 
 
 def test_latents_that_are_still_written_are_told(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text("{}")
-    with pytest.raises(UserError, match="are not complete; repeat the encode --ae that began them"):
+    with pytest.raises(UserError, match="holds unfinished latents; finish them with the same encode --ae command"):
         open_latents(tmp_path)
 
 

@@ -166,6 +166,13 @@ def test_a_folder_above_artifacts_names_them(save: Callable[..., Path]) -> None:
     )
 
 
+def test_a_folder_of_a_first_training_says_that_nothing_is_saved_yet(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(UserError) as caught:
+        load_artifact(tmp_path)
+    assert_one_line(caught.value, f"{tmp_path} has no checkpoint yet; wait for the first --save-every")
+
+
 def flip(path: Path, place: int) -> None:
     raw = bytearray(path.read_bytes())
     raw[place] ^= 1
