@@ -67,21 +67,22 @@ def wrong_folder(path: Path, wanted: Sequence[str], found: object = None) -> Use
         return UserError(f"there is no folder {path}", meant_instead(path, remedy, Path.is_dir))
     if not path.is_dir():
         return UserError(f"{path} is a file", remedy)
-    if (unfinished := unfinished_folder(path)) is not None:
+    if (unfinished := unfinished_folder(path, wanted)) is not None:
         return unfinished
     has_one = os.path.exists(path / "config.json")
     why = "its config.json is of something else" if has_one else f"it has no config.json{told_inside(path)}"
     return UserError(f"{path} is no folder of diladiff ({why})", remedy)
 
 
-def unfinished_folder(path: Path) -> UserError | None:
-    """For a folder that diladiff began and that cannot be read yet; None for any other."""
-    if (path / "config.json").exists():
+def unfinished_folder(path: Path, wanted: Sequence[str] = tuple(KINDS)) -> UserError | None:
+    """For latents or a training of a wanted stage that were begun and cannot be read yet; None for any other folder."""
+    if os.path.exists(path / "config.json"):
         return None
-    if (path / "plan.json").exists():
+    if "latents" in wanted and os.path.isfile(path / "plan.json"):
         return UserError(f"{path} holds unfinished latents", "finish them with the same encode --ae command")
-    if (path / "metrics.jsonl").exists():
-        remedy = "wait for the first --save-every, or see its metrics.jsonl"
+    trained = set(wanted) - {"data", "latents"}
+    if trained and os.path.isfile(path / "metrics.jsonl") and not any(path.glob("*.safetensors")):
+        remedy = "wait for the first one, or repeat the command that began it; its metrics.jsonl tells how far it is"
         return UserError(f"{path} has no checkpoint yet", remedy)
     return None
 

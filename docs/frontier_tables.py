@@ -41,9 +41,10 @@ def frontier() -> str:
 
 def _beside_the_base(report: Report, others: Sequence[Report]) -> list[str]:
     """Figures, and the GenPPL of the base among other reports at the same entropy."""
+    figures = figures_of(report, others)
     if report["stage"] == "mdlm":
-        return [*figures_of(report), "-"]
-    return [*figures_of(report), number(base_at(others, report["decode_steps"], means_of(report)["entropy"]))]
+        return [*figures, "-"]
+    return [*figures, number(base_at(others, report["decode_steps"], means_of(report)["entropy"]))]
 
 
 def ratios() -> str:
@@ -118,7 +119,7 @@ def _by_factor(row: tuple[tuple[str, float], Any]) -> tuple[str, float]:
 
 
 def ten_steps() -> str:
-    """The prior with smaller latents, in five and in ten steps, with and without guidance."""
+    """The prior with smaller latents, in five steps, and in ten with guidance."""
     reports = stored("frontier.jsonl")
     fives = [r for r in stored("latent_scale.jsonl") if r["stage"] == "prior" and r["temperature"] == 0.85]
     found = [*fives, *stored("ten_steps.jsonl")]

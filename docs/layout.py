@@ -74,8 +74,11 @@ def figures_by_name(report: Report) -> dict[str, Report]:
     return figures | ({"mauve": figures["mauve_pooled"]} if "mauve_pooled" in figures else {})
 
 
-def figures_of(report: Report) -> list[str]:
+def figures_of(report: Report, beside: Iterable[Report] = ()) -> list[str]:
+    """The figures as cells; no MAUVE where that of the other reports is of the texts of several seeds."""
     figures = figures_by_name(report)
+    if "mauve_pooled" not in figures and any("mauve_pooled" in other["figures"] for other in beside):
+        figures = {name: figure for name, figure in figures.items() if name != "mauve"}
     return [with_spread(figures.get(name), DIGITS.get(name, 3)) for name in FIGURES]
 
 

@@ -48,7 +48,7 @@ def _check(precision: str, license: str | None, language: str | None, **_: Any) 
     examples=(
         "diladiff export --out bundle",
         "diladiff export --model ckpt/prior --precision fp32 --out bundle",
-        "diladiff export --latent-scale 0.6 --license apache-2.0 --out bundle",
+        "diladiff export --latent-scale 0.7 --license apache-2.0 --out bundle",
     ),
     check=_check,
     reads={"model": None},

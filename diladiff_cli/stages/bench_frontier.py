@@ -60,7 +60,7 @@ def bench_frontier(
     config, samplers, points = plan.config, plan.samplers, plan.points
     settings = EvalConfig(scorer=config.scorer, batch_size=config.batch_size, precision=config.precision)
     measure = SampleMeasure(settings, data=data, keep=out / "scores")
-    check_texts({measure.text(model).source for model in samplers})
+    check_texts({measure.text(model).source: measure.text(model).title for model in samplers})
     files = kept_files(plan, out, data)
     with writing(out):
         (out / "points").mkdir(parents=True, exist_ok=True)
@@ -137,9 +137,9 @@ def _pooled_mauve(
 
 
 def _agree(pooled: Report, run: Report) -> bool:
-    """Whether MAUVE of all seeds is by the scorer of a run's figures, and beside the same kind of text."""
-    sources = (pooled["source"], (run["reference"] or {}).get("source"))  # a data set may have moved meanwhile
-    return pooled["scorer"] == run["scorer"]["name"] and len({source == SHIPPED for source in sources}) == 1
+    """Whether MAUVE of all seeds is by the scorer of a run's figures, and beside the same text."""
+    source = (run["reference"] or {}).get("source")
+    return (pooled["scorer"], pooled["source"]) == (run["scorer"]["name"], source)
 
 
 def _draw(sampler: Sampler, settings: SampleConfig) -> tuple[list[Sample], Report]:
@@ -238,17 +238,18 @@ def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int], pooled: 
 
 
 def _has_lesser_reference(figures: Report, measure: SampleMeasure, point: Point) -> bool:
-    """Whether kept figures are beside the shipped text, though the model's own held-out text is there now."""
-    return (figures.get("reference") or {}).get("source") == SHIPPED != measure.text(point.model).source
+    """Whether kept figures are not beside the model's own held-out text by its name of today, though that is there."""
+    kept = (figures.get("reference") or {}).get("source")
+    return measure.text(point.model).source not in (SHIPPED, kept)
 
 
 def _check_comparable(reports: Sequence[Report], out: Path) -> None:
     """Refuse points that were measured by several scorers, or beside several texts."""
     scorers = {str(r["scorer"]["name"]) for r in reports}
-    texts = {(r["reference"] or {}).get("source", "none") for r in reports}
+    texts = [(r["reference"] or {}).get("source", "none") for r in reports]
     if len(scorers) > 1:
         raise UserError(
             f"the points in {out} were measured by several scorers ({', '.join(sorted(scorers))})",
             "name one with --scorer, or choose another --out",
         )
-    check_texts(texts)
+    check_texts({text: text for text in texts}, "name one data set with --data, or choose another --out")

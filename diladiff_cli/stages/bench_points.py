@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -168,7 +168,7 @@ def bench_plan(
     out, data = Path(out), path_or_none(data)
     plan = plan_points(config, [Path(model) for model in models], data)
     measure = SampleMeasure(EvalConfig(), data=data)  # tells of each reference once
-    check_texts({measure.text(model).source for model in plan.samplers})
+    check_texts({measure.text(model).source: measure.text(model).title for model in plan.samplers})
     found = []
     for point, kept in kept_files(plan, out, data).items():
         given = plan.samplers[point.model], plan.config, out, data
@@ -206,16 +206,20 @@ def kept_files(plan: Plan, out: Path, data: Path | None) -> dict[Point, dict[int
     return found
 
 
-def check_texts(texts: set[str]) -> None:
+def check_texts(texts: Mapping[str, str], remedy: str = "name one data set with --data") -> None:
     """Refuse models that would be measured beside several texts.
+
+    Args:
+        texts: By what tells them apart, as the error names them.
+        remedy: What to do instead.
 
     Raises:
         UserError: Several, named.
     """
     if len(texts) > 1:
         raise UserError(
-            f"the models have several reference texts ({'; '.join(sorted(texts))})",
-            "name one data set with --data, or choose another --out",
+            f"the models have several reference texts ({'; '.join(sorted(texts.values()))})",
+            remedy,
         )
 
 

@@ -22,13 +22,13 @@ class ReferenceText:
     """Real text to compare a model's samples with; :func:`reference_text` chooses it.
 
     Attributes:
-        source: What it is, as reports name it: equal wherever a data set lies.
+        source: What it is, as reports name it; of a data set the same wherever that lies.
         reason: Why it is not what the model learned from; empty where there is nothing to explain.
         cutter: Names the tokenizer that cuts it; None where that is done by characters.
         tokenizer: The tokenizer itself.
         files: Text sources; none for the text that ships with the package.
         blocks: Token blocks to take instead of files.
-        place: The folder that these are in.
+        place: Folder of the data set that has the blocks; None of other text.
     """
 
     source: str
@@ -45,10 +45,14 @@ class ReferenceText:
         return self.source, self.cutter
 
     @property
+    def title(self) -> str:
+        """What it is, and where."""
+        return self.source + ("" if self.place is None else f" in {self.place}")
+
+    @property
     def note(self) -> str:
         """A line that says which text this is."""
-        where = "" if self.place is None else f" in {self.place}"
-        return f"reference: {self.source}{where}" + (f" ({self.reason})" if self.reason else "")
+        return f"reference: {self.title}" + (f" ({self.reason})" if self.reason else "")
 
     def length_of(self, samples: Sequence[Sample]) -> int:
         """The samples' median length: in tokens, or in characters where there is no tokenizer."""

@@ -12,7 +12,8 @@ from ..command_line import ROOT, Cli
 from .test_examples import script
 
 OTHERS = {  # made by hand or by scripts of their own, as docs/benchmarks.md, ablations.md and results.md tell
-    *("ablations.json", "ablations_features_base.jsonl", "sizes.json", "savings.jsonl", "quickstart.jsonl"),
+    *("ablations.json", "ablations_base.jsonl", "ablations_features_base.jsonl", "sizes.json", "savings.jsonl"),
+    "quickstart.jsonl",
     *("frontier_gpu.jsonl", "speed_gpu.jsonl", "speed_1024.jsonl", "speed_1024_fp32.jsonl", "latent_share.jsonl"),
 }
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime import artifacts
 from diladiff_cli.runtime.artifacts import Artifact, load_artifact, parent_links, save_artifact
@@ -170,7 +171,17 @@ def test_a_folder_of_a_first_training_says_that_nothing_is_saved_yet(tmp_path: P
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
     with pytest.raises(UserError) as caught:
         load_artifact(tmp_path)
-    assert_one_line(caught.value, f"{tmp_path} has no checkpoint yet; wait for the first --save-every")
+    assert_one_line(caught.value, f"{tmp_path} has no checkpoint yet; wait for the first one, or repeat the command")
+    with pytest.raises(UserError, match=r"is no folder of diladiff \(it has no config.json\); give a token data set"):
+        open_tokens(tmp_path)
+
+
+def test_an_artifact_that_lost_its_config_is_not_taken_for_one_that_is_trained(save: Callable[..., Path]) -> None:
+    path = save("base")
+    (path / "metrics.jsonl").write_text('{"step": 1}\n')
+    (path / "config.json").unlink()
+    with pytest.raises(UserError, match=r"is no folder of diladiff \(it has no config.json\)"):
+        load_artifact(path)
 
 
 def flip(path: Path, place: int) -> None:

@@ -105,6 +105,19 @@ def test_it_is_measured_again_when_the_data_set_is_back(
     assert asked == [2, 2]
 
 
+def test_figures_that_name_their_reference_by_its_folder_are_measured_again(
+    chain_copy: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_scorer(monkeypatch)
+    wanted = bench(chain_copy, tmp_path / "bench")
+    kept = list((tmp_path / "bench" / "points").glob("*.figures.json"))
+    assert len(kept) == 2
+    for file in kept:
+        file.write_text(file.read_text().replace(chain_copy.held_out, "the validation split of a/folder"))
+    assert bench(chain_copy, tmp_path / "bench") == wanted
+    assert wanted["reference"]["source"] == chain_copy.held_out
+
+
 def test_beside_kept_figures_of_a_reference_that_is_gone_it_is_left_out(
     chain_copy: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
