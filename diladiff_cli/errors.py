@@ -82,7 +82,7 @@ def unfinished_folder(path: Path, wanted: Sequence[str] = tuple(KINDS)) -> UserE
         return UserError(f"{path} holds unfinished latents", "finish them with the same encode --ae command")
     trained = set(wanted) - {"data", "latents"}
     if trained and os.path.isfile(path / "metrics.jsonl") and not any(path.glob("*.safetensors")):
-        remedy = "wait for the first one, or repeat the command that began it; its metrics.jsonl tells how far it is"
+        remedy = "wait for the first one; where nothing is at work on it any more, repeat the command that began it"
         return UserError(f"{path} has no checkpoint yet", remedy)
     return None
 

@@ -196,7 +196,14 @@ def headline() -> str:
         f"the same, {way_of(taken_over[0]).split(', ')[1]}": taken_over,
         "prior, 5 latent steps": _at_085(smaller, "prior"),
         "prior, 10 guided latent steps": guided,
-        "base, `--order spread`": _at_085(stored("spread.jsonl"), "mdlm"),
+        **{
+            f"{name}, `--order spread`": _at_085(stored("spread.jsonl"), stage)
+            for name, stage in (
+                ("base", "mdlm"),
+                ("student, 2 latent steps", "student"),
+                ("prior, 5 latent steps", "prior"),
+            )
+        },
     }
     steps = sorted({r["decode_steps"] for found in ways.values() for r in found})
     rows = []

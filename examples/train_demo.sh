@@ -5,7 +5,7 @@
 #   MINUTES=9 bash examples/train_demo.sh     # a piece; the same command goes on
 #
 # Settings: the preset `demo` and examples/demo.toml (another file: CONFIG=...). Exit status 75: not done yet.
-# The bundle takes drawn latents times 0.6 (LATENT_SCALE=...; `diladiff bench --latent-scale` finds the best factor).
+# The bundle takes drawn latents times 0.7 (LATENT_SCALE=...; `diladiff bench --latent-scale` finds the best factor).
 set -euo pipefail
 config=$(realpath "${CONFIG:-$(dirname "$0")/demo.toml}")
 out=${OUT:-demo}
@@ -37,4 +37,4 @@ if [ ! -f latents/config.json ]; then # cut off, it goes on with the next shard
 fi
 train ckpt/prior train-prior --ae ckpt/ae --latents latents
 train ckpt/student distill --prior ckpt/prior --latents latents
-diladiff export --model ckpt/student --latent-scale "${LATENT_SCALE:-0.6}" --out bundle # as what ships
+diladiff export --model ckpt/student --latent-scale "${LATENT_SCALE:-0.7}" --out bundle # as what ships

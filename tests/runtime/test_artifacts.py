@@ -171,7 +171,7 @@ def test_a_folder_of_a_first_training_says_that_nothing_is_saved_yet(tmp_path: P
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
     with pytest.raises(UserError) as caught:
         load_artifact(tmp_path)
-    assert_one_line(caught.value, f"{tmp_path} has no checkpoint yet; wait for the first one, or repeat the command")
+    assert_one_line(caught.value, f"{tmp_path} has no checkpoint yet; wait for the first one; where nothing is")
     with pytest.raises(UserError, match=r"is no folder of diladiff \(it has no config.json\); give a token data set"):
         open_tokens(tmp_path)
 
