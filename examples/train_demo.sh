@@ -37,4 +37,4 @@ if [ ! -f latents/config.json ]; then # cut off, it goes on with the next shard
 fi
 train ckpt/prior train-prior --ae ckpt/ae --latents latents
 train ckpt/student distill --prior ckpt/prior --latents latents
-diladiff export --model ckpt/student --latent-scale "${LATENT_SCALE:-0.7}" --out bundle # as what ships
+diladiff export --model ckpt/student --latent-scale "${LATENT_SCALE:-0.7}" --out bundle # as what ships, whose prior has it too
