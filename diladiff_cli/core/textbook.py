@@ -1,5 +1,7 @@
 """The ancestral sampler as it is usually written: all logits at all positions in every step, in float64.
 
+The operations are those of the public samplers of masked diffusion (``_ddpm_update`` of MDLM): the prediction is
+normalised by its logsumexp, and at known positions made certain, before all of it is drawn from.
 It is what :func:`diladiff_cli.core.unmask.unmask` equals in law, but for tokens that tie at the end of a nucleus, and
 what benchmarks compare it with.
 """
@@ -31,6 +33,16 @@ def keep_nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     return torch.zeros_like(probabilities).scatter_(-1, order, kept)
 
 
+def log_prediction(logits: Tensor, x_t: Tensor, mask_id: int) -> Tensor:
+    """(B, L, K) float64 log-probabilities from logits (B, L, K), certain where tokens x_t (B, L) are known."""
+    logits = logits.double()
+    log_p = logits - logits.logsumexp(-1, keepdim=True)
+    known = x_t != mask_id
+    log_p[known] = -torch.inf
+    log_p[known, x_t[known]] = 0.0
+    return log_p
+
+
 def textbook_step(
     logits: Tensor, x_t: Tensor, mask_id: int, t: float, s: float, top_p: float, generator: torch.Generator
 ) -> Tensor:
@@ -38,11 +50,11 @@ def textbook_step(
 
     The distribution of a masked position is (t - s) / t times the prediction, and s / t at the mask token.
     """
-    probabilities = logits.double().log_softmax(-1).exp()
+    probabilities = log_prediction(logits, x_t, mask_id).exp()
     if top_p < 1.0:
         probabilities = keep_nucleus(probabilities, top_p)
         probabilities /= probabilities.sum(-1, keepdim=True)
-    probabilities *= (t - s) / t
+    probabilities = probabilities * ((t - s) / t)
     probabilities[..., mask_id] = s / t
     drawn = gumbel_draw(probabilities, generator)
     return torch.where(x_t == mask_id, drawn, x_t)
