@@ -21,6 +21,11 @@ MOST_DEPTH = 100  # of its nesting
 CHANGED = f"it was changed since it was written; where that was meant, delete its {CHECKSUM}"
 
 
+def short_hash(digest: str) -> str:
+    """The first 12 hexadecimal digits, by which people tell hashes apart."""
+    return digest[:12]
+
+
 def finite(value: Any) -> Any:
     """The value with null in place of infinities and NaN, for which JSON has no words."""
     if isinstance(value, float):

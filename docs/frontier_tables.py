@@ -78,7 +78,8 @@ def latent_steps() -> str:
         gamma = f"{r['gamma']:g}" if r["stage"] == "student" else "-"
         latent, texts = r["latent_share"], r["decodings"]
         cost = percent(texts * latent / (1 - latent), 0)
-        rows.append([NAMES[r["stage"]], str(r["steps"]), gamma, *_beside_the_base(r, bases), cost])
+        name = NAMES[r["stage"]] + (", Euler" if r.get("solver") == "euler" else "")
+        rows.append([name, str(r["steps"]), gamma, *_beside_the_base(r, bases), cost])
     return table(["model", "latent steps", "gamma", *HEADS, BESIDE, "time for a latent over that for a text"], rows)
 
 
@@ -190,20 +191,19 @@ def headline() -> str:
     reports, smaller = stored("frontier.jsonl"), stored("latent_scale.jsonl")
     taken_over = _at_085(stored("latent_until.jsonl"), "student")
     guided = [r for r in _at_085(stored("ten_steps.jsonl"), "prior") if r.get("guidance")]
+    over, spread = way_of(taken_over[0]).split(", ")[1], stored("spread.jsonl")
+    spread_over = [r for r in spread if r.get("latent_until")]
+    latents_alone = [r for r in spread if not r.get("latent_until")]
     ways = {
         "base, random order": _at_085(reports, "mdlm"),
         "student, 2 latent steps": _at_085(smaller, "student"),
-        f"the same, {way_of(taken_over[0]).split(', ')[1]}": taken_over,
+        f"the same, {over}": taken_over,
         "prior, 5 latent steps": _at_085(smaller, "prior"),
         "prior, 10 guided latent steps": guided,
-        **{
-            f"{name}, `--order spread`": _at_085(stored("spread.jsonl"), stage)
-            for name, stage in (
-                ("base", "mdlm"),
-                ("student, 2 latent steps", "student"),
-                ("prior, 5 latent steps", "prior"),
-            )
-        },
+        "base, `--order spread`": _at_085(spread, "mdlm"),
+        "student, 2 latent steps, `--order spread`": _at_085(latents_alone, "student"),
+        f"that, {over}, `--order spread`": _at_085(spread_over, "student"),
+        "prior, 5 latent steps, `--order spread`": _at_085(latents_alone, "prior"),
     }
     steps = sorted({r["decode_steps"] for found in ways.values() for r in found})
     rows = []

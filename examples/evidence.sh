@@ -77,14 +77,17 @@ taking_over() {
 }
 latent_steps() {
   bench --model "$models/prior" --prior-steps 5,10,50,200 --decode-steps 16 "${few[@]}"
+  bench --model "$models/prior" --prior-steps 5,50,200 --solver euler --decode-steps 16 "${few[@]}"
   for gamma in 0 0.4 0.8; do
     bench --model "$models/student" --steps 1,2,5 --decode-steps 16 --gamma "$gamma" "${few[@]}"
   done
 }
 spread_order() {
-  bench --model "$models/mdlm" --decode-steps 4,8,16 --order spread --temperatures 1.0,0.85 "${many[@]}"
-  bench "${prior[@]}" --decode-steps 4,8 --order spread --latent-scale "$scale" --temperatures 0.85 "${many[@]}"
-  bench "${student[@]}" --decode-steps 4,8 --order spread --latent-scale "$scale" --temperatures 0.85 "${many[@]}"
+  local latents=(--latent-scale "$scale" --temperatures 0.85 "${many[@]}")
+  bench --model "$models/mdlm" --decode-steps "$powers" --order spread --temperatures 1.0,0.85 "${many[@]}"
+  bench "${prior[@]}" --decode-steps 4,8,16 --order spread "${latents[@]}"
+  bench "${student[@]}" --decode-steps "$powers" --order spread "${latents[@]}"
+  bench "${student[@]}" --decode-steps "$powers" --order spread --latent-until 0.5 "${latents[@]}"
 }
 surest_first() {
   bench "${student[@]}" --decode-steps 8,16,32 --order confidence --against "$models/mdlm" --temperatures 1.0 "${few[@]}"

@@ -21,6 +21,7 @@ from diladiff_cli.config.use import (
     EncodeConfig,
     EvalConfig,
     SampleConfig,
+    solver_in_use,
     unusual,
 )
 
@@ -42,5 +43,6 @@ __all__ = [
     "StageConfig",
     "read_config_file",
     "resolve",
+    "solver_in_use",
     "unusual",
 ]

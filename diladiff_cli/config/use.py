@@ -20,6 +20,17 @@ def guidance_option() -> Any:
     return option(0.0, meaning, low=0, high=100)
 
 
+def solver_option() -> Any:
+    """The field of how a prior steps from noise to latents."""
+    meaning = "Of a prior: ddim, which needs few steps, or euler, as published."
+    return option("ddim", meaning, choices=("ddim", "euler"))
+
+
+def solver_in_use(config: "SampleConfig | BenchConfig") -> str | None:
+    """The solver of priors; None for the usual one."""
+    return None if config.solver == "ddim" else config.solver
+
+
 def latent_until_option() -> Any:
     """The field of the time at which a base takes over."""
     meaning = "Time t, from 1 to 0, at which the base takes over from the decoder that looks at latents (0: never)."
@@ -94,6 +105,7 @@ class SampleConfig(Settings):
     top_p: float = option(0.9, "Nucleus: draw among the likeliest tokens that together reach this.", low=1e-6, high=1)
     gamma: float = option(0.8, "Noise of a student's steps: 0 deterministic, 1 consistency-style.", low=0, high=1)
     guidance: float = guidance_option()
+    solver: str = solver_option()
     latent_until: float = latent_until_option()
     latent_scale: float = option(
         0.0,
@@ -182,6 +194,7 @@ class BenchConfig(Settings):
     top_p: float = option(0.9, "Nucleus: draw among the likeliest tokens that together reach this.", low=1e-6, high=1)
     gamma: float = option(0.8, "Noise of a student's steps: 0 deterministic, 1 consistency-style.", low=0, high=1)
     guidance: float = guidance_option()
+    solver: str = solver_option()
     latent_until: float = latent_until_option()
     latent_scale: str = option(
         "0", "Factors on latents before decoding, a list (0: the model's own, else 1).", listed=True

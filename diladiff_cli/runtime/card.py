@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from diladiff_cli.integrity import short_hash
 from diladiff_cli.settings import flag, shown
 
 TITLES = {
@@ -105,7 +106,8 @@ def _figures(stage: str, progress: Mapping[str, Any]) -> str:
 def model_card(config: Mapping[str, Any]) -> str:
     """Markdown with Hub metadata: what the artifact is, how it was made, how to use it."""
     stage = config["stage"]
-    parents = "".join(f"- {name}: `{link['path']}` ({link['hash'][:12]})\n" for name, link in config["parents"].items())
+    links = config["parents"].items()
+    parents = "".join(f"- {name}: `{link['path']}` ({short_hash(link['hash'])})\n" for name, link in links)
     progress = config["progress"]
     parents = parents or "- no parent: trained from scratch\n"
     return f"""---

@@ -8,7 +8,7 @@ from typing import Any
 
 from diladiff_cli.config import STAGES, DistillConfig, PriorConfig, StageConfig
 from diladiff_cli.errors import UserError, kind_of
-from diladiff_cli.integrity import CONFIG_FILE, read_sealed
+from diladiff_cli.integrity import CONFIG_FILE, read_sealed, short_hash
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.artifacts import linked, load_artifact
 from diladiff_cli.runtime.folders import check_replaceable, restore
@@ -35,10 +35,10 @@ def made_from(artifact: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         artifact: The fields of the artifact to be, as :class:`diladiff_cli.runtime.run.Run` has them.
     """
-    found = {f"{stage} artifact": link["hash"][:12] for stage, link in artifact["parents"].items()}
+    found = {f"{stage} artifact": short_hash(link["hash"]) for stage, link in artifact["parents"].items()}
     data, encoder = artifact["data"], artifact["network"].get("features_hash")
-    found |= {"feature encoder": encoder[:12]} if encoder else {}
-    return found | {"data set": data["fingerprint"][:12], "stored latents": bool(data.get("latents"))}
+    found |= {"feature encoder": short_hash(encoder)} if encoder else {}
+    return found | {"data set": short_hash(data["fingerprint"]), "stored latents": bool(data.get("latents"))}
 
 
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, str]:

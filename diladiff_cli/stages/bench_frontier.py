@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diladiff_cli.config import BenchConfig, EvalConfig, SampleConfig
+from diladiff_cli.config import BenchConfig, EvalConfig, SampleConfig, solver_in_use
 from diladiff_cli.errors import UserError, writing
 from diladiff_cli.metrics.frontier import spread
 from diladiff_cli.metrics.mauve import DEFINITION, NOT_INSTALLED
@@ -220,6 +220,7 @@ def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int], pooled: 
         "steps": point.settings.steps or None,
         "gamma": point.settings.gamma if point.stage == "student" else None,
         "guidance": point.settings.guidance or None,
+        "solver": solver_in_use(point.settings),
         **point.settings.use_of_latents(),
         **point.settings.bounds_in_use(),
         "precision": point.settings.precision,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diladiff_cli import __version__
-from diladiff_cli.config import FOR_SPEED, BenchConfig, EvalConfig, SampleConfig
+from diladiff_cli.config import FOR_SPEED, BenchConfig, EvalConfig, SampleConfig, solver_in_use
 from diladiff_cli.core.unmask import ADAPTIVE_ORDERS
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import file_hash
@@ -25,7 +25,10 @@ from diladiff_cli.stages.sampler import Sampler, load_sampler, sampling_device
 from diladiff_cli.tokenizer_files import tokenizer_folder
 
 SHARED = ("n", "top_p", "order", "threshold", "entropy_bound", "batch_size", "precision")  # by all points
-YOUNGER = {"latent_scale": 1.0}  # options that came after FORMAT_VERSION; with these values they are left out of a key
+YOUNGER = {
+    "latent_scale": 1.0,
+    "solver": "ddim",
+}  # options that came after FORMAT_VERSION; with these values they are left out of a key
 FORMAT_VERSION = 2  # of the kept points; raised when samples or figures of the same settings change beyond rounding
 # How latents come about, where that changed: the blocks that an auto-encoder encodes, the steps of a prior or student.
 LATENTS_FROM = {"ae": "blocks from all over the text", "prior": "ddim", "student": "times of ddim"}
@@ -53,6 +56,7 @@ class Point:
         """In words."""
         latent = f", {self.settings.steps} latent steps" if self.settings.steps else ""
         latent += f", guidance {self.settings.guidance:g}" if self.settings.guidance else ""
+        latent += f", solver {self.settings.solver}" if solver_in_use(self.settings) else ""
         scale = self.settings.latent_scale
         latent += f", latents times {scale:g}" if scale != 1 else ""
         return f"{self.model}{latent}, {self.settings.decode_steps} decoding steps, T {self.settings.temperature:g}"
@@ -150,6 +154,8 @@ def _idle(config: BenchConfig, samplers: Collection[Sampler]) -> list[str]:
         idle += [(name, "has latents") for name, asks in asked_for.items() if asks]
     if config.guidance and all(sampler.stage != "prior" for sampler in samplers):
         idle.append(("guidance", "is a prior"))
+    if solver_in_use(config) and all(sampler.stage != "prior" for sampler in samplers):
+        idle.append(("solver", "is a prior"))
     return [
         f"{flag(name)} is {getattr(config, name)}, but none of the models {what}; leave it out" for name, what in idle
     ]
@@ -232,7 +238,7 @@ def _asked(sampler: Sampler, config: BenchConfig) -> Iterator[SampleConfig]:
     if sampler.stage == "student":
         shared["gamma"] = config.gamma
     if sampler.stage == "prior":
-        shared["guidance"] = config.guidance
+        shared |= {"guidance": config.guidance, "solver": config.solver}
     scales: tuple[float, ...] = (0.0,)
     if sampler.autoencoder is not None:
         shared |= {"decodings": config.decodings, "latent_until": config.latent_until}

@@ -30,6 +30,8 @@ def _common(reports: Sequence[Report]) -> str:
     for name, title in titles.items():
         used = [r[name] for r in reports if r[name] is not None]
         parts += [f"{title} {used[0]:g}"] if used else []
+    solvers = [r["solver"] for r in reports if r["solver"] is not None]
+    parts += [f"solver {solvers[0]}"] if solvers else []
     factors = _factors(reports)
     parts += [f"latents times {factors[0]:g}"] if len(factors) == 1 and factors != [1.0] else []
     parts.append(r["precision"])

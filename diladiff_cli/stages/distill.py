@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from diladiff_cli.config import DistillConfig
 from diladiff_cli.core.gaussian import NoiseLevel, TanSchedule, clean_estimate, diffuse, sampled_velocity, velocity
 from diladiff_cli.core.objectives import adaptive_loss, estimates_of_some, meanflow_target
-from diladiff_cli.core.ode import average_velocity_steps, ddim, guided, jump_times
+from diladiff_cli.core.ode import average_velocity_steps, guided, jump_times, probability_flow
 from diladiff_cli.core.times import logit_normal, ordered_pair
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.networks.layers import use_plain_attention
@@ -130,7 +130,8 @@ def teacher_samples(
 ) -> TeacherSamples:
     """Samples of the teacher's (guided) ODE; always the same ones for a teacher, a shape (B, N, C) and a device."""
     z = torch.randn(shape, generator=generator(device, 13), device=device)
-    wanted, few = (ddim(teacher, z, teacher.schedule, steps, guidance=guidance) for steps in (TEACHER_STEPS, 5))
+    drawn = partial(probability_flow, teacher, z, teacher.schedule, guidance=guidance)
+    wanted, few = drawn(TEACHER_STEPS), drawn(5)
     return TeacherSamples(z, wanted, float((few - wanted).square().mean()))
 
 

@@ -263,7 +263,8 @@ def report_table(report: dict[str, Any]) -> "Table":
     settings = ", ".join(f"{key} {value}" for key, value in report["settings"].items() if value is not None)
     lines = [f"reference: {report['reference']['source']}"] if "reference" in report else []
     lines.append(f"scorer: {report['scorer']['note'] or report['scorer']['name']}")
-    if "mauve" in report["samples"] and report["samples"]["n"] < FEW:
+    few = report["samples"]["n"] < FEW
+    if "mauve" in report["samples"] and few:
         lines.append(f"mauve of {report['samples']['n']} texts says little; it takes {FEW:,} or more")
     for reason in dict.fromkeys(report["left_out"].values()):
         names = ", ".join(name for name, other in report["left_out"].items() if other == reason)
@@ -278,7 +279,7 @@ def report_table(report: dict[str, Any]) -> "Table":
     for name in ("genppl", "mauve", *DIVERSITY, *AGREEMENT, "mean_length", "n"):
         values = [report[side].get(name) for side in sides]
         if any(value is not None for value in values):
-            table.add_row(name, *map(cell, values))
+            table.add_row("mauve (few texts)" if name == "mauve" and few else name, *map(cell, values))
     return table
 
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from diladiff_cli.data.latents import open_latents
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError, meant_instead, told_inside, unfinished_folder
-from diladiff_cli.integrity import read_sealed
+from diladiff_cli.integrity import read_sealed, short_hash
 from diladiff_cli.runtime.artifacts import COMMANDS, Artifact, linked, load_artifact
 from diladiff_cli.runtime.card import TITLES
 from diladiff_cli.runtime.folders import is_there, restore
@@ -268,5 +268,5 @@ def _links(links: Mapping[str, Mapping[str, Any]], folder: Path) -> "Table":
     for name, link in links.items():
         path, inside = Path(link.get("path") or "-"), folder.resolve()
         shown = Path("…", path.relative_to(inside)) if path.is_relative_to(inside) else path
-        table.add_row(name, str(shown), str(link["hash"] or "-")[:12], link["state"])
+        table.add_row(name, str(shown), short_hash(link["hash"] or "-"), link["state"])
     return table

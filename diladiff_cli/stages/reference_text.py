@@ -9,6 +9,7 @@ from typing import Any
 from diladiff_cli.data.tokenizer import encode_documents, load_tokenizer
 from diladiff_cli.data.tokens import TokenData, TokenSplit
 from diladiff_cli.errors import UserError
+from diladiff_cli.integrity import short_hash
 from diladiff_cli.runtime.artifacts import Artifact, load_artifact
 from diladiff_cli.runtime.names import named_model
 from diladiff_cli.stages.common import open_recorded_data
@@ -104,7 +105,7 @@ def reference_text(model: str | None, files: Sequence[str] = (), data: Path | No
                 raise
             reason = error.what
         else:
-            source = f"the validation split of data set {tokens.fingerprint[:12]}"
+            source = f"the validation split of data set {short_hash(tokens.fingerprint)}"
             return ReferenceText(source, "", cutter, tokenizer, blocks=blocks, place=tokens.path.resolve())
     return ReferenceText(SHIPPED, reason, cutter, tokenizer)
 

@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from diladiff_cli.config import SampleConfig
-from diladiff_cli.core.ode import average_velocity_steps, ddim
+from diladiff_cli.core.ode import average_velocity_steps, probability_flow
 from diladiff_cli.core.static import can_be_static
 from diladiff_cli.core.unmask import Decoding, Successor, unmask
 from diladiff_cli.data.tokenizer import decode_text
@@ -35,11 +35,12 @@ OnStep = Callable[[int, Tensor], None]  # decoding step, tokens (B, L) after it
 def draw_latents(sampler: Sampler, indices: range, config: SampleConfig, on_step: OnStep | None = None) -> Tensor:
     """Standardised latents z_0 (B, N, C) of those numbers.
 
-    A prior takes DDIM steps and a student average-velocity steps from noise that depends on (seed, index) alone; an
-    auto-encoder encodes held-out blocks from all over the text (the oracle).
+    A prior takes its solver's steps and a student average-velocity steps from noise that depends on (seed, index)
+    alone; an auto-encoder encodes held-out blocks from all over the text (the oracle).
 
-    ``config`` is as :func:`complete` returns it; seed, steps, gamma, guidance and precision are read. ``on_step`` is
-    called with the clean estimate of each latent step, see :mod:`diladiff_cli.core.ode`; an auto-encoder takes none.
+    ``config`` is as :func:`complete` returns it; seed, steps, gamma, guidance, solver and precision are read.
+    ``on_step`` is called with the clean estimate of each latent step, see :mod:`diladiff_cli.core.ode`; an auto-encoder
+    takes none.
     """
     shape = sampler.require_autoencoder().latent_shape
     network = sampler.latent
@@ -52,7 +53,7 @@ def draw_latents(sampler: Sampler, indices: range, config: SampleConfig, on_step
             noises = noise.normal(noise.GAMMA, config.steps - 1, *shape).float().to(sampler.device)
         draw = partial(_latents_from, network, config, on_step)
         if graphs.replays_pay(sampler.device) and on_step is None and config.steps <= graphs.MOST_STEPS:
-            how = (config.precision, config.steps, config.gamma, config.guidance)
+            how = (config.precision, config.steps, config.gamma, config.guidance, config.solver)
             return sampler.replays.latents(draw, z, noises, how)
         return draw(z, noises)
 
@@ -61,7 +62,9 @@ def _latents_from(
     network: LatentPrior | LatentStudent, config: SampleConfig, on_step: OnStep | None, z: Tensor, noises: Tensor | None
 ) -> Tensor:
     if isinstance(network, LatentPrior):
-        return ddim(network, z, network.schedule, config.steps, on_step, config.guidance)
+        return probability_flow(
+            network, z, network.schedule, config.steps, on_step, config.guidance, solver=config.solver
+        )
     return average_velocity_steps(network, z, network.schedule, config.steps, noises, config.gamma, on_step)
 
 

@@ -18,8 +18,8 @@ MOST_TOKENS = 1 << 31
 REFERENCE = Path(__file__).parent.parent / "assets" / "text" / "valid.jsonl.zst"
 # What tells one way of sampling from another; the rest of a line differs from sample to sample.
 SETTINGS = (
-    *("model", "steps", "decode_steps", "temperature", "top_p", "gamma", "guidance", "latent_until", "latent_scale"),
-    *("order", "threshold", "entropy_bound", "precision"),
+    *("model", "steps", "decode_steps", "temperature", "top_p", "gamma", "guidance", "solver"),
+    *("latent_until", "latent_scale", "order", "threshold", "entropy_bound", "precision"),
 )
 
 

@@ -4,7 +4,8 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from diladiff_cli.config import SampleConfig, unusual
+from diladiff_cli.config import SampleConfig, solver_in_use, unusual
+from diladiff_cli.core.ode import FEW
 from diladiff_cli.core.unmask import BLIND_ORDERS
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.precision import has_fast_bf16, settled_precision
@@ -32,6 +33,8 @@ def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
         ]
     if config.guidance and sampler.stage != "prior":
         problems.append(f"--guidance is {config.guidance}, but {what}; it is for a prior, leave it out")
+    if solver_in_use(config) and sampler.stage != "prior":
+        problems.append(f"--solver is {config.solver}, but {what}; it is for a prior, leave it out")
     if config.n % config.decodings:
         problems.append(f"--n {config.n} is no multiple of --decodings {config.decodings}; change one")
     if sampler.stage == "ae" and config.n > len(sampler.held_out) * config.decodings:
@@ -71,6 +74,8 @@ def notes_on(sampler: Sampler, config: SampleConfig) -> list[str]:
     notes = []
     if config.guidance and config.steps == 1:
         notes.append(f"--guidance {config.guidance} does nothing in one latent step")
+    if isinstance(sampler.latent, LatentStudent) and config.steps > FEW:
+        notes.append(f"--steps {config.steps} is more than the {FEW} that a student is made for, and takes longer")
     if config.precision == "bf16" and not has_fast_bf16(sampler.device):
         notes.append("bf16 is emulated here, and slow; --precision fp32 is faster")
     if steps > length:
@@ -111,4 +116,5 @@ def in_use(sampler: Sampler, config: SampleConfig) -> dict[str, Any]:
         "steps": config.steps or None,
         "gamma": config.gamma if config.steps > 1 and isinstance(sampler.latent, LatentStudent) else None,
         "guidance": config.guidance if isinstance(sampler.latent, LatentPrior) and config.guidance else None,
+        "solver": solver_in_use(config),
     } | (config.use_of_latents() | config.bounds_in_use())

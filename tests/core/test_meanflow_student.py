@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from diladiff_cli.config import DistillConfig
 from diladiff_cli.core.gaussian import TanSchedule, expand
-from diladiff_cli.core.ode import average_velocity_steps, ddim
+from diladiff_cli.core.ode import average_velocity_steps, probability_flow
 from diladiff_cli.networks.latent import LatentStudent
 from diladiff_cli.networks.layers import use_plain_attention
 from diladiff_cli.runtime.randomness import BatchNoise
@@ -101,7 +101,7 @@ def test_two_steps_of_the_student_beat_two_ddim_steps_of_its_teacher(
     generator = torch.Generator().manual_seed(3)
     wanted = mixture_samples(20_000, generator)
     z = torch.randn(wanted.shape, generator=generator)
-    coarse, fine = (ddim(ExactPrior(), z, ExactPrior.schedule, steps) for steps in (2, 100))
+    coarse, fine = (probability_flow(ExactPrior(), z, ExactPrior.schedule, steps) for steps in (2, 100))
     found = average_velocity_steps(students[1], z, ExactPrior.schedule, 2)
     assert wasserstein(fine, wanted) < 0.03  # the teacher is that of the mixture
     assert wasserstein(found, wanted) < 0.7 * wasserstein(coarse, wanted)

@@ -8,7 +8,14 @@ from scipy import stats
 from torch import Tensor
 
 from diladiff_cli.core.gaussian import NoiseLevel, TanSchedule, expand, velocity
-from diladiff_cli.core.ode import average_velocity_steps, ddim, gamma_target, guided, jump_times
+from diladiff_cli.core.ode import (
+    SOLVERS,
+    average_velocity_steps,
+    gamma_target,
+    guided,
+    jump_times,
+    probability_flow,
+)
 
 SCHEDULE = TanSchedule(5.0)
 MEAN, STD = 1.5, 0.4
@@ -55,10 +62,12 @@ def exact_samples(z: Tensor) -> Tensor:
     return MEAN + STD * z
 
 
-def test_ddim_converges_to_the_exact_ode_at_first_order() -> None:
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_steps_converge_to_the_exact_ode_at_first_order(solver: str) -> None:
     z = randn(16, 3, 2, seed=0)
     errors = [
-        float((ddim(exact_clean, z, SCHEDULE, steps) - exact_samples(z)).abs().max()) for steps in (100, 200, 400, 800)
+        float((probability_flow(exact_clean, z, SCHEDULE, steps, solver=solver) - exact_samples(z)).abs().max())
+        for steps in (100, 200, 400, 800)
     ]
     ratios = [coarse / fine for coarse, fine in pairwise(errors)]
     assert ratios == pytest.approx([2, 2, 2], abs=0.15)
@@ -74,9 +83,33 @@ def test_ddim_is_exact_for_an_estimate_that_stays(steps: int) -> None:
         return torch.full_like(z, MEAN)
 
     z = randn(4, 3, 2, seed=3)
-    torch.testing.assert_close(ddim(estimate, z, SCHEDULE, steps), torch.full_like(z, MEAN))
+    torch.testing.assert_close(probability_flow(estimate, z, SCHEDULE, steps), torch.full_like(z, MEAN))
     for noise in told:  # that it started from is still in it
         torch.testing.assert_close(noise, z, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 10])
+def test_eulers_steps_are_equal_in_time_and_leave_noise_where_they_are_few(steps: int) -> None:
+    """Of a clean estimate of 0, each leaves 1 - theta' alpha / (sigma N) of what is there."""
+    schedule, seen, left = TanSchedule(10.0), list[float](), 1.0
+
+    def estimate(z: Tensor, t: Tensor, _: Tensor) -> Tensor:
+        seen.append(float(t[0]))
+        return torch.zeros_like(z)
+
+    z = randn(2, 3, 2, seed=4)
+    found = probability_flow(estimate, z, schedule, steps, solver="euler")
+    for step in range(steps):
+        level = schedule(torch.tensor(1 - step / steps, dtype=torch.float64))
+        left *= 1 - float(level.theta_dot * level.alpha / level.sigma) / steps
+    assert seen == pytest.approx([1 - step / steps for step in range(steps)])
+    torch.testing.assert_close(found, left * z, rtol=1e-5, atol=1e-6)
+    assert left == pytest.approx({1: 1.0, 5: 0.892, 10: 0.659}[steps], abs=1e-3)
+
+
+def test_an_unknown_solver_is_refused() -> None:
+    with pytest.raises(ValueError, match="the solver is 'heun'; give one of ddim, euler"):
+        probability_flow(exact_clean, randn(1, 1, 1, seed=0), SCHEDULE, 1, solver="heun")
 
 
 def test_ddim_takes_each_estimate_as_the_next_self_conditioning() -> None:
@@ -86,7 +119,7 @@ def test_ddim_takes_each_estimate_as_the_next_self_conditioning() -> None:
         seen.append((float(t[0]), z_self))
         return torch.full_like(z, len(seen))
 
-    out = ddim(estimate, randn(2, 3, 2, seed=1), SCHEDULE, 4)
+    out = probability_flow(estimate, randn(2, 3, 2, seed=1), SCHEDULE, 4)
     assert [time for time, _ in seen] == pytest.approx(SCHEDULE.sampling_times(4)[:4].tolist())
     assert [float(z_self.unique()) for _, z_self in seen] == [0, 1, 2, 3]
     assert out.shape == (2, 3, 2)
@@ -99,8 +132,8 @@ def test_ddim_reports_the_estimate_of_each_step_and_does_not_change_by_it() -> N
         made.append(exact_clean(z, t, z_self))
         return made[-1]
 
-    wanted = ddim(exact_clean, z, SCHEDULE, 4)
-    assert torch.equal(ddim(estimate, z, SCHEDULE, 4, lambda *step: told.append(step)), wanted)
+    wanted = probability_flow(exact_clean, z, SCHEDULE, 4)
+    assert torch.equal(probability_flow(estimate, z, SCHEDULE, 4, lambda *step: told.append(step)), wanted)
     assert [step for step, _ in told] == [0, 1, 2, 3]
     assert all(z_hat is own for (_, z_hat), own in zip(told, made, strict=True))
 
@@ -113,13 +146,13 @@ def test_guidance_follows_the_ode_of_the_pushed_estimate_and_conditions_on_the_e
         seen.append((float(t[0]), float(z_self.flatten()[0])))
         return torch.full_like(z, b if z_self.any() else a)
 
-    found = ddim(estimate, z, SCHEDULE, 4, guidance=w)
+    found = probability_flow(estimate, z, SCHEDULE, 4, guidance=w)
     _, second, third, fourth, _ = SCHEDULE.sampling_times(4).tolist()
     calls = [(1.0, 0.0), (second, a), (second, 0.0), (third, b), (third, 0.0), (fourth, b), (fourth, 0.0)]
     assert [z_self for _, z_self in seen] == [z_self for _, z_self in calls]
     assert [time for time, _ in seen] == pytest.approx([time for time, _ in calls])
     constants = iter((a, *3 * (b + w * (b - a),)))
-    wanted = ddim(lambda z, t, z_self: torch.full_like(z, next(constants)), z, SCHEDULE, 4)
+    wanted = probability_flow(lambda z, t, z_self: torch.full_like(z, next(constants)), z, SCHEDULE, 4)
     torch.testing.assert_close(found, wanted)
 
 

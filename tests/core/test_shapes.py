@@ -86,7 +86,7 @@ def test_objectives_give_one_loss_an_example_in_single_precision() -> None:
 def test_samplers_keep_the_shape_of_their_noise() -> None:
     noises = torch.randn(B, 1, N, C, generator=torch.Generator().manual_seed(0))
     with jaxtyped("context"):
-        assert fit(Float32[Tensor, "b n c"], Z, ode.ddim(lambda z, t, z_self: z / 2, Z, SCHEDULE, 2))
+        assert fit(Float32[Tensor, "b n c"], Z, ode.probability_flow(lambda z, t, z_self: z / 2, Z, SCHEDULE, 2))
         few = ode.average_velocity_steps(lambda z, t, r, z_self: z / 2, Z, SCHEDULE, 2, noises, 0.8)
         assert fit(Float32[Tensor, "b n c"], few)
 

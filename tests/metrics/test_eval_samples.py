@@ -192,7 +192,9 @@ def test_the_table_says_that_mauve_of_few_texts_says_little() -> None:
     report = evaluate_samples(SAMPLES, REFERENCE, None)
     for n, said in ((FEW - 1, True), (FEW, False)):
         report["samples"] |= {"mauve": 0.5, "n": n}
-        assert (f"mauve of {n} texts says little" in str(report_table(report).caption)) is said
+        table = report_table(report)
+        assert (f"mauve of {n} texts says little" in str(table.caption)) is said
+        assert ("mauve (few texts)" in table.columns[0].cells) is said
 
 
 def test_the_table_says_once_why_something_is_left_out() -> None:

@@ -1,0 +1,56 @@
+"""The published way of a prior from noise to latents, beside the usual one."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diladiff_cli.config import BenchConfig, SampleConfig
+from diladiff_cli.settings import ConfigError
+from diladiff_cli.stages.bench_frontier import bench_frontier
+from diladiff_cli.stages.bench_points import Point
+from diladiff_cli.stages.bench_tables import frontier_table
+from diladiff_cli.stages.sample import generate
+from diladiff_cli.stages.sample_sets import group_samples
+from diladiff_cli.stages.sampler import load_sampler
+
+from ..chain import Chain
+
+
+def draw(chain: Chain, stage: str, solver: str) -> list[dict[str, Any]]:
+    return list(
+        generate(
+            load_sampler(getattr(chain, stage), "cpu"),
+            SampleConfig(n=4, steps=0 if stage == "mdlm" else 3, solver=solver),
+        )
+    )
+
+
+def test_samples_of_another_solver_differ_and_say_so(tiny_chain: Chain) -> None:
+    usual, euler = draw(tiny_chain, "prior", "ddim"), draw(tiny_chain, "prior", "euler")
+    assert [s["token_ids"] for s in usual] != [s["token_ids"] for s in euler]
+    assert ({s["solver"] for s in usual}, {s["solver"] for s in euler}) == ({None}, {"euler"})
+    assert len(group_samples([*usual, *euler])) == 2
+
+
+@pytest.mark.parametrize("stage", ["mdlm", "ae", "student"])
+def test_solvers_are_for_a_prior(tiny_chain: Chain, stage: str) -> None:
+    with pytest.raises(ConfigError, match=r"solver is euler.*it is for a prior"):
+        draw(tiny_chain, stage, "euler")
+
+
+def test_a_point_of_another_solver_is_another_and_says_so() -> None:
+    points = [Point("ckpt/prior", "prior", ("hash",), SampleConfig(steps=5, solver=s)) for s in ("ddim", "euler")]
+    assert points[0].key(0) != points[1].key(0)
+    assert ["solver euler" in point.title for point in points] == [False, True]
+
+
+def test_bench_measures_with_a_solver_and_refuses_it_without_a_prior(tiny_chain: Chain, tmp_path: Path) -> None:
+    config = BenchConfig(
+        decode_steps="2", steps="1", prior_steps="2", seeds="0", n=2, scorer="none", precision="fp32", solver="euler"
+    )
+    with pytest.raises(ConfigError, match=r"solver is euler, but none of the models is a prior"):
+        list(bench_frontier(config, [tiny_chain.student], tmp_path / "student"))
+    reports = list(bench_frontier(config, [tiny_chain.prior, tiny_chain.student], tmp_path / "both"))
+    assert [(r["stage"], r["solver"]) for r in reports] == [("prior", "euler"), ("student", None)]
+    assert "solver euler" in str(frontier_table(reports).caption)
