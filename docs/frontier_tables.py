@@ -197,12 +197,12 @@ def headline() -> str:
     ways = {
         "base, random order": _at_085(reports, "mdlm"),
         "student, 2 latent steps": _at_085(smaller, "student"),
-        f"the same, {over}": taken_over,
+        f"student, 2 latent steps, {over}": taken_over,
         "prior, 5 latent steps": _at_085(smaller, "prior"),
         "prior, 10 guided latent steps": guided,
         "base, `--order spread`": _at_085(spread, "mdlm"),
         "student, 2 latent steps, `--order spread`": _at_085(latents_alone, "student"),
-        f"that, {over}, `--order spread`": _at_085(spread_over, "student"),
+        f"student, 2 latent steps, {over}, `--order spread`": _at_085(spread_over, "student"),
         "prior, 5 latent steps, `--order spread`": _at_085(latents_alone, "prior"),
     }
     steps = sorted({r["decode_steps"] for found in ways.values() for r in found})

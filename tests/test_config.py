@@ -17,6 +17,7 @@ from diladiff_cli.config import (
     resolve,
 )
 from diladiff_cli.config.use import UNTIMED_ORDERS
+from diladiff_cli.core.ode import SOLVERS
 from diladiff_cli.core.unmask import ADAPTIVE_ORDERS, ORDERS
 from diladiff_cli.presets import PRESETS
 from diladiff_cli.settings import ConfigError, Settings, flag
@@ -199,6 +200,12 @@ def test_the_options_know_the_orders_of_the_sampler() -> None:
     (order,) = (field for field in fields(SampleConfig) if field.name == "order")
     assert order.metadata["choices"] == ORDERS
     assert UNTIMED_ORDERS == ADAPTIVE_ORDERS
+
+
+@pytest.mark.parametrize("kind", [SampleConfig, BenchConfig])
+def test_the_options_know_the_solvers(kind: type[SampleConfig] | type[BenchConfig]) -> None:
+    (solver,) = (field for field in fields(kind) if field.name == "solver")
+    assert solver.metadata["choices"] == tuple(SOLVERS)
 
 
 @pytest.mark.parametrize("kind", [SampleConfig, BenchConfig])

@@ -22,12 +22,12 @@ def guidance_option() -> Any:
 
 def solver_option() -> Any:
     """The field of how a prior steps from noise to latents."""
-    meaning = "Of a prior: ddim, which needs few steps, or euler, as published."
+    meaning = "Of a prior: ddim, or euler, as published, which needs 200 steps."
     return option("ddim", meaning, choices=("ddim", "euler"))
 
 
 def solver_in_use(config: "SampleConfig | BenchConfig") -> str | None:
-    """The solver of priors; None for the usual one."""
+    """The solver of priors; None for the usual one, as in samples and reports from before there was another."""
     return None if config.solver == "ddim" else config.solver
 
 
@@ -95,7 +95,7 @@ class SampleConfig(Settings):
     """How texts are drawn (method sections 4 to 6)."""
 
     n: int = option(64, "Samples to draw.", low=1)
-    steps: int = option(0, "Latent steps N_cont (0: 5 for a student, 50 for a prior).", low=0)
+    steps: int = option(0, "Latent steps N_cont (0: 5 for a student, 50 for a prior, 200 with euler).", low=0)
     decode_steps: int = option(
         0,
         "Token steps N_disc (0: a quarter of the length); with --order threshold or entropy the most (0: the length).",

@@ -5,17 +5,18 @@ Times are floats from 1 down to 0; ``velocity`` and friends take a batch of time
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from diladiff_cli.core.gaussian import TanSchedule, clean_estimate, diffuse, noise_in, velocity
+from diladiff_cli.core.gaussian import TanSchedule, clean_estimate, diffuse, expand, noise_in, velocity
 from diladiff_cli.core.times import sampling_grid
 
 CleanEstimator = Callable[[Tensor, Tensor, Tensor], Tensor]  # (z_t, t, z_self) -> z^
 AverageVelocity = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (z_t, t, r, z_self) -> u
-SOLVERS = ("ddim", "euler")
 OnStep = Callable[[int, Tensor], None]  # number of the step, from 0, and its clean estimate z^ (B, N, C)
+MOST_JUMPS = 5  # of the samplings whose jumps :func:`jump_times` draws
 
 
 def guided(estimate: Tensor, plain: Tensor, guidance: float) -> Tensor:
@@ -24,6 +25,34 @@ def guided(estimate: Tensor, plain: Tensor, guidance: float) -> Tensor:
     Guidance by a weaker version of the same network, as in Karras et al. (2024); not in the paper. 0 changes nothing.
     """
     return estimate + guidance * (estimate - plain) if guidance else estimate
+
+
+def _ddim_step(z_t: Tensor, z_0: Tensor, t: Tensor, r: Tensor, schedule: TanSchedule) -> Tensor:
+    """z_r = alpha_r z_0 + sigma_r eps^ (DDIM; Song et al., 2021), exact for a clean estimate that stays what it is."""
+    return diffuse(z_0, noise_in(z_t, z_0, schedule(t)), schedule(r))
+
+
+def _euler_step(z_t: Tensor, z_0: Tensor, t: Tensor, r: Tensor, schedule: TanSchedule) -> Tensor:
+    """z_r = z_t - (t - r) v, as published (method section 4)."""
+    return z_t - expand(t - r, z_t) * velocity(z_t, z_0, schedule(t))
+
+
+class Solver(NamedTuple):
+    """A way along the probability-flow ODE.
+
+    Attributes:
+        times: Schedule and number of steps -> times of the steps, one more, from 1 to 0.
+        step: z_t (B, N, C), clean estimate z_0, times t and r < t (B,) and schedule -> z_r.
+    """
+
+    times: Callable[[TanSchedule, int], Tensor]
+    step: Callable[[Tensor, Tensor, Tensor, Tensor, TanSchedule], Tensor]
+
+
+SOLVERS = {
+    "ddim": Solver(TanSchedule.sampling_times, _ddim_step),
+    "euler": Solver(lambda _, steps: sampling_grid(steps), _euler_step),
+}
 
 
 def probability_flow(
@@ -44,9 +73,8 @@ def probability_flow(
         steps: Network evaluations; with guidance one less than twice as many.
         on_step: Called in each step with the network's estimate at the time that the step starts from.
         guidance: See :func:`guided`; an estimate conditions the next one as it is.
-        solver: "ddim" takes steps that are exact for a clean estimate that stays what it is (Song et al., 2021), at
-            :meth:`TanSchedule.sampling_times`; "euler" is the published one, with equal steps in t. Few of those stop
-            far short of the data: five leave 0.9 of the starting noise.
+        solver: One of :data:`SOLVERS`. Euler's steps stop far short of the data where they are few: with d = 10 five
+            leave 0.9 of the starting noise.
 
     Returns:
         (B, N, C) samples of z_0.
@@ -56,31 +84,24 @@ def probability_flow(
     """
     if solver not in SOLVERS:
         raise ValueError(f"the solver is {solver!r}; give one of {', '.join(SOLVERS)}")
-    grid = (sampling_grid(steps) if solver == "euler" else schedule.sampling_times(steps)).tolist()
+    times, take = SOLVERS[solver]
     z_self = nothing = torch.zeros_like(z)
-    for step, (start, end) in enumerate(pairwise(grid)):
+    for step, (start, end) in enumerate(pairwise(times(schedule, steps).tolist())):
         t = torch.full((len(z),), start, device=z.device)
         z_self = estimate(z, t, z_self)
         if on_step is not None:
             on_step(step, z_self)
         plain = estimate(z, t, nothing) if guidance and step else z_self  # the first has nothing to look at
-        z_0 = guided(z_self, plain, guidance)
-        if solver == "euler":
-            z = z - (start - end) * velocity(z, z_0, schedule(t))
-        else:
-            z = diffuse(z_0, noise_in(z, z_0, schedule(t)), schedule(torch.full_like(t, end)))
+        z = take(z, guided(z_self, plain, guidance), t, torch.full_like(t, end), schedule)
     return z
-
-
-FEW = 5  # latent steps at most of the samplings whose jumps are drawn
 
 
 def jump_times(schedule: TanSchedule, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """Times t on the way of random jumps of :func:`average_velocity_steps`, and r where these end.
 
     A jump asks for its start alone, but the MeanFlow identity carries its average velocity there from its end along the
-    way. The number of steps, from one to :data:`FEW`, one of its jumps, gamma and the place on the way are uniform. Not
-    in the paper, whose laws know nothing of the times that are jumped between.
+    way. The number of steps, from one to :data:`MOST_JUMPS`, one of its jumps, gamma and the place on the way are
+    uniform. Not in the paper, whose laws know nothing of the times that are jumped between.
 
     Args:
         schedule: Noise schedule.
@@ -89,10 +110,10 @@ def jump_times(schedule: TanSchedule, uniform: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         (B,) times t on the way of a jump, and (B,) times r <= t where it ends.
     """
-    grids = [schedule.sampling_times(steps) for steps in range(1, FEW + 1)]
+    grids = [schedule.sampling_times(steps) for steps in range(1, MOST_JUMPS + 1)]
     jumps = torch.cat([torch.stack([grid[:-1], grid[1:]]) for grid in grids], dim=1).to(uniform)
     shares = torch.cat([torch.full((len(grid) - 1,), 1.0 / (len(grid) - 1)) for grid in grids])
-    bounds = shares.cumsum(0).to(uniform) / FEW
+    bounds = shares.cumsum(0).to(uniform) / MOST_JUMPS
     choice, place, gamma = uniform.unbind(1)
     start, end = jumps[:, (choice[:, None] >= bounds[:-1]).sum(1)]
     end = _lower_time(schedule, end, gamma)
@@ -133,8 +154,7 @@ def average_velocity_steps(
 ) -> Tensor:
     """Few-step sampling with an average-velocity network: 2 * steps - 1 evaluations (method section 5).
 
-    At the times of :func:`probability_flow`; with d = 10 equal steps in t would lead, all but the last, from noise to
-    noise.
+    At :meth:`TanSchedule.sampling_times`: with d = 10 all equal steps in t but the last would lead from noise to noise.
 
     Args:
         u: The student u_eta.

@@ -25,12 +25,11 @@ from diladiff_cli.stages.sampler import Sampler, load_sampler, sampling_device
 from diladiff_cli.tokenizer_files import tokenizer_folder
 
 SHARED = ("n", "top_p", "order", "threshold", "entropy_bound", "batch_size", "precision")  # by all points
-YOUNGER = {
-    "latent_scale": 1.0,
-    "solver": "ddim",
-}  # options that came after FORMAT_VERSION; with these values they are left out of a key
+# Options that came after the format, with the values with which they are left out of a key.
+YOUNGER = {"latent_scale": 1.0, "solver": "ddim"}
 FORMAT_VERSION = 2  # of the kept points; raised when samples or figures of the same settings change beyond rounding
 # How latents come about, where that changed: the blocks that an auto-encoder encodes, the steps of a prior or student.
+# A prior's keep this name whatever the solver, which is in the settings.
 LATENTS_FROM = {"ae": "blocks from all over the text", "prior": "ddim", "student": "times of ddim"}
 SPEED_VERSION = 7  # of the kept speeds; raised when the sampler becomes faster, or something else is timed
 

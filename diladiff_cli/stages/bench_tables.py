@@ -25,13 +25,12 @@ def _common(reports: Sequence[Report]) -> str:
         "entropy_bound": "entropy bound",
         "gamma": "gamma",
         "guidance": "guidance",
+        "solver": "solver",
         "latent_until": "latent until",
     }
     for name, title in titles.items():
         used = [r[name] for r in reports if r[name] is not None]
-        parts += [f"{title} {used[0]:g}"] if used else []
-    solvers = [r["solver"] for r in reports if r["solver"] is not None]
-    parts += [f"solver {solvers[0]}"] if solvers else []
+        parts += [f"{title} {used[0] if isinstance(used[0], str) else format(used[0], 'g')}"] if used else []
     factors = _factors(reports)
     parts += [f"latents times {factors[0]:g}"] if len(factors) == 1 and factors != [1.0] else []
     parts.append(r["precision"])

@@ -5,12 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 from diladiff_cli.config import SampleConfig, solver_in_use, unusual
-from diladiff_cli.core.ode import FEW
 from diladiff_cli.core.unmask import BLIND_ORDERS
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.precision import has_fast_bf16, settled_precision
 from diladiff_cli.settings import ConfigError, flag
-from diladiff_cli.stages.sampler import LATENT_STEPS, Sampler, autoencoder_of, default_decode_steps
+from diladiff_cli.stages.sampler import EULER_STEPS, LATENT_STEPS, Sampler, autoencoder_of, default_decode_steps
 
 
 def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
@@ -44,7 +43,8 @@ def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
         )
     if problems:
         raise ConfigError(problems)
-    steps = config.steps or LATENT_STEPS.get(sampler.stage, 0)
+    usual = EULER_STEPS if solver_in_use(config) == "euler" else LATENT_STEPS.get(sampler.stage, 0)
+    steps = config.steps or usual
     completed = replace(
         config,
         guidance=config.guidance if steps > 1 else 0.0,
@@ -74,8 +74,13 @@ def notes_on(sampler: Sampler, config: SampleConfig) -> list[str]:
     notes = []
     if config.guidance and config.steps == 1:
         notes.append(f"--guidance {config.guidance} does nothing in one latent step")
-    if isinstance(sampler.latent, LatentStudent) and config.steps > FEW:
-        notes.append(f"--steps {config.steps} is more than the {FEW} that a student is made for, and takes longer")
+    if isinstance(sampler.latent, LatentStudent) and config.steps > LATENT_STEPS["student"]:
+        most = LATENT_STEPS["student"]
+        notes.append(
+            f"--steps {config.steps} is more than the {most} that students are measured with, and takes longer"
+        )
+    if solver_in_use(config) == "euler" and 0 < config.steps < EULER_STEPS // 2:
+        notes.append(f"--solver euler leaves noise in latents after {config.steps} steps; published are {EULER_STEPS}")
     if config.precision == "bf16" and not has_fast_bf16(sampler.device):
         notes.append("bf16 is emulated here, and slow; --precision fp32 is faster")
     if steps > length:
@@ -115,6 +120,6 @@ def in_use(sampler: Sampler, config: SampleConfig) -> dict[str, Any]:
     return {
         "steps": config.steps or None,
         "gamma": config.gamma if config.steps > 1 and isinstance(sampler.latent, LatentStudent) else None,
-        "guidance": config.guidance if isinstance(sampler.latent, LatentPrior) and config.guidance else None,
-        "solver": solver_in_use(config),
+        "guidance": (config.guidance or None) if isinstance(sampler.latent, LatentPrior) and config.steps else None,
+        "solver": solver_in_use(config) if isinstance(sampler.latent, LatentPrior) and config.steps else None,
     } | (config.use_of_latents() | config.bounds_in_use())

@@ -27,6 +27,7 @@ from diladiff_cli.stages.graphs import Replays
 from diladiff_cli.stages.networks import TextEncoder, build, text_encoder
 
 LATENT_STEPS = {"prior": 50, "student": 5}  # the default N_cont
+EULER_STEPS = 200  # that of a prior's Euler steps, as published
 
 
 @dataclass(frozen=True)

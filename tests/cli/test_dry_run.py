@@ -9,7 +9,10 @@ from ..chain import LENGTH, Chain
 from ..command_line import Cli
 from ..faults.forging import forge
 
-IN_BOTH = ("seed", "steps", "decode_steps", "top_p", "gamma", "guidance", "order", "threshold", "entropy_bound")
+IN_BOTH = (
+    *("seed", "steps", "decode_steps", "top_p", "gamma", "guidance", "solver"),
+    *("order", "threshold", "entropy_bound"),
+)
 
 
 @pytest.mark.parametrize(("stage", "steps"), [("mdlm", None), ("ae", None), ("prior", 50), ("student", 5)])

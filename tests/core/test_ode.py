@@ -138,7 +138,8 @@ def test_ddim_reports_the_estimate_of_each_step_and_does_not_change_by_it() -> N
     assert all(z_hat is own for (_, z_hat), own in zip(told, made, strict=True))
 
 
-def test_guidance_follows_the_ode_of_the_pushed_estimate_and_conditions_on_the_estimate_itself() -> None:
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_guidance_follows_the_ode_of_the_pushed_estimate_and_conditions_on_the_estimate_itself(solver: str) -> None:
     """Plain estimates of a, self-conditioned ones of b, guidance w: the ODE of a constant estimate b + w (b - a)."""
     z, a, b, w, seen = randn(3, 3, 2, seed=11), 0.5, 0.75, 2.0, list[tuple[float, float]]()
 
@@ -146,13 +147,13 @@ def test_guidance_follows_the_ode_of_the_pushed_estimate_and_conditions_on_the_e
         seen.append((float(t[0]), float(z_self.flatten()[0])))
         return torch.full_like(z, b if z_self.any() else a)
 
-    found = probability_flow(estimate, z, SCHEDULE, 4, guidance=w)
-    _, second, third, fourth, _ = SCHEDULE.sampling_times(4).tolist()
+    found = probability_flow(estimate, z, SCHEDULE, 4, guidance=w, solver=solver)
+    _, second, third, fourth, _ = SOLVERS[solver].times(SCHEDULE, 4).tolist()
     calls = [(1.0, 0.0), (second, a), (second, 0.0), (third, b), (third, 0.0), (fourth, b), (fourth, 0.0)]
     assert [z_self for _, z_self in seen] == [z_self for _, z_self in calls]
     assert [time for time, _ in seen] == pytest.approx([time for time, _ in calls])
     constants = iter((a, *3 * (b + w * (b - a),)))
-    wanted = probability_flow(lambda z, t, z_self: torch.full_like(z, next(constants)), z, SCHEDULE, 4)
+    wanted = probability_flow(lambda z, t, z_self: torch.full_like(z, next(constants)), z, SCHEDULE, 4, solver=solver)
     torch.testing.assert_close(found, wanted)
 
 

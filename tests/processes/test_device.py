@@ -30,6 +30,7 @@ SAMPLED: dict[str, tuple[str, list[str]]] = {
     "base": ("mdlm", FEW),
     "oracle": ("ae", [*FEW, "--decodings", "2"]),
     "prior": ("prior", [*FEW, "--steps", "3", "--guidance", "1", "--top-p", "0.9"]),
+    "published prior": ("prior", [*FEW, "--steps", "3", "--solver", "euler"]),
     "student": ("student", [*FEW, "--gamma", "0.5", "--latent-until", "0.5"]),
     "confidence": ("student", [*FEW, "--order", "confidence"]),
     "threshold": ("mdlm", [*FEW, "--order", "threshold"]),

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from diladiff_cli.config import SampleConfig
+from diladiff_cli.core.ode import SOLVERS
 from diladiff_cli.stages import graphs, sample
 from diladiff_cli.stages.sample import decode, draw_latents, generate
 from diladiff_cli.stages.sample_settings import complete
@@ -61,6 +62,16 @@ def test_latents_are_replayed_from_the_noise_of_their_batch(tiny_chain: Chain, m
         for batch, z in zip(batches, wanted, strict=True):
             assert torch.equal(draw_latents(sampler, batch, config), z)
     assert len(sampler.replays._kept) == 2  # shapes
+
+
+def test_each_solver_has_its_own_replay(tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = load_sampler(tiny_chain.prior, "cpu")
+    ways = [complete(sampler, replace(SETTINGS["prior"], solver=solver)) for solver in SOLVERS]
+    wanted = [draw_latents(sampler, range(2), way) for way in ways]
+    assert not torch.equal(*wanted)
+    with replaying(monkeypatch):
+        for way, z in zip(ways, wanted, strict=True):
+            assert torch.equal(draw_latents(sampler, range(2), way), z)
 
 
 def test_a_token_left_outside_of_the_nucleus_is_drawn_by_plain_steps(

@@ -43,14 +43,6 @@ def test_the_decoder_looks_at_latents_times_the_factor(tiny_chain: Chain, stage:
     assert [s["latent_scale"] for s in (*plain, *scaled)] == [None] * 8 + [0.25] * 8
 
 
-@pytest.mark.parametrize(("stage", "steps", "told"), [("student", 6, 1), ("student", 5, 0), ("prior", 6, 0)])
-def test_more_latent_steps_than_students_are_made_for_are_told(
-    tiny_chain: Chain, stage: str, steps: int, told: int
-) -> None:
-    notes = notes_on(load_sampler(getattr(tiny_chain, stage), "cpu"), SampleConfig(steps=steps, decode_steps=4))
-    assert sum("made for" in note for note in notes) == len(notes) == told
-
-
 def test_a_factor_on_latents_that_no_step_looks_at_is_told(tiny_chain: Chain) -> None:
     sampler = load_sampler(tiny_chain.student, "cpu")
     config = SampleConfig(latent_scale=0.5, latent_until=1.0, decode_steps=4)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diladiff_cli.config import SampleConfig
-from diladiff_cli.core.ode import average_velocity_steps, probability_flow
+from diladiff_cli.core.ode import SOLVERS, average_velocity_steps, probability_flow
 from diladiff_cli.data.tokenizer import decode_text
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
@@ -90,7 +90,7 @@ def test_samples_and_seeds_differ(samplers: dict[str, Sampler], stage: str) -> N
     assert len(set(drawn)) == len(drawn)
 
 
-@pytest.mark.parametrize("solver", ["ddim", "euler"])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_prior_latents_come_from_steps_on_noise_of_seed_and_index(samplers: dict[str, Sampler], solver: str) -> None:
     sampler = samplers["prior"]
     found = draw_latents(sampler, range(3, 5), SampleConfig(steps=7, seed=2, solver=solver))

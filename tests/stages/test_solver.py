@@ -4,14 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from diladiff_cli.config import BenchConfig, SampleConfig
+from diladiff_cli.model import load
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.bench_frontier import bench_frontier
 from diladiff_cli.stages.bench_points import Point
 from diladiff_cli.stages.bench_tables import frontier_table
 from diladiff_cli.stages.sample import generate
 from diladiff_cli.stages.sample_sets import group_samples
+from diladiff_cli.stages.sample_settings import complete, notes_on
 from diladiff_cli.stages.sampler import load_sampler
 
 from ..chain import Chain
@@ -37,6 +40,39 @@ def test_samples_of_another_solver_differ_and_say_so(tiny_chain: Chain) -> None:
 def test_solvers_are_for_a_prior(tiny_chain: Chain, stage: str) -> None:
     with pytest.raises(ConfigError, match=r"solver is euler.*it is for a prior"):
         draw(tiny_chain, stage, "euler")
+
+
+@pytest.mark.parametrize(
+    ("stage", "steps", "solver", "told"),
+    [
+        ("student", 6, "ddim", "measured with"),
+        ("student", 5, "ddim", None),
+        ("prior", 6, "ddim", None),
+        ("prior", 99, "euler", "leaves noise in latents after 99 steps; published are 200"),
+        ("prior", 100, "euler", None),
+        ("prior", 0, "euler", None),
+    ],
+)
+def test_numbers_of_latent_steps_that_do_no_good_are_told(
+    tiny_chain: Chain, stage: str, steps: int, solver: str, told: str | None
+) -> None:
+    sampler = load_sampler(getattr(tiny_chain, stage), "cpu")
+    notes = notes_on(sampler, SampleConfig(steps=steps, decode_steps=4, solver=solver))
+    assert [told in note for note in notes if told] == [True] * (told is not None)
+    assert len(notes) == (told is not None)
+
+
+@pytest.mark.parametrize(("solver", "steps"), [("ddim", 50), ("euler", 200)])
+def test_a_solver_takes_its_usual_number_of_steps(tiny_chain: Chain, solver: str, steps: int) -> None:
+    assert complete(load_sampler(tiny_chain.prior, "cpu"), SampleConfig(solver=solver)).steps == steps
+
+
+@pytest.mark.parametrize("stage", ["prior", "student"])
+def test_texts_of_given_latents_name_no_way_of_drawing_them(tiny_chain: Chain, stage: str) -> None:
+    model = load(getattr(tiny_chain, stage))
+    z_0 = torch.zeros(2, *model.sampler.require_autoencoder().latent_shape)
+    decoded = model.decode(z_0, decode_steps=4, solver="euler", guidance=1.0)
+    assert {(s["steps"], s["solver"], s["guidance"]) for s in decoded} == {(None, None, None)}
 
 
 def test_a_point_of_another_solver_is_another_and_says_so() -> None:

@@ -14,6 +14,7 @@ from diladiff_cli.config import SampleConfig
 from diladiff_cli.data.tokenizer import decode_text, encode_documents, load_tokenizer, separator_id
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.sample import decode, draw_latents, generate
+from diladiff_cli.stages.sample_sets import SETTINGS
 from diladiff_cli.stages.sample_settings import complete
 from diladiff_cli.stages.sampler import Sampler, load_sampler
 from diladiff_cli.stages.trace import Estimate, Trace, page, record, token_pieces
@@ -205,3 +206,10 @@ def test_a_page_loads_nothing() -> None:
     assert set(re.findall(r"\S+-(?:src|uri|action) ([^;]*)", policy)) == {"'none'", "'unsafe-inline'"}
     assert not {"src", "href", "srcset", "action", "style"} & Elements(text).attributes
     assert not re.search(r"https?:|url\(|@import|fetch\(|XMLHttpRequest|innerHTML", text)
+
+
+def test_the_page_has_a_word_for_every_setting(tiny_chain: Chain) -> None:
+    sampler = load_sampler(tiny_chain.prior, "cpu")
+    html = page(record(sampler, SampleConfig(n=1, steps=1, decode_steps=1)))
+    (labels,) = re.findall(r"const LABELS = \{(.*?)\};", html, re.DOTALL)
+    assert {*SETTINGS} - {"precision"} <= {*re.findall(r"(\w+): \"", labels)}
