@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-from layout import Report, base_at, means_of, stored
+from layout import NAMES, Report, base_at, means_of, stored
 from tables import TABLES
 
 from diladiff_cli.stages.bench_lines import Way, compared
@@ -36,13 +36,17 @@ def rebuilt(page: str) -> str:
     return MARK.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], page)
 
 
+def named(reports: list[Report]) -> list[Report]:
+    """Points with what a model is in place of its folder, of which there were several."""
+    return [r | {"model": NAMES[r["stage"]]} for r in reports]
+
+
 def beside_random_order(frontier: list[Report]) -> list[Report]:
     """The points in spread order, compared with the base in random order."""
-    (base,) = {r["model"] for r in frontier if r["stage"] == "mdlm"}
     found = []
-    for r in stored("spread.jsonl"):
+    for r in named(stored("spread.jsonl")):
         genppl = base_at(frontier, r["decode_steps"], means_of(r)["entropy"])
-        found.append(r | {"at_equal_entropy": {base: {"genppl": genppl}}})
+        found.append(r | {"at_equal_entropy": {NAMES["mdlm"]: {"genppl": genppl}}})
     return found
 
 
@@ -63,7 +67,7 @@ def main() -> None:
             if not check:
                 path.write_text(rebuilt(page), encoding="utf-8")
     if not check:
-        points = [*compared([*frontier, *stored("latent_scale.jsonl")]), *beside_random_order(frontier)]
+        points = [*compared(named([*frontier, *stored("latent_scale.jsonl")])), *beside_random_order(frontier)]
         frontier_picture([r for r in points if is_shown(r)], DOCS)
     print(f"{'out of date' if check else 'written'}: {', '.join(stale) or 'nothing'}")
     sys.exit(bool(check and stale))

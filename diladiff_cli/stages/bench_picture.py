@@ -70,17 +70,18 @@ def _multiple(report: Report, base: str) -> float | None:
 
 def _looks(reports: Sequence[Report]) -> dict[Line, dict[str, Any]]:
     """Colour, style, marker and label of every line, the same in all panels."""
-    names = short_names(reports)
+    names, lines = short_names(reports), lines_of(reports)
     temperatures = sorted({r["temperature"] for r in reports}, reverse=True)
     ways = sorted({Way.of(r) for r in reports})
+    kinds = list(dict.fromkeys((line.model, line.way) for line in lines))
     return {
         line: {
-            "color": COLOURS[list(names).index(line.model) % len(COLOURS)],
+            "color": COLOURS[kinds.index((line.model, line.way)) % len(COLOURS)],
             "linestyle": STYLES[temperatures.index(line.temperature) % len(STYLES)],
             "marker": MARKERS[ways.index(line.way) % len(MARKERS)],
             "label": _label(names[line.model], line, with_temperature=len(temperatures) > 1),
         }
-        for line in lines_of(reports)
+        for line in lines
     }
 
 
