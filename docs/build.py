@@ -36,7 +36,7 @@ def rebuilt(page: str) -> str:
     return MARK.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], page)
 
 
-def named(reports: list[Report]) -> list[Report]:
+def by_stage_name(reports: list[Report]) -> list[Report]:
     """Points with what a model is in place of its folder, of which there were several."""
     return [r | {"model": NAMES[r["stage"]]} for r in reports]
 
@@ -44,7 +44,7 @@ def named(reports: list[Report]) -> list[Report]:
 def beside_random_order(frontier: list[Report]) -> list[Report]:
     """The points in spread order, compared with the base in random order."""
     found = []
-    for r in named(stored("spread.jsonl")):
+    for r in by_stage_name(stored("spread.jsonl")):
         genppl = base_at(frontier, r["decode_steps"], means_of(r)["entropy"])
         found.append(r | {"at_equal_entropy": {NAMES["mdlm"]: {"genppl": genppl}}})
     return found
@@ -67,7 +67,7 @@ def main() -> None:
             if not check:
                 path.write_text(rebuilt(page), encoding="utf-8")
     if not check:
-        points = [*compared(named([*frontier, *stored("latent_scale.jsonl")])), *beside_random_order(frontier)]
+        points = [*compared(by_stage_name([*frontier, *stored("latent_scale.jsonl")])), *beside_random_order(frontier)]
         frontier_picture([r for r in points if is_shown(r)], DOCS)
     print(f"{'out of date' if check else 'written'}: {', '.join(stale) or 'nothing'}")
     sys.exit(bool(check and stale))

@@ -22,7 +22,7 @@ def guidance_option() -> Any:
 
 def solver_option() -> Any:
     """The field of how a prior steps from noise to latents."""
-    meaning = "Of a prior: ddim, or euler, as published, which needs 200 steps."
+    meaning = "Of a prior: ddim, which needs few steps, or euler, as published (there with 200)."
     return option("ddim", meaning, choices=("ddim", "euler"))
 
 

@@ -84,15 +84,15 @@ def probability_flow(
     """
     if solver not in SOLVERS:
         raise ValueError(f"the solver is {solver!r}; give one of {', '.join(SOLVERS)}")
-    times, take = SOLVERS[solver]
+    way = SOLVERS[solver]
     z_self = nothing = torch.zeros_like(z)
-    for step, (start, end) in enumerate(pairwise(times(schedule, steps).tolist())):
+    for step, (start, end) in enumerate(pairwise(way.times(schedule, steps).tolist())):
         t = torch.full((len(z),), start, device=z.device)
         z_self = estimate(z, t, z_self)
         if on_step is not None:
             on_step(step, z_self)
         plain = estimate(z, t, nothing) if guidance and step else z_self  # the first has nothing to look at
-        z = take(z, guided(z_self, plain, guidance), t, torch.full_like(t, end), schedule)
+        z = way.step(z, guided(z_self, plain, guidance), t, torch.full_like(t, end), schedule)
     return z
 
 

@@ -1,7 +1,7 @@
 """The ancestral sampler as it is usually written: all logits at all positions in every step, in float64.
 
 The prediction is normalised by its logsumexp and made certain at known positions, before all of it is drawn from, as
-public samplers of masked diffusion do it (``_subs_parameterization`` and ``_ddpm_update`` of MDLM); in float64.
+public samplers of masked diffusion do it (``_subs_parameterization`` and ``_ddpm_update`` of MDLM).
 
 It is what :func:`diladiff_cli.core.unmask.unmask` equals in law, but for tokens that tie at the end of a nucleus, and
 what benchmarks compare it with.
@@ -55,7 +55,7 @@ def textbook_step(
     if top_p < 1.0:
         probabilities = keep_nucleus(probabilities, top_p)
         probabilities /= probabilities.sum(-1, keepdim=True)
-    probabilities = probabilities * ((t - s) / t)  # a new tensor, as there
+    probabilities = probabilities * ((t - s) / t)  # not in place, as in MDLM
     probabilities[..., mask_id] = s / t
     drawn = gumbel_draw(probabilities, generator)
     return torch.where(x_t == mask_id, drawn, x_t)

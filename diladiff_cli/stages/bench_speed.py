@@ -32,9 +32,9 @@ from diladiff_cli.stages.sampler import decoding_functions, sampling_device
 
 Report = dict[str, Any]
 ROUNDS = 3  # pairs of measurements, of which the median counts
-# Float64 tensors of all logits that the textbook sampler has at the same time, on a CPU at batch size 32: 4.3 to 5.5,
-# and 5.4 to 8.6 as measured.
-TEXTBOOK_COPIES, TEXTBOOK_COPIES_NUCLEUS = 6, 9
+# Float64 tensors of all logits that the textbook sampler has at the same time, on a CPU at length 128: 4.3 to 6.7, and
+# 5.4 to 8.7 as measured.
+TEXTBOOK_COPIES, TEXTBOOK_COPIES_NUCLEUS = 7, 9
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,19 @@ from dataclasses import replace
 from typing import Any
 
 from diladiff_cli.config import SampleConfig, solver_in_use, unusual
+from diladiff_cli.core.ode import MOST_JUMPS
 from diladiff_cli.core.unmask import BLIND_ORDERS
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.precision import has_fast_bf16, settled_precision
 from diladiff_cli.settings import ConfigError, flag
-from diladiff_cli.stages.sampler import EULER_STEPS, LATENT_STEPS, Sampler, autoencoder_of, default_decode_steps
+from diladiff_cli.stages.sampler import (
+    EULER_STEPS,
+    LATENT_STEPS,
+    LEAST_EULER_STEPS,
+    Sampler,
+    autoencoder_of,
+    default_decode_steps,
+)
 
 
 def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
@@ -74,12 +82,9 @@ def notes_on(sampler: Sampler, config: SampleConfig) -> list[str]:
     notes = []
     if config.guidance and config.steps == 1:
         notes.append(f"--guidance {config.guidance} does nothing in one latent step")
-    if isinstance(sampler.latent, LatentStudent) and config.steps > LATENT_STEPS["student"]:
-        most = LATENT_STEPS["student"]
-        notes.append(
-            f"--steps {config.steps} is more than the {most} that students are measured with, and takes longer"
-        )
-    if solver_in_use(config) == "euler" and 0 < config.steps < EULER_STEPS // 2:
+    if isinstance(sampler.latent, LatentStudent) and config.steps > MOST_JUMPS:
+        notes.append(f"--steps {config.steps} is more than the {MOST_JUMPS} that students are measured with")
+    if solver_in_use(config) == "euler" and 0 < config.steps < LEAST_EULER_STEPS:
         notes.append(f"--solver euler leaves noise in latents after {config.steps} steps; published are {EULER_STEPS}")
     if config.precision == "bf16" and not has_fast_bf16(sampler.device):
         notes.append("bf16 is emulated here, and slow; --precision fp32 is faster")

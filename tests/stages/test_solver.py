@@ -48,8 +48,8 @@ def test_solvers_are_for_a_prior(tiny_chain: Chain, stage: str) -> None:
         ("student", 6, "ddim", "measured with"),
         ("student", 5, "ddim", None),
         ("prior", 6, "ddim", None),
-        ("prior", 99, "euler", "leaves noise in latents after 99 steps; published are 200"),
-        ("prior", 100, "euler", None),
+        ("prior", 49, "euler", "leaves noise in latents after 49 steps; published are 200"),
+        ("prior", 50, "euler", None),
         ("prior", 0, "euler", None),
     ],
 )
@@ -58,8 +58,8 @@ def test_numbers_of_latent_steps_that_do_no_good_are_told(
 ) -> None:
     sampler = load_sampler(getattr(tiny_chain, stage), "cpu")
     notes = notes_on(sampler, SampleConfig(steps=steps, decode_steps=4, solver=solver))
-    assert [told in note for note in notes if told] == [True] * (told is not None)
     assert len(notes) == (told is not None)
+    assert all(str(told) in note for note in notes)
 
 
 @pytest.mark.parametrize(("solver", "steps"), [("ddim", 50), ("euler", 200)])
