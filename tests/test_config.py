@@ -212,7 +212,7 @@ def test_the_options_know_the_solvers(kind: type[SampleConfig] | type[BenchConfi
 def test_a_time_to_take_over_is_refused_where_steps_have_none(kind: type[SampleConfig] | type[BenchConfig]) -> None:
     for order in ORDERS:
         if order in ADAPTIVE_ORDERS:
-            with pytest.raises(ConfigError, match=f"^latent_until is 0.5, and order {order} does not say when it ends"):
+            with pytest.raises(ConfigError, match=f"^latent_until is 0.5, and order {order} ends when the predictions"):
                 kind(order=order, latent_until=0.5)
         else:
             assert kind(order=order, latent_until=0.5).latent_until == 0.5

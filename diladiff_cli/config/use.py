@@ -33,7 +33,7 @@ def solver_in_use(config: "SampleConfig | BenchConfig") -> str | None:
 
 def latent_until_option() -> Any:
     """The field of the time at which a base takes over."""
-    meaning = "Time t, from 1 to 0, at which the base takes over from the decoder that looks at latents (0: never)."
+    meaning = "Share of the decoding steps, the last ones, that are the base's, which looks at no latents (0: none)."
     return option(0.0, meaning, low=0, high=1)
 
 
@@ -61,7 +61,8 @@ def untimed_problem(order: str, latent_until: float) -> list[str]:
     """Refuse a time at which a base takes over where the order of decoding has no times."""
     if not latent_until or order not in UNTIMED_ORDERS:
         return []
-    return [f"--latent-until is {latent_until}, and --order {order} does not say when it ends; leave it out"]
+    what = f"--order {order} ends when the predictions allow, so that no steps are known to be the last"
+    return [f"--latent-until is {latent_until}, and {what}; leave out --latent-until"]
 
 
 def unusual(config: Settings, names: Iterable[str]) -> dict[str, Any]:

@@ -85,7 +85,8 @@ def notes_on(sampler: Sampler, config: SampleConfig) -> list[str]:
     if isinstance(sampler.latent, LatentStudent) and config.steps > MOST_JUMPS:
         notes.append(f"--steps {config.steps} is more than the {MOST_JUMPS} that students are measured with")
     if solver_in_use(config) == "euler" and 0 < config.steps < LEAST_EULER_STEPS:
-        notes.append(f"--solver euler leaves noise in latents after {config.steps} steps; published are {EULER_STEPS}")
+        published = f"leave out --steps for the published {EULER_STEPS}, or take ddim"
+        notes.append(f"{config.steps} steps of --solver euler leave noise in latents; {published}")
     if config.precision == "bf16" and not has_fast_bf16(sampler.device):
         notes.append("bf16 is emulated here, and slow; --precision fp32 is faster")
     if steps > length:
@@ -94,13 +95,12 @@ def notes_on(sampler: Sampler, config: SampleConfig) -> list[str]:
             what = "a step for each, the most that published figures have, is about as good"
         notes.append(f"--decode-steps {steps} is more than the {length} tokens of a text: {what}")
     if base_steps(replace(config, decode_steps=steps)) == steps:
-        if config.latent_scale not in (0, 1):
-            notes.append(f"--latent-scale {config.latent_scale} does nothing: all steps are the base's")
+        notes.append(f"--latent-until {config.latent_until:g} makes all steps the base's: nothing looks at latents")
     elif config.latent_scale == 0 and sampler.latent_scale != 1:
         factor = f"latents times {sampler.latent_scale}, the factor that {sampler.name} carries"
         notes.append(f"{factor}; --latent-scale 1 takes it away")
     if config.latent_until and not base_steps(replace(config, decode_steps=steps)):
-        notes.append(f"--latent-until {config.latent_until} does nothing: the last of {steps} steps begins before it")
+        notes.append(f"--latent-until {config.latent_until} does nothing: it is less than one of {steps} steps")
     return notes
 
 

@@ -271,3 +271,15 @@ def test_a_screenshot_shows_masked_new_and_agreeing_tokens(browser: Browser, pag
     assert masked > 2 * legend_of_masks
     assert new > 2 * legend_of_new
     assert same == same_later > 2 * legend_of_new
+
+
+@in_browser
+def test_a_page_says_where_the_base_takes_over(cli: Cli, tiny_chain: Chain, tmp_path: Path, browser: Browser) -> None:
+    line = ("sample", "--n", "1", "--decode-steps", str(STEPS), "--trace", "t.html", "--model", tiny_chain.student)
+    for until, said in (
+        ("0.5", ", and the latent; the last 3 are the base's, which sees no latent"),
+        ("0", ", and the latent"),
+    ):
+        assert cli(*line, "--latent-until", until).status == 0
+        (found,) = re.findall(r'<span id="and-latent">(.*?)</span>', browser(tmp_path / "t.html"))
+        assert html.unescape(found) == said

@@ -122,7 +122,7 @@ def test_a_time_for_the_base_that_is_too_small_is_told(
     reports = bench(tiny_chain, tmp_path, "mdlm", "student", latent_until=0.3, **settings)
     assert [r["latent_until"] for r in reports] == [None, None, None, 0.3]
     told = [line for line in capsys.readouterr().err.splitlines() if "--latent-until" in line]
-    assert told == ["--latent-until 0.3 does nothing: the last of 2 steps begins before it"]
+    assert told == ["--latent-until 0.3 does nothing: it is less than one of 2 steps"]
 
 
 def test_a_time_for_the_base_is_refused_where_no_model_has_latents(tiny_chain: Chain, tmp_path: Path) -> None:

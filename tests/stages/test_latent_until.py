@@ -51,7 +51,7 @@ def test_the_base_takes_the_steps_that_begin_at_the_time_or_later(time: float, s
 def test_a_time_that_no_step_begins_at_is_told_and_leaves_all_as_it_is(tiny_chain: Chain) -> None:
     sampler = load_sampler(tiny_chain.student, "cpu")
     config = SampleConfig(latent_until=0.05, decode_steps=16)
-    assert notes_on(sampler, config) == ["--latent-until 0.05 does nothing: the last of 16 steps begins before it"]
+    assert notes_on(sampler, config) == ["--latent-until 0.05 does nothing: it is less than one of 16 steps"]
     assert complete(sampler, config) == complete(sampler, replace(config, latent_until=0.0))
     assert draw(sampler, latent_until=0.05, decode_steps=16)[0]["latent_until"] is None
     assert notes_on(sampler, replace(config, latent_until=0.0625)) == []
