@@ -158,8 +158,11 @@ def test_the_shipped_model_is_the_default_elsewhere(
     monkeypatch.setattr(names, "SHIPPED_MODEL", tiny_chain.prior)
     path, line = default_model()
     assert path == tiny_chain.prior
-    assert "ships with diladiff" in line
+    assert line == "model: the small one that ships with diladiff (no ./ckpt/student here)"
     assert load().stage == "prior"
+    for name in ("mdlm", "prior"):
+        shutil.copytree(getattr(tiny_chain, name), tmp_path / "ckpt" / name)
+        assert default_model()[1].endswith(f"(no ./ckpt/student here; yours: --model ckpt/{name})")
 
 
 def test_the_shipped_model_has_a_name_unless_something_here_has_it(

@@ -9,6 +9,7 @@ from diladiff_cli.runtime.folders import is_there
 from diladiff_cli.shipped import SHIPPED_MODEL, SHIPPED_NAME
 
 LOCAL_MODEL = Path("ckpt/student")
+EARLIER = (Path("ckpt/prior"), Path("ckpt/mdlm"))  # what can be sampled from before there is a student
 
 
 def shipped_model() -> Path:
@@ -32,7 +33,8 @@ def default_model() -> tuple[Path, str]:
     if is_there(LOCAL_MODEL):
         return LOCAL_MODEL, f"model: ./{LOCAL_MODEL}"
     try:
-        return shipped_model(), f"model: the small one that ships with diladiff (no ./{LOCAL_MODEL} here)"
+        yours = next((f"; yours: --model {earlier}" for earlier in EARLIER if is_there(earlier)), "")
+        return shipped_model(), f"model: the small one that ships with diladiff (no ./{LOCAL_MODEL} here{yours})"
     except UserError as error:
         raise UserError(f"there is no ./{LOCAL_MODEL}, and {error.what}", error.remedy) from None
 
