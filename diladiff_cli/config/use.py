@@ -28,7 +28,7 @@ def solver_option() -> Any:
 
 def solver_in_use(config: "SampleConfig | BenchConfig") -> str | None:
     """The solver of priors; None for the usual one, as in samples and reports from before there was another."""
-    return None if config.solver == "ddim" else config.solver
+    return unusual(config, ("solver",)).get("solver")
 
 
 def latent_until_option() -> Any:

@@ -51,7 +51,7 @@ def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
         )
     if problems:
         raise ConfigError(problems)
-    usual = EULER_STEPS if solver_in_use(config) == "euler" else LATENT_STEPS.get(sampler.stage, 0)
+    usual = EULER_STEPS if config.solver == "euler" else LATENT_STEPS.get(sampler.stage, 0)
     steps = config.steps or usual
     completed = replace(
         config,
@@ -79,12 +79,12 @@ def notes_on(sampler: Sampler, config: SampleConfig) -> list[str]:
     order fewer tokens share a step, and the other orders end early.
     """
     length, steps = sampler.decoder.length, config.decode_steps or default_decode_steps(sampler, config.order)
-    notes = []
+    of_base, notes = base_steps(replace(config, decode_steps=steps)), []
     if config.guidance and config.steps == 1:
         notes.append(f"--guidance {config.guidance} does nothing in one latent step")
     if isinstance(sampler.latent, LatentStudent) and config.steps > MOST_JUMPS:
         notes.append(f"--steps {config.steps} is more than the {MOST_JUMPS} that students are measured with")
-    if solver_in_use(config) == "euler" and 0 < config.steps < LEAST_EULER_STEPS:
+    if config.solver == "euler" and 0 < config.steps < LEAST_EULER_STEPS:
         published = f"leave out --steps for the published {EULER_STEPS}, or take ddim"
         notes.append(f"{config.steps} steps of --solver euler leave noise in latents; {published}")
     if config.precision == "bf16" and not has_fast_bf16(sampler.device):
@@ -94,12 +94,12 @@ def notes_on(sampler: Sampler, config: SampleConfig) -> list[str]:
         if config.order in BLIND_ORDERS:
             what = "a step for each, the most that published figures have, is about as good"
         notes.append(f"--decode-steps {steps} is more than the {length} tokens of a text: {what}")
-    if base_steps(replace(config, decode_steps=steps)) == steps:
+    if of_base == steps:
         notes.append(f"--latent-until {config.latent_until:g} makes all steps the base's: nothing looks at latents")
     elif config.latent_scale == 0 and sampler.latent_scale != 1:
         factor = f"latents times {sampler.latent_scale}, the factor that {sampler.name} carries"
         notes.append(f"{factor}; --latent-scale 1 takes it away")
-    if config.latent_until and not base_steps(replace(config, decode_steps=steps)):
+    if config.latent_until and not of_base:
         notes.append(f"--latent-until {config.latent_until} does nothing: it is less than one of {steps} steps")
     return notes
 
@@ -122,9 +122,10 @@ def sample_plan(sampler: Sampler, config: SampleConfig) -> dict[str, Any]:
 
 def in_use(sampler: Sampler, config: SampleConfig) -> dict[str, Any]:
     """The settings that hold for some models and orders only, None where they do nothing."""
+    of_prior = isinstance(sampler.latent, LatentPrior) and config.steps > 0
     return {
         "steps": config.steps or None,
         "gamma": config.gamma if config.steps > 1 and isinstance(sampler.latent, LatentStudent) else None,
-        "guidance": (config.guidance or None) if isinstance(sampler.latent, LatentPrior) and config.steps else None,
-        "solver": solver_in_use(config) if isinstance(sampler.latent, LatentPrior) and config.steps else None,
+        "guidance": config.guidance if of_prior and config.guidance else None,
+        "solver": solver_in_use(config) if of_prior else None,
     } | (config.use_of_latents() | config.bounds_in_use())

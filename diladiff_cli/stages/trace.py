@@ -14,7 +14,7 @@ from diladiff_cli.config import SampleConfig
 from diladiff_cli.data.tokenizer import decode_text, find_separator
 from diladiff_cli.runtime.memory import Halving
 from diladiff_cli.stages.sample import Sample, decode, describe, draw_latents, ids_of, latent_batches
-from diladiff_cli.stages.sample_settings import complete
+from diladiff_cli.stages.sample_settings import base_steps, complete
 from diladiff_cli.stages.sampler import Sampler
 
 TEMPLATE = Path(__file__).parents[1] / "assets" / "trace.html"
@@ -46,12 +46,14 @@ class Trace:
             only part of a character that a later one completes.
         revealed: (L) The decoding step, from 1, that revealed each token.
         estimates: Of every latent step; none without latents drawn.
+        base_steps: How many decoding steps, the last ones, are the base's in place of a decoder that looks at a latent.
     """
 
     sample: Sample
     pieces: list[str]
     revealed: list[int]
     estimates: list[Estimate]
+    base_steps: int = 0
 
 
 def record(sampler: Sampler, config: SampleConfig) -> Trace:
@@ -82,6 +84,7 @@ def record(sampler: Sampler, config: SampleConfig) -> Trace:
         token_pieces(sampler.tokenizer, sample["token_ids"]),
         revealed.tolist(),
         _estimates(sampler, ids[0], config, found, z_0, tokens) if z_0 is not None and found else [],
+        base_steps(config),
     )
 
 
