@@ -1,14 +1,16 @@
 """Documents from files, folders, globs, standard input and Hub data sets, in pieces where one is long.
 
-Other files than text and JSON lines, and the Hub, are streamed through ``datasets``. Its reader of lines decodes
-archives in the locale's encoding, takes those that are cut off for whole, and needs a third of a second for a file; its
-reader of JSON makes dates of texts that look like some. So these are read here, and every fault has its line.
+All sources together are one streamed data set of ``datasets``. It reads parquet, JSON and the Hub by itself, and gets
+the rows of text and JSON lines from here: its own reader of lines decodes archives in the locale's encoding, takes
+those that are cut off for whole, and needs a third of a second for a file; its reader of JSON makes dates of texts that
+look like some. Here every fault has its line.
 """
 
 import glob
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -49,9 +51,20 @@ def iter_pieces(sources: Sequence[str], text_field: str = "text") -> Iterator[Pi
     Raises:
         UserError: A source is missing, cannot be read, or has no such field; names it, and the line.
     """
-    for source in sources:
-        for name, parts in _sources(source, text_field):
-            yield from _pieces(_told(parts, name))
+    if not sources:
+        return
+    from datasets import IterableDataset
+    from datasets.iterable_dataset import ExamplesIterable  # IterableDataset.from_generator needs a cache on disk
+
+    rows = IterableDataset(ExamplesIterable(_examples, {"sources": list(sources), "field": text_field}))
+    yield from (Piece(**row) for row in rows)
+
+
+def _examples(sources: Sequence[str], field: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The pieces as numbered rows, in the form in which ``datasets`` takes them."""
+    found = (_pieces(_told(parts, name)) for source in sources for name, parts in _sources(source, field))
+    for number, piece in enumerate(chain.from_iterable(found)):
+        yield number, piece._asdict()
 
 
 def _sources(source: str, field: str) -> Iterator[tuple[str, Iterator[Piece]]]:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,13 @@ def test_json_lines_may_start_with_a_byte_order_mark(tmp_path: Path) -> None:
 def test_each_parquet_row_is_a_document(tmp_path: Path) -> None:
     pq.write_table(pa.table({"n": [1, 2, 3], "body": DOCUMENTS}), tmp_path / "a.parquet")
     assert read(tmp_path / "a.parquet", field="body") == DOCUMENTS
+
+
+def test_text_is_a_stream_of_datasets_which_writes_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(IterableDataset, "__iter__", lambda rows, kept=IterableDataset.__iter__: islice(kept(rows), 2))
+    assert read(write(tmp_path / "a.txt", TEXTS["plain"])) == DOCUMENTS[:2]
+    assert not (tmp_path / "cache").exists()
 
 
 def test_blank_documents_are_left_out_and_the_others_stripped(tmp_path: Path) -> None:
