@@ -185,7 +185,7 @@ class BenchConfig(Settings):
         listed=True,
     )
     steps: str = option("1,2,5", "Latent steps N_cont of students, a list.", listed=True)
-    prior_steps: str = option("50", "Latent steps N_cont of priors, a list.", listed=True)
+    prior_steps: str = option("0", "Latent steps N_cont of priors, a list (0: 50, 200 with euler).", listed=True)
     temperatures: str = option(
         "1.0", "Temperatures, a list; two or more allow comparisons at equal entropy.", listed=True
     )
@@ -214,7 +214,7 @@ class BenchConfig(Settings):
     seconds: float = option(10.0, "With --speed: about how long a measurement may take.", low=0.01)
 
     def _problems(self, good: Good) -> list[str]:
-        lows = {"decode_steps": 1, "steps": 1, "prior_steps": 1, "seeds": 0, "temperatures": 0}
+        lows = {"decode_steps": 1, "steps": 1, "prior_steps": 0, "seeds": 0, "temperatures": 0}
         lows |= {"latent_scale": 0, "vocab_sizes": 2, "lengths": 2, "batch_sizes": 1}
         problems = [p for name, low in lows.items() if good(name) and (p := self._list_problem(name, low))]
         if good("n", "decodings") and self.n % self.decodings:

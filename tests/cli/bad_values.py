@@ -31,7 +31,7 @@ FREE_TEXT: dict[str, tuple[str, ...]] = {
     "bench.scorer": ("",),
     "bench.decode_steps": (*WHOLE_LIST, "0"),
     "bench.steps": (*WHOLE_LIST, "", "0"),
-    "bench.prior_steps": (*WHOLE_LIST, "", "0"),
+    "bench.prior_steps": (*WHOLE_LIST, ""),
     "bench.temperatures": (*LIST, "", "1e-9", "1e7"),
     "bench.latent_scale": (*LIST, "", "10.1"),
     "bench.seeds": (*WHOLE_LIST, ""),

@@ -10,7 +10,7 @@ from diladiff_cli.config import BenchConfig, SampleConfig
 from diladiff_cli.model import load
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.bench_frontier import bench_frontier
-from diladiff_cli.stages.bench_points import Point
+from diladiff_cli.stages.bench_points import Point, plan_points
 from diladiff_cli.stages.bench_tables import frontier_table
 from diladiff_cli.stages.sample import generate
 from diladiff_cli.stages.sample_sets import group_samples
@@ -79,6 +79,13 @@ def test_a_point_of_another_solver_is_another_and_says_so() -> None:
     points = [Point("ckpt/prior", "prior", ("hash",), SampleConfig(steps=5, solver=s)) for s in ("ddim", "euler")]
     assert points[0].key(0) != points[1].key(0)
     assert ["solver euler" in point.title for point in points] == [False, True]
+
+
+def test_bench_takes_the_steps_that_sample_takes(tiny_chain: Chain) -> None:
+    shared: dict[str, Any] = {"decode_steps": "2", "seeds": "0", "n": 2, "scorer": "none"}
+    for solver, steps in ("ddim", 50), ("euler", 200):
+        plan = plan_points(BenchConfig(**shared, solver=solver), [tiny_chain.prior], None)
+        assert [point.settings.steps for point in plan.points] == [steps]
 
 
 def test_bench_measures_with_a_solver_and_refuses_it_without_a_prior(tiny_chain: Chain, tmp_path: Path) -> None:
