@@ -37,7 +37,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "student": _SMALL | {"max_steps": 25_000},
     },
     "owt": {
-        "data": {"length": 1024, "tokenizer": "bert-base-uncased"},
+        "data": {"length": 1024, "tokenizer": "bert-base-uncased", "valid_share": 0.0125},
         "mdlm": _OWT | {"max_steps": 1_000_000},
         "ae": _OWT | {"max_steps": 200_000, "features": "google-bert/bert-base-uncased"},
         "prior": _OWT | {"max_steps": 150_000, "positions": "rotary"},

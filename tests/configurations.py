@@ -54,8 +54,6 @@ def configurations(draw: st.DrawFn, kind: type[Settings]) -> Settings:
         values["temperature"] = 0.0
     if values.get("order") in UNTIMED_ORDERS:
         values["latent_until"] = 0.0
-    if values.get("velocity") == "sampled":
-        values["guidance"] = 0.0
     if values.get("positions") == "local" and "qk_norm" in values:
         values["qk_norm"] = True
     for name in STRENGTHS:

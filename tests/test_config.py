@@ -159,7 +159,7 @@ def test_owt_preset_is_the_published_configuration() -> None:
         "prior": {"max_steps": 150_000, "batch_size": 512, "learning_rate": 2e-4, "schedule_d": 10.0},
         "student": {"max_steps": 25_000, "batch_size": 2048, "learning_rate": 5e-5, "tangent_warmup_steps": 10_000}
         | {"p_equal": 0.25, "p_self_cond": 0.5, "time_mean": -1.0, "time_std": 1.0, "adaptive_constant": 5.0},
-        "data": {"length": 1024, "tokenizer": "bert-base-uncased"},
+        "data": {"length": 1024, "tokenizer": "bert-base-uncased", "valid_share": 100_000 / 8_000_000},
         "sample": {"temperature": 1.0, "top_p": 0.9, "gamma": 0.8},
     }
     for stage, values in published.items():

@@ -202,16 +202,10 @@ class DistillConfig(StageConfig):
     tangent_warmup_steps: int = option(10_000, "Steps over which the jvp term's factor rises from 0 to 1.", low=0)
     adaptive_constant: float = option(5.0, "Constant added to an example's loss in its own weight.", low=1e-6, high=1e6)
     velocity: str = option(
-        "ode", "Teacher velocity: of the ODE at z_t, or with the sampled noise.", choices=("ode", "sampled")
+        "ode",
+        "Velocity of the teacher's estimate: of its ODE at z_t, or, as listed in the paper, with the sampled noise.",
+        choices=("ode", "sampled"),
     )
     guidance: float = option(
         0.0, "How far the teacher's estimates are pushed away from those without self-conditioning.", low=0, high=100
     )
-
-    def _problems(self, good: Good) -> list[str]:
-        problems = super()._problems(good)
-        if good("velocity", "guidance") and self.guidance and self.velocity == "sampled":
-            problems.append(
-                f"--guidance {self.guidance} needs a teacher, and --velocity sampled has none; leave out one"
-            )
-        return problems

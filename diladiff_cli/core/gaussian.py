@@ -68,9 +68,9 @@ class TanSchedule:
 
             a = (1 - cos delta) / (t - r),   b = sin delta / (t - r).
 
-        For a constant direction F, z_r = cos(delta) z_t + sin(delta) F, so the average velocity over [r, t] is
-        u = a z_t - b F. Written without the difference quotient: at r = t, a = 0 and b = theta', and derivatives
-        with respect to t and r exist everywhere.
+        For a clean estimate alpha z_t + sigma F that stays what it is, z_r = cos(delta) z_t + sin(delta) F, so the
+        average velocity over [r, t] is u = a z_t - b F. Written without the difference quotient: at r = t, a = 0 and b
+        = theta', and derivatives with respect to t and r exist everywhere.
 
         Args:
             t: (B,) times in [0, 1].
@@ -104,7 +104,7 @@ def velocity(z_t: Tensor, z_0: Tensor, level: NoiseLevel) -> Tensor:
 
 
 def sampled_velocity(z_0: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:
-    """d z_t / dt = alpha' z_0 + sigma' eps along one noising path."""
+    """d z_t / dt = alpha' z_0 + sigma' eps along one noising path from z_0, or from an estimate of it."""
     return expand(level.alpha_dot, z_0) * z_0 + expand(level.sigma_dot, z_0) * noise
 
 

@@ -111,7 +111,7 @@ def bound_report(nats: Tensor, length: int, draws: int) -> dict[str, Any]:
 
     Args:
         nats: (S,) nats per sequence, as :func:`bound_nats` gives. Subtracting the log density of each latent
-            (:func:`ode_log_density`) beforehand makes it the bound of the whole latent model.
+            (:func:`ode_log_density`) beforehand makes it the published figure of the whole latent model.
         length: Tokens per sequence.
         draws: Monte Carlo draws per sequence, for the record.
 

@@ -60,10 +60,23 @@ def draw_times(noise: BatchNoise, config: DistillConfig, schedule: TanSchedule) 
 
 
 @torch.no_grad()
-def teacher_velocity(teacher: LatentPrior, z_t: Tensor, t: Tensor, level: NoiseLevel, guidance: float = 0.0) -> Tensor:
-    """Velocity of the teacher's ODE at z_t from two calls, the second self-conditioned on and guided by the first."""
+def teacher_velocity(
+    teacher: LatentPrior, z_t: Tensor, t: Tensor, level: NoiseLevel, guidance: float = 0.0, eps: Tensor | None = None
+) -> Tensor:
+    """Velocity at z_t by the teacher's clean estimate of two calls, the second self-conditioned on the first.
+
+    Args:
+        teacher: The frozen prior.
+        z_t: (B, N, C) noisy latents.
+        t: (B,) their times.
+        level: The schedule at t.
+        guidance: How far the second estimate is pushed away from the first.
+        eps: (B, N, C) the noise in z_t, with which the published listing goes on from the estimate; None for the
+            velocity of the teacher's ODE, which takes the noise that the estimate leaves in z_t.
+    """
     plain = teacher(z_t, t, torch.zeros_like(z_t))
-    return velocity(z_t, guided(teacher(z_t, t, plain), plain, guidance), level)
+    estimate = guided(teacher(z_t, t, plain), plain, guidance)
+    return velocity(z_t, estimate, level) if eps is None else sampled_velocity(estimate, eps, level)
 
 
 @dataclass(frozen=True)
@@ -87,10 +100,8 @@ class MeanFlowLoss:
         level = self.teacher.schedule(t)
         eps = noise.normal(*z_0.shape[1:])
         z_t = diffuse(z_0, eps, level)
-        if self.config.velocity == "sampled":
-            v = sampled_velocity(z_0, eps, level)
-        else:
-            v = teacher_velocity(self.teacher, z_t, t, level, self.config.guidance)
+        sampled = eps if self.config.velocity == "sampled" else None
+        v = teacher_velocity(self.teacher, z_t, t, level, self.config.guidance, sampled)
         u, du_dt = model(z_t, t, r, self._self_condition(model, z_t, t, noise), v)
         target = meanflow_target(v, t, r, du_dt, self._tangent_scale(noise.step))
         losses, squared = adaptive_loss(u, target, self.config.adaptive_constant)
@@ -150,8 +161,7 @@ def student_figures(student: nn.Module, schedule: TanSchedule, teacher: TeacherS
 
 def _compile(teacher: LatentPrior, config: DistillConfig, student: LatentStudent) -> None:
     """Compile what a step runs: teacher, self-conditioning, and the student with its derivative."""
-    if config.velocity != "sampled":
-        compile_method("forward", teacher.trunk, dynamic=False)
+    compile_method("forward", teacher.trunk, dynamic=False)
     if config.p_self_cond:
         compile_method("forward", student.trunk, dynamic=False)
     compile_method("along_ode", student, dynamic=False)

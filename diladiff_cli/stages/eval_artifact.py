@@ -49,9 +49,8 @@ DEFINITIONS: dict[str, dict[str, str]] = {
         "share_of_white": "loss / white, averaged over the noise levels; 1 means that nothing was learned",
     },
     "whole_model": {
-        "nats_per_token": "upper bound on -log p(text) per token: (decoder's bound given z - log p(z)) / L; z in "
-        "standardised units, one bin of uniform dequantisation having volume 1",
-        "perplexity": "exp(nats_per_token)",
+        "nats_per_token": "as published: (decoder's bound given z - log p(z)) / L, z in standardised units; no bound "
+        "on -log p(text), since z is continuous, and for comparing priors of one auto-encoder",
         "stderr": "of nats_per_token, over sequences",
         "decoder_nats_per_token": f"the decoder's part: {BOUND}",
         "latent_nats_per_token": "-log p(z) / L, density of the probability-flow ODE: RK45, Hutchinson's estimate with "

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diladiff_cli.config import SampleConfig
-from diladiff_cli.core.gaussian import velocity
+from diladiff_cli.core.gaussian import expand, velocity
 from diladiff_cli.networks.latent import LatentPrior
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.distill import teacher_velocity
@@ -14,7 +14,7 @@ from diladiff_cli.stages.sample import generate
 from diladiff_cli.stages.sample_settings import notes_on
 from diladiff_cli.stages.sampler import load_sampler
 
-from ..chain import Chain, distill_config
+from ..chain import Chain
 
 
 def draw(chain: Chain, stage: str, guidance: float, steps: int = 0) -> list[dict[str, Any]]:
@@ -51,12 +51,11 @@ def test_the_teachers_guided_velocity_is_that_of_its_pushed_estimate() -> None:
     with torch.no_grad():
         plain = teacher(z_t, t, torch.zeros_like(z_t))
         estimate = teacher(z_t, t, plain)
+    level, eps = teacher.schedule(t), torch.randn_like(z_t)
     for guidance in (0.0, 2.0):
-        wanted = velocity(z_t, (1 + guidance) * estimate - guidance * plain, teacher.schedule(t))
-        torch.testing.assert_close(teacher_velocity(teacher, z_t, t, teacher.schedule(t), guidance), wanted)
+        pushed = (1 + guidance) * estimate - guidance * plain
+        found = teacher_velocity(teacher, z_t, t, level, guidance)
+        torch.testing.assert_close(found, velocity(z_t, pushed, level))
+        listed = expand(level.alpha_dot, z_t) * pushed + expand(level.sigma_dot, z_t) * eps
+        torch.testing.assert_close(teacher_velocity(teacher, z_t, t, level, guidance, eps), listed)
     assert not torch.allclose(plain, estimate)
-
-
-def test_guidance_needs_a_teacher() -> None:
-    with pytest.raises(ConfigError, match="needs a teacher"):
-        distill_config(guidance=1.0, velocity="sampled")

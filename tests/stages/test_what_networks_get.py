@@ -134,3 +134,23 @@ def test_a_student_gets_estimates_by_its_own_velocity_as_often_as_it_should(shar
         alpha, sigma, d_alpha, d_sigma = columns
         wanted = (d_sigma * z_t - sigma * velocity) / (d_sigma * alpha - d_alpha * sigma)
         torch.testing.assert_close(given[conditioned], wanted[conditioned], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("way", ["ode", "sampled"])
+def test_a_student_goes_along_the_velocity_of_its_teachers_estimate(way: str) -> None:
+    config = DistillConfig(velocity=way, p_self_cond=0.0, guidance=1.5)
+    teacher, student = (spread_out(kind(schedule_d=9.0, **TRUNK)) for kind in (LatentPrior, LatentStudent))
+    use_plain_attention(student)
+    fed, z_0 = Fed(student, 4), torch.randn(40, LATENTS, CHANNELS, generator=torch.Generator().manual_seed(0))
+    MeanFlowLoss(lambda batch: batch, teacher, config)(fed, z_0, noise_of(40))  # type: ignore[arg-type]
+    noise, schedule = noise_of(40), TanSchedule(9.0)
+    t, _ = draw_times(noise, config, schedule)
+    eps = noise.normal(LATENTS, CHANNELS)
+    alpha, sigma, d_alpha, d_sigma, _ = (x.view(-1, 1, 1) for x in schedule(t))
+    z_t = alpha * z_0 + sigma * eps
+    with torch.no_grad():
+        first = teacher(z_t, t, torch.zeros_like(z_t))
+        second = teacher(z_t, t, first)
+    estimate = second + 1.5 * (second - first)
+    eps = eps if way == "sampled" else (z_t - alpha * estimate) / sigma
+    torch.testing.assert_close(fed.given[-1], d_alpha * estimate + d_sigma * eps, rtol=1e-3, atol=1e-3)
