@@ -21,6 +21,7 @@ from diladiff_cli.shipped import SHIPPED_NAME
 RUN_FIELDS = {"seed", "max_steps", "max_minutes", "precision", "compile", "log_with"}
 PARSED_LATER = (Path, int, float)  # of a command's own parameters, so that all bad values are told at once
 MODELS = {"model", "against", "more", "base", "ae", "prior", "target", "path"}  # what may name a model
+MODELS_OR_IDS = {"init", "tokenizer"}  # or else something on the Hub
 LONG_SWITCH = 14  # characters of a name; longer ones, spelled in two ways, would cut off others on 80 columns
 METAVARS = {bool: "", int: "INTEGER", float: "FLOAT", str: "TEXT"}
 
@@ -94,13 +95,13 @@ def with_shipped(name: str, value: Any) -> Any:
     Raises:
         UserError: The value is almost that name, and nothing is called so.
     """
-    if name not in MODELS or value is None:
+    if name not in MODELS | MODELS_OR_IDS or value is None:
         return value
     if isinstance(value, list):
         return [with_shipped(name, part) for part in value]
     first = value.partition("/")[0]
     if first != SHIPPED_NAME:
-        if difflib.get_close_matches(first, [SHIPPED_NAME], cutoff=0.8) and not Path(first).exists():
+        if name in MODELS and difflib.get_close_matches(first, [SHIPPED_NAME], cutoff=0.8) and not Path(first).exists():
             hint = "did you mean shipped, the model that ships with diladiff?"
             raise UserError(f"there is no folder {value}", meant_instead(Path(value), hint, Path.is_dir))
         return value
@@ -214,7 +215,9 @@ def own_problems(parameters: Mapping[str, inspect.Parameter], values: Mapping[st
         if number is not None and value is not None:
             info = parameter.annotation.__metadata__[0]
             problems.append(check_value(name, _typed(number, value), number, low=info.min, high=info.max))
-        elif "" in (value if isinstance(value, list) else [value]) and not kinds.isdisjoint({Path, list}):
+        elif "" in (value if isinstance(value, list) else [value]) and (
+            name in MODELS_OR_IDS or not kinds.isdisjoint({Path, list})
+        ):
             info = parameter.annotation.__metadata__[0]
             spelled = info.default if isinstance(info.default, str) else info.metavar
             problems.append(f"{spelled} is empty; name a file or folder, or leave it out")

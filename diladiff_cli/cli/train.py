@@ -30,6 +30,7 @@ def _finish(figures: Mapping[str, Any], out: Path, dry_run: bool) -> Result:
     examples=(
         "diladiff train-mdlm --preset demo",
         "diladiff train-mdlm --data data --layers 6 --max-minutes 60",
+        "diladiff train-mdlm --data mine --init shipped/parents/mdlm",
         "accelerate launch -m diladiff_cli train-mdlm --preset owt",
     ),
     reads={"data": "data"},
@@ -37,6 +38,16 @@ def _finish(figures: Mapping[str, Any], out: Path, dry_run: bool) -> Result:
 def train_mdlm(
     config: MdlmConfig,
     data: Annotated[Path, typer.Option("--data", metavar="FOLDER", help="Token data set of encode.")] = Path("data"),
+    init: Annotated[
+        str | None,
+        typer.Option(
+            "--init",
+            metavar="MODEL",
+            help="Begin with this base and its network: an artifact, or a published checkpoint of MDLM, a folder or "
+            r"its Hub id. \[default: from scratch]",
+            show_default=False,
+        ),
+    ] = None,
     out: Out = Path("ckpt/mdlm"),
     resume: Resume = None,
     dry_run: DryRun = False,
@@ -44,7 +55,8 @@ def train_mdlm(
     """Train the base, a masked diffusion language model."""
     from diladiff_cli.stages import train_mdlm as stage
 
-    return _finish(stage.train_mdlm(config, data=data, out=out, resume=resume, dry_run=dry_run), out, dry_run)
+    figures = stage.train_mdlm(config, data=data, init=init, out=out, resume=resume, dry_run=dry_run)
+    return _finish(figures, out, dry_run)
 
 
 @command(

@@ -111,6 +111,17 @@ def _kind_of(folder: Path) -> Any:
     return AutoTokenizer
 
 
+def same_tokenizer(first: str | Path, second: str | Path) -> bool:
+    """Whether the tokenizers of two folders, artifacts or data sets make the same tokens of every text.
+
+    Raises:
+        UserError: One cannot be loaded.
+    """
+    found = [load_tokenizer(folder) for folder in (first, second)]
+    ours, theirs = ((t.backend_tokenizer.to_str(), t.mask_token_id, t.sep_token_id, t.eos_token_id) for t in found)
+    return bool(ours == theirs)
+
+
 def saved_files(tokenizer: Any) -> dict[str, bytes]:
     """The files that a tokenizer is saved as, by name; each artifact has a copy, so tokenizer.json is made compact.
 

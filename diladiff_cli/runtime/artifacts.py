@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 2  # 1 had the tokenizer in a folder of its own
 COMMANDS = {stage: KINDS[stage][1] for stage in ("mdlm", "ae", "prior", "student")}
 MAX_SHARD_SIZE = "5GB"
-TABLES = ("network", "training", "parents", "data", "files", "progress", "tokenizer", "sampling")
+TABLES = ("network", "training", "parents", "data", "files", "progress", "tokenizer", "sampling", "init")
 
 
 def content_hash(
@@ -190,6 +190,7 @@ def _is_well_formed(config: Mapping[str, Any]) -> bool:
     scale = config.get("sampling", {}).get("latent_scale", 1.0)
     if type(scale) not in (int, float) or not LEAST_SCALE <= scale <= MOST_SCALE:
         return False
+    texts += [config["init"].get(k) for k in ("source", "hash")] if "init" in config else []
     texts += [link.get("hash") for link in links] + [config["data"].get(k, "") for k in ("path", "fingerprint")]
     return all(isinstance(text, str) for text in texts)
 

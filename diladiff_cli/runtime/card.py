@@ -109,6 +109,8 @@ def model_card(config: Mapping[str, Any]) -> str:
     links = config["parents"].items()
     parents = "".join(f"- {name}: `{link['path']}` ({short_hash(link['hash'])})\n" for name, link in links)
     progress = config["progress"]
+    if "init" in config:
+        parents = f"- began with the weights of `{config['init']['source']}` ({short_hash(config['init']['hash'])})\n"
     parents = parents or "- no parent: trained from scratch\n"
     return f"""---
 library_name: diladiff

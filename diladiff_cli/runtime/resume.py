@@ -29,8 +29,8 @@ BEFORE: dict[type[StageConfig], dict[str, Any]] = {
 
 
 def made_from(artifact: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's numbers depend on besides its settings: parents, data set, an encoder that features come from, and
-    whether its latents are stored ones.
+    """What a run's numbers depend on besides its settings: parents, data set, an encoder that features come from, the
+    weights that it begins with, and whether its latents are stored ones.
 
     Args:
         artifact: The fields of the artifact to be, as :class:`diladiff_cli.runtime.run.Run` has them.
@@ -38,6 +38,8 @@ def made_from(artifact: Mapping[str, Any]) -> dict[str, Any]:
     found = {f"{stage} artifact": short_hash(link["hash"]) for stage, link in artifact["parents"].items()}
     data, encoder = artifact["data"], artifact["network"].get("features_hash")
     found |= {"feature encoder": short_hash(encoder)} if encoder else {}
+    initial = artifact.get("also", {}).get("init")
+    found |= {"initial weights": short_hash(initial["hash"])} if initial else {}
     return found | {"data set": short_hash(data["fingerprint"]), "stored latents": bool(data.get("latents"))}
 
 

@@ -94,6 +94,7 @@ def plan(artifact: Mapping[str, Any], config: StageConfig, out: Path, resume: bo
     parents = {stage: link | {"path": _from_here(out, link["path"])} for stage, link in artifact["parents"].items()}
     data = {k: _from_here(out, v) if k in ("path", "latents") and v else v for k, v in artifact["data"].items()}
     described = {"stage": artifact["stage"], "network": artifact["network"], "parents": parents, "data": data}
+    described |= artifact.get("also", {})
     described |= {"parameters": sum(p.numel() for p in outline(artifact["stage"], artifact["network"]).parameters())}
     return described | {"training": config.to_dict(), "out": str(out)}
 

@@ -10,7 +10,7 @@ from diladiff_cli.config import EncodeConfig
 from diladiff_cli.data.files import find_files
 from diladiff_cli.data.shards import well_formed
 from diladiff_cli.data.text import Piece, iter_pieces
-from diladiff_cli.data.tokenizer import load_tokenizer
+from diladiff_cli.data.tokenizer import same_tokenizer
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CHECKSUM, CONFIG_FILE, file_hash, read_sealed
 from diladiff_cli.notes import say
@@ -102,7 +102,7 @@ def finished_data(
         if not dry_run:
             say(f"{out} is damaged: encoding it again")
         return None
-    if own_tokenizer and not _same_tokenizer(config.tokenizer, out):
+    if own_tokenizer and not same_tokenizer(config.tokenizer, out):
         raise UserError(f"{out} holds a data set of another tokenizer than that in {config.tokenizer}", REMEDY)
     return {name: value for name, value in stored.items() if name != CHECKSUM}
 
@@ -117,9 +117,3 @@ def _is_whole(out: Path, stored: Mapping[str, Any]) -> bool:
         return all(file_hash(out / Path(shard["file"]).name) == shard.get("sha256") for shard in shards)
     except (OSError, UserError):
         return False
-
-
-def _same_tokenizer(first: str | Path, second: str | Path) -> bool:
-    found = [load_tokenizer(folder) for folder in (first, second)]
-    ours, theirs = ((t.backend_tokenizer.to_str(), t.mask_token_id, t.sep_token_id, t.eos_token_id) for t in found)
-    return bool(ours == theirs)

@@ -34,10 +34,11 @@ def describe(path: Path) -> Record:
     Returns:
         Plain JSON values. Always ``path``, ``stage``, ``title``, ``package_version``, ``format_version``, ``parents``
         (stage to path, hash and state), ``files`` (name to bytes) and ``bytes``. Of an artifact also ``hash``,
-        ``ancestors`` (what its unchanged parents were made from in turn, as ``parents``), ``network``,
-        ``parameters``, ``training``, ``progress``, ``validation``, and its ``data`` with their state, where it has them
-        ``sampling`` (settings that ``sample`` takes from it) and ``export``; of data and latents ``fingerprint``,
-        ``splits`` and what they were made with. A state is "unchanged", "changed", "missing" or "damaged".
+        ``ancestors`` (what its unchanged parents were made from in turn, as ``parents``), ``network``, ``parameters``,
+        ``training``, ``progress``, ``validation``, and its ``data`` with their state, where it has them ``sampling``
+        (settings that ``sample`` takes from it), ``init`` (the base that it began with) and ``export``; of data and
+        latents ``fingerprint``, ``splits`` and what they were made with. A state is "unchanged", "changed", "missing"
+        or "damaged".
 
     Raises:
         UserError: The folder is none of these, or is damaged.
@@ -95,7 +96,7 @@ def _describe_artifact(path: Path) -> Record:
         "ancestors": _ancestors(parents),
         "data": artifact.data | _data_state(path, artifact.data.get("path"), artifact.data.get("fingerprint")),
     }
-    record |= {"sampling": config["sampling"]} if "sampling" in config else {}
+    record |= {name: config[name] for name in ("init", "sampling") if name in config}
     if "export" not in config:
         return record
     if record["data"]["state"] == "missing":
@@ -213,7 +214,7 @@ def info_table(record: Record) -> "Group":
     from rich.console import Group
 
     head = {"path": record["path"], "made by": f"{record['made_by']}, diladiff {record['package_version']}"}
-    names = ("hash", "fingerprint", "length", "vocab_size", "shape", "sources", "sampling", "export")
+    names = ("hash", "fingerprint", "length", "vocab_size", "shape", "sources", "init", "sampling", "export")
     head |= {name: record[name] for name in names if name in record}
     of_text = record["data"] if isinstance(record.get("data"), dict) else {}  # that an artifact was trained on
     head |= {name: of_text[name] for name in ("length", "vocab_size") if name in of_text}

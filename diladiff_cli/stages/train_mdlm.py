@@ -1,6 +1,7 @@
 """``train-mdlm``: the masked diffusion base (method section 2)."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from diladiff_cli.core.times import low_discrepancy
 from diladiff_cli.data.tokens import TokenData, open_tokens
 from diladiff_cli.metrics.likelihood import masked_figures
 from diladiff_cli.networks.denoiser import TokenDenoiser
+from diladiff_cli.notes import say
 from diladiff_cli.runtime.folders import restore
 from diladiff_cli.runtime.locks import locks_out
 from diladiff_cli.runtime.loop import train
@@ -30,6 +32,7 @@ from diladiff_cli.stages.common import (
     seeded,
     validation_batches,
 )
+from diladiff_cli.stages.initial import InitialBase, initial_base
 from diladiff_cli.stages.validation import base_logits
 from diladiff_cli.tokenizer_files import read_tokenizer
 
@@ -41,6 +44,13 @@ def network_arguments(config: MdlmConfig, data: TokenData) -> dict[str, Any]:
     names = ("width", "layers", "heads", "mlp_width", "activation", "norm", "bias", "qk_norm", "positions")
     shape = {name: getattr(config, name) for name in (*names, "tie_embeddings")}
     return shape | {"vocab_size": data.vocab_size, "mask_id": data.mask_id, "length": data.length}
+
+
+def with_network(config: MdlmConfig, initial: InitialBase) -> MdlmConfig:
+    """The configuration with the network of the base to begin with."""
+    size = "width {width}, {layers} layers, {heads} heads, {positions} positions".format(**initial.network)
+    say(f"beginning with the weights of {initial.source}, and with its network: {size}")
+    return replace(config, **{name: value for name, value in initial.network.items() if name in config.to_dict()})
 
 
 def denoiser_flops(model: TokenDenoiser) -> float:
@@ -70,13 +80,21 @@ def mdlm_loss(mask_id: int, exact: bool) -> Callable[[nn.Module, Tensor, BatchNo
 
 @locks_out
 def train_mdlm(
-    config: MdlmConfig, *, data: Path | str, out: Path | str, resume: bool | None = None, dry_run: bool = False
+    config: MdlmConfig,
+    *,
+    data: Path | str,
+    init: Path | str | None = None,
+    out: Path | str,
+    resume: bool | None = None,
+    dry_run: bool = False,
 ) -> dict[str, Any]:
     """Train the base on a token data set and write its artifact.
 
     Args:
         config: Network and optimisation.
         data: Token data set made by ``encode``.
+        init: A base to begin with, see :func:`diladiff_cli.stages.initial.initial_base`, whose network counts instead
+            of the configuration's; None to begin from scratch.
         out: Folder of the artifact.
         resume: Continue, start over, or (None) continue an unfinished identical run.
         dry_run: Only check the inputs.
@@ -85,12 +103,15 @@ def train_mdlm(
         The last validation's figures, or the plan of a dry run.
 
     Raises:
-        UserError: Unusable data or output folder.
+        UserError: Unusable data, base or output folder.
     """
     data, out = Path(data), Path(out)
-    config = settled(config, out, resume)
     restore(data)
     tokens = open_tokens(data)
+    initial = None if init is None else initial_base(init, tokens)
+    if initial is not None:
+        config = with_network(config, initial)
+    config = settled(config, out, resume)
     network = network_arguments(config, tokens)
     artifact = {
         "stage": "mdlm",
@@ -99,11 +120,15 @@ def train_mdlm(
         "data": data_record(tokens, data, out),
         "tokenizer": read_tokenizer(tokens.path),
     }
+    if initial is not None:
+        artifact["also"] = {"init": {"source": initial.source, "hash": initial.digest}}
     if dry_run:
         return plan(artifact, config, out, resume)
     session = Session(config, str(out))
     seeded(config.seed)
     model = TokenDenoiser(**network)
+    if initial is not None:
+        model.load_state_dict(initial.weights)
     split = tokens.split("train")
     batches = validation_batches(tokens, config, session.device)
     run = Run(

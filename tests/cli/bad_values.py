@@ -98,7 +98,7 @@ OWN: dict[str, dict[str, Cases]] = {
         "resume": SWITCH,
         "dry_run": SWITCH,
     },
-    "train-mdlm": {"data": INPUT, "out": PLACES, "resume": SWITCH, "dry_run": SWITCH},
+    "train-mdlm": {"data": INPUT, "init": INPUT, "out": PLACES, "resume": SWITCH, "dry_run": SWITCH},
     "train-ae": {"base": INPUT, "data": INPUT, "out": PLACES, "resume": SWITCH, "dry_run": SWITCH},
     "train-prior": {
         "ae": INPUT,

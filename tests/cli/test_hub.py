@@ -17,6 +17,7 @@ from ..command_line import Outcome, environment
 from ..local_hub import LocalHub, serving
 from ..scorer import build_scorer
 from ..stages.test_encoder_features import write_encoder
+from ..stages.test_initial import published, tokenizer_of_words
 from ..warmed import warm_python
 
 CARD = """---
@@ -185,3 +186,26 @@ def test_a_scorer_of_the_hub_is_downloaded_once(visitor: Visitor, asked_for: str
     assert again.out == done.out
     # Versions 4 of transformers ask each time for code that a model may have, and here does not.
     assert [path for path in visitor.hub.asked if not path.endswith("/custom_generate/generate.py")] == []
+
+
+@pytest.mark.parametrize("kind", ["published", "own"])
+def test_a_base_of_the_hub_is_begun_with(visitor: Visitor, tiny_chain: Chain, kind: str) -> None:
+    checkpoint, tokenizer = visitor.folder / f"{kind} base", visitor.folder / f"tokenizer of {kind}"
+    if kind == "own":
+        shutil.copytree(tiny_chain.mdlm, checkpoint, ignore=shutil.ignore_patterns("state"))
+        tokenizer = checkpoint
+    else:
+        tokenizer_of_words(tokenizer)
+        published(checkpoint)
+    visitor.hub.add("models", f"lab/{kind}", checkpoint)
+    write_text(visitor.folder / "text.txt")
+    made = visitor("encode", "text.txt", "--tokenizer", tokenizer, *ENCODE, "--out", f"data of {kind}")
+    assert made.status == 0, made.err
+    training = ("--max-steps", "1", "--batch-size", "4", "--data", f"data of {kind}", "--out", f"from {kind}")
+    done = visitor("train-mdlm", "--init", f"lab/{kind}", *training)
+    assert done.status == 0, done.err
+    assert "asking the Hub for lab/" in done.err
+    assert visitor.hub.was_asked_for(f"lab/{kind}")
+    refused = visitor("train-mdlm", "--init", "lab/none", *training, "--fresh")
+    assert refused.status == 1
+    assert refused.error.startswith("error: lab/none is not in the local cache and cannot be reached on the Hub")

@@ -1,29 +1,32 @@
 """The options of the one block express the public MDLM checkpoints, whose constant conditioning folds into weights."""
 
 import math
+from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from diladiff_cli.networks.denoiser import TokenDenoiser
+from diladiff_cli.networks.public import folded, is_public, public_network
 
 WIDTH, CONDITION, VOCAB, LENGTH, BLOCKS, HEADS = 32, 8, 19, 10, 2, 4
 Weights = dict[str, Tensor]
 
 
-def random_weights() -> Weights:
+def random_weights(vocab: int = VOCAB) -> Weights:
     """Weights under the names of the published checkpoints (without ``backbone.``), nothing left at zero or one."""
     source = torch.Generator().manual_seed(0)
     shapes: dict[str, tuple[int, ...]] = {
-        "vocab_embed.embedding": (VOCAB, WIDTH),
+        "vocab_embed.embedding": (vocab, WIDTH),
         "sigma_map.mlp.0.weight": (CONDITION, 256),
         "sigma_map.mlp.0.bias": (CONDITION,),
         "sigma_map.mlp.2.weight": (CONDITION, CONDITION),
         "sigma_map.mlp.2.bias": (CONDITION,),
         "output_layer.norm_final.weight": (WIDTH,),
-        "output_layer.linear.weight": (VOCAB, WIDTH),
-        "output_layer.linear.bias": (VOCAB,),
+        "output_layer.linear.weight": (vocab, WIDTH),
+        "output_layer.linear.bias": (vocab,),
         "output_layer.adaLN_modulation.weight": (2 * WIDTH, CONDITION),
         "output_layer.adaLN_modulation.bias": (2 * WIDTH,),
     }
@@ -90,52 +93,45 @@ def published_logits(w: Weights, x: Tensor) -> Tensor:
     return h @ w["output_layer.linear.weight"].T + w["output_layer.linear.bias"]
 
 
-def folded(w: Weights) -> Weights:
-    """The same function as weights of :class:`TokenDenoiser`: scales and shifts in the norms, gates in the outputs."""
-    found = {
-        "embedding.weight": w["vocab_embed.embedding"],
-        "head.weight": w["output_layer.linear.weight"],
-        "head.bias": w["output_layer.linear.bias"],
-    }
-    for i in range(BLOCKS):
-        b = f"blocks.{i}"
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulations(w, b, 6)
-        found |= {
-            f"{b}.attention_norm.weight": w[f"{b}.norm1.weight"] * (1 + scale_a),
-            f"{b}.attention_norm.bias": shift_a,
-            f"{b}.attention.qkv.weight": w[f"{b}.attn_qkv.weight"],
-            f"{b}.attention.out.weight": gate_a[:, None] * w[f"{b}.attn_out.weight"],
-            f"{b}.mlp_norm.weight": w[f"{b}.norm2.weight"] * (1 + scale_m),
-            f"{b}.mlp_norm.bias": shift_m,
-            f"{b}.mlp.up.weight": w[f"{b}.mlp.0.weight"],
-            f"{b}.mlp.up.bias": w[f"{b}.mlp.0.bias"],
-            f"{b}.mlp.down.weight": gate_m[:, None] * w[f"{b}.mlp.2.weight"],
-            f"{b}.mlp.down.bias": gate_m * w[f"{b}.mlp.2.bias"],
-        }
-    shift, scale = modulations(w, "output_layer", 2)
-    return found | {
-        "final_norm.weight": w["output_layer.norm_final.weight"] * (1 + scale),
-        "final_norm.bias": shift,
-    }
-
-
-def test_a_published_checkpoint_folds_into_the_one_block() -> None:
-    model = TokenDenoiser(
-        vocab_size=VOCAB,
-        mask_id=VOCAB - 1,
-        length=LENGTH,
-        width=WIDTH,
-        layers=BLOCKS,
-        heads=HEADS,
-        activation="gelu_tanh",
-        norm="layernorm",
-        bias=True,
-        qk_norm=False,
-        positions="rotary",
-    )
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+def test_a_published_checkpoint_folds_into_the_one_block(prefix: str) -> None:
     weights = random_weights()
-    model.load_state_dict(folded(weights))
+    stored = {prefix + name: weight for name, weight in weights.items()} | {
+        prefix + "rotary_emb.inv_freq": torch.ones(4)
+    }
+    assert is_public(stored)
+    network = public_network(stored, {"n_heads": HEADS, "model_length": LENGTH, "time_conditioning": False})
+    assert (network["vocab_size"], network["mask_id"], network["length"]) == (VOCAB, VOCAB - 1, LENGTH)
+    model = TokenDenoiser(**network)
+    model.load_state_dict(folded(stored))
     x = torch.randint(0, VOCAB, (3, LENGTH), generator=torch.Generator().manual_seed(1))
     wanted = published_logits(weights, x)[..., : VOCAB - 1]
     assert wanted.std() > 0.5
     torch.testing.assert_close(model(x)[..., : VOCAB - 1], wanted, rtol=1e-5, atol=2e-5)
+
+
+CONFIG = {"n_heads": HEADS, "model_length": LENGTH}
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (CONFIG | {"time_conditioning": True}, "conditioned on time"),
+        ({"n_heads": HEADS}, "tells no n_heads and model_length"),
+        (CONFIG | {"n_heads": 2.0}, "tells no n_heads and model_length"),
+        (CONFIG | {"n_heads": 3}, "no multiple of twice its 3 heads"),
+    ],
+)
+def test_a_checkpoint_of_another_kind_is_refused(config: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        public_network(random_weights(), config)
+
+
+@pytest.mark.parametrize("name", sorted(random_weights()))
+def test_a_checkpoint_without_a_weight_is_refused(name: str) -> None:
+    weights = random_weights()
+    del weights[name]
+    # Blocks are counted by their attn_qkv: without the last one it is those of its block that are too many.
+    what = "which is not known" if name == f"blocks.{BLOCKS - 1}.attn_qkv.weight" else f"no weight {name}"
+    with pytest.raises(ValueError, match=what):
+        folded(weights)

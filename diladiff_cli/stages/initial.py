@@ -1,0 +1,119 @@
+"""The base that ``train-mdlm --init`` begins with: an artifact of this package, or a published checkpoint."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from diladiff_cli.data.tokenizer import same_tokenizer
+from diladiff_cli.data.tokens import TokenData
+from diladiff_cli.downloads import download
+from diladiff_cli.errors import UserError, meant_instead
+from diladiff_cli.hub import hub_parts, names_a_path
+from diladiff_cli.integrity import CONFIG_FILE, file_hash, read_json
+from diladiff_cli.networks.public import folded, is_public, public_network
+from diladiff_cli.notes import say
+from diladiff_cli.runtime.artifacts import load_artifact
+from diladiff_cli.runtime.folders import restore
+from diladiff_cli.runtime.names import name_of
+from diladiff_cli.stages.networks import build, outline, own_arguments
+from diladiff_cli.tokenizer_files import PATTERNS
+
+WEIGHTS = "model.safetensors"
+REMEDY = "give a base, which train-mdlm writes, or a published checkpoint of MDLM, a folder or its Hub id"
+ENCODE = "encode the text with the tokenizer of that base, --tokenizer"
+
+
+@dataclass(frozen=True)
+class InitialBase:
+    """A base to begin with.
+
+    Attributes:
+        source: What it is called.
+        network: Keyword arguments of its :class:`~diladiff_cli.networks.denoiser.TokenDenoiser`.
+        weights: Its state.
+        digest: Hash of its content.
+        home: The folder of an artifact, which has its tokenizer.
+    """
+
+    source: str
+    network: dict[str, Any]
+    weights: dict[str, Tensor]
+    digest: str
+    home: Path | None = None
+
+
+def initial_base(source: Path | str, tokens: TokenData) -> InitialBase:
+    """A base for the texts of a data set.
+
+    Args:
+        source: An artifact of ``train-mdlm``, a folder with the ``config.json`` and ``model.safetensors`` of a
+            published checkpoint, or the Hub id of either, ``owner/name[@revision]``.
+        tokens: The data set; the base must have its vocabulary, and positions for texts of its length.
+
+    Raises:
+        UserError: There is no such base, it is of another kind or damaged, or it does not fit the data set.
+    """
+    found = _found(str(source))
+    network = found.network
+    for name, here in (("vocab_size", tokens.vocab_size), ("mask_id", tokens.mask_id)):
+        if network[name] != here:
+            what = f"{found.source} has {name} {network[name]}, and {tokens.path} {here}"
+            raise UserError(what, ENCODE if found.home is None else f"{ENCODE}: {found.home}")
+    if found.home is not None and not same_tokenizer(found.home, tokens.path):
+        raise UserError(f"{found.source} has another tokenizer than {tokens.path}", f"{ENCODE}: {found.home}")
+    weights = dict(found.weights)
+    if network["positions"] == "learned" and tokens.length > network["length"]:
+        what = f"{found.source} has learned positions for {network['length']} tokens, and {tokens.path} texts of"
+        raise UserError(f"{what} {tokens.length}", f"encode the text with --length {network['length']} or less")
+    if "position" in weights:
+        weights["position"] = weights["position"][: tokens.length].clone()
+    return replace(found, network=network | {"length": tokens.length}, weights=weights)
+
+
+def _found(source: str) -> InitialBase:
+    folder = Path(source).expanduser()
+    restore(folder)
+    if not folder.is_dir():
+        if folder.exists() or names_a_path(source) or "/" not in source:
+            raise UserError(f"there is no folder {source}", meant_instead(folder, REMEDY, Path.is_dir))
+        name, _, revision = hub_parts(source)
+        say(f"asking the Hub for {source}, which is no folder here")
+        folder = download(name, [CONFIG_FILE, "model*.safetensors*", *PATTERNS], REMEDY, revision)
+    config = _config_of(folder)
+    if "stage" in config or not config:
+        artifact = load_artifact(folder, "mdlm")
+        network, state = own_arguments(artifact.network), build(artifact).state_dict()
+        return InitialBase(name_of(folder), network, state, artifact.hash, folder)
+    try:
+        weights = load_file(folder / WEIGHTS)
+        if not is_public(weights):
+            raise ValueError("it has not the weights of one")
+        network, state = public_network(weights, config), folded(weights)
+        for name, value in outline("mdlm", network).state_dict().items():
+            if state[name].shape != value.shape:
+                raise ValueError(f"its weights do not belong together ({name})")
+        digest = file_hash(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{folder / WEIGHTS} cannot be read ({reason})", REMEDY) from error
+    except (ValueError, RuntimeError) as error:  # the latter from weights whose shapes do not belong together
+        raise UserError(f"{source} is no checkpoint of MDLM: {_first_line(error)}", REMEDY) from error
+    return InitialBase(source, network, state, digest)
+
+
+def _config_of(folder: Path) -> Mapping[str, Any]:
+    try:
+        return read_json(folder / CONFIG_FILE)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / CONFIG_FILE} cannot be read ({error})", REMEDY) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
