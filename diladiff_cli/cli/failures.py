@@ -21,16 +21,21 @@ SIGINT = 2
 
 
 class Terminated(SystemExit):
-    """SIGTERM came; outside of :func:`diladiff_cli.cli.main.run` it ends the process with 128 plus its number."""
+    """A signal came; outside of :func:`diladiff_cli.cli.main.run` it ends the process with 128 plus its number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(SIGNALLED + number)
 
 
 def wants_debug(arguments: Sequence[str]) -> bool:
-    """Whether --debug stands before the command, or DILADIFF_DEBUG is set."""
-    before_command = takewhile(lambda argument: argument.startswith("-"), arguments)
-    return "--debug" in before_command or os.environ.get("DILADIFF_DEBUG", "0") not in ("", "0")
+    """Whether --debug stands among the options, or DILADIFF_DEBUG is set."""
+    return without_debug(arguments) != [*arguments] or os.environ.get("DILADIFF_DEBUG", "0") not in ("", "0")
+
+
+def without_debug(arguments: Sequence[str]) -> list[str]:
+    """The arguments without --debug, which may stand before the command or behind it, up to a --."""
+    options = list(takewhile(lambda argument: argument != "--", arguments))
+    return [argument for argument in options if argument != "--debug"] + [*arguments[len(options) :]]
 
 
 def report(error: BaseException, arguments: Sequence[str]) -> int:
@@ -101,7 +106,7 @@ def explain(error: BaseException, arguments: Sequence[str] = ()) -> tuple[int, l
         reason = re.sub(r"^\[[^]]*\] *", "", first).partition(". ")[0]  # without the place in a library's source
         return FAILED, [f"error: {what} ({reason}); see what it or its launcher says, then give the same command again"]
     what = f"{type(error).__name__}: {first}" if first else type(error).__name__
-    return FAILED, [f"error: {what}; for the traceback give --debug before the command"]
+    return FAILED, [f"error: {what}; for the traceback add --debug"]
 
 
 def one_line(text: str) -> str:

@@ -14,10 +14,11 @@ from diladiff_cli.cli.artifacts import export, info
 from diladiff_cli.cli.bench import bench
 from diladiff_cli.cli.encode import encode
 from diladiff_cli.cli.evaluate import evaluate
-from diladiff_cli.cli.failures import DONE, Terminated, report, wants_debug
+from diladiff_cli.cli.failures import DONE, Terminated, report, wants_debug, without_debug
 from diladiff_cli.cli.output import connect_processes, quiet_libraries
 from diladiff_cli.cli.plot import plot
 from diladiff_cli.cli.sample import sample
+from diladiff_cli.cli.streams import settle_streams
 from diladiff_cli.cli.train import distill, train_ae, train_mdlm, train_prior
 from diladiff_cli.runtime.heap import keep_freed_memory
 from diladiff_cli.runtime.threads import wait_briefly
@@ -26,6 +27,8 @@ from diladiff_cli.runtime.threads import wait_briefly
 COMMANDS = (encode, train_mdlm, train_ae, train_prior, distill, sample, evaluate, bench, plot, info, export)
 
 HELP = {"-h", "--help"}
+# What schedulers and closed terminals send besides SIGINT, as far as the system knows it.
+ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 app = typer.Typer(
     name="diladiff",
     help="Fast, high-quality text from latent-augmented masked diffusion language models.",
@@ -54,7 +57,7 @@ def global_options(
         ),
     ] = False,
 ) -> None:
-    """Options before the command; :func:`wants_debug` reads --debug, since it matters before parsing is done."""
+    """Options before the command; --debug may stand anywhere, and :func:`wants_debug` reads it before the parser."""
 
 
 for _command in COMMANDS:
@@ -65,7 +68,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit status, after any error was reported on stderr."""
     group = typer.main.get_command(app)
     try:
-        with group.make_context("diladiff", list(arguments)) as context:
+        with group.make_context("diladiff", without_debug(arguments)) as context:
             connect_processes()
             group.invoke(context)
     except typer.Exit as stop:
@@ -101,7 +104,10 @@ def leave(status: int) -> NoReturn:
 
 def main() -> NoReturn:
     """The console script."""
-    signal.signal(signal.SIGTERM, _terminate)
+    settle_streams()
+    for number in ENDING:
+        if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:  # as SIGHUP under nohup
+            signal.signal(number, _terminate)
     if not wants_debug(sys.argv[1:]):
         quiet_libraries()
     keep_freed_memory()

@@ -16,10 +16,10 @@ TITLES = {
     "student": "Few-step latent student (DiLaDiff)",
 }
 USES = {
-    "mdlm": "diladiff sample --model {path} --decode-steps 64",
+    "mdlm": "diladiff sample --model {path} --decode-steps {steps}",
     "ae": "diladiff train-prior --ae {path}",
-    "prior": "diladiff sample --model {path} --steps 50 --decode-steps 16",
-    "student": "diladiff sample --model {path} --steps 2 --decode-steps 16",
+    "prior": "diladiff sample --model {path} --steps 50 --decode-steps {steps}",
+    "student": "diladiff sample --model {path} --steps 2 --decode-steps {steps}",
 }
 WRITES = (
     "Writes texts of {length} tokens in the manner of those that it was trained on. It follows no instructions and\n"
@@ -121,7 +121,7 @@ library_name: diladiff
 
 Made with diladiff {config["package_version"]}. Use it with:
 
-    {USES[stage].format(path="PATH")}
+    {USES[stage].format(path="PATH", steps=min(64 if stage == "mdlm" else 16, config["data"].get("length", 64)))}
 {_sampling(config.get("sampling", {}))}
 {_limits(config)}## Made from
 

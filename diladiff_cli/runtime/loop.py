@@ -37,7 +37,7 @@ from diladiff_cli.runtime.resume import (
     validated_step,
 )
 from diladiff_cli.runtime.run import Run
-from diladiff_cli.runtime.session import Clock, CutShort, Interrupted, Session, StopRequest
+from diladiff_cli.runtime.session import TIME_IS_UP, Clock, CutShort, Interrupted, Session, StopRequest
 from diladiff_cli.runtime.sharding import shard
 from diladiff_cli.runtime.state import load_state, save_state, whole_state
 from diladiff_cli.runtime.told import announce, in_words
@@ -52,7 +52,7 @@ def train(run: Run, session: Session, config: StageConfig, out: Path, resume: bo
         The last validation's metrics, with step and seconds.
 
     Raises:
-        Interrupted: After saving (not in a row of bad steps), when SIGINT or SIGTERM came.
+        Interrupted: After saving (not in a row of bad steps), when a signal to stop came.
         UserError: A resume that does not fit, or numbers gone bad.
     """
     stored = check_resume(out, config, run.artifact, resume)
@@ -117,11 +117,12 @@ class _Loop:
                 values, grad_norm = self._step()
                 tokens += self.config.batch_size * self.run.tokens_per_row
                 text = None
-                if self.step % self.config.log_every == 0 or self.step == first:
+                logged = self._due(self.config.log_every) or self.step == self.config.max_steps
+                if logged or self.step == first:  # which is for the user alone
                     now = self.clock.seconds()
                     line = self._training_line(values, grad_norm, tokens / max(now - mark, 1e-9))
                     text = in_words(line)
-                    if self.step % self.config.log_every == 0:  # the first one is for the user alone
+                    if logged:
                         self._write(line)
                         tokens, mark = 0, now
                 bar.update(1, text)
@@ -143,9 +144,9 @@ class _Loop:
         self._save()
         if self.config.log_with != "none":
             self.session.accelerator.end_training()
-        if why > 1:
-            raise Interrupted(why, self.saved_step)
-        if why == 1:
+        if why > TIME_IS_UP:
+            raise Interrupted(why - TIME_IS_UP, self.saved_step)
+        if why == TIME_IS_UP:
             say(f"stopped after {self.config.max_minutes} minutes at step {self.step}; the same command continues")
         return {"step": self.step, "seconds": self.clock.seconds()} | self.validation
 
@@ -156,9 +157,9 @@ class _Loop:
         return self._due(self.config.eval_every) and self.validated_step != self.step
 
     def _why_stop(self, stop: StopRequest) -> int:
-        """0 to go on, 1 for the time limit, else the signal's number."""
+        """0 to go on, :data:`TIME_IS_UP`, or :attr:`StopRequest.why`."""
         limit = self.config.max_minutes * 60
-        return self.session.agree(stop.signal_number or int(0 < limit < self.clock.session_seconds()))
+        return self.session.agree(stop.why or TIME_IS_UP * (0 < limit < self.clock.session_seconds()))
 
     def _step(self) -> tuple[dict[str, Tensor], float]:
         set_learning_rates(self.optimizers, self.config, self.step)
@@ -223,14 +224,14 @@ class _Loop:
         return line
 
     def _validate(self, stop: StopRequest, bar: Bar) -> int:
-        """0, or the number of the signal that cut it short in one of the processes: the run then owes it."""
+        """0, or :attr:`StopRequest.why` it was cut short in one of the processes: the run then owes it."""
         self._prepare_average()
         found, cut = self.validation, 0
         try:
             with bar.doing("validating"), torch.no_grad(), self.session.accelerator.autocast(), stop.at_once():
                 found = self.run.validate(self.average.model)
         except CutShort:
-            cut = stop.signal_number
+            cut = stop.why
         if cut := self.session.agree(cut):
             return cut
         self.validation, self.validated_step = found, self.step

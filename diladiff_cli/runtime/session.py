@@ -21,7 +21,7 @@ from accelerate.utils import (
 )
 
 from diladiff_cli.config import StageConfig
-from diladiff_cli.notes import is_main_process
+from diladiff_cli.notes import is_main_process, say
 from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.settings import ConfigError
 
@@ -45,8 +45,18 @@ class CutShort(BaseException):
     """A signal came within :meth:`StopRequest.at_once`."""
 
 
+TIME_IS_UP = 1  # why a run stops
+# Ctrl-C, schedulers, closed terminals, and what schedulers are asked to send before the end of a job.
+STOPPING = [getattr(signal, f"SIG{name}") for name in ("INT", "TERM", "HUP", "USR1") if hasattr(signal, f"SIG{name}")]
+
+
+def is_heard(number: int) -> bool:
+    """Whether a signal is to be answered: not one that whoever started this process had ignored, as nohup SIGHUP."""
+    return number in (signal.SIGINT, signal.SIGTERM) or signal.getsignal(number) is not signal.SIG_IGN
+
+
 class StopRequest:
-    """Turns SIGINT and SIGTERM into a flag that the training loop looks at between steps.
+    """Turns :data:`STOPPING` signals into a flag that the training loop looks at between steps.
 
     Only work that need not be finished is left when they come, see :meth:`at_once`.
     """
@@ -57,13 +67,19 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._note)
+        for number in STOPPING:
+            if is_heard(number):
+                self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+    @property
+    def why(self) -> int:
+        """0, or beyond :data:`TIME_IS_UP` by the number of the signal that came."""
+        return TIME_IS_UP + self.signal_number if self.signal_number else 0
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
@@ -138,6 +154,8 @@ class Session:
             log_with=None if config.log_with == "none" else config.log_with,
             project_dir=str(place.parent / "logs" / place.name),
         )
+        if config.log_with == "tensorboard":
+            say(f"tensorboard --logdir {place.parent / 'logs' / place.name}")
         self.device = self.accelerator.device
         self.processes = self.accelerator.num_processes
         self.is_main = self.accelerator.is_main_process

@@ -26,7 +26,7 @@ from diladiff_cli.stages.sample_sets import Sample
 from diladiff_cli.stages.sampler import Sampler
 
 Report = dict[str, Any]
-FIGURES = ("genppl", "entropy", "mauve", "latent_agreement", "distinct_2", "repetition_4")
+FIGURES = ("genppl", "entropy", "mauve", "latent_agreement", "chance_agreement", "distinct_2", "repetition_4")
 POOLED = f"of the texts of all seeds together, mean and spread over seeds of the clustering; {DEFINITION}"
 
 
@@ -197,6 +197,7 @@ def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int], pooled: 
             mean, std = spread(values)
             figures[name] = {"mean": mean, "std": std, "by_seed": values}
     reference, definitions, left_out = (dict(runs[0][name] or {}) for name in ("reference", "definitions", "left_out"))
+    definitions = {name: definition for name, definition in definitions.items() if name in figures}
     if pooled["value"] is None:
         left_out["mauve_pooled"] = pooled["reason"]
     else:

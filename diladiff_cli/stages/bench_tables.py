@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 Report = dict[str, Any]
 BESIDE = {"genppl": "genppl", "mauve": "mauve", "mauve_pooled": "mauve", "latent_agreement": "agreement"}
+CHANCE = "chance_agreement"
 
 
 def _common(reports: Sequence[Report]) -> str:
@@ -55,12 +56,20 @@ def _with_spread(figure: dict[str, Any] | None) -> str:
     return cell(figure["mean"]) + ("" if std is None else f" ± {cell(float(f'{std:.2g}'))}")
 
 
+def _shown(figures: Mapping[str, Any], name: str) -> str:
+    """A figure, that of latent agreement with what chance would give."""
+    beside = figures.get(CHANCE) if name == "latent_agreement" else None
+    return _with_spread(figures.get(name)) + ("" if beside is None else f" ({beside['mean']:.2g})")
+
+
 def frontier_table(reports: Sequence[Report]) -> "Table":
     """A row for each point of :func:`diladiff_cli.stages.bench_frontier.bench_frontier`, and the reference."""
     from rich.table import Column, Table
 
     names = short_names(reports)
     titles = {"genppl": "genppl", "entropy": "entropy", "mauve": "mauve", "latent_agreement": "agreement"}
+    if any(CHANCE in r["figures"] for r in reports):
+        titles["latent_agreement"] = "agreement (chance)"
     measured = {name: title for name, title in titles.items() if any(name in r["figures"] for r in reports)}
     pooled = [r["figures"]["mauve_pooled"]["n"] for r in reports if "mauve_pooled" in r["figures"]]
     if pooled:
@@ -72,7 +81,7 @@ def frontier_table(reports: Sequence[Report]) -> "Table":
     whole = (Column(name, overflow="fold") for name in columns)  # no figure is cut, however narrow the terminal
     table = Table(*whole, title="quality and speed", caption=_common(reports), caption_justify="left")
     for r in reports:
-        figures = [_with_spread(r["figures"].get(name)) for name in measured]
+        figures = [_shown(r["figures"], name) for name in measured]
         times = ["-" if r["stage"] == "mdlm" else f"{_factor(r):g}"] * several
         settings = [names[r["model"]], cell(r["steps"]), *times, str(r["decode_steps"]), f"{r['temperature']:g}"]
         beside = [_figures_at(r, other, names_of) for other, names_of in others.items()]

@@ -23,6 +23,8 @@ FEW = 1000  # texts; MAUVE says little of fewer
 GIVEN = "texts that were given"
 TOO_FEW = "needs twice as many reference texts as samples"
 NEEDS_DECODINGS = "needs samples drawn with --decodings 2"
+NO_LATENTS = "a base has no latents"
+NOT_OURS = "needs samples of diladiff, drawn with --decodings 2"
 AGREEMENT = {"latent_agreement": agreement.DEFINITION, "chance_agreement": agreement.CHANCE_DEFINITION}
 DIVERSITY = {
     "entropy": "Shannon entropy in nats of the token ids within one sample, averaged over samples",
@@ -245,7 +247,9 @@ def _add_agreement(sides: dict[str, dict[str, Any]], left_out: dict[str, str], s
     """Enter the agreement of texts decoded from one latent; returns its definition and that of chance."""
     decodings = decodings_by_latent(samples)
     if decodings is None:
-        return _leave_out(left_out, ["latent_agreement"], NEEDS_DECODINGS)
+        stages = {sample.get("stage") for sample in samples}
+        reason = {frozenset({"mdlm"}): NO_LATENTS, frozenset({None}): NOT_OURS}.get(frozenset(stages), NEEDS_DECODINGS)
+        return _leave_out(left_out, ["latent_agreement"], reason)
     figures = agreement.agreement_figures(decodings)
     if figures["chance_agreement"] is None:
         left_out["chance_agreement"] = "needs samples of several latents"

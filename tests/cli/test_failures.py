@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from diladiff_cli.cli.command import Command, command
-from diladiff_cli.cli.failures import explain, wants_debug
+from diladiff_cli.cli.failures import explain, wants_debug, without_debug
 from diladiff_cli.cli.output import ClosedPipeError
 from diladiff_cli.config import MdlmConfig, SampleConfig
 from diladiff_cli.errors import UserError, is_out_of_memory
@@ -168,7 +168,7 @@ def test_latents_of_another_auto_encoder_are_refused(cli: Cli, tiny_chain: Chain
 
 
 def test_an_unforeseen_error_is_one_line_and_with_debug_a_traceback() -> None:
-    line = "error: RuntimeError: odd; for the traceback give --debug before the command\n"
+    line = "error: RuntimeError: odd; for the traceback add --debug\n"
     body = "raise RuntimeError('odd.\\nmore of it')"
     assert finish(start(body)) == (1, "", line)
     for process in (start(body, ("--debug", "try")), start(body, DILADIFF_DEBUG="1")):
@@ -206,16 +206,18 @@ main()
     [
         ([], "", False),
         (["--debug", "info"], "", True),
-        (["info", "--debug"], "", False),
+        (["info", "--debug"], "", True),
+        (["eval", "--", "--debug"], "", False),
         (["info"], "1", True),
         (["info"], "0", False),
     ],
 )
-def test_debug_stands_before_the_command_or_in_the_environment(
+def test_debug_stands_among_the_options_or_in_the_environment(
     monkeypatch: pytest.MonkeyPatch, arguments: list[str], variable: str, wanted: bool
 ) -> None:
     monkeypatch.setenv("DILADIFF_DEBUG", variable)
     assert wants_debug(arguments) is wanted
+    assert without_debug(arguments) == [a for i, a in enumerate(arguments) if a != "--debug" or "--" in arguments[:i]]
 
 
 def test_a_run_interrupted_after_saving_exits_with_its_signal() -> None:
@@ -235,7 +237,7 @@ def test_a_run_interrupted_after_saving_exits_with_its_signal() -> None:
         (ConfigError(["a; b", "c; d"]), 2, ["error: a; b", "error: c; d"]),
         (ClosedPipeError(), 0, []),
         (KeyboardInterrupt(), 130, ["interrupted"]),
-        (ValueError(), 1, ["error: ValueError; for the traceback give --debug before the command"]),
+        (ValueError(), 1, ["error: ValueError; for the traceback add --debug"]),
     ],
 )
 def test_every_kind_of_error_has_its_status(error: BaseException, status: int, lines: list[str]) -> None:

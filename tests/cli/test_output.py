@@ -55,7 +55,7 @@ def test_a_closed_pipe_ends_quietly() -> None:
 def test_a_closed_pipe_elsewhere_is_an_error() -> None:
     status, out, err = finish(start("raise BrokenPipeError('a tracker went away')"))
     assert (status, out) == (1, "")
-    assert err == "error: BrokenPipeError: a tracker went away; for the traceback give --debug before the command\n"
+    assert err == "error: BrokenPipeError: a tracker went away; for the traceback add --debug\n"
 
 
 @pytest.mark.parametrize(("debug", "count"), [((), 0), (("--debug",), 2)])

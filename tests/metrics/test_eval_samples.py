@@ -108,10 +108,18 @@ def test_texts_of_one_latent_are_compared_with_each_other_and_with_the_next_late
     assert (definition["latents"], definition["decodings"], definition["length"]) == (2, 2, 4)
 
 
-def test_one_text_a_latent_has_no_agreement_and_the_remedy_is_named() -> None:
+@pytest.mark.parametrize(
+    ("stage", "reason"),
+    [
+        ({"stage": "student"}, "needs samples drawn with --decodings 2"),
+        ({"stage": "mdlm"}, "a base has no latents"),
+        ({}, "needs samples of diladiff, drawn with --decodings 2"),
+    ],
+)
+def test_one_text_a_latent_has_no_agreement_and_the_remedy_is_named(stage: dict[str, str], reason: str) -> None:
     for samples in (SAMPLES, [s | {"latent": i} for i, s in enumerate(SAMPLES)], [{"text": "a", "latent": 0}] * 2):
-        report = evaluate_samples(samples, None, None)
-        assert report["left_out"]["latent_agreement"] == "needs samples drawn with --decodings 2"
+        report = evaluate_samples([s | stage for s in samples], None, None)
+        assert report["left_out"]["latent_agreement"] == reason
         assert "latent_agreement" not in report["samples"]
 
 

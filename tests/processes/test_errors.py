@@ -15,9 +15,7 @@ from .launch import Job, launch
 pytestmark = pytest.mark.slow
 
 ALONE = "error: this process alone cannot go on; mend it"
-UNFORESEEN = (
-    "error: ValueError: this process alone met the unforeseen; for the traceback give --debug before the command"
-)
+UNFORESEEN = "error: ValueError: this process alone met the unforeseen; for the traceback add --debug"
 
 
 @pytest.mark.parametrize(

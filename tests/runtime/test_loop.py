@@ -219,9 +219,12 @@ def test_a_tracker_without_its_package_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_trackers_keep_their_logs_when_checkpoints_replace_the_folder(toy: ModuleType, tmp_path: Path) -> None:
+def test_trackers_keep_their_logs_when_checkpoints_replace_the_folder(
+    toy: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is an extra")
     toy.toy_train(toy.settings(log_with="tensorboard"), tmp_path / "run")
+    assert f"tensorboard --logdir {tmp_path / 'logs' / 'run'}" in capsys.readouterr().err.splitlines()
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = EventAccumulator(str(tmp_path / "logs" / "run" / "diladiff")).Reload()

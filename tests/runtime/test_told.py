@@ -33,7 +33,7 @@ def test_the_first_line_is_for_the_user_and_the_log_keeps_its_rhythm(
 ) -> None:
     toy.toy_train(toy.settings(log_every=5), tmp_path / "whole")
     logged = [line["step"] for line in read_metrics(tmp_path / "whole" / "metrics.jsonl") if line["split"] == "train"]
-    assert logged == [5, 10]
+    assert logged == [5, 10, 12]  # the last one as well
     with pytest.raises(Interrupted):
         toy.toy_train(toy.settings(log_every=5), tmp_path / "parts", loss_fn=StopAt(toy, 7, signal.SIGTERM))
     told(capsys)
@@ -41,6 +41,7 @@ def test_the_first_line_is_for_the_user_and_the_log_keeps_its_rhythm(
     plan, first, *validations = told(capsys)
     assert plan.startswith("mdlm: 12 steps, 7 of them done, batches of ")
     assert first.startswith("mdlm 8/12 loss ")
+    assert validations.pop(1).startswith("mdlm 12/12 loss ")
     assert validations == ["mdlm 8/12 validating", "mdlm 12/12 validating"]
     again = [line["step"] for line in read_metrics(tmp_path / "parts" / "metrics.jsonl") if line["split"] == "train"]
     assert again == logged

@@ -97,3 +97,11 @@ def test_a_card_has_only_figures_that_are_numbers(tiny_chain: Chain) -> None:
     card = model_card(config | {"progress": {"step": 9, "validated_step": 7, "validation": odd | {"loss": 0.5}}})
     assert card.split("## Figures")[1].split("## Training")[0].count("\n| ") == 3
     assert "by the validation after step 7:" in card
+
+
+def test_a_card_asks_for_no_more_steps_than_there_are_tokens(tiny_chain: Chain) -> None:
+    for stage in ("mdlm", "prior", "student"):
+        config = config_of(getattr(tiny_chain, stage))
+        assert f"--decode-steps {LENGTH}\n" in model_card(config)
+        longer = config | {"data": config["data"] | {"length": 512}}
+        assert f"--decode-steps {64 if stage == 'mdlm' else 16}\n" in model_card(longer)
