@@ -148,11 +148,14 @@ def training_table(reports: Sequence[Report]) -> "Table":
     """A row for each stage and setting of :func:`diladiff_cli.stages.bench_training.bench_training`."""
     from rich.table import Table
 
-    columns = ["stage", "vocabulary", "length", "batch", "tokens/s", "of matmul rate", "MB", "over plain", "plain MB"]
+    peak = ["MFU"] * any("mfu" in r for r in reports)  # of a GPU whose peak is known
+    columns = ["stage", "vocabulary", "length", "batch", "tokens/s", "of matmul rate", *peak, "MB"]
+    columns += ["over plain", "plain MB"]
     table = Table(*columns, title=f"training: {reports[0]['machine']}, {reports[0]['precision']}")
     for r in reports:
         setting = [f"{r[name]:,}" for name in ("vocab_size", "length", "batch_size")]
-        speed = [f"{r['tokens_per_second']:,.0f}", f"{r['share_of_matmul']:.0%}", _rounded(r["peak_megabytes"])]
+        shares = [f"{r['share_of_matmul']:.0%}", *(f"{r['mfu']:.1%}" for _ in peak)]
+        speed = [f"{r['tokens_per_second']:,.0f}", *shares, _rounded(r["peak_megabytes"])]
         plain = [_times(r.get("speedup_over_plain")), _rounded(r.get("plain_peak_megabytes"))]
         table.add_row(r["stage"], *setting, *speed, *plain)
     return table

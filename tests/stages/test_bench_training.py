@@ -1,5 +1,7 @@
 """The training part of ``bench --speed``: every stage really learns what it is timed on."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -9,6 +11,8 @@ from diladiff_cli.config import BenchConfig
 from diladiff_cli.runtime.randomness import BatchNoise
 from diladiff_cli.stages.bench_tables import training_table
 from diladiff_cli.stages.bench_training import MASK, Work, _stepper, bench_training, plain_loss, works
+
+from ..command_line import environment
 
 CPU = torch.device("cpu")
 SMALL = BenchConfig(
@@ -35,8 +39,37 @@ def test_every_stage_is_measured_for_each_vocabulary() -> None:
 def test_the_share_of_a_known_peak_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diladiff_cli.stages.bench_training.matmul_rate", lambda *_: 5e9)
     monkeypatch.setattr("diladiff_cli.stages.bench_training.peak_flops", lambda device: 1e10)
-    for r in bench_training(replace(SMALL, vocab_sizes="50")):
+    reports = list(bench_training(replace(SMALL, vocab_sizes="50")))
+    for r in reports:
         assert r["mfu"] == pytest.approx(r["share_of_matmul"] / 2)
+    (column,) = [column for column in training_table(reports).columns if column.header == "MFU"]
+    assert list(column.cells) == [f"{r['mfu']:.1%}" for r in reports]
+
+
+PEAK = """
+import torch
+from diladiff_cli.config import BenchConfig
+from diladiff_cli.runtime.memory import PeakMemory
+from diladiff_cli.stages.bench_training import _stepper, works
+cpu = torch.device("cpu")
+work = next(works(BenchConfig(width=16, layers=1), {vocab_size}, {length}, 8, cpu))
+with PeakMemory(cpu) as memory:
+    _stepper(work, work.loss_fn, "fp32", cpu)()
+print(memory.bytes)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is known on Linux alone")
+def test_memory_of_training_does_not_grow_with_vocabulary_times_length() -> None:
+    def peak(vocab_size: int, length: int) -> int:
+        code = PEAK.format(vocab_size=vocab_size, length=length)
+        command = [sys.executable, "-c", code]
+        found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
+        return int(found.stdout)
+
+    logits = 4 * 30_000 * 8 * 512  # bytes of those that twice the length has more, half of them masked
+    assert peak(30_000, 2048) - peak(30_000, 1024) < logits / 4
 
 
 @pytest.mark.parametrize("stage", STAGES)

