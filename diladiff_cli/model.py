@@ -152,6 +152,7 @@ class Model:
             ConfigError: An unknown option, or one that makes no sense here.
         """
         shape = self.sampler.require_autoencoder().latent_shape
+        latents = torch.as_tensor(latents)
         if latents.shape[1:] != shape:
             raise UserError(
                 f"the latents are of shape {tuple(latents.shape)}, wanted (B, {shape[0]}, {shape[1]})",

@@ -29,6 +29,12 @@ def student(tiny_chain: Chain) -> Model:
     return load(tiny_chain.student, "cpu")
 
 
+def test_the_library_shows_what_it_has() -> None:
+    code = "import diladiff_cli, sys; print(*dir(diladiff_cli)); sys.exit('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"Model", "load", "__version__"} <= set(found.stdout.split())
+
+
 @pytest.mark.parametrize("stage", ["mdlm", "ae", "prior", "student"])
 def test_a_model_has_the_parts_of_its_stage(tiny_chain: Chain, stage: str) -> None:
     model = diladiff_cli.load(str(getattr(tiny_chain, stage)))

@@ -186,5 +186,8 @@ def _replacing(out: Path, option: str) -> Iterator[IO[bytes]]:
             remove_leftovers(out)
             with replacing_file(out) as partial, partial.open("wb") as file:
                 yield file
+    except (KeyboardInterrupt, SystemExit):
+        say(f"{out} is not written, since it is not complete; samples on stdout come as they are drawn")
+        raise
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror})", remedy) from error

@@ -174,6 +174,9 @@ def check_scorer(spec: str) -> None:
         path = _smollm2_file()
     if path.suffix == ".gguf" and path.exists() and importlib.util.find_spec("gguf") is None:
         raise UserError(f"reading {path.name} needs the package gguf", "pip install gguf")
+    if path.is_file() and path.suffix != ".gguf":
+        remedy = "give a GGUF file, a folder with safetensors weights, a Hub id, smollm2 or none"
+        raise UserError(f"the scorer {spec} is a file, and no GGUF file", remedy)
     if not path.exists() and (path.suffix == ".gguf" or names_a_path(spec)):
         raise UserError(f"there is no scorer {spec}", meant_instead(path, "check --scorer"))
 

@@ -1,4 +1,4 @@
-"""``info``: what a folder is, where it came from and how it was made; nothing is loaded but headers."""
+"""``info``: what a folder is, where it came from and how it was made; of weights nothing is read but headers."""
 
 import math
 from collections import Counter
@@ -11,10 +11,11 @@ from safetensors import SafetensorError, safe_open
 from diladiff_cli.data.latents import open_latents
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError, meant_instead, told_inside, unfinished_folder
-from diladiff_cli.integrity import read_sealed, short_hash
+from diladiff_cli.integrity import check_log, read_sealed, short_hash
 from diladiff_cli.runtime.artifacts import COMMANDS, Artifact, linked, load_artifact
 from diladiff_cli.runtime.card import TITLES
-from diladiff_cli.runtime.folders import is_there, restore
+from diladiff_cli.runtime.folders import METRICS_FILE, is_there, restore
+from diladiff_cli.tokenizer_files import check_tokenizer
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -76,6 +77,8 @@ def _stage(path: Path) -> str:
 
 def _describe_artifact(path: Path) -> Record:
     artifact = load_artifact(path)
+    check_tokenizer(path)
+    check_log(path / METRICS_FILE)
     config = artifact.config
     progress = dict(config.get("progress", {}))
     parents = {stage: _parent(path, stage, link) for stage, link in config["parents"].items()}
@@ -184,6 +187,7 @@ def _data_state(path: Path, link: str | None, fingerprint: str | None) -> Record
 
 def _describe_data(path: Path) -> Record:
     config = dict(open_tokens(path).config)
+    check_tokenizer(path)
     for name in config["splits"]:
         open_tokens(path).split(name)  # every shard is there, with the rows recorded
     config["splits"] = _splits(config["splits"])

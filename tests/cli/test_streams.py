@@ -119,3 +119,18 @@ def test_a_full_disk_under_stderr_ends_nothing(tiny_chain: Chain, tmp_path: Path
         status = subprocess.run([*command, "--out", str(tmp_path / "m")], env=environment(), stderr=full, timeout=300)
     assert status.returncode == 0
     assert saved_step(tmp_path / "m") == 2
+
+
+def test_samples_for_a_file_that_are_interrupted_are_said_to_be_gone(tiny_chain: Chain, tmp_path: Path) -> None:
+    arguments = ("sample", "--model", tiny_chain.mdlm, "--n", "1000000", "--out", tmp_path / "samples.jsonl")
+    process = started(*arguments)
+    while not list(tmp_path.iterdir()) and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    told = process.stderr.read().splitlines()
+    process.stderr.close()
+    assert process.wait(timeout=300) == 130
+    gone = f"{tmp_path / 'samples.jsonl'} is not written, since it is not complete"
+    assert told[-2:] == [f"{gone}; samples on stdout come as they are drawn", "interrupted"]
+    assert not [file for file in tmp_path.iterdir() if not file.name.endswith(".lock")]

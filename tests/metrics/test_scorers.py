@@ -75,6 +75,9 @@ def test_files_that_are_no_models_are_one_line(tmp_path: Path) -> None:
     torn = tmp_path / "torn.gguf"
     with pytest.raises(UserError, match="there is no scorer .*torn.gguf; check --scorer"):
         load_scorer(str(torn))
+    (tmp_path / "text.txt").write_text("some text")
+    with pytest.raises(UserError, match=r"text.txt is a file, and no GGUF file; give "):
+        load_scorer(str(tmp_path / "text.txt"))
     torn.write_bytes(b"GGUF, or so it says")
     for path in (torn, tmp_path):
         with pytest.raises(UserError, match="cannot be loaded") as caught:

@@ -217,3 +217,15 @@ def test_missing_and_truncated_files_are_named(fresh: Chain) -> None:
     next(fresh.data.glob("valid-*.safetensors")).unlink()
     with pytest.raises(UserError, match="valid-00000"):
         describe(fresh.data)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "metrics.jsonl"])
+def test_an_artifact_with_a_cut_off_file_is_refused(fresh: Chain, name: str) -> None:
+    file = fresh.mdlm / name
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(UserError, match=rf"{name} is damaged"):
+        describe(fresh.mdlm)
+    vocabulary = fresh.data / "tokenizer.json"
+    vocabulary.write_bytes(vocabulary.read_bytes()[:-1] + b" ")
+    with pytest.raises(UserError, match=r"tokenizer\.json is damaged"):
+        describe(fresh.data)
