@@ -68,6 +68,12 @@ def find_files(source: str) -> list[Path] | None:
     return files
 
 
+def size_of(sources: Iterable[str]) -> int:
+    """Bytes of the files of some text sources; 0 where one is no file, so that nobody knows."""
+    found = [None if source == "-" else find_files(source) for source in sources]
+    return 0 if None in found else sum(file.stat().st_size for files in found for file in files or ())
+
+
 def skipped_kinds(source: str) -> Counter[str]:
     """The endings of the files in a folder that :func:`find_files` leaves out, and how often; none of other sources.
 

@@ -3,10 +3,11 @@
 import codecs
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import IO, NamedTuple
 
+OnRead = Callable[[int], None]  # number of further bytes of files that were read
 CHUNK = 1 << 20
 PACKED_CHUNK = 1 << 10  # four bytes can stand for a block of 128 KiB
 LOOKED_AT = 4096  # bytes in which a NUL tells that a file is no text, as git judges
@@ -18,6 +19,10 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+
+
+def ignore(_: int) -> None:
+    """Of nobody's interest."""
 
 
 class Line(NamedTuple):
@@ -39,14 +44,15 @@ def encoding_of(begin: bytes) -> tuple[str, bytes]:
     return next(((name, mark) for mark, name in MARKS if begin.startswith(mark)), ("utf-8", b""))
 
 
-def chunks(file: IO[bytes]) -> Iterator[bytes]:
-    """The bytes of a file."""
-    while block := file.read(CHUNK):
+def chunks(file: IO[bytes], on_read: OnRead = ignore, size: int = 0) -> Iterator[bytes]:
+    """The bytes of a file; ``on_read`` is told how many came."""
+    while block := file.read(size or CHUNK):
+        on_read(len(block))
         yield block
 
 
-def unpacked(file: IO[bytes]) -> Iterator[bytes]:
-    """The bytes packed in a Zstandard file of one or more frames.
+def unpacked(file: IO[bytes], on_read: OnRead = ignore) -> Iterator[bytes]:
+    """The bytes packed in a Zstandard file of one or more frames; ``on_read`` is told how many packed ones came.
 
     Raises:
         ValueError: The file is cut off.
@@ -55,7 +61,7 @@ def unpacked(file: IO[bytes]) -> Iterator[bytes]:
     from zstandard import ZstdDecompressor
 
     unpacker = None
-    while packed := file.read(PACKED_CHUNK):
+    for packed in chunks(file, on_read, PACKED_CHUNK):
         while packed:
             unpacker = unpacker or ZstdDecompressor().decompressobj()
             if block := unpacker.decompress(packed):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from diladiff_cli.data.files import READERS, ending, find_files
-from diladiff_cli.data.lines import Line, chunks, decoded, lines, unpacked
+from diladiff_cli.data.lines import Line, OnRead, chunks, decoded, ignore, lines, unpacked
 from diladiff_cli.errors import UserError, meant_instead
 from diladiff_cli.hub import hub_parts
 
@@ -36,7 +36,7 @@ class Piece(NamedTuple):
     last: bool
 
 
-def iter_pieces(sources: Sequence[str], text_field: str = "text") -> Iterator[Piece]:
+def iter_pieces(sources: Sequence[str], text_field: str = "text", on_read: OnRead = ignore) -> Iterator[Piece]:
     """The documents of all sources, in order, without those that are blank and without white space around them.
 
     A ``.txt`` file holds documents separated by blank lines (or by a million blank characters). ``-`` is standard
@@ -47,6 +47,7 @@ def iter_pieces(sources: Sequence[str], text_field: str = "text") -> Iterator[Pi
     Args:
         sources: Files, folders, globs, ``-`` or Hub ids.
         text_field: The field of a JSON or parquet row that holds the text.
+        on_read: Told how many further bytes of files were read; of parquet and JSON where a file is done.
 
     Raises:
         UserError: A source is missing, cannot be read, or has no such field; names it, and the line.
@@ -56,18 +57,19 @@ def iter_pieces(sources: Sequence[str], text_field: str = "text") -> Iterator[Pi
     from datasets import IterableDataset
     from datasets.iterable_dataset import ExamplesIterable  # IterableDataset.from_generator needs a cache on disk
 
-    rows = IterableDataset(ExamplesIterable(_examples, {"sources": list(sources), "field": text_field}))
+    given = {"sources": list(sources), "field": text_field, "on_read": on_read}
+    rows = IterableDataset(ExamplesIterable(_examples, given))
     yield from (Piece(**row) for row in rows)
 
 
-def _examples(sources: Sequence[str], field: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _examples(sources: Sequence[str], field: str, on_read: OnRead) -> Iterator[tuple[int, dict[str, Any]]]:
     """The pieces as numbered rows, in the form in which ``datasets`` takes them."""
-    found = (_pieces(_told(parts, name)) for source in sources for name, parts in _sources(source, field))
+    found = (_pieces(_told(parts, name)) for source in sources for name, parts in _sources(source, field, on_read))
     for number, piece in enumerate(chain.from_iterable(found)):
         yield number, piece._asdict()
 
 
-def _sources(source: str, field: str) -> Iterator[tuple[str, Iterator[Piece]]]:
+def _sources(source: str, field: str, on_read: OnRead) -> Iterator[tuple[str, Iterator[Piece]]]:
     """The name of each file of a source, and its documents in parts of any length."""
     files = None if source == "-" else find_files(source)
     if source == "-":
@@ -77,7 +79,7 @@ def _sources(source: str, field: str) -> Iterator[tuple[str, Iterator[Piece]]]:
     else:
         for file in files:
             if file.stat().st_size:
-                yield str(file), _file_parts(file, field)
+                yield str(file), _file_parts(file, field, on_read)
 
 
 def _told(parts: Iterator[Piece], name: str) -> Iterator[Piece]:
@@ -145,14 +147,15 @@ def _row_parts(rows: Iterable[Any], name: str, field: str) -> Iterator[Piece]:
         yield Piece(_text_of(row, name, field), True)
 
 
-def _file_parts(file: Path, field: str) -> Iterator[Piece]:
+def _file_parts(file: Path, field: str, on_read: OnRead) -> Iterator[Piece]:
     kind = ending(file) or ".txt"
     reader = READERS[kind]
     if reader is not None:
         yield from _row_parts(_load(reader, data_files=glob.escape(str(file))), str(file), field)
+        on_read(file.stat().st_size)
         return
     with file.open("rb") as opened:
-        texts = decoded(unpacked(opened) if kind.endswith(".zst") else chunks(opened))
+        texts = decoded(unpacked(opened, on_read) if kind.endswith(".zst") else chunks(opened, on_read))
         yield from _json_parts(texts, str(file), field) if kind.startswith(".jsonl") else _paragraphs(texts)
 
 

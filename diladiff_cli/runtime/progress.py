@@ -103,10 +103,17 @@ class Bar:
 
 
 class Spinner:
-    """Progress of work whose end is not known: a line that moves on a terminal, now and then one elsewhere."""
+    """Progress of work in a line that moves on a terminal, and comes now and then elsewhere.
 
-    def __init__(self, title: str) -> None:
-        self.title = title
+    Args:
+        title: What is being done.
+        total: Units that :meth:`advance` will count in all, from which the share and the time left are told; 0 where
+            nobody knows.
+    """
+
+    def __init__(self, title: str, total: int = 0) -> None:
+        self.title, self.total, self.done = title, total, 0
+        self._began = time.monotonic()
         console = Console(stderr=True)
         self._status = console.status(title) if console.is_terminal else None
         self._spoke = time.monotonic()
@@ -125,11 +132,20 @@ class Spinner:
         if error is None and self._text:
             say(f"{self.title}: {self._text}")
 
+    def advance(self, units: int) -> None:
+        """Count further units, for the next :meth:`update`."""
+        self.done += units
+
     def update(self, text: str) -> None:
         """Say how far the work is."""
-        self._text = text
+        self._text, now = text, time.monotonic()
         if self._status:
-            self._status.update(f"{self.title}: {text}")
-        elif time.monotonic() - self._spoke > SILENT_SECONDS:
-            self._spoke = time.monotonic()
-            say(f"{self.title}: {text}")
+            self._status.update(f"{self.title}: {text}{self._left(now)}")
+        elif now - self._spoke > SILENT_SECONDS:
+            self._spoke = now
+            say(f"{self.title}: {text}{self._left(now)}")
+
+    def _left(self, now: float) -> str:
+        share = min(1.0, self.done / self.total) if self.total else 0.0
+        seconds = round((now - self._began) * (1 / share - 1)) if share else 0
+        return f", {share:.0%}, {timedelta(seconds=seconds)} left" if share else ""

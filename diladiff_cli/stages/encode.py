@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -15,7 +16,8 @@ import numpy as np
 
 from diladiff_cli import __version__
 from diladiff_cli.config import EncodeConfig
-from diladiff_cli.data.files import FORMATS, find_files, skipped_kinds
+from diladiff_cli.data.files import FORMATS, find_files, size_of, skipped_kinds
+from diladiff_cli.data.lines import OnRead, ignore
 from diladiff_cli.data.shards import ShardWriter
 from diladiff_cli.data.text import Piece, ending_by_content, iter_pieces
 from diladiff_cli.data.tokenizer import (
@@ -82,13 +84,13 @@ def batched(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
         yield batch
 
 
-def some_pieces(sources: Sequence[str], field: str, names: Sequence[str]) -> Iterator[Piece]:
-    """The pieces of some sources, which ``names`` are for the user.
+def some_pieces(sources: Sequence[str], field: str, names: Sequence[str], on_read: OnRead = ignore) -> Iterator[Piece]:
+    """The pieces of some sources, which ``names`` are for the user; ``on_read`` as of :func:`iter_pieces`.
 
     Raises:
         UserError: There are none.
     """
-    pieces = iter_pieces(sources, field)
+    pieces = iter_pieces(sources, field, on_read)
     first = next(pieces, None)
     if first is None:
         shown = ", ".join("standard input" if name == "-" else name for name in names)
@@ -222,16 +224,19 @@ def _pack(
         name: Packer(ShardWriter(folder, name, "tokens", row_bytes), config.length, dtype)
         for name in ("train", "valid")
     }
-    number = 0
-    with Spinner("encoding") as spinner:
+    number, began = 0, time.monotonic()
+    with Spinner("encoding", size_of([source for given, _ in sources.values() for source in given])) as spinner:
         for side, (given, names) in sources.items():
-            pieces = hashes[side].of(some_pieces(given, config.text_field, names) if given else ())
+            found = some_pieces(given, config.text_field, names, spinner.advance) if given else ()
+            pieces = hashes[side].of(found)
             for batch, rows in shared_out(partial(_token_rows, tokenizer), batched(pieces)):
                 for piece, ids in zip(batch, rows, strict=True):
                     holds = side == "valid" or (not sources["valid"][0] and is_held_out(config, number))
                     packers["valid" if holds else "train"].add(ids if piece.last else ids[:-1], piece.last)
                     number += piece.last
-                spinner.update(f"{number:,} documents, {sum(p.tokens for p in packers.values()):,} tokens")
+                tokens = sum(p.tokens for p in packers.values())
+                rate = tokens / max(time.monotonic() - began, 1e-9)
+                spinner.update(f"{number:,} documents, {tokens:,} tokens, {rate:,.0f}/s")
     for name, packer in packers.items():
         if packer.blocks == 0:
             remedy = "give more text or a smaller --length"

@@ -4,15 +4,21 @@
 the memory and the time taken.
 """
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 import diladiff_cli
+from diladiff_cli.data.files import size_of
+from diladiff_cli.data.text import iter_pieces
 from diladiff_cli.data.tokenizer import train_tokenizer
 
 GOOD = "the cat sat on the mat, and the dog in the log"
@@ -93,3 +99,20 @@ def test_memory_does_not_grow_with_the_number_of_tiny_documents(tmp_path: Path, 
         assert documents == number
         growth.append(more)
     assert growth[1] - growth[0] < 100
+
+
+@pytest.mark.parametrize("kind", ["txt", "txt.zst", "jsonl", "jsonl.zst", "parquet"])
+def test_what_is_read_of_files_is_told_in_full(tmp_path: Path, kind: str) -> None:
+    text = "".join(json.dumps({"text": GOOD}) + "\n" for _ in range(50_000)) if "jsonl" in kind else GOOD * 50_000
+    raw = text.encode()
+    file = tmp_path / f"a.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.table({"text": [GOOD] * 9}), file)
+    else:
+        file.write_bytes(zstandard.compress(raw) if kind.endswith("zst") else raw)
+    told = list[int]()
+    for _ in iter_pieces([str(tmp_path), str(file)], on_read=told.append):
+        pass
+    assert sum(told) == 2 * file.stat().st_size == size_of([str(tmp_path), str(file)])
+    assert len(told) > 2 or kind not in ("txt", "jsonl")  # told as it is read
+    assert size_of([str(file), "-"]) == 0

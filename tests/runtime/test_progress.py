@@ -114,3 +114,19 @@ def test_a_slow_rate_keeps_its_digits_and_an_unknown_one_is_left_out() -> None:
     bars.update(task, advance=70_000)
     texts.append(RateColumn().render(bars.tasks[0]).plain)
     assert texts == ["", "0.025/s", "3,500/s"]
+
+
+def test_a_spinner_tells_the_share_and_the_time_left_where_the_whole_is_known(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    for total, told in ((80, "reading: 7 documents, 25%, 0:02:00 left\n"), (0, "reading: 7 documents\n")):
+        with Spinner("reading", total) as spinner:
+            spinner.advance(15)
+            spinner.update("6 documents")  # not yet time for a line
+            spinner.advance(5)
+            now[0] += 40
+            spinner.update("7 documents")
+            assert capsys.readouterr().err == told
+        assert capsys.readouterr().err == "reading: 7 documents\n"
