@@ -79,6 +79,7 @@ def latent_steps() -> str:
         latent, texts = r["latent_share"], r["decodings"]
         cost = percent(texts * latent / (1 - latent), 0)
         name = NAMES[r["stage"]] + (", Euler" if r.get("solver") == "euler" else "")
+        name += "" if r["latent_scale"] is None else f", times {r['latent_scale']:g}"
         rows.append([name, str(r["steps"]), gamma, *_beside_the_base(r, bases), cost])
     return table(["model", "latent steps", "gamma", *HEADS, BESIDE, "time for a latent over that for a text"], rows)
 

@@ -77,6 +77,7 @@ taking_over() {
 }
 latent_steps() {
   bench --model "$models/prior" --prior-steps 5,10,50,200 --decode-steps 16 "${few[@]}"
+  bench --model "$models/prior" --prior-steps 200 --latent-scale 0.8 --decode-steps 16 "${few[@]}" # as small as of five
   bench --model "$models/prior" --prior-steps 5,50,200 --solver euler --decode-steps 16 "${few[@]}"
   for gamma in 0 0.4 0.8; do
     bench --model "$models/student" --steps 1,2,5 --decode-steps 16 --gamma "$gamma" "${few[@]}"

@@ -28,7 +28,10 @@ def guided(estimate: Tensor, plain: Tensor, guidance: float) -> Tensor:
 
 
 def _ddim_step(z_t: Tensor, z_0: Tensor, t: Tensor, r: Tensor, schedule: TanSchedule) -> Tensor:
-    """z_r = alpha_r z_0 + sigma_r eps^ (DDIM; Song et al., 2021), exact for a clean estimate that stays what it is."""
+    """z_r = alpha_r z_0 + sigma_r eps^ (DDIM; Song et al., 2021), exact for a clean estimate that stays what it is.
+
+    Few steps shrink what is nearly white: there the best estimate is alpha z, which moves, and z_r = cos(delta) z.
+    """
     return diffuse(z_0, noise_in(z_t, z_0, schedule(t)), schedule(r))
 
 
