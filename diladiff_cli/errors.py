@@ -39,6 +39,11 @@ class UserError(Exception):
         return UserError, (self.what, self.remedy)
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception of a library says, or is called where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
 def kind_of(stage: str) -> str:
     """What a folder of a stage is called."""
     return KINDS[stage][0] if stage in KINDS else f"of stage {stage}"

@@ -58,6 +58,7 @@ def _are_numbers(text: str) -> bool:
     examples=(
         "diladiff bench --model ckpt/student --against ckpt/mdlm ckpt/prior",
         "diladiff bench --decode-steps 8,16,32 --steps 1,2,5 --n 1000 > bench.jsonl",
+        "diladiff bench --decode-steps 8 --steps 2 --n 32 --seeds 0",
         "diladiff bench --latent-scale 1,0.8,0.7 --temperatures 1.0,0.85,0.7",
         "diladiff bench --speed",
     ),

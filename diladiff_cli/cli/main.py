@@ -21,14 +21,13 @@ from diladiff_cli.cli.sample import sample
 from diladiff_cli.cli.streams import settle_streams
 from diladiff_cli.cli.train import distill, train_ae, train_mdlm, train_prior
 from diladiff_cli.runtime.heap import keep_freed_memory
+from diladiff_cli.runtime.signals import STOPPING, is_heard
 from diladiff_cli.runtime.threads import wait_briefly
 
 # In the order of the pipeline, which is that of the help.
 COMMANDS = (encode, train_mdlm, train_ae, train_prior, distill, sample, evaluate, bench, plot, info, export)
 
 HELP = {"-h", "--help"}
-# What schedulers and closed terminals send besides SIGINT, as far as the system knows it.
-ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 app = typer.Typer(
     name="diladiff",
     help="Fast, high-quality text from latent-augmented masked diffusion language models.",
@@ -105,8 +104,8 @@ def leave(status: int) -> NoReturn:
 def main() -> NoReturn:
     """The console script."""
     settle_streams()
-    for number in ENDING:
-        if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:  # as SIGHUP under nohup
+    for number in STOPPING:
+        if number != signal.SIGINT and is_heard(number):  # of which Python makes an exception by itself
             signal.signal(number, _terminate)
     if not wants_debug(sys.argv[1:]):
         quiet_libraries()

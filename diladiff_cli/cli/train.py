@@ -11,6 +11,7 @@ from diladiff_cli.cli.options import DryRun, Latents, Out, RecordedData, Recorde
 from diladiff_cli.cli.output import Result
 from diladiff_cli.config import AeConfig, DistillConfig, MdlmConfig, PriorConfig
 from diladiff_cli.notes import say
+from diladiff_cli.settings import flag
 
 
 def _finish(figures: Mapping[str, Any], out: Path, dry_run: bool) -> Result:
@@ -23,6 +24,16 @@ def _finish(figures: Mapping[str, Any], out: Path, dry_run: bool) -> Result:
     return None
 
 
+NETWORK = {"width", "layers", "heads", "mlp_width", "activation", "norm", "bias", "qk_norm", "positions"}
+NETWORK |= {"tie_embeddings"}  # of a base
+
+
+def _check_init(given: Mapping[str, Any], init: str | None, **_: Any) -> list[str]:
+    """Refuse options of a network beside a base that brings its own."""
+    named = sorted(NETWORK & given.keys()) if init is not None else []
+    return [f"{flag(name)} is given, and --init brings its own network; leave it out" for name in named]
+
+
 @command(
     "train-mdlm",
     stage="mdlm",
@@ -30,9 +41,10 @@ def _finish(figures: Mapping[str, Any], out: Path, dry_run: bool) -> Result:
     examples=(
         "diladiff train-mdlm --preset demo",
         "diladiff train-mdlm --data data --layers 6 --max-minutes 60",
-        "diladiff train-mdlm --data mine --init shipped/parents/mdlm",
+        "diladiff train-mdlm --preset demo --data mine --init shipped/parents/mdlm",
         "accelerate launch -m diladiff_cli train-mdlm --preset owt",
     ),
+    check=_check_init,
     reads={"data": "data"},
 )
 def train_mdlm(

@@ -155,7 +155,7 @@ class EvalConfig(Settings):
     precision: str = precision_option("fp32")
     draws: int = option(16, "Of artifacts: masks for each text; the published figures have 128.", low=1)
     batches: int = option(8, "Of artifacts: amount of work, 16 held-out blocks and 4 latents each.", low=1)
-    likelihood: int = option(4, "Of a prior: blocks for the bound of the whole model (0: none); it takes long.", low=0)
+    likelihood: int = option(4, "Of a prior: blocks for the figure of the whole model (0: none); it takes long.", low=0)
     seed: int = option(0, "Of artifacts: seed of masks, noise and samples.", low=0)
 
 

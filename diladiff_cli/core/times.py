@@ -30,9 +30,9 @@ def spread_times(uniform: Tensor) -> Tensor:
 
     Position p is revealed at the fractional part of u + s p g, with the golden section g and an offset u and a
     direction s of each example's own. Of this Kronecker sequence any interval of times holds about as many positions as
-    its length says (within four in texts of up to 1,024), and those of an Nth of the time lie at least N / sqrt 5 apart
-    (Hurwitz). Related to the Halton order for images (Besnier et al., 2025) and to dilated unmasking (Luxembourg et
-    al., 2025).
+    its length says (within four in texts of up to 1,024), and those of an Nth of the time lie about N / sqrt 5 apart or
+    more (Hurwitz). Related to the Halton order for images (Besnier et al., 2025) and to dilated unmasking (Luxembourg
+    et al., 2025).
 
     Args:
         uniform: (B, L) draws from U(0, 1), of which the first and the last count.

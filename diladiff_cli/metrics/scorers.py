@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diladiff_cli.core.hashing import tensors_hash
 from diladiff_cli.downloads import download
-from diladiff_cli.errors import UserError, meant_instead
+from diladiff_cli.errors import UserError, first_line, meant_instead
 from diladiff_cli.hub import names_a_path
 from diladiff_cli.metrics.quiet import no_transformers_warnings, silenced
 
@@ -221,7 +221,7 @@ def _load(source: Path | str, name: str, device: torch.device | str, precision: 
             )
     except Exception as error:  # whatever a foreign or torn file makes the loaders raise
         raise UserError(
-            f"the scorer {name} cannot be loaded ({_first_line(error)})",
+            f"the scorer {name} cannot be loaded ({first_line(error)})",
             "give --scorer a Hub id that can be reached, a folder with safetensors weights, a GGUF file, or none",
         ) from error
     network: nn.Module = model
@@ -268,7 +268,3 @@ def _nll(logits: Tensor, targets: Tensor) -> Tensor:
 def _filler_id(tokenizer: Any) -> int:
     """The end-of-text token, or any token where there is none."""
     return next((int(i) for i in (tokenizer.eos_token_id, tokenizer.bos_token_id) if i is not None), 0)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

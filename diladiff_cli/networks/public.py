@@ -5,7 +5,6 @@ whose norms are modulated by a small network of the noise level. Trained without
 always, so that all modulations are constants, which fold into the norms and the outputs of each block.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 PREFIX = "backbone."
-EMBEDDING = "vocab_embed.embedding"
-FREE = {"rotary_emb.inv_freq"}  # follow from the width of a head
+EMBEDDING, LEVEL, UP = "vocab_embed.embedding", "sigma_map.mlp.0.weight", "blocks.0.mlp.0.weight"
+FOLLOWS = "rotary_emb.inv_freq"  # from the width of a head
+Shapes = dict[str, tuple[int, ...]]
 
 
 def is_public(weights: Mapping[str, Tensor]) -> bool:
@@ -23,36 +23,35 @@ def is_public(weights: Mapping[str, Tensor]) -> bool:
     return EMBEDDING in weights or PREFIX + EMBEDDING in weights
 
 
-def public_network(weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of the :class:`~diladiff_cli.networks.denoiser.TokenDenoiser` that a checkpoint is.
+def public_base(weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A checkpoint as a :class:`~diladiff_cli.networks.denoiser.TokenDenoiser`.
 
-    The mask is its last token. Sizes are those of the weights; ``config``, its config.json, has to tell the number of
-    heads, as ``n_heads``, and the longest text, as ``model_length``.
+    The mask is its last token. Sizes are those of the weights, but for the number of heads, ``n_heads`` of ``config``,
+    its config.json. Positions are rotary, so that its longest text is anybody's choice.
+
+    Returns:
+        The network's keyword arguments but for ``length``, and its state in float32.
 
     Raises:
         ValueError: It is of another kind, and how.
     """
     if config.get("time_conditioning"):
         raise ValueError("it is conditioned on time")
-    table = weights.get(EMBEDDING, weights.get(PREFIX + EMBEDDING))
-    if table is None or table.dim() != 2:
-        raise ValueError(f"it has no table {EMBEDDING}")
-    heads, length = config.get("n_heads"), config.get("model_length")
-    if type(heads) is not int or type(length) is not int or heads < 1 or length < 1:
-        raise ValueError("its config.json tells no n_heads and model_length")
-    vocab_size, width = table.shape
+    own = _named_plainly(weights)
+    _check_shapes(own)
+    vocab_size, width = own[EMBEDDING].shape
+    heads = config.get("n_heads")
+    if type(heads) is not int or heads < 1:
+        raise ValueError("its config.json tells no n_heads")
     if width % (2 * heads):
         raise ValueError(f"its width {width} is no multiple of twice its {heads} heads")
-    layers = sum(name.endswith(".attn_qkv.weight") for name in weights)
-    up = weights.get("blocks.0.mlp.0.weight", weights.get(PREFIX + "blocks.0.mlp.0.weight"))
-    return {
+    network = {
         "vocab_size": vocab_size,
         "mask_id": vocab_size - 1,
-        "length": length,
         "width": width,
-        "layers": layers,
+        "layers": _layers(own),
         "heads": heads,
-        "mlp_width": 4 * width if up is None else len(up),
+        "mlp_width": len(own[UP]),
         "activation": "gelu_tanh",
         "norm": "layernorm",
         "bias": True,
@@ -60,59 +59,89 @@ def public_network(weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> 
         "positions": "rotary",
         "tie_embeddings": False,
     }
+    return network, _folded(own)
 
 
-def folded(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A checkpoint's weights as those of the denoiser that :func:`public_network` describes, in float32.
+def _named_plainly(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        plain = name.removeprefix(PREFIX)
+        if plain in found:
+            raise ValueError(f"it has the weight {plain} twice")
+        if plain != FOLLOWS:
+            found[plain] = weight.float()
+    return found
 
-    Raises:
-        ValueError: Some are missing, or not known; names one.
-    """
-    unread = {name.removeprefix(PREFIX): weight.float() for name, weight in weights.items()}
-    for name in FREE & unread.keys():
-        unread.pop(name)
 
-    def take(name: str) -> Tensor:
-        if name not in unread:
+def _layers(weights: Mapping[str, Tensor]) -> int:
+    return len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
+
+
+def _check_shapes(weights: Mapping[str, Tensor]) -> None:
+    for name in (EMBEDDING, LEVEL, UP):
+        if name not in weights or weights[name].dim() != 2:
+            raise ValueError(f"it has no matrix {name}")
+    wanted = _shapes(weights[EMBEDDING].shape, weights[LEVEL].shape, len(weights[UP]), _layers(weights))
+    for name in sorted(wanted.keys() | weights.keys()):
+        if name not in weights:
             raise ValueError(f"it has no weight {name}")
-        return unread.pop(name)
+        if name not in wanted:
+            raise ValueError(f"it has the weight {name}, which is not known")
+        if weights[name].shape != wanted[name]:
+            raise ValueError(f"its weight {name} is {tuple(weights[name].shape)}, wanted {wanted[name]}")
+
+
+def _shapes(table: torch.Size, level: torch.Size, hidden: int, layers: int) -> Shapes:
+    """The shapes that all weights have where those of the table and of the level's first matrix are known."""
+    (vocab_size, width), (condition, frequencies) = table, level
+
+    def linear(name: str, out: int, into: int) -> Shapes:
+        return {f"{name}.weight": (out, into), f"{name}.bias": (out,)}
+
+    found: Shapes = {EMBEDDING: (vocab_size, width), "output_layer.norm_final.weight": (width,)}
+    found |= linear("sigma_map.mlp.0", condition, frequencies) | linear("sigma_map.mlp.2", condition, condition)
+    found |= linear("output_layer.linear", vocab_size, width)
+    found |= linear("output_layer.adaLN_modulation", 2 * width, condition)
+    for i in range(layers):
+        block = f"blocks.{i}"
+        found |= {f"{block}.norm1.weight": (width,), f"{block}.norm2.weight": (width,)}
+        found |= {f"{block}.attn_qkv.weight": (3 * width, width), f"{block}.attn_out.weight": (width, width)}
+        found |= linear(f"{block}.mlp.0", hidden, width) | linear(f"{block}.mlp.2", width, hidden)
+        found |= linear(f"{block}.adaLN_modulation", 6 * width, condition)
+    return found
+
+
+def _folded(w: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Scales and shifts of the modulations in the norms, gates in what a block adds."""
 
     def linear(x: Tensor, name: str) -> Tensor:
-        return F.linear(x, take(f"{name}.weight"), take(f"{name}.bias"))
+        return F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"])
 
-    layers = sum(name.endswith(".attn_qkv.weight") for name in unread)
-    level = _sinusoids_of_zero(unread.get("sigma_map.mlp.0.weight"))
+    frequencies = w[LEVEL].shape[1]
+    level = torch.zeros(frequencies)
+    level[: (frequencies + 1) // 2] = 1.0  # cosines of the noise level 0, before its sines
     condition = F.silu(linear(F.silu(linear(level, "sigma_map.mlp.0")), "sigma_map.mlp.2"))
-    found = {"embedding.weight": take(EMBEDDING)}
-    for i in range(layers):
+    shift, scale = linear(condition, "output_layer.adaLN_modulation").chunk(2)
+    found = {
+        "embedding.weight": w[EMBEDDING],
+        "final_norm.weight": w["output_layer.norm_final.weight"] * (1 + scale),
+        "final_norm.bias": shift,
+        "head.weight": w["output_layer.linear.weight"],
+        "head.bias": w["output_layer.linear.bias"],
+    }
+    for i in range(_layers(w)):
         block = f"blocks.{i}"
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = linear(condition, f"{block}.adaLN_modulation").chunk(6)
         found |= {
-            f"{block}.attention_norm.weight": take(f"{block}.norm1.weight") * (1 + scale_a),
+            f"{block}.attention_norm.weight": w[f"{block}.norm1.weight"] * (1 + scale_a),
             f"{block}.attention_norm.bias": shift_a,
-            f"{block}.attention.qkv.weight": take(f"{block}.attn_qkv.weight"),
-            f"{block}.attention.out.weight": gate_a[:, None] * take(f"{block}.attn_out.weight"),
-            f"{block}.mlp_norm.weight": take(f"{block}.norm2.weight") * (1 + scale_m),
+            f"{block}.attention.qkv.weight": w[f"{block}.attn_qkv.weight"],
+            f"{block}.attention.out.weight": gate_a[:, None] * w[f"{block}.attn_out.weight"],
+            f"{block}.mlp_norm.weight": w[f"{block}.norm2.weight"] * (1 + scale_m),
             f"{block}.mlp_norm.bias": shift_m,
-            f"{block}.mlp.up.weight": take(f"{block}.mlp.0.weight"),
-            f"{block}.mlp.up.bias": take(f"{block}.mlp.0.bias"),
-            f"{block}.mlp.down.weight": gate_m[:, None] * take(f"{block}.mlp.2.weight"),
-            f"{block}.mlp.down.bias": gate_m * take(f"{block}.mlp.2.bias"),
+            f"{block}.mlp.up.weight": w[f"{block}.mlp.0.weight"],
+            f"{block}.mlp.up.bias": w[f"{block}.mlp.0.bias"],
+            f"{block}.mlp.down.weight": gate_m[:, None] * w[f"{block}.mlp.2.weight"],
+            f"{block}.mlp.down.bias": gate_m * w[f"{block}.mlp.2.bias"],
         }
-    shift, scale = linear(condition, "output_layer.adaLN_modulation").chunk(2)
-    found |= {
-        "final_norm.weight": take("output_layer.norm_final.weight") * (1 + scale),
-        "final_norm.bias": shift,
-        "head.weight": take("output_layer.linear.weight"),
-        "head.bias": take("output_layer.linear.bias"),
-    }
-    if unread:
-        raise ValueError(f"it has the weight {min(unread)}, which is not known")
     return {name: weight.contiguous() for name, weight in found.items()}
-
-
-def _sinusoids_of_zero(weight: Tensor | None) -> Tensor:
-    """Cosines and then sines of the noise level 0 at all frequencies, as many as the matrix that takes them has."""
-    size = 0 if weight is None else weight.shape[-1]
-    half = math.ceil(size / 2)
-    return torch.cat([torch.ones(half), torch.zeros(size - half)])

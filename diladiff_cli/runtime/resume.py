@@ -87,6 +87,7 @@ def check_resume(
             remedy = "use --fresh to start over" if found else "leave out --resume to begin a run"
             raise UserError(f"{out} holds no training state to resume", f"{remedy}, or give another --out")
         return None
+    _check_start(out, stored, artifact)
     changed = changed_settings(stored, config)
     changeable = changed.keys() <= CHANGEABLE
     if changed and changeable and not is_finished(stored, config) and (children := made_with(out)):
@@ -113,6 +114,21 @@ def check_resume(
             "restore that to continue, use --fresh to start over, or another --out",
         )
     return stored
+
+
+def _check_start(out: Path, stored: Mapping[str, Any], artifact: Mapping[str, Any]) -> None:
+    """Refuse a base that began with other weights: before its settings, since those of its network come along."""
+    began, wanted = (made.get("initial weights") for made in (stored["made_from"], made_from(artifact)))
+    if began == wanted:
+        return
+    source = "--init"
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        source += f" {read_sealed(out / CONFIG_FILE)['init']['source']}"
+    remedy = "leave out --init" if began is None else f"give {source} as it was"
+    raise UserError(
+        f"{out} holds a run made from something else (initial weights {began} -> {wanted})",
+        f"{remedy} to continue, use --fresh to start over, or another --out",
+    )
 
 
 def made_with(folder: Path) -> list[Path]:

@@ -23,6 +23,7 @@ from accelerate.utils import (
 from diladiff_cli.config import StageConfig
 from diladiff_cli.notes import is_main_process, say
 from diladiff_cli.runtime.processes import process_state
+from diladiff_cli.runtime.signals import STOPPING, is_heard
 from diladiff_cli.settings import ConfigError
 
 # Dense bf16 peak of common GPUs in FLOP/s, for the model FLOP utilisation.
@@ -46,17 +47,10 @@ class CutShort(BaseException):
 
 
 TIME_IS_UP = 1  # why a run stops
-# Ctrl-C, schedulers, closed terminals, and what schedulers are asked to send before the end of a job.
-STOPPING = [getattr(signal, f"SIG{name}") for name in ("INT", "TERM", "HUP", "USR1") if hasattr(signal, f"SIG{name}")]
-
-
-def is_heard(number: int) -> bool:
-    """Whether a signal is to be answered: not one that whoever started this process had ignored, as nohup SIGHUP."""
-    return number in (signal.SIGINT, signal.SIGTERM) or signal.getsignal(number) is not signal.SIG_IGN
 
 
 class StopRequest:
-    """Turns :data:`STOPPING` signals into a flag that the training loop looks at between steps.
+    """Turns signals to stop into a flag that the training loop looks at between steps.
 
     Only work that need not be finished is left when they come, see :meth:`at_once`.
     """
@@ -155,7 +149,7 @@ class Session:
             project_dir=str(place.parent / "logs" / place.name),
         )
         if config.log_with == "tensorboard":
-            say(f"tensorboard --logdir {place.parent / 'logs' / place.name}")
+            say(f"to see the curves: tensorboard --logdir {place.parent / 'logs' / place.name}")
         self.device = self.accelerator.device
         self.processes = self.accelerator.num_processes
         self.is_main = self.accelerator.is_main_process

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from diladiff_cli.stages.bench_lines import short_names
-from diladiff_cli.stages.eval_samples import cell
+from diladiff_cli.stages.eval_samples import FEW, cell
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,8 +36,11 @@ def _common(reports: Sequence[Report]) -> str:
     parts += [f"latents times {factors[0]:g}"] if len(factors) == 1 and factors != [1.0] else []
     parts.append(r["precision"])
     parts += ["times: the factor on drawn latents"] * (len(factors) > 1)
-    pooled = any("mauve_pooled" in r["figures"] for r in reports)
-    return ", ".join(parts) + "; ± over seeds, that of MAUVE of all seeds' texts over clusterings" * pooled
+    pooled = [r["figures"]["mauve_pooled"]["n"] for r in reports if "mauve_pooled" in r["figures"]]
+    texts = max([*pooled, *(r["n"] for r in reports if "mauve" in r["figures"])], default=FEW)
+    told = "; ± over seeds, that of MAUVE of all seeds' texts over clusterings" if pooled else ""
+    told += f"; mauve of {texts} texts says little, it takes {FEW:,} or more" if texts < FEW else ""
+    return ", ".join(parts) + told
 
 
 def _factors(reports: Sequence[Report]) -> list[float]:

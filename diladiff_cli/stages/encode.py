@@ -236,7 +236,7 @@ def _pack(
                     number += piece.last
                 tokens = sum(p.tokens for p in packers.values())
                 rate = tokens / max(time.monotonic() - began, 1e-9)
-                spinner.update(f"{number:,} documents, {tokens:,} tokens, {rate:,.0f}/s")
+                spinner.update(f"{number:,} documents, {tokens:,} tokens ({rate:,.0f}/s)")
     for name, packer in packers.items():
         if packer.blocks == 0:
             remedy = "give more text or a smaller --length"

@@ -82,7 +82,7 @@ def evaluate_artifact(
         data: Token data set; None for the one that it was trained on.
         batches: Amount of work: 16 blocks of text and 4 latents each.
         draws: Masks per sequence of the likelihood bound; the published figures have 128.
-        likelihood: Of a prior: sequences for the bound of the whole model, which takes long; 0 leaves it out.
+        likelihood: Of a prior: sequences for the figure of the whole model, which takes long; 0 leaves it out.
         seed: Of masks, noise and samples.
         precision: "fp32", "bf16" for autocast of matrix products, or "auto".
 

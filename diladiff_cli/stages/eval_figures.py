@@ -46,7 +46,7 @@ class Evaluation:
         tokens: The data set whose validation split is used.
         batches: Amount of work, in units of ``SEQUENCES`` blocks and ``LATENTS`` latents.
         draws: Masks per sequence of the likelihood bound.
-        likelihood: Sequences for the bound of the whole latent model.
+        likelihood: Sequences for the figure of the whole latent model.
         seed: Of masks, noise and samples.
         precision: "fp32", or "bf16" for autocast.
     """
@@ -83,7 +83,7 @@ class Evaluation:
 
     @cached_property
     def blocks(self) -> list[Tensor]:
-        """The text of all figures but the bound of the whole model."""
+        """The text of all figures but that of the whole model."""
         return self.text(self.batches * SEQUENCES)
 
     @cached_property

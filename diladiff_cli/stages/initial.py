@@ -12,15 +12,15 @@ from torch import Tensor
 from diladiff_cli.data.tokenizer import same_tokenizer
 from diladiff_cli.data.tokens import TokenData
 from diladiff_cli.downloads import download
-from diladiff_cli.errors import UserError, meant_instead
+from diladiff_cli.errors import UserError, first_line, meant_instead
 from diladiff_cli.hub import hub_parts, names_a_path
 from diladiff_cli.integrity import CONFIG_FILE, file_hash, read_json
-from diladiff_cli.networks.public import folded, is_public, public_network
+from diladiff_cli.networks.public import is_public, public_base
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.folders import restore
 from diladiff_cli.runtime.names import name_of
-from diladiff_cli.stages.networks import build, outline, own_arguments
+from diladiff_cli.stages.networks import build, own_arguments
 from diladiff_cli.tokenizer_files import PATTERNS
 
 WEIGHTS = "model.safetensors"
@@ -70,6 +70,9 @@ def initial_base(source: Path | str, tokens: TokenData) -> InitialBase:
     if network["positions"] == "learned" and tokens.length > network["length"]:
         what = f"{found.source} has learned positions for {network['length']} tokens, and {tokens.path} texts of"
         raise UserError(f"{what} {tokens.length}", f"encode the text with --length {network['length']} or less")
+    if network.get("length", tokens.length) != tokens.length:
+        seen = f"{found.source} has seen texts of {network['length']} tokens"
+        say(f"{seen}; those of {tokens.path} have {tokens.length}")
     if "position" in weights:
         weights["position"] = weights["position"][: tokens.length].clone()
     return replace(found, network=network | {"length": tokens.length}, weights=weights)
@@ -81,9 +84,12 @@ def _found(source: str) -> InitialBase:
     if not folder.is_dir():
         if folder.exists() or names_a_path(source) or "/" not in source:
             raise UserError(f"there is no folder {source}", meant_instead(folder, REMEDY, Path.is_dir))
-        name, _, revision = hub_parts(source)
+        name, configuration, revision = hub_parts(source)
+        if configuration is not None:
+            raise UserError(f"{source} is neither a folder nor the Hub id of a model", REMEDY)
         say(f"asking the Hub for {source}, which is no folder here")
-        folder = download(name, [CONFIG_FILE, "model*.safetensors*", *PATTERNS], REMEDY, revision)
+        files = [CONFIG_FILE, "model*.safetensors*", *PATTERNS]
+        folder = download(name, files, REMEDY, revision, needed=(CONFIG_FILE, "model*.safetensors"))
     config = _config_of(folder)
     if "stage" in config or not config:
         artifact = load_artifact(folder, "mdlm")
@@ -93,16 +99,13 @@ def _found(source: str) -> InitialBase:
         weights = load_file(folder / WEIGHTS)
         if not is_public(weights):
             raise ValueError("it has not the weights of one")
-        network, state = public_network(weights, config), folded(weights)
-        for name, value in outline("mdlm", network).state_dict().items():
-            if state[name].shape != value.shape:
-                raise ValueError(f"its weights do not belong together ({name})")
+        network, state = public_base(weights, config)
         digest = file_hash(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{folder / WEIGHTS} cannot be read ({reason})", REMEDY) from error
-    except (ValueError, RuntimeError) as error:  # the latter from weights whose shapes do not belong together
-        raise UserError(f"{source} is no checkpoint of MDLM: {_first_line(error)}", REMEDY) from error
+    except ValueError as error:
+        raise UserError(f"{source} is no checkpoint of MDLM: {first_line(error)}", REMEDY) from error
     return InitialBase(source, network, state, digest)
 
 
@@ -113,7 +116,3 @@ def _config_of(folder: Path) -> Mapping[str, Any]:
         return {}
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / CONFIG_FILE} cannot be read ({error})", REMEDY) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -13,6 +13,7 @@ from diladiff_cli.core.masking import apply_mask, draw_mask, elbo_weight
 from diladiff_cli.core.objectives import masked_nll
 from diladiff_cli.core.times import low_discrepancy
 from diladiff_cli.data.tokens import TokenData, open_tokens
+from diladiff_cli.errors import UserError
 from diladiff_cli.metrics.likelihood import masked_figures
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.notes import say
@@ -108,6 +109,8 @@ def train_mdlm(
     data, out = Path(data), Path(out)
     restore(data)
     tokens = open_tokens(data)
+    if init is not None and out.resolve() == Path(init).expanduser().resolve():
+        raise UserError(f"--init {init} is the folder of --out, which would replace it", "choose another --out")
     initial = None if init is None else initial_base(init, tokens)
     if initial is not None:
         config = with_network(config, initial)

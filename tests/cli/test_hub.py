@@ -206,6 +206,9 @@ def test_a_base_of_the_hub_is_begun_with(visitor: Visitor, tiny_chain: Chain, ki
     assert done.status == 0, done.err
     assert "asking the Hub for lab/" in done.err
     assert visitor.hub.was_asked_for(f"lab/{kind}")
+    del visitor.hub.repositories["models", f"lab/{kind}", "main"]  # from here on the cache has to do
+    again = visitor("train-mdlm", "--init", f"lab/{kind}", *training, "--resume", "--max-steps", "2")
+    assert again.status == 0, again.err
     refused = visitor("train-mdlm", "--init", "lab/none", *training, "--fresh")
     assert refused.status == 1
     assert refused.error.startswith("error: lab/none is not in the local cache and cannot be reached on the Hub")

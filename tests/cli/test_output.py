@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -58,14 +59,18 @@ def test_a_closed_pipe_elsewhere_is_an_error() -> None:
     assert err == "error: BrokenPipeError: a tracker went away; for the traceback add --debug\n"
 
 
-@pytest.mark.parametrize(("debug", "count"), [((), 0), (("--debug",), 2)])
-def test_warnings_of_libraries_are_shown_with_debug_alone(debug: tuple[str, ...], count: int) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "count"),
+    [(("try",), 0), (("--debug", "try"), 2), (("try", "--debug"), 2)],
+    ids=["no", "first", "last"],
+)
+def test_warnings_of_libraries_are_shown_with_debug_alone(arguments: tuple[str, ...], count: int) -> None:
     body = """
 import logging, warnings
 warnings.warn("be warned")
 logging.getLogger("library").warning("be warned")
 """
-    status, out, err = finish(start(body, (*debug, "try")))
+    status, out, err = finish(start(body, arguments))
     assert (status, out) == (0, "")
     assert err.count("be warned\n") == count
 
@@ -136,9 +141,17 @@ def test_sigint_outside_training_exits_130() -> None:
 
 
 @pytest.mark.parametrize("tables_there", [True, False])
-def test_info_on_a_terminal_is_its_tables_alone(tiny_chain: Chain, tables_there: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "of_table", "of_json"), [("info", "│".encode(), b'"hash":'), ("eval", "│".encode(), b'"n":')]
+)
+def test_on_a_terminal_tables_are_alone(
+    tiny_chain: Chain, tmp_path: Path, tables_there: bool, name: str, of_table: bytes, of_json: bytes
+) -> None:
+    samples = tmp_path / "samples.jsonl"
+    samples.write_text("".join(json.dumps({"text": "a", "token_ids": [1], "latent": 0}) + "\n" for _ in range(2)))
+    target = [str(samples), "--scorer", "none"] if name == "eval" else [str(tiny_chain.mdlm)]
     ours, theirs = os.openpty()
-    command = [sys.executable, "-m", "diladiff_cli", "info", str(tiny_chain.mdlm)]
+    command = [sys.executable, "-m", "diladiff_cli", name, *target]
     errors = theirs if tables_there else subprocess.DEVNULL
     process = subprocess.Popen(command, stdout=theirs, stderr=errors, env=environment())
     os.close(theirs)
@@ -148,4 +161,4 @@ def test_info_on_a_terminal_is_its_tables_alone(tiny_chain: Chain, tables_there:
             shown += part
     os.close(ours)
     assert process.wait(600) == 0
-    assert (b"made by" in shown, b'"hash":' in shown) == (tables_there, not tables_there)
+    assert (of_table in shown, of_json in shown) == (tables_there, not tables_there)

@@ -121,16 +121,23 @@ def test_a_full_disk_under_stderr_ends_nothing(tiny_chain: Chain, tmp_path: Path
     assert saved_step(tmp_path / "m") == 2
 
 
-def test_samples_for_a_file_that_are_interrupted_are_said_to_be_gone(tiny_chain: Chain, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("SIGINT", "interrupted"), ("SIGTERM", "terminated"), ("SIGHUP", "terminated"), ("SIGUSR1", "terminated")],
+)
+def test_samples_for_a_file_that_are_interrupted_are_said_to_be_gone(
+    tiny_chain: Chain, tmp_path: Path, name: str, word: str
+) -> None:
+    number = signal.Signals[name]
     arguments = ("sample", "--model", tiny_chain.mdlm, "--n", "1000000", "--out", tmp_path / "samples.jsonl")
     process = started(*arguments)
     while not list(tmp_path.iterdir()) and process.poll() is None:
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     assert process.stderr is not None
     told = process.stderr.read().splitlines()
     process.stderr.close()
-    assert process.wait(timeout=300) == 130
+    assert process.wait(timeout=300) == 128 + number
     gone = f"{tmp_path / 'samples.jsonl'} is not written, since it is not complete"
-    assert told[-2:] == [f"{gone}; samples on stdout come as they are drawn", "interrupted"]
+    assert told[-2:] == [f"{gone}; samples on stdout come as they are drawn", word]
     assert not [file for file in tmp_path.iterdir() if not file.name.endswith(".lock")]

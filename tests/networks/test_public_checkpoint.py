@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diladiff_cli.networks.denoiser import TokenDenoiser
-from diladiff_cli.networks.public import folded, is_public, public_network
+from diladiff_cli.networks.public import is_public, public_base
 
 WIDTH, CONDITION, VOCAB, LENGTH, BLOCKS, HEADS = 32, 8, 19, 10, 2, 4
 Weights = dict[str, Tensor]
@@ -93,45 +93,62 @@ def published_logits(w: Weights, x: Tensor) -> Tensor:
     return h @ w["output_layer.linear.weight"].T + w["output_layer.linear.bias"]
 
 
+CONFIG = {"n_heads": HEADS, "time_conditioning": False}
+
+
 @pytest.mark.parametrize("prefix", ["", "backbone."])
 def test_a_published_checkpoint_folds_into_the_one_block(prefix: str) -> None:
     weights = random_weights()
-    stored = {prefix + name: weight for name, weight in weights.items()} | {
-        prefix + "rotary_emb.inv_freq": torch.ones(4)
-    }
+    stored = {prefix + name: weight for name, weight in weights.items()}
+    stored[f"{prefix}rotary_emb.inv_freq"] = torch.ones(4)
     assert is_public(stored)
-    network = public_network(stored, {"n_heads": HEADS, "model_length": LENGTH, "time_conditioning": False})
-    assert (network["vocab_size"], network["mask_id"], network["length"]) == (VOCAB, VOCAB - 1, LENGTH)
-    model = TokenDenoiser(**network)
-    model.load_state_dict(folded(stored))
+    network, state = public_base(stored, CONFIG)
+    assert (network["vocab_size"], network["mask_id"]) == (VOCAB, VOCAB - 1)
+    model = TokenDenoiser(**network, length=LENGTH)
+    model.load_state_dict(state)
     x = torch.randint(0, VOCAB, (3, LENGTH), generator=torch.Generator().manual_seed(1))
     wanted = published_logits(weights, x)[..., : VOCAB - 1]
     assert wanted.std() > 0.5
     torch.testing.assert_close(model(x)[..., : VOCAB - 1], wanted, rtol=1e-5, atol=2e-5)
 
 
-CONFIG = {"n_heads": HEADS, "model_length": LENGTH}
-
-
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (CONFIG | {"time_conditioning": True}, "conditioned on time"),
-        ({"n_heads": HEADS}, "tells no n_heads and model_length"),
-        (CONFIG | {"n_heads": 2.0}, "tells no n_heads and model_length"),
-        (CONFIG | {"n_heads": 3}, "no multiple of twice its 3 heads"),
+        ({"time_conditioning": True}, "conditioned on time"),
+        ({"n_heads": None}, "tells no n_heads"),
+        ({"n_heads": 2.0}, "tells no n_heads"),
+        ({"n_heads": 3}, "no multiple of twice its 3 heads"),
     ],
 )
 def test_a_checkpoint_of_another_kind_is_refused(config: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        public_network(random_weights(), config)
+        public_base(random_weights(), CONFIG | config)
 
 
-@pytest.mark.parametrize("name", sorted(random_weights()))
-def test_a_checkpoint_without_a_weight_is_refused(name: str) -> None:
+NAMES = sorted(random_weights())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("fault", ["missing", "scalar", "one entry", "longer", "twice"])
+def test_a_checkpoint_with_a_wrong_weight_is_refused(name: str, fault: str) -> None:
     weights = random_weights()
-    del weights[name]
-    # Blocks are counted by their attn_qkv: without the last one it is those of its block that are too many.
-    what = "which is not known" if name == f"blocks.{BLOCKS - 1}.attn_qkv.weight" else f"no weight {name}"
-    with pytest.raises(ValueError, match=what):
-        folded(weights)
+    whole = weights.pop(name)
+    if fault == "scalar":
+        weights[name] = torch.ones(())
+    elif fault == "one entry":
+        weights[name] = torch.ones(1)
+    elif fault == "longer":
+        weights[name] = torch.cat([whole, whole[:1]])
+    elif fault == "twice":
+        weights |= {name: whole, f"backbone.{name}": whole}
+    with pytest.raises(ValueError, match="it has no|its weight|twice"):
+        public_base(weights, CONFIG)
+
+
+def test_weights_that_are_not_known_are_refused() -> None:
+    with pytest.raises(ValueError, match="the weight blocks.1.attn_bias, which is not known"):
+        public_base(random_weights() | {"blocks.1.attn_bias": torch.ones(3)}, CONFIG)
+    without = {name: weight for name, weight in random_weights().items() if not name.startswith("blocks.")}
+    with pytest.raises(ValueError, match="it has no matrix blocks.0.mlp.0.weight"):
+        public_base(without, CONFIG)

@@ -224,7 +224,9 @@ def test_trackers_keep_their_logs_when_checkpoints_replace_the_folder(
 ) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is an extra")
     toy.toy_train(toy.settings(log_with="tensorboard"), tmp_path / "run")
-    assert f"tensorboard --logdir {tmp_path / 'logs' / 'run'}" in capsys.readouterr().err.splitlines()
+    assert (
+        f"to see the curves: tensorboard --logdir {tmp_path / 'logs' / 'run'}" in capsys.readouterr().err.splitlines()
+    )
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = EventAccumulator(str(tmp_path / "logs" / "run" / "diladiff")).Reload()

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -208,3 +209,16 @@ def test_skipped_files_of_a_folder_are_counted_by_kind(cli: Cli, tmp_path: Path)
     assert line.startswith("texts: skipped 8 files of other kinds (3 .md, ")
     assert line.endswith(", …); text ends in .txt, .txt.zst, .jsonl, .jsonl.zst, .json, .parquet")
     assert json.loads(found.out)["files"] == {"texts": 1}
+
+
+def test_encoding_tells_its_rate_the_share_and_the_time_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("diladiff_cli.runtime.progress.SILENT_SECONDS", 0.0)
+    write_text(tmp_path / "text.txt", documents=2000)
+    encode_text(CONFIG, text=[str(tmp_path / "text.txt")], out=tmp_path / "data")
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("encoding: ")]
+    assert len(told) > 2
+    assert all(re.search(r"documents, [0-9,]+ tokens \([0-9,]+/s\)", line) for line in told)
+    assert re.search(r", \d+%, \d:\d\d:\d\d left$", told[0])
+    assert "left" not in told[-1]  # when it is done

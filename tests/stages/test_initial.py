@@ -15,6 +15,7 @@ from torch import Tensor
 from diladiff_cli.config import EncodeConfig
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
+from diladiff_cli.integrity import CHECKSUM, sealed
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.stages.encode import encode_text
 from diladiff_cli.stages.info import describe
@@ -95,18 +96,36 @@ def test_a_base_goes_on_from_another(tiny_chain: Chain, tmp_path: Path) -> None:
 
 
 def test_a_run_goes_on_only_with_what_it_began_with(chain_copy: Chain, tmp_path: Path) -> None:
-    config = mdlm_config(max_steps=2)
+    config = mdlm_config(max_steps=2, width=32)  # which the other's network is not
     shutil.copytree(chain_copy.mdlm, tmp_path / "first")
     begun: dict[str, Any] = {"data": chain_copy.data, "init": tmp_path / "first", "out": tmp_path / "base"}
     train_mdlm(config, **begun)
     longer = replace(config, max_steps=3)
+    shutil.copytree(tmp_path / "base", tmp_path / "second")
     with pytest.raises(UserError, match=r"made from something else \(initial weights \w+ -> None\)"):
         train_mdlm(longer, **begun | {"init": None}, resume=True)
+    with pytest.raises(UserError, match=rf"initial weights .*; give --init {tmp_path / 'first'} as it was to continue"):
+        train_mdlm(config, **begun | {"init": None})
     with pytest.raises(UserError, match=r"made from something else \(initial weights \w+ -> \w+\)"):
-        train_mdlm(longer, **begun | {"init": tmp_path / "base"}, resume=True)
+        train_mdlm(longer, **begun | {"init": tmp_path / "second"}, resume=True)
     assert train_mdlm(longer, **begun, resume=True)["step"] == 3
     in_one = train_mdlm(longer, **begun | {"out": tmp_path / "in one"})
     assert in_one["nll"] == pytest.approx(describe(tmp_path / "base")["validation"]["nll"], rel=1e-6)
+
+
+def test_a_base_does_not_replace_what_it_begins_with(chain_copy: Chain) -> None:
+    before = weights_of(chain_copy.mdlm)
+    for dry_run in (True, False):
+        with pytest.raises(UserError, match="is the folder of --out, which would replace it; choose another --out"):
+            given: dict[str, Any] = {"data": chain_copy.data, "init": chain_copy.mdlm, "out": chain_copy.mdlm}
+            train_mdlm(TAKEN_OVER, **given, resume=False, dry_run=dry_run)
+    assert all(torch.equal(weight, before[name]) for name, weight in weights_of(chain_copy.mdlm).items())
+
+
+def test_a_plan_says_what_a_base_begins_with(tiny_chain: Chain, tmp_path: Path) -> None:
+    plan = train_mdlm(TAKEN_OVER, data=tiny_chain.data, init=tiny_chain.mdlm, out=tmp_path / "b", dry_run=True)
+    assert plan["init"] == {"source": str(tiny_chain.mdlm), "hash": load_artifact(tiny_chain.mdlm).hash}
+    assert not (tmp_path / "b").exists()
 
 
 def other_length(chain: Chain, length: int, out: Path) -> Path:
@@ -132,9 +151,14 @@ def test_the_vocabulary_must_be_that_of_the_data(tiny_chain: Chain, words: Path,
     write_text(tmp_path / "other.txt", seed=5, words=100)
     config = EncodeConfig(tokenizer="train:300", length=LENGTH, valid_share=0.25)
     encode_text(config, text=[str(tmp_path / "other.txt")], out=tmp_path / "other")
-    if open_tokens(tmp_path / "other").vocab_size == open_tokens(tiny_chain.data).vocab_size:
-        with pytest.raises(UserError, match=rf"has another tokenizer than .*--tokenizer: {tiny_chain.mdlm}"):
-            train_mdlm(TAKEN_OVER, data=tmp_path / "other", init=tiny_chain.mdlm, out=tmp_path / "base")
+    vocab_size = open_tokens(tiny_chain.data).vocab_size
+    assert open_tokens(tmp_path / "other").vocab_size == vocab_size
+    with pytest.raises(UserError, match=rf"has another tokenizer than .*--tokenizer: {tiny_chain.mdlm}"):
+        train_mdlm(TAKEN_OVER, data=tmp_path / "other", init=tiny_chain.mdlm, out=tmp_path / "base")
+    with pytest.raises(UserError, match=rf"has mask_id {vocab_size - 1}, and .* 1; encode the text with"):
+        train_mdlm(
+            TAKEN_OVER, data=tiny_chain.data, init=published(tmp_path / "as large", vocab_size), out=tmp_path / "b"
+        )
 
 
 def test_what_is_no_base_is_refused_in_one_line(words: Path, tiny_chain: Chain, tmp_path: Path) -> None:
@@ -162,3 +186,12 @@ def test_what_is_no_base_is_refused_in_one_line(words: Path, tiny_chain: Chain, 
     refused(odd, "it has not the weights of one")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "empty")
+
+
+@pytest.mark.parametrize("bad", [None, "shipped", {}, {"source": 3, "hash": "a"}, {"source": "a"}])
+def test_a_record_of_the_begin_that_is_none_is_damage(chain_copy: Chain, bad: object) -> None:
+    file = chain_copy.mdlm / "config.json"
+    config = json.loads(file.read_text()) | {"init": bad}
+    file.write_text(sealed({k: v for k, v in config.items() if k != CHECKSUM}))
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
+        load_artifact(chain_copy.mdlm)
