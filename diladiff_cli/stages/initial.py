@@ -33,7 +33,7 @@ class InitialBase:
     """A base to begin with.
 
     Attributes:
-        source: What it is called.
+        source: What it is called: a folder, ``shipped/parents/mdlm`` or a Hub id.
         network: Keyword arguments of its :class:`~diladiff_cli.networks.denoiser.TokenDenoiser`.
         weights: Its state.
         digest: Hash of its content.
@@ -63,9 +63,9 @@ def initial_base(source: Path | str, tokens: TokenData) -> InitialBase:
     for name, here in (("vocab_size", tokens.vocab_size), ("mask_id", tokens.mask_id)):
         if network[name] != here:
             what = f"{found.source} has {name} {network[name]}, and {tokens.path} {here}"
-            raise UserError(what, ENCODE if found.home is None else f"{ENCODE}: {found.home}")
+            raise UserError(what, ENCODE if found.home is None else f"{ENCODE} {found.source}")
     if found.home is not None and not same_tokenizer(found.home, tokens.path):
-        raise UserError(f"{found.source} has another tokenizer than {tokens.path}", f"{ENCODE}: {found.home}")
+        raise UserError(f"{found.source} has another tokenizer than {tokens.path}", f"{ENCODE} {found.source}")
     weights = dict(found.weights)
     if network["positions"] == "learned" and tokens.length > network["length"]:
         what = f"{found.source} has learned positions for {network['length']} tokens, and {tokens.path} texts of"
@@ -81,7 +81,10 @@ def initial_base(source: Path | str, tokens: TokenData) -> InitialBase:
 def _found(source: str) -> InitialBase:
     folder = Path(source).expanduser()
     restore(folder)
-    if not folder.is_dir():
+    called = source
+    if folder.is_dir():
+        called = name_of(folder)
+    else:
         if folder.exists() or names_a_path(source) or "/" not in source:
             raise UserError(f"there is no folder {source}", meant_instead(folder, REMEDY, Path.is_dir))
         name, configuration, revision = hub_parts(source)
@@ -94,7 +97,7 @@ def _found(source: str) -> InitialBase:
     if "stage" in config or not config:
         artifact = load_artifact(folder, "mdlm")
         network, state = own_arguments(artifact.network), build(artifact).state_dict()
-        return InitialBase(name_of(folder), network, state, artifact.hash, folder)
+        return InitialBase(called, network, state, artifact.hash, folder)
     try:
         weights = load_file(folder / WEIGHTS)
         if not is_public(weights):
@@ -106,7 +109,7 @@ def _found(source: str) -> InitialBase:
         raise UserError(f"{folder / WEIGHTS} cannot be read ({reason})", REMEDY) from error
     except ValueError as error:
         raise UserError(f"{source} is no checkpoint of MDLM: {first_line(error)}", REMEDY) from error
-    return InitialBase(source, network, state, digest)
+    return InitialBase(called, network, state, digest)
 
 
 def _config_of(folder: Path) -> Mapping[str, Any]:
