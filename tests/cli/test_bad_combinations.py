@@ -20,6 +20,13 @@ COMBINATIONS: list[tuple[str, list[str]]] = [
             "--width 7 is no multiple of twice --heads 4; change one",
         ],
     ),
+    (
+        "train-mdlm --init {chain}/ckpt/mdlm --positions rotary --layers 3 --data {chain}/data --dry-run",
+        [
+            "--layers is given, and --init brings its own network; leave it out",
+            "--positions is given, and --init brings its own network; leave it out",
+        ],
+    ),
     ("train-prior --width 12 --heads 0", ["--heads is 0; give at least 1"]),
     (
         "train-ae --sigma-feat -0.5 --p-feat-mask 1.5 --cross-layers first,middle --augmentation none --data=",
