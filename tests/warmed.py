@@ -47,21 +47,33 @@ PROGRAM = """#!/bin/sh
 exec "{python}" -IS "$0.py" "$@"
 """
 CLIENT = """
-import json, os, signal, socket, sys
+import json, os, select, signal, socket, sys
+# Signals wake the loop through a pipe: a handler alone can miss its turn where a call that waits has just begun.
+came, note = os.pipe()
+os.set_blocking(note, False)
+signal.set_wakeup_fd(note)
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, lambda number, frame: None)
 request = {{"arguments": sys.argv[1:], "place": os.getcwd(), "environment": dict(os.environ)}}
 server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})
 socket.send_fds(server, [(json.dumps(request) + "\\n").encode()], [0, 1, 2])
-answers = server.makefile()
-pid = int(answers.readline())
-def pass_on(number, frame):
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        pass  # it has just ended
-for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-    signal.signal(number, pass_on)
-status = int(answers.readline() or 1)
+answer, numbers, whole = b"", b"", False
+while answer.count(b"\\n") < 2 and not whole:
+    ready, _, _ = select.select([server, came], [], [])
+    if came in ready:
+        numbers += os.read(came, 1 << 10)
+    if server in ready:
+        part = server.recv(1 << 10)
+        answer, whole = answer + part, not part
+    if b"\\n" in answer:
+        for number in numbers:
+            try:
+                os.kill(int(answer.split()[0]), number)
+            except ProcessLookupError:
+                pass  # it has just ended
+        numbers = b""
+status = int(answer.split()[1]) if answer.count(b"\\n") == 2 else 1
 if status < 0:
     if -status != signal.SIGKILL:
         signal.signal(-status, signal.SIG_DFL)
