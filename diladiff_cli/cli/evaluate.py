@@ -1,7 +1,5 @@
 """The command ``eval``: of samples and of artifacts."""
 
-import sys
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,7 +43,6 @@ def _check(
 )
 def evaluate(
     config: EvalConfig,
-    on_terminal: bool,
     target: Annotated[list[str], typer.Argument(metavar="TARGET", help="Files of samples, - for stdin, or artifacts.")],
     reference: Annotated[
         list[str] | None,
@@ -67,7 +64,7 @@ def evaluate(
 ) -> Result:
     """Measure samples or artifacts.
 
-    JSON goes to stdout, one line for each report, and tables to stderr; on a terminal tables alone, but for --pretty.
+    JSON goes to stdout, one line for each report, and tables to stderr.
     """
     if not is_main_process():  # which does this work alone
         return None
@@ -76,12 +73,7 @@ def evaluate(
     if dry_run:
         return evaluation_plan(config, target, reference or (), data)
     reports = _with_tables(evaluate_files(config, target, reference or (), data))
-    if pretty:
-        return map(document, reports)
-    if on_terminal and sys.stderr.isatty():
-        deque(reports, maxlen=0)  # shown as they come
-        return None
-    return reports
+    return map(document, reports) if pretty else reports
 
 
 def _with_tables(reports: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -185,9 +185,10 @@ def _replacing(out: Path, option: str) -> Iterator[IO[bytes]]:
         with sole_writer(out, option):
             remove_leftovers(out)
             with replacing_file(out) as partial, partial.open("wb") as file:
-                yield file
-    except (KeyboardInterrupt, SystemExit):
-        say(f"{out} is not written, since it is not complete; samples on stdout come as they are drawn")
-        raise
+                try:
+                    yield file
+                except (KeyboardInterrupt, SystemExit):
+                    say(f"{out} is not written, since it is not complete")
+                    raise
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror})", remedy) from error

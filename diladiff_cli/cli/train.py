@@ -9,7 +9,7 @@ import typer
 from diladiff_cli.cli.command import command
 from diladiff_cli.cli.options import DryRun, Latents, Out, RecordedData, RecordedLatents, Resume
 from diladiff_cli.cli.output import Result
-from diladiff_cli.config import AeConfig, DistillConfig, MdlmConfig, PriorConfig
+from diladiff_cli.config import BASE_NETWORK, AeConfig, DistillConfig, MdlmConfig, PriorConfig
 from diladiff_cli.notes import say
 from diladiff_cli.settings import flag
 
@@ -24,13 +24,9 @@ def _finish(figures: Mapping[str, Any], out: Path, dry_run: bool) -> Result:
     return None
 
 
-NETWORK = {"width", "layers", "heads", "mlp_width", "activation", "norm", "bias", "qk_norm", "positions"}
-NETWORK |= {"tie_embeddings"}  # of a base
-
-
 def _check_init(given: Mapping[str, Any], init: str | None, **_: Any) -> list[str]:
     """Refuse options of a network beside a base that brings its own."""
-    named = sorted(NETWORK & given.keys()) if init is not None else []
+    named = [name for name in BASE_NETWORK if name in given and init is not None]
     return [f"{flag(name)} is given, and --init brings its own network; leave it out" for name in named]
 
 

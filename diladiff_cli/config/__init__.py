@@ -6,6 +6,7 @@ Resolution order, weakest first: field default, preset, ``--config`` file, singl
 from diladiff_cli.config.resolve import STAGES, read_config_file, resolve
 from diladiff_cli.config.training import (
     AUGMENTATIONS,
+    BASE_NETWORK,
     AeConfig,
     DistillConfig,
     MdlmConfig,
@@ -27,6 +28,7 @@ from diladiff_cli.config.use import (
 
 __all__ = [
     "AUGMENTATIONS",
+    "BASE_NETWORK",
     "FOR_SPEED",
     "LEAST_SCALE",
     "MOST_SCALE",

@@ -60,6 +60,11 @@ def _check_heads(config: "MdlmConfig | PriorConfig", good: Good) -> list[str]:
     return []
 
 
+# Fields of MdlmConfig that are arguments of a base's network.
+BASE_NETWORK: tuple[str, ...] = ("width", "layers", "heads", "mlp_width", "activation", "norm", "bias", "qk_norm")
+BASE_NETWORK += ("positions", "tie_embeddings")
+
+
 @dataclass(frozen=True, kw_only=True)
 class MdlmConfig(StageConfig):
     """Stage 0: the masked diffusion base (method section 2)."""

@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple
 
 from diladiff_cli.data.files import READERS, ending, find_files
 from diladiff_cli.data.lines import Line, OnRead, chunks, decoded, ignore, lines, unpacked
-from diladiff_cli.errors import UserError, meant_instead
+from diladiff_cli.errors import UserError, first_line, meant_instead
 from diladiff_cli.hub import hub_parts
 
 PIECE = 1 << 20  # characters; a tokenizer needs some 300 MB for that many
@@ -93,7 +93,7 @@ def _told(parts: Iterator[Piece], name: str) -> Iterator[Piece]:
 
 
 def _reason(error: Exception) -> str:
-    return str((getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0])
+    return str(getattr(error, "strerror", None) or first_line(error))
 
 
 def _pieces(parts: Iterable[Piece]) -> Iterator[Piece]:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from diladiff_cli.errors import UserError, meant_instead
+from diladiff_cli.errors import UserError, first_line, meant_instead
 from diladiff_cli.hub import names_a_path
 from diladiff_cli.integrity import read_json
 from diladiff_cli.notes import say
@@ -86,10 +86,9 @@ def load_tokenizer(spec: str | Path) -> Any:
     try:
         tokenizer = _kind_of(folder).from_pretrained(str(spec), trust_remote_code=False)
     except Exception as error:  # missing, unreachable or damaged: transformers raises many kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         remedy = "give a Hub id that can be reached, a folder, or train:8192"
         remedy = remedy if folder.is_dir() else meant_instead(folder, remedy, Path.is_dir)
-        raise UserError(f"the tokenizer {spec} cannot be loaded ({reason})", remedy) from error
+        raise UserError(f"the tokenizer {spec} cannot be loaded ({first_line(error)})", remedy) from error
     if tokenizer.mask_token_id is None:
         tokenizer.add_special_tokens({"mask_token": MASK_TOKEN})
     if find_separator(tokenizer) is None:

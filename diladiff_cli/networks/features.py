@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from diladiff_cli.core.hashing import tensors_hash
-from diladiff_cli.errors import UserError
+from diladiff_cli.errors import UserError, first_line
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.tokenizer_files import check_tokenizer, tokenizer_folder
 
@@ -38,7 +38,7 @@ def _load_encoder(name: str) -> Any:
             name, trust_remote_code=False, use_safetensors=True, output_loading_info=True
         )
     except Exception as error:  # missing, unreachable or damaged: transformers raises many kinds
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"--features {name} cannot be loaded ({reason})", remedy) from error
     missing = sorted(key for key in report["missing_keys"] if not key.startswith(UNUSED))
     if missing:

@@ -112,14 +112,17 @@ def _shapes(table: torch.Size, level: torch.Size, hidden: int, layers: int) -> S
 
 
 def _folded(w: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Scales and shifts of the modulations in the norms, gates in what a block adds."""
+    """Scales and shifts of the modulations in the norms, gates in what a block adds.
+
+    w n(x) (1 + s) + b, of a norm n and its modulation, is a norm of weight w (1 + s) and bias b; g (A h + c), of a gate
+    g, is a linear layer of rows g A and bias g c.
+    """
 
     def linear(x: Tensor, name: str) -> Tensor:
         return F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"])
 
-    frequencies = w[LEVEL].shape[1]
-    level = torch.zeros(frequencies)
-    level[: (frequencies + 1) // 2] = 1.0  # cosines of the noise level 0, before its sines
+    level = torch.zeros(w[LEVEL].shape[1])
+    level[: len(level) // 2] = 1.0  # cosines of the noise level 0, before its sines
     condition = F.silu(linear(F.silu(linear(level, "sigma_map.mlp.0")), "sigma_map.mlp.2"))
     shift, scale = linear(condition, "output_layer.adaLN_modulation").chunk(2)
     found = {

@@ -20,6 +20,7 @@ FREE |= {"eval_every", "eval_batches", "save_every", "log_every", "log_with"}
 # Settings of the optimisation, which an explicit --resume may change: the stored network and optimiser fit them.
 CHANGEABLE = {field.name for field in fields(StageConfig)} - {"seed", "optimizer"}
 
+INITIAL = "initial weights"
 
 # What runs older than an option did, where its default is another.
 BEFORE: dict[type[StageConfig], dict[str, Any]] = {
@@ -39,7 +40,7 @@ def made_from(artifact: Mapping[str, Any]) -> dict[str, Any]:
     data, encoder = artifact["data"], artifact["network"].get("features_hash")
     found |= {"feature encoder": short_hash(encoder)} if encoder else {}
     initial = artifact.get("also", {}).get("init")
-    found |= {"initial weights": short_hash(initial["hash"])} if initial else {}
+    found |= {INITIAL: short_hash(initial["hash"])} if initial else {}
     return found | {"data set": short_hash(data["fingerprint"]), "stored latents": bool(data.get("latents"))}
 
 
@@ -87,7 +88,7 @@ def check_resume(
             remedy = "use --fresh to start over" if found else "leave out --resume to begin a run"
             raise UserError(f"{out} holds no training state to resume", f"{remedy}, or give another --out")
         return None
-    _check_start(out, stored, artifact)
+    _check_made_from(out, stored["made_from"], made_from(artifact))
     changed = changed_settings(stored, config)
     changeable = changed.keys() <= CHANGEABLE
     if changed and changeable and not is_finished(stored, config) and (children := made_with(out)):
@@ -105,28 +106,23 @@ def check_resume(
         )
     if config.max_steps < stored["step"] and not is_finished(stored, config):
         raise UserError(f"{out} is at step {stored['step']}, beyond --max-steps {config.max_steps}", "give more steps")
-    wanted = made_from(artifact)
-    if "feature encoder" not in stored["made_from"]:  # of a run older than this record
-        wanted.pop("feature encoder", None)
-    if others := differences(stored["made_from"], wanted):
-        raise UserError(
-            f"{out} holds a run made from something else ({', '.join(others.values())})",
-            "restore that to continue, use --fresh to start over, or another --out",
-        )
     return stored
 
 
-def _check_start(out: Path, stored: Mapping[str, Any], artifact: Mapping[str, Any]) -> None:
-    """Refuse a base that began with other weights: before its settings, since those of its network come along."""
-    began, wanted = (made.get("initial weights") for made in (stored["made_from"], made_from(artifact)))
-    if began == wanted:
+def _check_made_from(out: Path, stored: Mapping[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuse a run made from something else: before its settings, since those of a base's network come with --init."""
+    if "feature encoder" not in stored:  # of a run older than this record
+        wanted.pop("feature encoder", None)
+    others = differences(stored, wanted)
+    if not others:
         return
-    source = "--init"
-    with suppress(OSError, ValueError, LookupError, TypeError):
-        source += f" {read_sealed(out / CONFIG_FILE)['init']['source']}"
-    remedy = "leave out --init" if began is None else f"give {source} as it was"
+    remedy = "restore that"
+    if INITIAL in others:
+        remedy = "leave out --init" if stored.get(INITIAL) is None else "give --init as it was"
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            remedy += f", {read_sealed(out / CONFIG_FILE)['init']['source']},"
     raise UserError(
-        f"{out} holds a run made from something else (initial weights {began} -> {wanted})",
+        f"{out} holds a run made from something else ({', '.join(others.values())})",
         f"{remedy} to continue, use --fresh to start over, or another --out",
     )
 

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from diladiff_cli.errors import UserError
+from diladiff_cli.errors import UserError, first_line
 from diladiff_cli.integrity import CHECKSUM, file_hash, read_sealed, sealed
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.sharding import shared_like, whole
@@ -100,7 +100,7 @@ def load_state(
             state["state"] = _shared(optimizer, _nested(tensors, f"optimizer/{number}/"))
             optimizer.load_state_dict(state)
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
-        raise UserError(f"{path} cannot be used ({str(error).splitlines()[0]})", _remedy(folder)) from error
+        raise UserError(f"{path} cannot be used ({first_line(error)})", _remedy(folder)) from error
 
 
 def _remedy(folder: Path) -> str:

