@@ -182,13 +182,18 @@ def _replacing(out: Path, option: str) -> Iterator[IO[bytes]]:
             with out.open("wb") as file:
                 yield file
             return
-        with sole_writer(out, option):
+        with _said_when_interrupted(out), sole_writer(out, option):
             remove_leftovers(out)
             with replacing_file(out) as partial, partial.open("wb") as file:
-                try:
-                    yield file
-                except (KeyboardInterrupt, SystemExit):
-                    say(f"{out} is not written, since it is not complete")
-                    raise
+                yield file
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror})", remedy) from error
+
+
+@contextmanager
+def _said_when_interrupted(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        say(f"{out} is not written, since it is not complete")
+        raise
