@@ -1,4 +1,4 @@
-"""The one exception that users see, and what they can mend: another folder, a lack of memory, and files that fail."""
+"""UserError, for what lies on disk (:mod:`settings` has ConfigError), and how common faults become one."""
 
 import difflib
 import errno

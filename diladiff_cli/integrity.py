@@ -54,8 +54,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is no regular file, too long, nested too deep, or holds no object, or has a checksum and yet NaN
-            or infinity, which read as null in documents that are older than checksums.
+        ValueError: It is no regular file, too long, nested too deep, or holds no object; or it has a checksum and yet
+            NaN or infinity, which read as null in documents without one.
     """
     if path.exists() and not path.is_file():
         raise ValueError("it is no file")

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,9 @@ from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.encoder import LatentEncoder
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.names import default_model, named_model
-from diladiff_cli.runtime.precision import settled_precision
-from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.sample import Progress, Sample, decode, describe, generate
-from diladiff_cli.stages.sampler import Sampler, default_decode_steps, load_sampler
+from diladiff_cli.stages.sample_settings import complete_for_latents
+from diladiff_cli.stages.sampler import Sampler, load_sampler
 from diladiff_cli.stages.trace import Trace, record
 
 TEXTS_AT_ONCE = 64
@@ -159,16 +158,9 @@ class Model:
                 "give what encode returns for this model",
             )
         config = SampleConfig.from_dict({"decode_steps": decode_steps, "seed": seed} | options)
-        if config.steps:
-            raise ConfigError([f"steps is {config.steps}, but the latents are given; leave it out"])
+        config = complete_for_latents(self.sampler, config)
         if len(latents) == 0:
             return []
-        config = replace(
-            config,
-            decode_steps=config.decode_steps or default_decode_steps(self.sampler, config.order),
-            precision=settled_precision(config.precision, self.sampler.device),
-            latent_scale=config.latent_scale or 1.0,
-        )
         ids = range(len(latents) * config.decodings)
         tokens = decode(self.sampler, ids, config, latents.repeat_interleave(config.decodings, 0))
         return describe(self.sampler, ids, config, tokens)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from diladiff_cli.cli.command import command
-from diladiff_cli.cli.options import DryRun, Resume
+from diladiff_cli.cli.options import DryRun, Resume, stdin_problems
 from diladiff_cli.cli.output import Result
 from diladiff_cli.config import EncodeConfig
 from diladiff_cli.errors import UserError
@@ -15,19 +15,23 @@ from diladiff_cli.notes import say
 from diladiff_cli.settings import PRECISIONS, check_value, flag
 from diladiff_cli.shipped import SHIPPED_TEXT
 
+SPLIT = ("valid_share", "seed")  # the settings of a split
 LATENT_BATCH = 64  # a CPU is a third faster than with 256
 
 
 def _check(given: Mapping[str, Any], ae: str | None, **own: Any) -> list[str]:
-    """Refuse options that belong to the other way of encoding, and an unknown precision."""
-    text_only = {"text": own["text"], "valid": own["valid"]} | dict(given)
+    """Refuse options that belong to the other way of encoding or do nothing, and an unknown precision."""
+    text_only = {name: own[name] for name in ("text", "valid", "preset", "config_file")} | dict(given)
     latents_only = {name: own[name] for name in ("data", "batch_size", "precision")}
     what, idle = ("needs --ae; name the auto-encoder", latents_only)
     if ae is not None:
         what, idle = "has no meaning with --ae; leave it out", text_only
-    problems = [
-        f"{'TEXT' if name == 'text' else flag(name)} {what}" for name, value in idle.items() if value is not None
-    ]
+    names = {"text": "TEXT", "config_file": "--config"}
+    problems = [f"{names.get(name, flag(name))} {what}" for name, value in idle.items() if value is not None]
+    if ae is None and (own["valid"] or not own["text"]):
+        whose = "--valid names the validation text" if own["valid"] else "the text that ships is split already"
+        problems += [f"{flag(k)} has no meaning, as {whose}; leave it out" for k in SPLIT if k in given]
+    problems += stdin_problems(own["text"], own["valid"])
     if own["precision"] is not None:
         wrong = check_value("precision", own["precision"], str, choices=PRECISIONS)
         problems += [wrong] if wrong else []

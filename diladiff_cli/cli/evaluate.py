@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from diladiff_cli.cli.command import command
-from diladiff_cli.cli.options import DryRun
+from diladiff_cli.cli.options import DryRun, stdin_problems
 from diladiff_cli.cli.output import Result, document, show
 from diladiff_cli.config import EvalConfig
 from diladiff_cli.notes import is_main_process
@@ -22,9 +22,9 @@ def _check(
     **_: Any,
 ) -> list[str]:
     """Refuse options that none of the targets would heed; bad values are told as such alone."""
-    settings = given if config is not None else {}
-    if not reference and data is None and not settings:
-        return []
+    problems, settings = stdin_problems(target, reference), given if config is not None else {}
+    if problems or (not reference and data is None and not settings):
+        return problems
     from diladiff_cli.stages.eval_files import idle_options
 
     return idle_options(target, reference or (), data, settings)

@@ -25,6 +25,8 @@ MODELS_OR_IDS = {"init", "tokenizer"}  # or else something on the Hub
 LONG_SWITCH = 14  # characters of a name; longer ones, spelled in two ways, would cut off others on 80 columns
 METAVARS = {bool: "", int: "INTEGER", float: "FLOAT", str: "TEXT"}
 
+STDIN = "-"
+
 Preset = Annotated[
     str | None,
     typer.Option("--preset", metavar="|".join(PRESETS), help="A whole configuration; the file and the options win."),
@@ -168,7 +170,7 @@ def _default_and_range(field: "Field[Any]", kind: type) -> str:
 
 
 def given_values(kind: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the options that were given, as values of their fields' types where the text allows it."""
+    """The options that were given, as values of their fields' types where the text allows it."""
     kinds = typing.get_type_hints(kind)
     return {name: _typed(kinds[name], value) for name, value in values.items() if value is not None}
 
@@ -230,3 +232,10 @@ def as_value(parameter: inspect.Parameter, value: Any) -> Any:
     if kind is None or value is None:
         return value
     return [kind(part) for part in value] if isinstance(value, list) else kind(value)
+
+
+def stdin_problems(*sources: list[str] | None) -> list[str]:
+    """Refuse standard input that is named more than once."""
+    named = [name for names in sources for name in names or ()]
+    twice = f"{STDIN} is named twice, and standard input can be read only once; name one of them otherwise"
+    return [twice] if named.count(STDIN) > 1 else []

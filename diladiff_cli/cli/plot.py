@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from diladiff_cli.cli.command import command
+from diladiff_cli.cli.options import stdin_problems
 from diladiff_cli.cli.output import Result
 from diladiff_cli.notes import is_main_process
 from diladiff_cli.settings import shown
@@ -17,8 +18,8 @@ def _names(format: str) -> list[str]:
     return list(dict.fromkeys(name.strip() for name in format.split(",")))
 
 
-def _check(format: str, out: Path, **_: Any) -> list[str]:
-    problems = []
+def _check(format: str, out: Path, target: list[str], **_: Any) -> list[str]:
+    problems = stdin_problems(target)
     if not set(_names(format)) <= set(FORMATS):
         problems.append(f"--format is {shown(format)}; give one or several of {', '.join(FORMATS)}, with commas")
     ending = Path(out).suffix.removeprefix(".").lower()

@@ -13,7 +13,7 @@ class Unread(io.TextIOWrapper):
     """Stderr, where a writer goes on if nobody reads: what is told then goes nowhere, as what finds no room does."""
 
     def write(self, text: str) -> int:
-        """As of a file; never fails."""
+        """Like a file's, but never fails."""
         try:
             return super().write(text)
         except OSError as error:
@@ -21,7 +21,7 @@ class Unread(io.TextIOWrapper):
             return len(text)
 
     def flush(self) -> None:
-        """As of a file; never fails."""
+        """Like a file's, but never fails."""
         try:
             super().flush()
         except OSError as error:

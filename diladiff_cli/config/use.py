@@ -66,7 +66,7 @@ def untimed_problem(order: str, latent_until: float) -> list[str]:
 
 
 def unusual(config: Settings, names: Iterable[str]) -> dict[str, Any]:
-    """Those of a configuration's settings, by name, that are not at their defaults."""
+    """The settings among ``names`` that are not at their defaults."""
     plain = type(config)()
     return {name: given for name in names if (given := getattr(config, name)) != getattr(plain, name)}
 

@@ -1,9 +1,9 @@
 """Exact categorical draws with temperature and nucleus (method section 6).
 
-Uniform numbers and the sums that they are looked for in are float64, so that rare tokens are drawn as often as they
-should be. A single weight is rounded as its logit is: for float32 by about 6e-8 times its distance to the largest, plus
-2e-7, and to 0 below 1e-45; the weight of a block of tokens, summed in float32, by about as much. The inverse of the
-distribution is looked for among blocks first, then within one: one pass over the vocabulary.
+Uniforms and cumulative sums are float64, so that rare tokens come as often as they should. What float32 still rounds is
+a token's weight, by a relative 2e-7 plus 6e-8 times its logit's distance to the largest (to 0 below 1e-45), and the sum
+of a block of tokens, by about as much. The CDF is inverted over blocks and then within one, so that a draw reads the
+vocabulary once.
 
 The nucleus is never built. A token is drawn from the whole distribution, and drawn again where the tokens likelier
 than it already reach ``top_p``: what is accepted has the law of the nucleus, without a sort of the vocabulary.
@@ -88,7 +88,7 @@ class Categorical:
     def in_nucleus(self, tokens: Tensor, top_p: float) -> Tensor:
         """(M,) whether the tokens that are strictly likelier than each of ``tokens`` total less than ``top_p``."""
         own = self.of_tokens(tokens)[:, None, None]
-        # 1 or 0 as numbers: of booleans a CPU makes them 9 times as slowly
+        # compared straight into floats: by way of booleans it takes 9 times as long on a CPU
         likelier = torch.gt(self.weights, own, out=torch.empty_like(self.weights))
         return likelier.mul_(self.weights).sum(-1).sum(-1, dtype=torch.float64) < top_p * self.total
 

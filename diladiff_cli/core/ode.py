@@ -16,7 +16,7 @@ from diladiff_cli.core.times import sampling_grid
 CleanEstimator = Callable[[Tensor, Tensor, Tensor], Tensor]  # (z_t, t, z_self) -> z^
 AverageVelocity = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (z_t, t, r, z_self) -> u
 OnStep = Callable[[int, Tensor], None]  # number of the step, from 0, and its clean estimate z^ (B, N, C)
-MOST_JUMPS = 5  # of the samplings whose jumps :func:`jump_times` draws
+MOST_JUMPS = 5  # jump_times draws from samplers of 1 to this many steps
 
 
 def guided(estimate: Tensor, plain: Tensor, guidance: float) -> Tensor:
@@ -28,9 +28,10 @@ def guided(estimate: Tensor, plain: Tensor, guidance: float) -> Tensor:
 
 
 def _ddim_step(z_t: Tensor, z_0: Tensor, t: Tensor, r: Tensor, schedule: TanSchedule) -> Tensor:
-    """z_r = alpha_r z_0 + sigma_r eps^ (DDIM; Song et al., 2021), exact for a clean estimate that stays what it is.
+    """z_r = alpha_r z_0 + sigma_r eps^ (DDIM; Song et al., 2021), exact while the clean estimate does not change.
 
-    Few steps shrink what is nearly white: there the best estimate is alpha z, which moves, and z_r = cos(delta) z.
+    Few steps shrink what is nearly white: there the best estimate is alpha z, which does change, and a step over an
+    angle delta gives cos(delta) z instead of z.
     """
     return diffuse(z_0, noise_in(z_t, z_0, schedule(t)), schedule(r))
 
@@ -100,18 +101,18 @@ def probability_flow(
 
 
 def jump_times(schedule: TanSchedule, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """Times t on the way of random jumps of :func:`average_velocity_steps`, and r where these end.
+    """Times (t, r) on the jumps of :func:`average_velocity_steps`: r is where a jump ends, t anywhere inside it.
 
-    A jump asks for its start alone, but the MeanFlow identity carries its average velocity there from its end along the
-    way. The number of steps, from one to :data:`MOST_JUMPS`, one of its jumps, gamma and the place on the way are
-    uniform. Not in the paper, whose laws know nothing of the times that are jumped between.
+    The sampler asks for u only at a jump's start, but the MeanFlow identity builds u up from r, so that every t in
+    between must be learned. The number of steps (1 to :data:`MOST_JUMPS`), the jump, gamma and the place in the jump
+    are uniform. Not in the paper, whose laws of t and r ignore the times that the sampler steps at.
 
     Args:
         schedule: Noise schedule.
         uniform: (B, 3) draws from U(0, 1).
 
     Returns:
-        (B,) times t on the way of a jump, and (B,) times r <= t where it ends.
+        (B,) times t, and (B,) times r <= t.
     """
     grids = [schedule.sampling_times(steps) for steps in range(1, MOST_JUMPS + 1)]
     jumps = torch.cat([torch.stack([grid[:-1], grid[1:]]) for grid in grids], dim=1).to(uniform)

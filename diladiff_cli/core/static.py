@@ -25,7 +25,7 @@ class RevealPlan:
     """What is revealed when, for a batch (B, L).
 
     Attributes:
-        numbers: Of the S steps that reveal something.
+        numbers: Indices of the S steps that reveal something.
         places: (S, M) positions in the flattened batch; B * L pads.
         uniform: (S, M, T) float64, the numbers that each position's token is drawn with, until it is in the nucleus.
     """
@@ -138,7 +138,7 @@ class StaticStep:
 
 
 def first_inside(logits: Tensor, uniform: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor]:
-    """Of T draws a row the first that is in the nucleus, as of :func:`diladiff_cli.core.draw.draw_tokens`.
+    """The first of T draws a row that is in the nucleus, as in :func:`diladiff_cli.core.draw.draw_tokens`.
 
     Args:
         logits: (M, K).

@@ -26,16 +26,16 @@ def low_discrepancy(offset: float | Tensor, positions: Tensor, batch_size: int) 
 
 
 def spread_times(uniform: Tensor) -> Tensor:
-    """Reveal times that are far apart in the text where they are near in time.
+    """Reveal times that put positions far apart in the text where they are near in time.
 
-    Position p is revealed at the fractional part of u + s p g, with the golden section g and an offset u and a
-    direction s of each example's own. Of this Kronecker sequence any interval of times holds about as many positions as
-    its length says (within four in texts of up to 1,024), and those of an Nth of the time lie about N / sqrt 5 apart or
-    more (Hurwitz). Related to the Halton order for images (Besnier et al., 2025) and to dilated unmasking (Luxembourg
+    Position p is revealed at frac(u + s p g): g is the golden section, u an offset and s = 1 or -1 a direction of each
+    example's own (a Kronecker sequence). Every interval of times holds nearly its share of the positions (within four,
+    for texts of up to 1,024), and positions revealed within the same Nth of the time lie N / sqrt 5 or more apart
+    (Hurwitz). Related to the Halton order for images (Besnier et al., 2025) and to dilated unmasking (Luxembourg
     et al., 2025).
 
     Args:
-        uniform: (B, L) draws from U(0, 1), of which the first and the last count.
+        uniform: (B, L) draws from U(0, 1); only the first and the last column are used.
 
     Returns:
         (B, L) times in [0, 1); each is uniform on its own.

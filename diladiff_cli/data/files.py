@@ -121,7 +121,7 @@ def _matches(pattern: Path) -> Iterable[Path]:
 
 
 def _distinct(paths: Iterable[Path]) -> list[Path]:
-    """Those that are files, in order, the first of several names of the same file."""
+    """The paths that are files, in order; of several names of the same file the first."""
     found: dict[str, Path] = {}
     for path in sorted(paths):
         if path.is_file():

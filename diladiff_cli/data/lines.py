@@ -22,7 +22,7 @@ MARKS = (
 
 
 def ignore(_: int) -> None:
-    """Of nobody's interest."""
+    """Do nothing with a number of bytes read."""
 
 
 class Line(NamedTuple):

@@ -182,7 +182,7 @@ class Shards:
         return f"remove {path.name} and repeat encode --ae" if latents else "run encode again"
 
     def _checksums(self, shard: int) -> np.ndarray | None:
-        """Those of a shard's rows, which must be the recorded ones: else it is another shard."""
+        """The checksums of a shard's rows, which must be the recorded ones: else it is another shard."""
         opened, recorded = self._files[shard], self._sums_of_sums[shard]
         sums = opened.get_tensor(CHECKSUMS) if CHECKSUMS in opened.keys() else None  # noqa: SIM118
         if recorded is not None and (sums is None or row_sum(sums) != recorded):

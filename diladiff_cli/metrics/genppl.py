@@ -48,17 +48,3 @@ def definition(scorer: Scorer, context: int | None = None) -> dict[str, Any]:
         "context": min(context or scorer.context, scorer.context),
         "tokenisation": f"text re-tokenised by {scorer.name}",
     }
-
-
-def generative_perplexity(
-    texts: Sequence[str], scorer: Scorer, context: int | None = None, batch_size: int = 8
-) -> dict[str, Any]:
-    """GenPPL of ``texts`` with its definition.
-
-    Args:
-        texts: Generated texts; those of fewer than two tokens are skipped and counted.
-        scorer: The model that judges.
-        context: The most tokens of a text that count (default: the scorer's, at most 1,024).
-        batch_size: Texts per call of the scorer.
-    """
-    return perplexity(scorer.token_nlls(texts, context, batch_size)) | definition(scorer, context)

@@ -125,14 +125,6 @@ class Scorer:
         states = hidden[0].float().cpu()  # (B, T, D)
         return nlls, [states[i, n - 1] for i, n in enumerate(lengths)]
 
-    def token_nlls(self, texts: Sequence[str], max_length: int | None = None, batch_size: int = 8) -> list[Tensor]:
-        """Negative log-likelihoods in nats, see :class:`Scores`."""
-        return self.score(texts, max_length, batch_size).nlls
-
-    def features(self, texts: Sequence[str], max_length: int | None = None, batch_size: int = 8) -> Tensor:
-        """Hidden states (n, D) at the last token, see :class:`Scores`."""
-        return self.score(texts, max_length, batch_size).features
-
 
 def load_scorer(spec: str, device: torch.device | str = "cpu", precision: str = "fp32") -> tuple[Scorer | None, str]:
     """The scorer that ``spec`` names, and a line for the user that says which it is and why.

@@ -53,9 +53,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, plain: b
     ``mask``, broadcast to (B, H, N, M), is True where attention may look: somewhere for each query. ``plain`` asks for
     plain products, which have a forward-mode derivative.
 
-    For short texts in bf16 on a CPU, from 8 of them on, the fused kernel takes 1.3 to 1.9 times as long as plain
-    products, its derivative 2 to 5 times. Their scores are rounded to bf16: the error is 0.4 to 0.8 % of the values,
-    instead of 0.2 %.
+    On a CPU in bf16, plain products replace the fused kernel for up to :data:`SHORT` positions: in batches of 8 or more
+    the kernel takes 1.3 to 1.9 times as long, and its backward pass 2 to 5 times. Plain scores are rounded to bf16, so
+    the error is 0.4 to 0.8 % of the values instead of 0.2 %.
     """
     short = max(q.shape[-2], k.shape[-2]) <= SHORT and q.dtype == torch.bfloat16
     if not (plain or (short and q.device.type == "cpu")):

@@ -35,7 +35,7 @@ def _old_name(folder: Path) -> Path:
 
 
 def partial_name(folder: Path, name: str = "") -> Path:
-    """A name beside a folder for what is being written, where none is given a new one.
+    """A temporary name beside ``folder`` for what is being written, ending in ``name`` or else at random.
 
     :func:`recover` removes what a kill leaves there.
     """

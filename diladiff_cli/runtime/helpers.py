@@ -38,7 +38,7 @@ def shared_out(work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, 
     """Items and what ``work`` makes of them, in order, inside :func:`led`; the processes take turns.
 
     Args:
-        work: What to do; it must not depend on anything but the item, and pickle.
+        work: What to do; must depend on its item alone, and be picklable.
         items: Read by the main process alone, as many at once as there are processes.
     """
     if not _groups:

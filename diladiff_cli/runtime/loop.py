@@ -25,6 +25,7 @@ from diladiff_cli.runtime.gradients import (
 )
 from diladiff_cli.runtime.metrics_log import MetricsLog
 from diladiff_cli.runtime.optim import AveragedModel, build_optimizers, set_learning_rates
+from diladiff_cli.runtime.precision import deterministic_algorithms
 from diladiff_cli.runtime.prefetch import Prefetch
 from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.runtime.randomness import BatchNoise
@@ -40,7 +41,7 @@ from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import TIME_IS_UP, Clock, CutShort, Interrupted, Session, StopRequest
 from diladiff_cli.runtime.sharding import shard
 from diladiff_cli.runtime.state import load_state, save_state, whole_state
-from diladiff_cli.runtime.told import announce, in_words
+from diladiff_cli.runtime.told import announce, in_words, time_is_up
 
 BAD_STEPS = 5  # steps in a row with a loss or gradient that is not finite before a run gives up
 
@@ -66,8 +67,10 @@ def train(run: Run, session: Session, config: StageConfig, out: Path, resume: bo
     if stored is not None and (changed := changed_settings(stored, config)):
         say(f"going on with other settings: {', '.join(changed.values())}")
         say(f"what was made with {out} and does not lie beside it will not accept the new one")
+    if stored is None:
+        run.prepare()
     loop = _Loop(run, session, config, out, stored)
-    with StopRequest() as stop, closing(loop.batches):
+    with deterministic_algorithms(config.deterministic), StopRequest() as stop, closing(loop.batches):
         return loop.run_all(stop)
 
 
@@ -100,7 +103,7 @@ class _Loop:
         else:
             self.model = session.accelerator.prepare(self.bare)
         self.wrapped_optimizers = [session.accelerator.prepare(optimizer) for optimizer in self.optimizers]
-        self.batches = Prefetch(partial(_micro_batches, run, session), config.max_steps)
+        self.batches = Prefetch(partial(session.fetch, run), config.max_steps)
         self.metrics = MetricsLog(out, self.step, self.validated_step) if session.is_main else None
         if config.log_with != "none":
             session.accelerator.init_trackers("diladiff", config=config.to_dict())
@@ -147,7 +150,9 @@ class _Loop:
         if why > TIME_IS_UP:
             raise Interrupted(why - TIME_IS_UP, self.saved_step)
         if why == TIME_IS_UP:
-            say(f"stopped after {self.config.max_minutes} minutes at step {self.step}; the same command continues")
+            if self.saved_step is None:
+                raise self._diverged(self.step, "the time was up, and no step gave finite numbers lately")
+            say(time_is_up(self.config.max_minutes, self.step, self.saved_step))
         return {"step": self.step, "seconds": self.clock.seconds()} | self.validation
 
     def _due(self, every: int) -> bool:
@@ -289,10 +294,3 @@ class _Loop:
     def _progress(self) -> dict[str, Any]:
         found = {"step": self.step, "seconds": self.clock.seconds()}
         return found | {"validated_step": self.validated_step, "validation": self.validation}
-
-
-def _micro_batches(run: Run, session: Session, step: int) -> list[Tensor]:
-    """Those of a step, ready to be copied to the device."""
-    rows = run.row_order(step)
-    found = [run.fetch(rows[places.start : places.stop]) for places in session.micro_batches()]
-    return [batch.pin_memory() for batch in found] if session.device.type == "cuda" else found

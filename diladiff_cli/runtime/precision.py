@@ -1,5 +1,8 @@
 """Which precision a machine knows, and which suits its matrix products."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -32,7 +35,7 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def has_float64(device: torch.device) -> bool:
-    """Whether a device knows numbers of double precision, which tokens are drawn in."""
+    """Whether a device has float64, in which tokens are drawn."""
     try:
         torch.zeros((), dtype=torch.float64, device=device)
     except (TypeError, RuntimeError):  # Apple's GPUs, and others
@@ -41,7 +44,7 @@ def has_float64(device: torch.device) -> bool:
 
 
 def _capability(name: str) -> bool:
-    """Whether torch finds a set of instructions; versions of torch that tell of few know those of x86-64."""
+    """Whether torch reports a CPU instruction set; versions without get_capabilities() know those of x86-64 alone."""
     if hasattr(torch.cpu, "get_capabilities"):
         return bool(torch.cpu.get_capabilities().get(name, False))
     known = {"avx512_bf16": "_is_avx512_bf16_supported", "amx_bf16": "_is_amx_tile_supported"}
@@ -76,3 +79,18 @@ def settled(config: Config, out: Path, resume: bool | None) -> Config:
     stored = None if resume is False else read_progress(out / "state")
     precision = AUTO if stored is None else stored["training"].get("precision", AUTO)
     return replace(config, precision=agreed_precision(precision))
+
+
+@contextmanager
+def deterministic_algorithms(wanted: bool) -> Iterator[None]:
+    """Algorithms that give the same bits again, where ``wanted``; afterwards as before."""
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else torch refuses cuBLAS
+    before, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned)

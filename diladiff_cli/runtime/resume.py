@@ -22,7 +22,7 @@ CHANGEABLE = {field.name for field in fields(StageConfig)} - {"seed", "optimizer
 
 INITIAL = "initial weights"
 
-# What runs older than an option did, where its default is another.
+# Options whose default is not what runs did before the option existed, with what they did.
 BEFORE: dict[type[StageConfig], dict[str, Any]] = {
     PriorConfig: {"positions": "learned"},
     DistillConfig: {"p_jumps": 0.0},
@@ -53,7 +53,7 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[st
 def changed_settings(stored: Mapping[str, Any], config: StageConfig) -> dict[str, str]:
     """The settings, by name, in which a run asked for differs from that of a stored progress, see :func:`differences`.
 
-    Of options that are younger than the run, their defaults are what it did, but for :data:`BEFORE`.
+    An option that the run does not record counts as its default, unless :data:`BEFORE` says what runs did without it.
     """
     before = type(config)().to_dict() | BEFORE.get(type(config), {})
     return differences(before | stored["training"], config.to_dict())

@@ -27,6 +27,7 @@ class Run:
         artifact: The artifact's fields apart from weights and progress.
         row_order: Step -> row numbers of its global batch.
         learning_rate: Law of a parameter's learning rate, by name.
+        prepare: Called before the first step of a run, not where one goes on: what the network takes from the data.
         after_step: Called on the network after each optimiser step.
         before_use: Called on the averaged network before it is validated or written.
         compile_body: Compiles the expensive part of what a step runs, in place.
@@ -42,6 +43,7 @@ class Run:
     artifact: Mapping[str, Any]
     row_order: Callable[[int], np.ndarray]
     learning_rate: Callable[[str], LearningRate] = lambda _: LearningRate()
+    prepare: Callable[[], None] = lambda: None
     after_step: Callable[[Any], None] = lambda _: None
     before_use: Callable[[Any], None] = lambda _: None
     compile_body: Callable[[Any], None] = lambda _: None

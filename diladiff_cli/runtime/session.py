@@ -23,6 +23,7 @@ from accelerate.utils import (
 from diladiff_cli.config import StageConfig
 from diladiff_cli.notes import is_main_process, say
 from diladiff_cli.runtime.processes import process_state
+from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.signals import STOPPING, is_heard
 from diladiff_cli.settings import ConfigError
 
@@ -129,9 +130,6 @@ class Session:
         if config.precision not in ("bf16", "fp32"):
             raise ValueError(f"precision {config.precision} was not settled")
         place = Path(out).absolute()
-        if config.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else torch refuses cuBLAS
-        torch.use_deterministic_algorithms(config.deterministic)
         check_tracker(config.log_with)
         AcceleratorState._reset_state()  # else a stage that ran before in this process would dictate its precision
         self.accelerator = Accelerator(
@@ -175,6 +173,12 @@ class Session:
             range((start + i) * self.micro_batch, (start + i + 1) * self.micro_batch)
             for i in range(self.config.grad_accum)
         ]
+
+    def fetch(self, run: Run, step: int) -> list[torch.Tensor]:
+        """This process's micro-batches of a step, ready to be copied to the device."""
+        rows = run.row_order(step)
+        found = [run.fetch(rows[places.start : places.stop]) for places in self.micro_batches()]
+        return [batch.pin_memory() for batch in found] if self.device.type == "cuda" else found
 
     def mean_over_processes(self, values: dict[str, torch.Tensor]) -> dict[str, float]:
         """Averages over the processes of scalar tensors."""

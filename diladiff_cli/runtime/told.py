@@ -30,3 +30,9 @@ def in_words(line: Mapping[str, Any]) -> str:
     skipped = f", {line['skipped_steps']} steps skipped" if "skipped_steps" in line else ""
     rate = f"{line['tokens_per_second']:,.0f} tokens/s"
     return f"loss {line['loss']:.4f}, lr {line['learning_rate']:.2g}, {rate}{mfu}{skipped}"
+
+
+def time_is_up(minutes: float, step: int, saved_step: int) -> str:
+    """How a run ends after ``--max-minutes``."""
+    saved = "" if saved_step == step else f"; step {saved_step} is saved"
+    return f"stopped after {minutes} minutes at step {step}{saved}; the same command continues"

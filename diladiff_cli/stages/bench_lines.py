@@ -30,7 +30,7 @@ class Way(NamedTuple):
 
     @classmethod
     def of(cls, report: Report) -> "Way":
-        """That of a point, whose report may be older than some settings."""
+        """How a point was drawn."""
         scale = report.get("latent_scale")
         until = report["latent_until"] or 0.0
         return cls(report["steps"] or 0, until, 1.0 if scale is None else scale, report["order"])
@@ -52,7 +52,7 @@ class Line(NamedTuple):
 
     @classmethod
     def of(cls, report: Report) -> "Line":
-        """That of a point."""
+        """The line that a point lies on."""
         return cls(report["model"], Way.of(report), report["temperature"])
 
 

@@ -25,7 +25,7 @@ from diladiff_cli.stages.sampler import Sampler, load_sampler, sampling_device
 from diladiff_cli.tokenizer_files import tokenizer_folder
 
 SHARED = ("n", "top_p", "order", "threshold", "entropy_bound", "batch_size", "precision")  # by all points
-# Options that came after the format, with the values with which they are left out of a key.
+# Options added later: left out of the key at these values, so that older keys still match.
 YOUNGER = {"latent_scale": 1.0, "solver": "ddim"}
 FORMAT_VERSION = 2  # of the kept points; raised when samples or figures of the same settings change beyond rounding
 # How latents come about, where that changed: the blocks that an auto-encoder encodes, the steps of a prior or student.
@@ -232,7 +232,7 @@ def _asked(sampler: Sampler, config: BenchConfig) -> Iterator[SampleConfig]:
     """The settings of a model's points, as they were asked for."""
     steps = {"student": config.integers("steps"), "prior": config.integers("prior_steps")}.get(sampler.stage, (0,))
     length = sampler.decoder.length
-    powers = tuple(2**k for k in range(2, length.bit_length()) if 2**k <= length)
+    powers = tuple(2**k for k in range(2, length.bit_length()))
     shared: dict[str, Any] = {name: getattr(config, name) for name in SHARED}
     if sampler.stage == "student":
         shared["gamma"] = config.gamma

@@ -34,11 +34,13 @@ from diladiff_cli.stages.common import (
     seeded,
     trunk_flops,
 )
+from diladiff_cli.stages.feature_sources import text_encoder
 from diladiff_cli.stages.latent_data import encoded_latents, recorded_latents, stored_latents
-from diladiff_cli.stages.networks import build, text_encoder
+from diladiff_cli.stages.networks import build
 
 MIN_TIME = 1e-4  # the velocity is undefined at t = 0
 TEACHER_STEPS = 50
+NOISE_SEED = 13  # of the samples that are compared; another one for each seed
 
 
 def draw_times(noise: BatchNoise, config: DistillConfig, schedule: TanSchedule) -> tuple[Tensor, Tensor]:
@@ -137,10 +139,10 @@ class TeacherSamples(NamedTuple):
 
 @torch.no_grad()
 def teacher_samples(
-    teacher: LatentPrior, shape: tuple[int, ...], device: torch.device, guidance: float = 0.0
+    teacher: LatentPrior, shape: tuple[int, ...], device: torch.device, guidance: float = 0.0, seed: int = 0
 ) -> TeacherSamples:
-    """Samples of the teacher's (guided) ODE; always the same ones for a teacher, a shape (B, N, C) and a device."""
-    z = torch.randn(shape, generator=generator(device, 13), device=device)
+    """Samples of the teacher's (guided) ODE; always the same ones for a teacher, shape (B, N, C), device and seed."""
+    z = torch.randn(shape, generator=generator(device, NOISE_SEED + seed), device=device)
     drawn = partial(probability_flow, teacher, z, teacher.schedule, guidance=guidance)
     wanted, few = drawn(TEACHER_STEPS), drawn(5)
     return TeacherSamples(z, wanted, float((few - wanted).square().mean()))

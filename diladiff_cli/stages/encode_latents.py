@@ -24,7 +24,8 @@ from diladiff_cli.runtime.precision import AUTO, agreed_precision
 from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.stages.common import load_parent, open_recorded_data, path_or_none, relative
-from diladiff_cli.stages.networks import TextEncoder, build, text_encoder
+from diladiff_cli.stages.feature_sources import TextEncoder, text_encoder
+from diladiff_cli.stages.networks import build
 
 SHARD_BYTES = 1 << 26
 SAME = ("format_version", "ae_hash", "fingerprint", "precision", "rows_per_shard")  # of a plan that may go on
@@ -134,7 +135,7 @@ def _record(shard: Path) -> dict[str, Any]:
 
 
 def _stored_precision(out: Path, resume: bool | None) -> str:
-    """That of the latents that may go on in a folder; ``auto`` where there are none."""
+    """The precision of the latents in a folder that may go on; ``auto`` where there are none."""
     if resume is False:
         return AUTO
     try:

@@ -75,7 +75,7 @@ class Evaluation:
         return replace(self.sampler, latent=None)
 
     def text(self, sequences: int) -> list[Tensor]:
-        """That many validation blocks, or all, spread evenly over the split, in batches whose logits fit."""
+        """Up to ``sequences`` validation blocks, spread evenly over the split, in batches whose logits fit."""
         split = self.tokens.split("valid")
         rows = np.unique(np.linspace(0, len(split) - 1, min(sequences, len(split))).round().astype(np.int64))
         size = min(SEQUENCES, logits_batch(self.tokens))
@@ -100,7 +100,7 @@ class Evaluation:
         return {
             "autoencoder": autoencoder_logits(autoencoder, source),
             "base": base_logits(build(autoencoder_of(self.artifact).parent("mdlm"), self.sampler.device)),
-            "noise_latent": autoencoder_logits(autoencoder, source, noise=1.0),
+            "noise_latent": autoencoder_logits(autoencoder, source, noise=1.0, seed=self.seed),
         }
 
     def sampling(self, steps: int = 0) -> SampleConfig:
@@ -111,7 +111,7 @@ class Evaluation:
         return complete(self.sampler if steps else self.oracle, config)
 
     def autocast(self) -> torch.autocast:
-        """Of the matrix products, where asked for."""
+        """bf16 matrix products, where asked for."""
         return torch.autocast(self.sampler.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
@@ -135,7 +135,7 @@ def robustness(work: Evaluation) -> Figures:
     autoencoder, source = work.sampler.require_autoencoder(), work.oracle.encoder.features
     rows: list[dict[str, Any]] = []
     for std in NOISE_STDS:
-        logits_for = autoencoder_logits(autoencoder, source, noise=std)
+        logits_for = autoencoder_logits(autoencoder, source, noise=std, seed=work.seed)
         curve = recovery_curve(logits_for, work.blocks, work.tokens.mask_id, NOISE_RATIOS, work.seed)
         rows += [{"std": std} | point for point in curve]
     return {"robustness": rows}
@@ -158,7 +158,7 @@ def agreement(work: Evaluation, sampler: Sampler, steps: int = 0, white: bool = 
 
 
 def oracle_agreement(work: Evaluation) -> Figures:
-    """Of latents of real text, and of latents that carry nothing."""
+    """Agreement of texts from latents of real text, and from latents that carry nothing."""
     return {
         "latent_agreement": {
             "oracle": agreement(work, work.oracle),
@@ -168,13 +168,13 @@ def oracle_agreement(work: Evaluation) -> Figures:
 
 
 def prior_agreement(work: Evaluation) -> Figures:
-    """Of latents drawn from the prior, beside the oracle's."""
+    """Agreement of texts from the prior's latents, beside the oracle's."""
     found = {f"prior, {PRIOR_STEPS} steps": agreement(work, work.sampler, PRIOR_STEPS)}
     return {"latent_agreement": found | oracle_agreement(work)["latent_agreement"]}
 
 
 def student_agreement(work: Evaluation) -> Figures:
-    """Of latents drawn by the student, beside those of its prior and the oracle's."""
+    """Agreement of texts from the student's latents, beside those of its prior and the oracle."""
     found = {f"student, {m} steps": agreement(work, work.sampler, m) for m in STUDENT_STEPS}
     teacher = build(work.artifact.parent("prior"), work.sampler.device)
     found |= {f"prior, {PRIOR_STEPS} steps": agreement(work, replace(work.sampler, latent=teacher), PRIOR_STEPS)}
@@ -184,7 +184,7 @@ def student_agreement(work: Evaluation) -> Figures:
 def prior_loss(work: Evaluation) -> Figures:
     """Error of the clean estimate by noise level."""
     prior: LatentPrior = work.network
-    return {"prior_loss": prior_figures(prior, prior.schedule, work.latents)}
+    return {"prior_loss": prior_figures(prior, prior.schedule, work.latents, work.seed)}
 
 
 def prior_velocity(prior: LatentPrior) -> Velocity:
@@ -227,7 +227,8 @@ def teacher_distance(work: Evaluation) -> Figures:
     teacher = build(work.artifact.parent("prior"), device)
     shape = (work.batches * SEQUENCES, *work.sampler.require_autoencoder().latent_shape)
     guidance = work.artifact.config["training"].get("guidance", 0.0)  # students older than it have none
-    figures = student_figures(student, teacher.schedule, teacher_samples(teacher, shape, device, guidance))
+    wanted = teacher_samples(teacher, shape, device, guidance, work.seed)
+    figures = student_figures(student, teacher.schedule, wanted)
     return {"teacher_distance": figures | {"samples": shape[0], "teacher_steps": TEACHER_STEPS}}
 
 

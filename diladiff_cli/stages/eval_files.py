@@ -42,7 +42,7 @@ def evaluate_files(
         data: Of artifacts: token data set; None for the one that each was trained on.
 
     Returns:
-        Reports of :func:`evaluate_samples` and :func:`evaluate_artifact`, in the order of the targets, as they come.
+        Reports of :func:`evaluate_groups` and :func:`evaluate_artifact`, in the order of the targets, as they come.
 
     Raises:
         ConfigError: An option that nothing would heed.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MAUVE_SEEDS = (25, 26, 27)
 FEW = 1000  # texts; MAUVE says little of fewer
+TOO_SHORT = "all samples are empty or too short"
 GIVEN = "texts that were given"
 TOO_FEW = "needs twice as many reference texts as samples"
 NEEDS_DECODINGS = "needs samples drawn with --decodings 2"
@@ -59,14 +60,28 @@ def evaluate_groups(
     progress: Callable[[int], None] | None = None,
     score: Callable[..., Scores | None] = score_texts,
 ) -> list[dict[str, Any]]:
-    """One report for each way of sampling found among ``samples``.
+    """GenPPL, MAUVE, entropy, distinct-n, repetition and latent agreement of samples, the same of the reference.
 
-    The arguments are those of :func:`evaluate_samples`, and:
+    One report for each way of sampling found among ``samples``. MAUVE needs references to compare with: the samples
+    meet the first part of the reference, as many texts as there are samples. Where the reference has twice as many, its
+    own figure is that of its second part against the first, the best that samples could reach at this number. Latent
+    agreement has no counterpart in real text.
 
     Args:
+        samples: With ``text`` and preferably ``token_ids``.
+        reference: Of the same form and length, or None.
+        scorer: Or None; then GenPPL and MAUVE are left out.
+        source: What the reference is; goes into the report.
         reference_scores: Of the reference by this scorer and context, where :func:`score_texts` has found them before.
+        scorer_note: Why this scorer, or why none; goes into the report.
+        context: The most scorer tokens of a text that count.
+        batch_size: Texts per call of the scorer.
         progress: Called with numbers of texts as they have been scored.
         score: What scores texts, with the arguments of :func:`score_texts`.
+
+    Returns:
+        Of each way ``settings``, ``samples`` and ``reference`` (the figures), ``definitions`` (of each figure),
+        ``left_out`` (figure to reason) and ``scorer``; plain JSON values.
     """
     scored = reference_scores or score(reference, scorer, context, batch_size, progress)
     reports = []
@@ -74,40 +89,6 @@ def evaluate_groups(
         scores = score(group, scorer, context, batch_size, progress)
         reports.append(_report(group, reference, scorer, scores, scored, source, scorer_note, context))
     return reports
-
-
-def evaluate_samples(
-    samples: list[Sample],
-    reference: list[Sample] | None,
-    scorer: Scorer | None,
-    *,
-    source: str = GIVEN,
-    scorer_note: str = "",
-    context: int | None = None,
-    batch_size: int = 8,
-) -> dict[str, Any]:
-    """GenPPL, MAUVE, entropy, distinct-n, repetition and latent agreement of samples, the same of the reference.
-
-    MAUVE needs references to compare with: the samples meet the first part of the reference, as many texts as there
-    are samples. Where the reference has twice as many, its own figure is that of its second part against the first,
-    the best that samples could reach at this number. Latent agreement has no counterpart in real text.
-
-    Args:
-        samples: With ``text`` and preferably ``token_ids``, all drawn in one way.
-        reference: Of the same form and length, or None.
-        scorer: Or None; then GenPPL and MAUVE are left out.
-        source: What the reference is; goes into the report.
-        scorer_note: Why this scorer, or why none; goes into the report.
-        context: The most scorer tokens of a text that count.
-        batch_size: Texts per call of the scorer.
-
-    Returns:
-        ``settings``, ``samples`` and ``reference`` (the figures), ``definitions`` (of each figure), ``left_out``
-        (figure to reason) and ``scorer``; plain JSON values.
-    """
-    scores = score_texts(samples, scorer, context, batch_size)
-    scored = score_texts(reference, scorer, context, batch_size)
-    return _report(samples, reference, scorer, scores, scored, source, scorer_note, context)
 
 
 def _report(
@@ -134,6 +115,9 @@ def _report(
     else:
         definitions["genppl"] = _add_genppl(sides, scorer, scores, reference_scores, context)
         limit = int(definitions["genppl"]["context"])
+        if sides["samples"]["genppl"] is None:
+            del definitions["genppl"]
+            left_out["genppl"] = TOO_SHORT
         if reference:
             definitions["mauve"] = _add_mauve(sides, left_out, scorer, scores, reference_scores, limit)
         else:
@@ -225,7 +209,8 @@ def _add_diversity(
         sides[side] |= _diversity(rows[: sides["samples"]["n"]])
     counted = {side: {"n": sides[side]["n"], "mean_length": sides[side]["mean_length"]} for side in ids}
     shared = {"tokenisation": tokenisation, "counted": counted}
-    return {name: {"definition": text, **shared} for name, text in DIVERSITY.items()}
+    left_out |= {name: TOO_SHORT for name in DIVERSITY if sides["samples"][name] is None}
+    return {name: {"definition": text, **shared} for name, text in DIVERSITY.items() if name not in left_out}
 
 
 def _leave_out(left_out: dict[str, str], names: Iterable[str], reason: str) -> dict[str, Any]:

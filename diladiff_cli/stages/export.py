@@ -22,7 +22,8 @@ from diladiff_cli.runtime.folders import METRICS_FILE, recover, replacing
 from diladiff_cli.runtime.locks import sole_writer
 from diladiff_cli.settings import ConfigError, check_value
 from diladiff_cli.stages.common import relative
-from diladiff_cli.stages.networks import build, recorded_feature_source, recorded_features
+from diladiff_cli.stages.feature_sources import recorded_feature_source, recorded_features
+from diladiff_cli.stages.networks import build
 from diladiff_cli.stages.sampler import LATENT_STEPS
 from diladiff_cli.tokenizer_files import PATTERNS, read_tokenizer
 

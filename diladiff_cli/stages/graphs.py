@@ -181,7 +181,7 @@ class Replays:
         decoding: Decoding,
         on_step: OnStep | None = None,
     ) -> Tensor | None:
-        """As :func:`diladiff_cli.core.unmask.unmask`, of inputs on the CPU.
+        """Tokens of :func:`diladiff_cli.core.unmask.unmask`, from inputs on the CPU.
 
         Returns:
             (B, L) tokens. None where plain steps must do: before the first step where their logits at once are too

@@ -28,7 +28,7 @@ def kept_scores(
     batch_size: int = 8,
     progress: Callable[[int], None] | None = None,
 ) -> Scores | None:
-    """As :func:`score_texts`, from a file in ``folder`` where the scorer said it before.
+    """What :func:`score_texts` finds, read from a file in ``folder`` where it was found before.
 
     A file is named by a hash of the scorer and of the texts in its tokens; one that is damaged is made again.
 

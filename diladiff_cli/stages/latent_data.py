@@ -15,7 +15,7 @@ from diladiff_cli.notes import say
 from diladiff_cli.runtime.artifacts import Artifact, linked
 from diladiff_cli.runtime.folders import restore
 from diladiff_cli.runtime.state import read_progress
-from diladiff_cli.stages.networks import TextEncoder
+from diladiff_cli.stages.feature_sources import TextEncoder
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,6 @@
 """Networks from artifacts, with their weights."""
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +10,8 @@ from torch.overrides import TorchFunctionMode
 from diladiff_cli.errors import UserError, first_line
 from diladiff_cli.networks.autoencoder import AutoEncoder
 from diladiff_cli.networks.denoiser import TokenDenoiser
-from diladiff_cli.networks.features import EncoderFeatures, FeatureSource, SelfFeatures
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
-from diladiff_cli.runtime.artifacts import Artifact, linked
+from diladiff_cli.runtime.artifacts import Artifact
 
 CLASSES: dict[str, type[nn.Module]] = {
     "mdlm": TokenDenoiser,
@@ -91,72 +87,3 @@ def _check_sizes(network: Mapping[str, Any], state: Mapping[str, Tensor]) -> Non
         most = len(state) if name == "layers" else max(MOST_LENGTH, entries) if name == "length" else entries
         if type(value) is int and not 0 <= value <= most:
             raise ValueError(f"{name} is {value}, more than the weights can have")
-
-
-@dataclass(frozen=True)
-class TextEncoder:
-    """Frozen feature source and auto-encoder: clean tokens -> standardised latents."""
-
-    features: FeatureSource
-    autoencoder: AutoEncoder
-
-    def to(self, device: torch.device | str) -> None:
-        """Move both networks."""
-        self.features.to(device)
-        self.autoencoder.to(device)
-
-    @torch.no_grad()
-    def __call__(self, x: Tensor) -> Tensor:
-        """(B, L) -> z_0 (B, N, C)."""
-        return self.autoencoder.encode(self.features(x))
-
-
-def feature_source(name: str, base: Artifact, device: torch.device | str) -> FeatureSource:
-    """``self``, or a Hugging Face encoder by id or folder.
-
-    Raises:
-        UserError: The encoder cannot be loaded, or does not fit the base's tokens.
-    """
-    if name == "self":
-        return SelfFeatures(build(base, device)).to(device)
-    return EncoderFeatures(name, base.network["vocab_size"], base.network["length"]).to(device)
-
-
-def recorded_source(name: str, source: FeatureSource, out: Path) -> dict[str, str]:
-    """What an auto-encoder at ``out`` records of its feature source: the name, of a folder its path, and a hash."""
-    if isinstance(source, SelfFeatures):  # a parent, whose hash is recorded anyway
-        return {"features": name}
-    folder = Path(name)
-    place = os.path.join(".", os.path.relpath(folder.resolve(), out.resolve())) if folder.is_dir() else name
-    return {"features": place, "features_hash": source.hash()}
-
-
-def recorded_features(ae: Artifact) -> str:
-    """The name of an auto-encoder's feature source: ``self``, a Hub id, or the path of a folder."""
-    name = str(ae.network["features"])
-    return str(linked(ae.path, name)) if name.startswith(".") else name
-
-
-def text_encoder(ae: Artifact, autoencoder: AutoEncoder, device: torch.device | str) -> TextEncoder:
-    """The encoder of an auto-encoder artifact, with the feature source that it was trained on.
-
-    Raises:
-        UserError: The feature source is missing, or has other weights than it had.
-    """
-    return TextEncoder(recorded_feature_source(ae).to(device), autoencoder)
-
-
-def recorded_feature_source(ae: Artifact) -> FeatureSource:
-    """The feature source that an auto-encoder was trained on.
-
-    Raises:
-        UserError: It is missing, or has other weights than it had.
-    """
-    name, wanted = recorded_features(ae), ae.network.get("features_hash")  # none in artifacts older than it
-    source = feature_source(name, ae.parent("mdlm"), "cpu")
-    if wanted is not None and isinstance(source, EncoderFeatures) and source.hash() != wanted:
-        raise UserError(
-            f"the encoder {name} has other weights than when {ae.path} was trained on it",
-            "restore them, or train the auto-encoder again",
-        )
-    return source

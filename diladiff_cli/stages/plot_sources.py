@@ -183,7 +183,7 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
 
 
 def _checked(figures: dict[str, Any], file: Path | str) -> dict[str, Any]:
-    """Those of the figures that are drawn, as :class:`Source` has them."""
+    """The figures that are drawn, as :class:`Source` has them."""
     found = {}
     for name, check in CHECKS.items():
         if name in figures:

@@ -53,12 +53,28 @@ def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
         raise ConfigError(problems)
     usual = EULER_STEPS if config.solver == "euler" else LATENT_STEPS.get(sampler.stage, 0)
     steps = config.steps or usual
+    drawn = replace(config, steps=steps, guidance=config.guidance if steps > 1 else 0.0)
+    return _complete_decoding(sampler, drawn, sampler.latent_scale)
+
+
+def complete_for_latents(sampler: Sampler, config: SampleConfig) -> SampleConfig:
+    """The configuration of :func:`complete` for given latents: none is drawn, and the model's own factor is not theirs.
+
+    Raises:
+        ConfigError: Settings of drawing latents are given.
+        UserError: The base that ``latent_until`` needs is missing.
+    """
+    idle = unusual(config, ("n", "steps", "gamma", "guidance", "solver"))
+    if idle:
+        raise ConfigError([f"{flag(k)} is {v}, but the latents are given; leave it out" for k, v in idle.items()])
+    return _complete_decoding(sampler, config, 1.0)
+
+
+def _complete_decoding(sampler: Sampler, config: SampleConfig, latent_scale: float) -> SampleConfig:
     completed = replace(
         config,
-        guidance=config.guidance if steps > 1 else 0.0,
         precision=settled_precision(config.precision, sampler.device),
-        latent_scale=config.latent_scale or sampler.latent_scale,
-        steps=steps,
+        latent_scale=config.latent_scale or latent_scale,
         decode_steps=config.decode_steps or default_decode_steps(sampler, config.order),
     )
     if not base_steps(completed):
@@ -122,7 +138,7 @@ def sample_plan(sampler: Sampler, config: SampleConfig) -> dict[str, Any]:
 
 def in_use(sampler: Sampler, config: SampleConfig) -> dict[str, Any]:
     """The settings that hold for some models and orders only, None where they do nothing."""
-    of_prior = isinstance(sampler.latent, LatentPrior) and config.steps > 0
+    of_prior = isinstance(sampler.latent, LatentPrior)
     return {
         "steps": config.steps or None,
         "gamma": config.gamma if config.steps > 1 and isinstance(sampler.latent, LatentStudent) else None,

@@ -23,8 +23,9 @@ from diladiff_cli.runtime.names import name_of
 from diladiff_cli.runtime.precision import has_float64
 from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.stages.common import compile_method, open_recorded_data
+from diladiff_cli.stages.feature_sources import TextEncoder, text_encoder
 from diladiff_cli.stages.graphs import Replays
-from diladiff_cli.stages.networks import TextEncoder, build, text_encoder
+from diladiff_cli.stages.networks import build
 
 LATENT_STEPS = {"prior": 50, "student": 5}  # the default N_cont
 EULER_STEPS = 200  # that of a prior's Euler steps, as published

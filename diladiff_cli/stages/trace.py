@@ -91,7 +91,7 @@ def record(sampler: Sampler, config: SampleConfig) -> Trace:
 def _estimates(
     sampler: Sampler, number: int, config: SampleConfig, latents: list[Tensor], z_0: Tensor, tokens: Tensor
 ) -> list[Estimate]:
-    """Of each latent step; a latent that is the final one gives the ``tokens`` (1, L) of the sample itself."""
+    """The text of each latent step's estimate; the final latent gives the ``tokens`` (1, L) of the sample itself."""
     is_final = torch.equal(latents[-1], z_0[:1])
     others = latents[:-1] if is_final else latents
 
@@ -130,7 +130,7 @@ def token_pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
 
 
 def _pieces_of_run(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """Of tokens without a separator: what each prefix has in common with the whole."""
+    """The texts of tokens without a separator: what each prefix has in common with the whole."""
     whole = decode_text(tokenizer, ids)
     bounds = [0]
     for stop in range(1, len(ids) + 1):

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from diladiff_cli.config import AeConfig
 from diladiff_cli.core.augment import augment_features, augment_latents
 from diladiff_cli.core.objectives import masked_nll
+from diladiff_cli.errors import UserError
 from diladiff_cli.metrics.likelihood import masked_figures
 from diladiff_cli.metrics.recovery import recovery_curve
 from diladiff_cli.networks.autoencoder import AutoEncoder, Corruption, load_base_weights
 from diladiff_cli.networks.denoiser import TokenDenoiser
-from diladiff_cli.networks.features import FeatureSource, check_same_vocabulary
+from diladiff_cli.networks.features import FeatureSource
 from diladiff_cli.networks.moments import RunningMoments
 from diladiff_cli.notes import is_main_process
 from diladiff_cli.runtime.artifacts import Artifact
@@ -26,7 +27,6 @@ from diladiff_cli.runtime.optim import LearningRate
 from diladiff_cli.runtime.precision import settled
 from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.runtime.randomness import BatchNoise
-from diladiff_cli.runtime.resume import check_resume
 from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import Session
 from diladiff_cli.settings import ConfigError
@@ -42,7 +42,8 @@ from diladiff_cli.stages.common import (
     seeded,
     validation_batches,
 )
-from diladiff_cli.stages.networks import build, feature_source, own_arguments, recorded_source
+from diladiff_cli.stages.feature_sources import check_same_vocabulary, feature_source, recorded_source
+from diladiff_cli.stages.networks import build, own_arguments
 from diladiff_cli.stages.train_mdlm import denoiser_flops, masked_batch
 from diladiff_cli.stages.validation import autoencoder_logits, base_logits
 
@@ -233,7 +234,7 @@ def train_ae(
         The last validation's figures, or the plan of a dry run.
 
     Raises:
-        UserError: Unusable inputs.
+        UserError: Unusable inputs, or a single training block.
         ConfigError: Settings that do not fit the base.
     """
     base, data, out = Path(base), path_or_none(data), Path(out)
@@ -245,9 +246,10 @@ def train_ae(
     source = feature_source(config.features, parent, "cpu")
     network = recorded_source(config.features, source, out) | network_arguments(config, parent, source.width)
     artifact = child_fields("ae", network, out, {"mdlm": parent}, tokens, data_path)
+    if len(tokens.split("train")) < 2:
+        raise UserError(f"{data_path} has a single training block, whose latent has no spread", "encode more text")
     if dry_run:
         return plan(artifact, config, out, resume)
-    begun = check_resume(out, config, artifact, resume) is not None
     session = Session(config, str(out))
     device = session.device
     source = source.to(device)
@@ -260,9 +262,11 @@ def train_ae(
     measured = min(MOMENT_ROWS, len(split))
     rows = np.concatenate([order(step) for step in range(-(-measured // config.batch_size))])[:measured]
     samples = [split.gather(part) for part in np.array_split(rows, -(-len(rows) // 64))]
-    if not begun:  # else their statistics are among the stored weights
+
+    def measure_features() -> None:
         with Bar("measuring the features", len(rows), enabled=is_main_process()) as bar:
             fit_feature_moments(source, model.feature_moments, samples, device, lambda x: bar.update(len(x), ""))
+
     batches = validation_batches(tokens, config, device)
     of_base = cache(partial(base_figures, base_network, batches, tokens.mask_id))  # once for all validations
     run = Run(
@@ -275,6 +279,7 @@ def train_ae(
         artifact=artifact,
         row_order=order,
         learning_rate=learning_rate_law(config),
+        prepare=measure_features,
         after_step=lambda bare: bare.latent_moments.commit(),
         before_use=lambda average: fit_latent_moments(source, average, samples, device),
         compile_body=lambda bare: compile_method("body", bare.decoder),

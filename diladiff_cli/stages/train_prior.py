@@ -32,9 +32,11 @@ from diladiff_cli.stages.common import (
     trunk_flops,
     validation_batches,
 )
+from diladiff_cli.stages.feature_sources import text_encoder
 from diladiff_cli.stages.latent_data import encoded_latents, stored_latents, validation_latents
-from diladiff_cli.stages.networks import build, text_encoder
+from diladiff_cli.stages.networks import build
 
+NOISE_SEED = 11  # of the noise in validation; another one for each seed
 NOISE_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)  # sigma
 
 
@@ -77,33 +79,42 @@ def _alone(model: nn.Module, z_t: Tensor, t: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def prior_figures(model: nn.Module, schedule: TanSchedule, latents: Sequence[Tensor]) -> dict[str, Any]:
+def prior_figures(model: nn.Module, schedule: TanSchedule, latents: Sequence[Tensor], seed: int = 0) -> dict[str, Any]:
     """Mean squared error by noise level, with self-conditioning, beside that of a white latent.
 
     For white latents of unit variance the best estimate has the error sigma^2 at noise level sigma.
 
+    Args:
+        model: The denoiser.
+        schedule: Noise schedule.
+        latents: Batches (B, N, C) of standardised latents.
+        seed: Of the noise on them.
+
     Returns:
-        ``by_noise``: sigma, time, loss, white; ``loss``: mean over low-discrepancy times.
+        ``by_noise``: sigma, time, loss, white; ``loss``: mean over low-discrepancy times; ``share_of_white``: loss over
+        sigma^2, averaged over the levels.
     """
     by_noise = []
     for sigma in NOISE_LEVELS:
         time = float(schedule.time_of_alpha(torch.tensor((1 - sigma**2) ** 0.5, dtype=torch.float64)))
         t_of = [torch.full((len(z_0),), time, device=z_0.device) for z_0 in latents]
-        loss = _mean_error(model, schedule, latents, t_of)
+        loss = _mean_error(model, schedule, latents, t_of, seed)
         by_noise.append({"sigma": sigma, "time": time, "loss": loss, "white": sigma**2})
     spread = []
     for z_0 in latents:
         places = torch.arange(len(z_0), device=z_0.device)
         spread.append(low_discrepancy(0.5 / len(z_0), places, len(z_0)).float())
     ratios = [level["loss"] / level["white"] for level in by_noise]
-    loss = _mean_error(model, schedule, latents, spread)
+    loss = _mean_error(model, schedule, latents, spread, seed)
     return {"loss": loss, "share_of_white": sum(ratios) / len(ratios), "by_noise": by_noise}
 
 
-def _mean_error(model: nn.Module, schedule: TanSchedule, latents: Sequence[Tensor], times: Sequence[Tensor]) -> float:
+def _mean_error(
+    model: nn.Module, schedule: TanSchedule, latents: Sequence[Tensor], times: Sequence[Tensor], seed: int
+) -> float:
     total = rows = 0.0
     for number, (z_0, t) in enumerate(zip(latents, times, strict=True)):
-        eps = torch.randn(z_0.shape, generator=generator(z_0.device, 11, number), device=z_0.device)
+        eps = torch.randn(z_0.shape, generator=generator(z_0.device, NOISE_SEED + seed, number), device=z_0.device)
         z_t = diffuse(z_0, eps, schedule(t))
         z_self = _alone(model, z_t, t)
         total += float(per_example_mse(model(z_t, t, z_self), z_0).sum())

@@ -68,6 +68,34 @@ COMBINATIONS: list[tuple[str, list[str]]] = [
         ],
     ),
     (
+        "encode --ae {chain}/ckpt/ae --preset demo --config none.toml",
+        [
+            "--config none.toml cannot be read (No such file or directory); give a TOML or JSON file",
+            "--preset has no meaning with --ae; leave it out",
+            "--config has no meaning with --ae; leave it out",
+        ],
+    ),
+    (
+        "encode a.txt --valid v.txt --valid-share 0.1 --seed 3",
+        [
+            "--valid-share has no meaning, as --valid names the validation text; leave it out",
+            "--seed has no meaning, as --valid names the validation text; leave it out",
+        ],
+    ),
+    (
+        "encode --valid-share 0.1",
+        ["--valid-share has no meaning, as the text that ships is split already; leave it out"],
+    ),
+    (
+        "encode - --valid - --length 1",
+        [
+            "--length is 1; give at least 2",
+            "- is named twice, and standard input can be read only once; name one of them otherwise",
+        ],
+    ),
+    ("eval - -", ["- is named twice, and standard input can be read only once; name one of them otherwise"]),
+    ("plot a -  -", ["- is named twice, and standard input can be read only once; name one of them otherwise"]),
+    (
         "sample --format xml --n 0 --temperature 1e-9 --trace=",
         [
             "--trace is empty; name a file or folder, or leave it out",

@@ -13,7 +13,6 @@ from diladiff_cli.metrics.scorers import Scorer
 from diladiff_cli.stages.eval_samples import (
     FEW,
     evaluate_groups,
-    evaluate_samples,
     report_table,
     score_texts,
 )
@@ -33,6 +32,12 @@ def sample(text: str, **others: Any) -> dict[str, Any]:
 
 SAMPLES = [sample(text) for text in ("a b c d e", "b b a f c", "f e d c b", "a a a a a")]
 REFERENCE = [sample(text) for text in ("c b a f f", "e e b a c", "a b d f e", "d c d a b") * 2]
+
+
+def one_report(*arguments: Any, **settings: Any) -> dict[str, Any]:
+    """Of samples that were all drawn in one way."""
+    [report] = evaluate_groups(*arguments, **settings)
+    return report
 
 
 def write(tmp_path: Path, *lines: str) -> str:
@@ -73,7 +78,7 @@ def test_missing_and_empty_files_are_one_line(tmp_path: Path) -> None:
 def test_every_figure_has_a_definition_and_a_reference(tiny_scorer: Scorer) -> None:
     pytest.importorskip("mauve")
     samples = [s | {"latent": i // 2, "seed": 0} for i, s in enumerate(SAMPLES)]
-    report = evaluate_samples(samples, REFERENCE, tiny_scorer, scorer_note="tiny, as asked for")
+    report = one_report(samples, REFERENCE, tiny_scorer, scorer_note="tiny, as asked for")
     figures = {"genppl", "mauve", "entropy", "distinct_1", "distinct_2", "distinct_3", "repetition_4"}
     agreement = {"latent_agreement", "chance_agreement"}
     assert figures | agreement == set(report["definitions"])
@@ -87,7 +92,7 @@ def test_every_figure_has_a_definition_and_a_reference(tiny_scorer: Scorer) -> N
 
 def test_definitions_name_scorer_numbers_length_and_tokenisation(tiny_scorer: Scorer) -> None:
     pytest.importorskip("mauve")
-    definitions = evaluate_samples(SAMPLES, REFERENCE, tiny_scorer, context=4)["definitions"]
+    definitions = one_report(SAMPLES, REFERENCE, tiny_scorer, context=4)["definitions"]
     for name in ("genppl", "mauve"):
         found = definitions[name]
         assert (found["scorer"], found["context"], found["tokenisation"]) == ("tiny", 4, "text re-tokenised by tiny")
@@ -100,7 +105,7 @@ def test_definitions_name_scorer_numbers_length_and_tokenisation(tiny_scorer: Sc
 def test_texts_of_one_latent_are_compared_with_each_other_and_with_the_next_latents() -> None:
     ids = {(0, 0): [1, 2, 3, 4], (0, 1): [1, 2, 9, 9], (1, 0): [5, 6, 3, 8], (1, 1): [5, 6, 3, 9]}
     samples = [sample("x", latent=j, seed=0, decoding=d, token_ids=row) for (j, d), row in ids.items()]
-    report = evaluate_samples(samples, None, None)
+    report = one_report(samples, None, None)
     assert report["samples"]["latent_agreement"] == pytest.approx((2 / 4 + 3 / 4) / 2)
     # Latent 0's first text with latent 1's second, and the other way round.
     assert report["samples"]["chance_agreement"] == pytest.approx((1 / 4 + 0 / 4) / 2)
@@ -118,13 +123,13 @@ def test_texts_of_one_latent_are_compared_with_each_other_and_with_the_next_late
 )
 def test_one_text_a_latent_has_no_agreement_and_the_remedy_is_named(stage: dict[str, str], reason: str) -> None:
     for samples in (SAMPLES, [s | {"latent": i} for i, s in enumerate(SAMPLES)], [{"text": "a", "latent": 0}] * 2):
-        report = evaluate_samples([s | stage for s in samples], None, None)
+        report = one_report([s | stage for s in samples], None, None)
         assert report["left_out"]["latent_agreement"] == reason
         assert "latent_agreement" not in report["samples"]
 
 
 def test_a_single_latent_has_no_chance_to_compare_with() -> None:
-    report = evaluate_samples([sample("ab", latent=3), sample("ac", latent=3)], None, None)
+    report = one_report([sample("ab", latent=3), sample("ac", latent=3)], None, None)
     assert report["samples"]["latent_agreement"] == pytest.approx(1 / 2)
     assert report["left_out"]["chance_agreement"] == "needs samples of several latents"
 
@@ -138,16 +143,16 @@ def test_equal_numbers_of_different_seeds_are_different_latents() -> None:
 
 
 def test_genppl_of_each_side_is_its_own(tiny_scorer: Scorer) -> None:
-    report = evaluate_samples(SAMPLES, REFERENCE[:4], tiny_scorer)
+    report = one_report(SAMPLES, REFERENCE[:4], tiny_scorer)
     for side, texts in (("samples", SAMPLES), ("reference", REFERENCE[:4])):
-        nlls = [float(v) for nll in tiny_scorer.token_nlls([s["text"] for s in texts]) for v in nll]
+        nlls = [float(v) for nll in tiny_scorer.score([s["text"] for s in texts]).nlls for v in nll]
         assert report[side]["genppl"] == pytest.approx(math.exp(sum(nlls) / len(nlls)), rel=1e-5)
     assert "mauve" not in report["reference"]
     assert "reference mauve" in report["left_out"]
 
 
 def test_without_a_scorer_the_rest_remains_and_the_reason_is_given() -> None:
-    report = evaluate_samples(SAMPLES, REFERENCE, None, scorer_note="none installed")
+    report = one_report(SAMPLES, REFERENCE, None, scorer_note="none installed")
     assert report["left_out"]["genppl"] == report["left_out"]["mauve"] == "none installed"
     assert report["samples"]["distinct_1"] == pytest.approx(7 / 36)
     assert "genppl" not in report["samples"]
@@ -155,10 +160,10 @@ def test_without_a_scorer_the_rest_remains_and_the_reason_is_given() -> None:
 
 def test_text_alone_is_measured_in_scorer_tokens(tiny_scorer: Scorer) -> None:
     bare = [{"text": s["text"]} for s in SAMPLES]
-    report = evaluate_samples(bare, REFERENCE, tiny_scorer)
+    report = one_report(bare, REFERENCE, tiny_scorer)
     assert report["definitions"]["entropy"]["tokenisation"] == "text re-tokenised by the scorer"
     assert report["samples"]["mean_length"] == report["reference"]["mean_length"] == 5
-    without = evaluate_samples(bare, None, None)
+    without = one_report(bare, None, None)
     assert "token_ids" in without["left_out"]["entropy"]
     assert "entropy" not in without["samples"]
 
@@ -182,13 +187,13 @@ def test_known_scores_of_the_reference_are_taken_as_they_are(tiny_scorer: Scorer
 
 
 def test_the_report_names_the_reference() -> None:
-    assert evaluate_samples(SAMPLES, REFERENCE, None, source="a book")["reference"]["source"] == "a book"
-    assert evaluate_samples(SAMPLES, REFERENCE, None)["reference"]["source"] == "texts that were given"
-    assert "reference" not in evaluate_samples(SAMPLES, None, None, source="a book")
+    assert one_report(SAMPLES, REFERENCE, None, source="a book")["reference"]["source"] == "a book"
+    assert one_report(SAMPLES, REFERENCE, None)["reference"]["source"] == "texts that were given"
+    assert "reference" not in one_report(SAMPLES, None, None, source="a book")
 
 
 def test_the_table_shows_both_sides_and_what_is_left_out() -> None:
-    report = evaluate_samples(SAMPLES, REFERENCE, None, source="an old book", scorer_note="none installed")
+    report = one_report(SAMPLES, REFERENCE, None, source="an old book", scorer_note="none installed")
     console = Console(file=io.StringIO(), width=100)
     console.print(report_table(report))
     text = console.file.getvalue()  # type: ignore[attr-defined]
@@ -197,7 +202,7 @@ def test_the_table_shows_both_sides_and_what_is_left_out() -> None:
 
 
 def test_the_table_says_that_mauve_of_few_texts_says_little() -> None:
-    report = evaluate_samples(SAMPLES, REFERENCE, None)
+    report = one_report(SAMPLES, REFERENCE, None)
     for n, said in ((FEW - 1, True), (FEW, False)):
         report["samples"] |= {"mauve": 0.5, "n": n}
         table = report_table(report)
@@ -207,7 +212,7 @@ def test_the_table_says_that_mauve_of_few_texts_says_little() -> None:
 
 def test_the_table_says_once_why_something_is_left_out() -> None:
     samples = [{"text": s["text"]} for s in SAMPLES]
-    report = evaluate_samples(samples, None, None, scorer_note="none installed")
+    report = one_report(samples, None, None, scorer_note="none installed")
     assert len(report["left_out"]) > len(set(report["left_out"].values()))
     caption = str(report_table(report).caption).splitlines()
     assert [line for line in caption if "none installed" in line] == ["scorer: none installed"]
@@ -248,3 +253,13 @@ def test_pieces_and_each_half_of_them_spread_evenly_over_the_text() -> None:
     rows = spread(1000, 10)
     assert rows[:5] == [0, 200, 400, 600, 800]
     assert rows[5:] == [100, 300, 500, 700, 900]
+
+
+def test_what_empty_samples_do_not_have_is_left_out_with_its_reason(tiny_scorer: Scorer) -> None:
+    report = one_report([sample(""), sample("")], REFERENCE, tiny_scorer)
+    missing = ("genppl", "entropy", "distinct_1", "repetition_4")
+    assert {report["left_out"][name] for name in missing} == {"all samples are empty or too short"}
+    assert not report["definitions"].keys() & missing
+    short = one_report([sample("ab"), sample("ba")], None, None)
+    assert short["left_out"]["repetition_4"] == "all samples are empty or too short"
+    assert "entropy" not in short["left_out"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diladiff_cli.metrics import scorers
-from diladiff_cli.metrics.genppl import generative_perplexity, perplexity
+from diladiff_cli.metrics.genppl import definition, perplexity
 from diladiff_cli.metrics.scorers import Scorer
 
 TEXTS = ["a b c d e f a b", "f e", "c", "", "b b b d"]
@@ -23,7 +23,7 @@ def by_hand(scorer: Scorer, text: str) -> list[float]:
 
 def test_genppl_is_the_exponential_of_nll_per_scored_token(tiny_scorer: Scorer) -> None:
     nlls = [nll for text in TEXTS for nll in by_hand(tiny_scorer, text)]
-    report = generative_perplexity(TEXTS, tiny_scorer)
+    report = perplexity(tiny_scorer.score(TEXTS).nlls) | definition(tiny_scorer)
     assert report["value"] == pytest.approx(math.exp(sum(nlls) / len(nlls)), rel=1e-5)
     assert (report["n"], report["skipped"], report["tokens"]) == (3, 2, len(nlls))
     assert (report["scorer"], report["context"]) == ("tiny", 32)
@@ -54,7 +54,7 @@ def test_a_call_never_has_more_logits_than_fit(tiny_scorer: Scorer, monkeypatch:
 
 
 def test_texts_are_cut_at_the_context(tiny_scorer: Scorer) -> None:
-    long, short = tiny_scorer.token_nlls(["a b c d e f"], 4)[0], tiny_scorer.token_nlls(["a b c d"])[0]
+    long, short = (tiny_scorer.score([text], 4).nlls[0] for text in ("a b c d e f", "a b c d"))
     torch.testing.assert_close(long, short)
     assert len(tiny_scorer.encode(["a " * 100])[0]) == tiny_scorer.context
 
@@ -63,7 +63,7 @@ def test_features_are_the_normalised_last_hidden_state(tiny_scorer: Scorer) -> N
     ids = torch.tensor(tiny_scorer.encode(["a b c"]))
     with torch.no_grad():
         states = tiny_scorer.model(input_ids=ids, output_hidden_states=True).hidden_states
-    torch.testing.assert_close(tiny_scorer.features(["a b c"])[0], states[-1][0, -1])
+    torch.testing.assert_close(tiny_scorer.score(["a b c"]).features[0], states[-1][0, -1])
 
 
 def test_a_uniform_model_has_the_perplexity_of_its_vocabulary() -> None:

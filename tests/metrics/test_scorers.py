@@ -12,7 +12,7 @@ import torch
 
 from diladiff_cli.errors import UserError
 from diladiff_cli.metrics import scorers
-from diladiff_cli.metrics.genppl import generative_perplexity
+from diladiff_cli.metrics.genppl import perplexity
 from diladiff_cli.metrics.scorers import Scorer, check_scorer, load_scorer
 
 ENGLISH = [
@@ -92,8 +92,8 @@ def test_a_saved_folder_scores_as_before(tiny_scorer: Scorer, tmp_path: Path) ->
     assert loaded is not None
     assert loaded.context == 32
     texts = ["a b c d", "f f a"]
-    want = generative_perplexity(texts, tiny_scorer)["value"]
-    assert math.isclose(generative_perplexity(texts, loaded)["value"], want, rel_tol=1e-5)
+    found, wanted = (perplexity(scorer.score(texts).nlls)["value"] for scorer in (loaded, tiny_scorer))
+    assert math.isclose(found, wanted, rel_tol=1e-5)
 
 
 def test_weights_that_are_rounded_once_score_as_those_that_autocast_rounds(tiny_scorer: Scorer, tmp_path: Path) -> None:
@@ -158,5 +158,5 @@ def test_smollm2_prefers_english_to_shuffled_words(capfd: pytest.CaptureFixture[
     assert capfd.readouterr() == ("", "")
     mixer = random.Random(0)
     shuffled = [" ".join(mixer.sample(text.split(), len(text.split()))) for text in ENGLISH]
-    english, mixed = (generative_perplexity(texts, scorer)["value"] for texts in (ENGLISH, shuffled))
+    english, mixed = (perplexity(scorer.score(texts).nlls)["value"] for texts in (ENGLISH, shuffled))
     assert english < 30 < 5 * english < mixed

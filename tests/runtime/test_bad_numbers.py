@@ -86,6 +86,20 @@ def test_a_run_that_ends_in_bad_steps_is_judged_by_its_validation(toy: ModuleTyp
     assert load_artifact(tmp_path / "ruined", "mdlm").config["progress"]["step"] == 8
 
 
+def test_a_run_whose_time_is_up_in_bad_steps_says_what_is_saved(
+    toy: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The time is up at once: each call takes one step, the first of them a bad one."""
+    config = toy.settings(max_minutes=1e-6)
+    with pytest.raises(UserError, match=r"stopped at step 1, .*the time was up, .*; nothing was saved yet"):
+        toy.toy_train(config, tmp_path / "run", loss_fn=Poison(toy, {0}))
+    toy.toy_train(config, tmp_path / "run")
+    assert "stopped after 1e-06 minutes at step 1; the same" in capsys.readouterr().err
+    toy.toy_train(config, tmp_path / "run", loss_fn=Poison(toy, {1}))
+    assert "stopped after 1e-06 minutes at step 2; step 1 is saved; the same" in capsys.readouterr().err
+    assert load_artifact(tmp_path / "run", "mdlm").config["progress"]["step"] == 1
+
+
 def test_five_bad_steps_in_a_row_stop_the_run_and_leave_the_last_checkpoint(toy: ModuleType, tmp_path: Path) -> None:
     config = toy.settings(save_every=3, max_steps=20)
     with pytest.raises(UserError) as caught:

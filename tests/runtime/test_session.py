@@ -9,6 +9,7 @@ import torch
 from accelerate.utils import DistributedType
 
 from diladiff_cli.config import MdlmConfig
+from diladiff_cli.runtime.precision import deterministic_algorithms
 from diladiff_cli.runtime.session import Clock, CutShort, Session, StopRequest
 from diladiff_cli.settings import ConfigError
 
@@ -60,12 +61,16 @@ def test_stages_of_different_precision_follow_one_another_in_one_process(tmp_pat
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == kind
 
 
+@pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("wanted", [True, False])
-def test_deterministic_algorithms_are_asked_for_by_each_run_anew(tmp_path: Path, wanted: bool) -> None:
-    session(tmp_path, deterministic=wanted)
-    assert torch.are_deterministic_algorithms_enabled() is wanted
-    session(tmp_path)
-    assert not torch.are_deterministic_algorithms_enabled()
+def test_deterministic_algorithms_are_asked_for_during_a_run(before: bool, wanted: bool) -> None:
+    torch.use_deterministic_algorithms(before)
+    try:
+        with deterministic_algorithms(wanted):
+            assert torch.are_deterministic_algorithms_enabled() is (before or wanted)
+        assert torch.are_deterministic_algorithms_enabled() is before
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_one_process_agrees_with_itself_and_averages_over_itself(tmp_path: Path) -> None:

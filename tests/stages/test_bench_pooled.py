@@ -50,7 +50,7 @@ def test_it_is_that_of_the_texts_of_all_seeds(
     texts = [json.loads(line) for file in files for line in file.read_text().strip("\n").split("\n")]
     samples = sorted(texts, key=lambda text: (text["seed"], text["id"]))
     pieces = SampleMeasure(EvalConfig()).text(str(tiny_chain.mdlm)).pieces(LENGTH, 24)
-    features = [scorer.features([text["text"] for text in some]) for some in (samples, pieces[:12], pieces[12:])]
+    features = [scorer.score([text["text"] for text in some]).features for some in (samples, pieces[:12], pieces[12:])]
     wanted, reference = mauve_score(*features[:2], MAUVE_SEEDS), mauve_score(features[2], features[1], MAUVE_SEEDS)
     figure = found["figures"]["mauve_pooled"]
     assert len(samples) == figure["n"] == wanted["n"] == 12

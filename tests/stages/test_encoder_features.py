@@ -15,7 +15,8 @@ from diladiff_cli.runtime.artifacts import Artifact, load_artifact
 from diladiff_cli.stages.encode import encode_text
 from diladiff_cli.stages.encode_latents import encode_latents
 from diladiff_cli.stages.export import export, hub_encoder, usage
-from diladiff_cli.stages.networks import build, text_encoder
+from diladiff_cli.stages.feature_sources import text_encoder
+from diladiff_cli.stages.networks import build
 from diladiff_cli.stages.train_ae import train_ae
 from diladiff_cli.stages.train_mdlm import train_mdlm
 from diladiff_cli.tokenizer_files import read_tokenizer

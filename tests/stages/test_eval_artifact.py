@@ -17,10 +17,11 @@ from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import open_recorded_data
 from diladiff_cli.stages.eval_artifact import DEFINITIONS, artifact_table, evaluate_artifact
 from diladiff_cli.stages.eval_figures import NOISE_STDS, Evaluation, agreement, prior_velocity
-from diladiff_cli.stages.eval_samples import evaluate_samples
+from diladiff_cli.stages.eval_samples import evaluate_groups
 from diladiff_cli.stages.export import export
 from diladiff_cli.stages.sample import generate
 from diladiff_cli.stages.sampler import load_sampler
+from diladiff_cli.stages.validation import text_noise
 from tests.chain import LATENTS, LENGTH, Chain
 
 Report = dict[str, Any]
@@ -170,7 +171,7 @@ def test_agreement_is_that_of_samples_drawn_with_two_decodings(
     wanted = reports[stage]["figures"]["latent_agreement"][name]
     config = SampleConfig(n=2 * wanted["latents"], steps=steps, decodings=2, seed=SETTINGS["seed"])
     samples = list(generate(load_sampler(getattr(tiny_chain, stage), "cpu"), config))
-    found = evaluate_samples(samples, None, None)["samples"]
+    found = evaluate_groups(samples, None, None)[0]["samples"]
     assert found["latent_agreement"] == pytest.approx(wanted["latent_agreement"], abs=1e-12)
     assert found["chance_agreement"] == pytest.approx(wanted["chance_agreement"], abs=1e-12)
 
@@ -185,9 +186,20 @@ def test_text_is_spread_over_the_split_and_never_more_than_there_is(tiny_chain: 
 
 
 def test_equal_seeds_give_equal_reports_and_other_seeds_others(tiny_chain: Chain) -> None:
-    first, again, other = (evaluate_artifact(tiny_chain.mdlm, batches=1, draws=2, seed=s) for s in (0, 0, 1))
-    assert first == again
-    assert first["figures"]["masked_text"] != other["figures"]["masked_text"]
+    for stage in ("mdlm", "ae", "prior", "student"):
+        settings: dict[str, Any] = {"batches": 1, "draws": 2, "likelihood": 1}
+        model = getattr(tiny_chain, stage)
+        first, again, other = (evaluate_artifact(model, **settings, seed=s) for s in (0, 0, 1))
+        assert first == again
+        assert all(first["figures"][name] != other["figures"][name] for name in first["figures"])
+
+
+def test_another_seed_has_other_noise_on_latents(tiny_chain: Chain) -> None:
+    model = load_sampler(tiny_chain.ae, "cpu")
+    x = model.blocks(range(2))
+    first, again, other = (text_noise(x, model.require_autoencoder().latent_shape, seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert abs(float((first * other).mean())) < 0.2
 
 
 def test_bf16_differs_by_rounding_only(tiny_chain: Chain, reports: dict[str, Report]) -> None:

@@ -68,11 +68,15 @@ def test_a_solver_takes_its_usual_number_of_steps(tiny_chain: Chain, solver: str
 
 
 @pytest.mark.parametrize("stage", ["prior", "student"])
-def test_texts_of_given_latents_name_no_way_of_drawing_them(tiny_chain: Chain, stage: str) -> None:
+def test_given_latents_have_no_way_of_being_drawn(tiny_chain: Chain, stage: str) -> None:
     model = load(getattr(tiny_chain, stage))
     z_0 = torch.zeros(2, *model.sampler.require_autoencoder().latent_shape)
-    decoded = model.decode(z_0, decode_steps=4, solver="euler", guidance=1.0)
-    assert {(s["steps"], s["solver"], s["guidance"]) for s in decoded} == {(None, None, None)}
+    drawing: dict[str, Any] = {"n": 2, "steps": 3, "gamma": 0.5, "guidance": 1.0, "solver": "euler"}
+    with pytest.raises(ConfigError) as refused:
+        model.decode(z_0, **drawing)
+    assert [problem.split()[0] for problem in refused.value.problems] == [f"--{name}" for name in drawing]
+    decoded = model.decode(z_0, decode_steps=4, latent_until=0.2)  # less than a step
+    assert {s[name] for s in decoded for name in ("steps", "gamma", "guidance", "solver", "latent_until")} == {None}
 
 
 def test_a_point_of_another_solver_is_another_and_says_so() -> None:

@@ -7,14 +7,17 @@ import torch
 
 import diladiff_cli.stages.distill as distill_module
 import diladiff_cli.stages.train_ae as ae_module
-from diladiff_cli.config import AeConfig
+from diladiff_cli.config import AeConfig, EncodeConfig
 from diladiff_cli.data.tokens import open_tokens
+from diladiff_cli.errors import UserError
 from diladiff_cli.networks.autoencoder import load_base_weights
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.metrics_log import read_metrics
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.distill import distill
-from diladiff_cli.stages.networks import build, feature_source
+from diladiff_cli.stages.encode import encode_text
+from diladiff_cli.stages.feature_sources import feature_source
+from diladiff_cli.stages.networks import build
 from diladiff_cli.stages.train_ae import train_ae
 from diladiff_cli.stages.train_mdlm import train_mdlm
 
@@ -115,6 +118,19 @@ def test_what_does_not_change_is_computed_once_for_all_validations(
         distill(distill_config(max_steps=3, eval_every=1), prior=tiny_chain.prior, out=tmp_path / "out")
     lines = [line for line in read_metrics(tmp_path / "out" / "metrics.jsonl") if line["split"] == "valid"]
     assert (len(lines), len(calls)) == (3, 1)
+
+
+def test_a_single_training_block_is_refused(tmp_path: Path, tiny_chain: Chain) -> None:
+    (tmp_path / "one.txt").write_text("the old dog sat by the sea and a new red bird ran home\n")
+    settings = EncodeConfig(tokenizer=str(tiny_chain.data), length=16)
+    encode_text(settings, text=[str(tmp_path / "one.txt")], valid=[str(tmp_path / "one.txt")], out=tmp_path / "data")
+    with pytest.raises(UserError, match=r"data has a single training block, whose latent has no spread; encode more"):
+        train_ae(ae_config(), base=tiny_chain.mdlm, data=tmp_path / "data", out=tmp_path / "ae")
+
+
+def test_starting_over_names_what_it_leaves_behind_once(chain_copy: Chain, capsys: pytest.CaptureFixture[str]) -> None:
+    train_ae(ae_config(max_steps=1), base=chain_copy.mdlm, out=chain_copy.ae, resume=False)
+    assert capsys.readouterr().err.count(f"will not accept the new {chain_copy.ae}") == 1
 
 
 @pytest.mark.parametrize("positions", ["learned", "rotary", "local"])

@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 
 from diladiff_cli.errors import UserError
 from diladiff_cli.networks.denoiser import TokenDenoiser
-from diladiff_cli.networks.features import EncoderFeatures, SelfFeatures, check_same_vocabulary
+from diladiff_cli.networks.features import SelfFeatures
+from diladiff_cli.stages.feature_sources import check_same_vocabulary, encoder_features
 
 from ..real_encoder import encoder_folder, needs_encoder
 
@@ -70,7 +71,7 @@ def test_the_features_of_an_encoder_know_what_a_text_says() -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(encoder_folder()))
-    source = EncoderFeatures(str(encoder_folder()), vocab_size=30_522, length=16)
+    source = encoder_features(str(encoder_folder()), vocab_size=30_522, length=16)
     texts = ["a man is eating his food", "someone has a meal at home", "the stock market fell once more"]
     rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     x = torch.tensor([row[:6] for row in rows])
@@ -110,13 +111,13 @@ def test_an_encoder_with_weights_alone_passes_the_check_of_names(tiny_encoder: P
 
 
 def test_an_encoder_with_fewer_tokens_than_the_data_is_refused(tiny_encoder: Path) -> None:
-    assert EncoderFeatures(str(tiny_encoder), 30, 16).width == 8
+    assert encoder_features(str(tiny_encoder), 30, 16).width == 8
     with pytest.raises(UserError, match=r"has 30 tokens, the data 31; .*--features self"):
-        EncoderFeatures(str(tiny_encoder), 31, 16)
+        encoder_features(str(tiny_encoder), 31, 16)
 
 
 def test_an_encoder_that_reads_less_than_a_text_gets_it_in_windows(tiny_encoder: Path) -> None:
-    source = EncoderFeatures(str(tiny_encoder), 30, 20)  # it reads 16
+    source = encoder_features(str(tiny_encoder), 30, 20)  # it reads 16
     x = torch.randint(0, 30, (2, 20), generator=torch.Generator().manual_seed(0))
     whole = source(x)
     assert whole.shape == (2, 20, 8)
@@ -148,13 +149,26 @@ FAULTS = ["no weights", "truncated weights", "foreign weights", "torn config", "
 def test_a_damaged_encoder_gives_one_line_that_names_it(tiny_encoder: Path, fault: str) -> None:
     damage(tiny_encoder, fault)
     with pytest.raises(UserError, match=r"--features .*tiny cannot be loaded \(.+\); give self") as caught:
-        EncoderFeatures(str(tiny_encoder), 30, 16)
+        encoder_features(str(tiny_encoder), 30, 16)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["nowhere/at-all", "./nowhere", "bad name!"])
-def test_an_encoder_that_is_not_there_gives_one_line_that_names_it(name: str) -> None:
-    with pytest.raises(UserError, match="cannot be loaded") as caught:
-        EncoderFeatures(name, 30, 16)
-    assert name in str(caught.value)
-    assert "\n" not in str(caught.value)
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("nowhere/at-all", "nowhere/at-all is not in the local cache and HF_HUB_OFFLINE is set"),
+        ("./nowhere", "--features ./nowhere is no folder"),
+        ("lab/encoder:small", "--features lab/encoder:small is no folder"),
+        ("bad name!", "bad name! is not in the local cache"),
+    ],
+)
+def test_an_encoder_that_is_not_there_gives_one_line_that_names_it(name: str, told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        encoder_features(name, 30, 16)
+    assert str(caught.value).startswith(told)
+    assert str(caught.value).endswith("; give self, a Hub id or a folder with safetensors")
+
+
+def test_the_neighbour_of_a_misspelt_folder_is_asked_after(tiny_encoder: Path) -> None:
+    with pytest.raises(UserError, match="is no folder; did you mean .*tiny"):
+        encoder_features(f"{tiny_encoder.parent}/tinny", 30, 16)
