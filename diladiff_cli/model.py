@@ -15,7 +15,7 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.encoder import LatentEncoder
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
-from diladiff_cli.runtime.names import default_model, named_model
+from diladiff_cli.runtime.model_paths import default_model, named_model
 from diladiff_cli.stages.sample import Progress, Sample, decode, describe, generate
 from diladiff_cli.stages.sample_settings import complete_for_latents
 from diladiff_cli.stages.sampler import Sampler, load_sampler

@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 from hypothesis import strategies as st
 
 from diladiff_cli.config import LEAST_SCALE, MOST_SCALE, BenchConfig
-from diladiff_cli.config.use import UNTIMED_ORDERS
+from diladiff_cli.config.use import ADAPTIVE_ORDERS
 from diladiff_cli.settings import Settings
 
 STRENGTHS = ("sigma_feat", "p_feat_mask", "p_latent_mask", "p_latent_drop")
@@ -52,7 +52,7 @@ def configurations(draw: st.DrawFn, kind: type[Settings]) -> Settings:
         values["latent_scale"] = 0.0
     if 0 < values.get("temperature", 1.0) < 1e-4:
         values["temperature"] = 0.0
-    if values.get("order") in UNTIMED_ORDERS:
+    if values.get("order") in ADAPTIVE_ORDERS:
         values["latent_until"] = 0.0
     if values.get("positions") == "local" and "qk_norm" in values:
         values["qk_norm"] = True

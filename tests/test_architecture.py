@@ -1,6 +1,7 @@
 """Imports go downward only, nothing heavy is imported at start-up, and the oldest versions are those allowed."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -139,6 +140,15 @@ def test_training_starts_without_integrators() -> None:
     loaded = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PACKAGE.parent).stdout.split()
     assert "torch" in loaded
     assert "scipy.integrate" not in loaded
+
+
+@pytest.mark.parametrize("name", ["core", "data", "metrics", "networks", "runtime", "stages"])
+def test_the_map_of_a_package_names_all_its_modules(name: str) -> None:
+    folder = PACKAGE / name
+    told = set(re.findall(r"``(\w+)``", ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""))
+    modules = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    assert modules - told == set()
+    assert told - modules <= {"eval", "bench"}  # commands
 
 
 def test_no_file_is_too_long() -> None:

@@ -15,8 +15,8 @@ from diladiff_cli.config import (
     SampleConfig,
     StageConfig,
     resolve,
+    use,
 )
-from diladiff_cli.config.use import UNTIMED_ORDERS
 from diladiff_cli.core.ode import SOLVERS
 from diladiff_cli.core.unmask import ADAPTIVE_ORDERS, ORDERS
 from diladiff_cli.presets import PRESETS
@@ -199,7 +199,7 @@ def test_warm_ups_that_will_not_be_over_are_told() -> None:
 def test_the_options_know_the_orders_of_the_sampler() -> None:
     (order,) = (field for field in fields(SampleConfig) if field.name == "order")
     assert order.metadata["choices"] == ORDERS
-    assert UNTIMED_ORDERS == ADAPTIVE_ORDERS
+    assert use.ADAPTIVE_ORDERS == ADAPTIVE_ORDERS
 
 
 @pytest.mark.parametrize("kind", [SampleConfig, BenchConfig])

@@ -18,7 +18,7 @@ from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.encoder import LatentEncoder
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime import names
-from diladiff_cli.runtime.names import default_model, named_model
+from diladiff_cli.runtime.model_paths import default_model, named_model
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.export import export
 from tests.chain import CHANNELS, LATENTS, LENGTH, Chain

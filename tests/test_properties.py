@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from diladiff_cli.config import STAGES, EncodeConfig, resolve
 from diladiff_cli.data import lines, text
+from diladiff_cli.data.split import is_held_out
 from diladiff_cli.data.text import iter_pieces
 from diladiff_cli.data.tokenizer import decode_text, encode_documents, load_tokenizer, train_tokenizer
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.settings import Settings
 from diladiff_cli.stages.encode import encode_text
-from diladiff_cli.stages.split import is_held_out
 
 from .configurations import configurations, to_toml
 

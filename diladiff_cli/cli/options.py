@@ -84,7 +84,7 @@ def named_or_default(model: Path | None) -> Path:
     """The folder that was named; without one the local student or else the model that ships, which is told."""
     if model is not None:
         return model
-    from diladiff_cli.runtime.names import default_model
+    from diladiff_cli.runtime.model_paths import default_model
 
     path, note = default_model()
     say(note)
@@ -107,7 +107,7 @@ def with_shipped(name: str, value: Any) -> Any:
             hint = "did you mean shipped, the model that ships with diladiff?"
             raise UserError(f"there is no folder {value}", meant_instead(Path(value), hint, Path.is_dir))
         return value
-    from diladiff_cli.runtime.names import named_model
+    from diladiff_cli.runtime.model_paths import named_model
 
     return str(named_model(value))
 

@@ -10,7 +10,7 @@ SMALLEST_VOCABULARY = 258  # all bytes, the separator and the mask token
 LARGEST_VOCABULARY = 1 << 24
 COLDEST = 1e-4  # logits divided by less overflow
 LEAST_SCALE, MOST_SCALE = 0.01, 10.0  # factors on latents
-UNTIMED_ORDERS = ("threshold", "entropy")  # that end when the predictions allow, not at a time
+ADAPTIVE_ORDERS = ("threshold", "entropy")  # that end when the predictions allow, not at a time
 TOO_SMALL = f"give 0 for the model's own, or at least {LEAST_SCALE}"
 
 
@@ -59,7 +59,7 @@ def entropy_bound_option() -> Any:
 
 def untimed_problem(order: str, latent_until: float) -> list[str]:
     """Refuse a time at which a base takes over where the order of decoding has no times."""
-    if not latent_until or order not in UNTIMED_ORDERS:
+    if not latent_until or order not in ADAPTIVE_ORDERS:
         return []
     what = f"--order {order} ends when the predictions allow, so that no steps are known to be the last"
     return [f"--latent-until is {latent_until}, and {what}; leave out --latent-until"]

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 GOLDEN, MIX_1, MIX_2 = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15  # the constants as signed numbers
+MASK = (1 << 64) - 1
 
 
 def splitmix64(key: Tensor | int, places: Tensor) -> Tensor:
@@ -20,3 +21,14 @@ def mixed(state: Tensor) -> Tensor:
 def shifted(bits: Tensor, by: int) -> Tensor:
     """Logical (unsigned) right shift."""
     return (bits >> by) & ((1 << (64 - by)) - 1)
+
+
+def mix(*parts: int) -> int:
+    """A 63-bit hash of integers (splitmix64 steps)."""
+    state = 0
+    for part in parts:
+        state = (state + part + GOLDEN) & MASK
+        state = ((state ^ (state >> 30)) * MIX_1) & MASK
+        state = ((state ^ (state >> 27)) * MIX_2) & MASK
+        state ^= state >> 31
+    return state >> 1

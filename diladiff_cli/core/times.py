@@ -21,7 +21,7 @@ def low_discrepancy(offset: float | Tensor, positions: Tensor, batch_size: int) 
     Returns:
         (B,) times in (0, 1]; each is uniform on its own.
     """
-    strata = torch.remainder(positions.long() * scattering_stride(batch_size), batch_size)
+    strata = torch.remainder(positions * scattering_stride(batch_size), batch_size)
     return 1.0 - torch.remainder(offset + strata / batch_size, 1.0)
 
 

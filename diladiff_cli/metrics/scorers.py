@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from diladiff_cli.core.hashing import tensors_hash
+from diladiff_cli.core.precision import autocast
 from diladiff_cli.downloads import download
 from diladiff_cli.errors import UserError, first_line, meant_instead
 from diladiff_cli.hub import names_a_path
@@ -116,7 +117,7 @@ class Scorer:
         body: nn.Module = self.model.base_model  # type: ignore[assignment]
         hook = body.register_forward_hook(lambda _module, _inputs, output: hidden.append(output.last_hidden_state))
         try:
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            with autocast(device, self.precision):
                 logits = self.model(input_ids=padded, attention_mask=visible.long(), use_cache=False).logits
         finally:
             hook.remove()

@@ -80,7 +80,7 @@ def sole_run(place: Path) -> Iterator[None]:
         yield
 
 
-def locks_out(stage: Callable[P, R]) -> Callable[P, R]:
+def with_out_locked(stage: Callable[P, R]) -> Callable[P, R]:
     """Decorator of a stage whose processes write the folder ``out``: a :func:`sole_run`, but for a dry run."""
     asked = signature(stage)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from diladiff_cli.config import StageConfig
 from diladiff_cli.errors import UserError
 from diladiff_cli.notes import say
+from diladiff_cli.runtime.announcements import announce, in_words, time_is_up
 from diladiff_cli.runtime.artifacts import save_artifact
 from diladiff_cli.runtime.folders import METRICS_FILE, recover
 from diladiff_cli.runtime.gradients import (
@@ -41,7 +42,6 @@ from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import TIME_IS_UP, Clock, CutShort, Interrupted, Session, StopRequest
 from diladiff_cli.runtime.sharding import shard
 from diladiff_cli.runtime.state import load_state, save_state, whole_state
-from diladiff_cli.runtime.told import announce, in_words, time_is_up
 
 BAD_STEPS = 5  # steps in a row with a loss or gradient that is not finite before a run gives up
 

@@ -11,20 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diladiff_cli.core.splitmix import GOLDEN, MIX_1, MIX_2, shifted, splitmix64
-
-_MASK = (1 << 64) - 1
-
-
-def mix(*parts: int) -> int:
-    """A 63-bit hash of integers (splitmix64 steps)."""
-    state = 0
-    for part in parts:
-        state = (state + part + GOLDEN) & _MASK
-        state = ((state ^ (state >> 30)) * MIX_1) & _MASK
-        state = ((state ^ (state >> 27)) * MIX_2) & _MASK
-        state ^= state >> 31
-    return state >> 1
+from diladiff_cli.core.splitmix import mix, shifted, splitmix64
 
 
 def generator(device: torch.device, *parts: int) -> torch.Generator:
@@ -47,12 +34,11 @@ class BatchNoise:
 
     def __init__(self, seed: int, step: int, positions: range, batch_size: int, device: torch.device) -> None:
         self.step = step
-        places = torch.arange(positions.start, positions.stop, positions.step, device=device)
-        self.positions = places.float()
+        self.positions = torch.arange(positions.start, positions.stop, positions.step, device=device)  # (B,)
         self.batch_size = batch_size
         self._places = positions
         self._device = device
-        self._examples = splitmix64(mix(seed, step), places)  # (B,) keys
+        self._examples = splitmix64(mix(seed, step), self.positions)  # (B,) keys
         self._shared = splitmix64(mix(seed, step), torch.full((1,), -1, device=device))
         self._draws = self._shared_draws = 0
 

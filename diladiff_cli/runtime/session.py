@@ -126,10 +126,10 @@ class Session:
         ConfigError: The batch does not divide over processes and micro-batches, or the tracker's package is missing.
     """
 
-    def __init__(self, config: StageConfig, out: str) -> None:
+    def __init__(self, config: StageConfig, out: Path) -> None:
         if config.precision not in ("bf16", "fp32"):
             raise ValueError(f"precision {config.precision} was not settled")
-        place = Path(out).absolute()
+        place = out.absolute()
         check_tracker(config.log_with)
         AcceleratorState._reset_state()  # else a stage that ran before in this process would dictate its precision
         self.accelerator = Accelerator(

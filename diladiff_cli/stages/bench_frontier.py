@@ -8,7 +8,7 @@ from typing import Any
 
 from diladiff_cli.config import BenchConfig, EvalConfig, SampleConfig, solver_in_use
 from diladiff_cli.errors import UserError, writing
-from diladiff_cli.metrics.frontier import spread
+from diladiff_cli.metrics.frontier import mean_and_std
 from diladiff_cli.metrics.mauve import DEFINITION, NOT_INSTALLED
 from diladiff_cli.notes import say, telling_what_is_kept
 from diladiff_cli.runtime.folders import write_text
@@ -197,14 +197,14 @@ def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int], pooled: 
     for name in FIGURES:
         values = [run["samples"].get(name) for run in runs]
         if all(value is not None for value in values):
-            mean, std = spread(values)
+            mean, std = mean_and_std(values)
             figures[name] = {"mean": mean, "std": std, "by_seed": values}
     reference, definitions, left_out = (dict(runs[0][name] or {}) for name in ("reference", "definitions", "left_out"))
     definitions = {name: definition for name, definition in definitions.items() if name in figures}
     if pooled["value"] is None:
         left_out["mauve_pooled"] = pooled["reason"]
     else:
-        mean, std = spread(pooled["values"])
+        mean, std = mean_and_std(pooled["values"])
         figures["mauve_pooled"] = {"mean": mean, "std": std, "by_clustering": pooled["values"], "n": pooled["n"]}
         if pooled["reference"] is None:
             left_out["reference mauve_pooled"] = TOO_FEW
@@ -213,7 +213,7 @@ def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int], pooled: 
         settings = {name: pooled[name] for name in ("n", "buckets", "scale", "seeds", "scorer", "source")}
         definitions["mauve_pooled"] = {"definition": POOLED} | settings
     speeds = [run["speed"] for run in runs]
-    rate, rate_std = spread([speed["tokens_per_second"] for speed in speeds])
+    rate, rate_std = mean_and_std([speed["tokens_per_second"] for speed in speeds])
     names = ("decode_steps", "temperature", "top_p", "order", "n", "decodings")
     settings = {name: getattr(point.settings, name) for name in names}
     return {
@@ -231,8 +231,8 @@ def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int], pooled: 
         "seeds": list(seeds),
         "figures": figures,
         "tokens_per_second": {"mean": rate, "std": rate_std, "by_seed": [s["tokens_per_second"] for s in speeds]},
-        "seconds": spread([speed["seconds"] for speed in speeds])[0],
-        "latent_share": spread([speed["latent_share"] for speed in speeds])[0],
+        "seconds": mean_and_std([speed["seconds"] for speed in speeds])[0],
+        "latent_share": mean_and_std([speed["latent_share"] for speed in speeds])[0],
         "batch_size": speeds[0]["batch_size"],
         "machine": speeds[0]["machine"],
         "reference": reference or None,

@@ -109,7 +109,7 @@ def pooled_file(
 
 def _reference_given(sampler: Sampler, data: Path | None) -> list[str]:
     """Content of the data set that was named as the reference, if one was."""
-    return [] if data is None else [open_recorded_data(sampler.artifact, data)[0].fingerprint]
+    return [] if data is None else [open_recorded_data(sampler.artifact, data).fingerprint]
 
 
 @dataclass(frozen=True)
@@ -254,5 +254,5 @@ def _content(sampler: Sampler) -> tuple[str, ...]:
     found = [artifact.hash, *(link["hash"] for _, link in sorted(artifact.config["parents"].items()))]
     found.append(file_hash(tokenizer_folder(artifact.path) / "tokenizer.json"))
     if sampler.stage == "ae":
-        found.append(open_recorded_data(artifact, sampler.data)[0].fingerprint)
+        found.append(open_recorded_data(artifact, sampler.data).fingerprint)
     return (*found, *([LATENTS_FROM[sampler.stage]] if sampler.stage in LATENTS_FROM else []))

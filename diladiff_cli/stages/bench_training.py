@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diladiff_cli.config import AeConfig, BenchConfig, DistillConfig, MdlmConfig, StageConfig
+from diladiff_cli.core.precision import autocast
 from diladiff_cli.networks.autoencoder import AutoEncoder
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.features import SelfFeatures
@@ -172,7 +173,7 @@ def _stepper(work: Work, loss_fn: LossFn, precision: str, device: torch.device) 
     noise = BatchNoise(0, 1, range(len(work.batch)), len(work.batch), device)
 
     def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with autocast(device, precision):
             loss, _ = loss_fn(work.model, work.batch, noise)
         loss.backward()  # type: ignore[no-untyped-call]
         for optimizer in optimizers:

@@ -18,7 +18,7 @@ from diladiff_cli.networks.latent import LatentTrunk
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.artifacts import Artifact, linked, load_artifact, parent_links
 from diladiff_cli.runtime.folders import is_there
-from diladiff_cli.runtime.names import name_of, ships
+from diladiff_cli.runtime.model_paths import name_of, ships
 from diladiff_cli.runtime.resume import check_resume
 from diladiff_cli.runtime.session import check_tracker
 from diladiff_cli.stages.networks import outline
@@ -37,10 +37,10 @@ def relative(path: Path, out: Path) -> str:
     return os.path.relpath(path.resolve(), out.resolve())
 
 
-def data_record(data: TokenData, path: Path, out: Path) -> dict[str, Any]:
+def data_record(data: TokenData, out: Path) -> dict[str, Any]:
     """The data set as an artifact records it."""
     return {
-        "path": relative(path, out),
+        "path": relative(data.path, out),
         "fingerprint": data.fingerprint,
         "length": data.length,
         "vocab_size": data.vocab_size,
@@ -55,12 +55,11 @@ def child_fields(
     out: Path,
     parents: Mapping[str, Artifact],
     tokens: TokenData,
-    data_path: Path,
     latents: Path | None = None,
 ) -> dict[str, Any]:
     """The fields of an artifact that builds on others, the nearest of ``parents`` first, apart from its weights."""
     nearest = next(iter(parents.values()))
-    data = {"path": relative(data_path, out), "fingerprint": tokens.fingerprint}
+    data = {"path": relative(tokens.path, out), "fingerprint": tokens.fingerprint}
     return {
         "stage": stage,
         "network": network,
@@ -117,7 +116,7 @@ def trunk_flops(trunk: LatentTrunk, latents: int) -> float:
     return linear_flops(trunk, latents) - sum(linear_flops(part, latents - 1) for part in once)
 
 
-def open_recorded_data(artifact: Artifact, given: Path | None) -> tuple[TokenData, Path]:
+def open_recorded_data(artifact: Artifact, given: Path | None) -> TokenData:
     """The data set given, else the one that the artifact was trained on.
 
     Raises:
@@ -146,7 +145,7 @@ def open_recorded_data(artifact: Artifact, given: Path | None) -> tuple[TokenDat
                 f"{path} has {name} {found}, but {artifact.path} was trained with {wanted}",
                 "encode the text with that artifact's tokenizer and length",
             )
-    return data, path
+    return data
 
 
 def row_order(config: StageConfig, rows: int) -> Any:

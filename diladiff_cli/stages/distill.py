@@ -17,7 +17,7 @@ from diladiff_cli.core.times import logit_normal, ordered_pair
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.networks.layers import use_plain_attention
 from diladiff_cli.runtime.artifacts import Artifact
-from diladiff_cli.runtime.locks import locks_out
+from diladiff_cli.runtime.locks import with_out_locked
 from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.precision import settled
 from diladiff_cli.runtime.randomness import BatchNoise, generator
@@ -169,7 +169,7 @@ def _compile(teacher: LatentPrior, config: DistillConfig, student: LatentStudent
     compile_method("along_ode", student, dynamic=False)
 
 
-@locks_out
+@with_out_locked
 def distill(
     config: DistillConfig,
     *,
@@ -202,17 +202,17 @@ def distill(
     config = settled(config, out, resume)
     parent: Artifact = load_parent(prior, "prior")
     ae = parent.parent("ae")
-    tokens, data_path = open_recorded_data(parent, data)
+    tokens = open_recorded_data(parent, data)
     if latents is None and data is None:
         latents = recorded_latents(parent, ae, tokens, out, resume)
     if latents is None:
         source = encoded_latents(text_encoder(ae, build(ae), "cpu"), tokens)
     else:
         source = stored_latents(ae, tokens, latents)
-    artifact = child_fields("student", parent.network, out, {"prior": parent, "ae": ae}, tokens, data_path, latents)
+    artifact = child_fields("student", parent.network, out, {"prior": parent, "ae": ae}, tokens, latents)
     if dry_run:
         return plan(artifact, config, out, resume)
-    session = Session(config, str(out))
+    session = Session(config, out)
     source.to(session.device)
     teacher: LatentPrior = build(parent, session.device)
     seeded(config.seed)

@@ -19,6 +19,7 @@ from diladiff_cli.config import EncodeConfig
 from diladiff_cli.data.files import FORMATS, find_files, size_of, skipped_kinds
 from diladiff_cli.data.lines import OnRead, ignore
 from diladiff_cli.data.shards import ShardWriter
+from diladiff_cli.data.split import is_held_out, remedy_for_few, splittable
 from diladiff_cli.data.text import Piece, ending_by_content, iter_pieces
 from diladiff_cli.data.tokenizer import (
     encode_documents,
@@ -36,8 +37,7 @@ from diladiff_cli.runtime.folders import check_replaceable, recover, replacing, 
 from diladiff_cli.runtime.helpers import led, shared_out
 from diladiff_cli.runtime.locks import sole_writer
 from diladiff_cli.runtime.progress import Spinner
-from diladiff_cli.stages.encode_again import TextHash, finished_data
-from diladiff_cli.stages.split import is_held_out, remedy_for_few, splittable
+from diladiff_cli.stages.encode_finished import TextHash, finished_data
 from diladiff_cli.tokenizer_files import write_tokenizer
 
 DOCUMENTS_AT_ONCE, CHARACTERS_AT_ONCE = 256, 1 << 20

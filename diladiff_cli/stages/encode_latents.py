@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import PartialState
 
 from diladiff_cli import __version__
+from diladiff_cli.core.precision import autocast
 from diladiff_cli.data.latents import FORMAT_VERSION
 from diladiff_cli.data.shards import is_whole, shard_name, write_shard
 from diladiff_cli.data.tokens import TokenData, TokenSplit
@@ -18,7 +18,7 @@ from diladiff_cli.integrity import CHECKSUM, read_sealed, sealed
 from diladiff_cli.notes import say, telling_what_is_kept
 from diladiff_cli.runtime.artifacts import parent_links
 from diladiff_cli.runtime.folders import partial_name, recover, share, take_place, write_text
-from diladiff_cli.runtime.locks import locks_out
+from diladiff_cli.runtime.locks import with_out_locked
 from diladiff_cli.runtime.memory import Halving
 from diladiff_cli.runtime.precision import AUTO, agreed_precision
 from diladiff_cli.runtime.processes import process_state
@@ -31,7 +31,7 @@ SHARD_BYTES = 1 << 26
 SAME = ("format_version", "ae_hash", "fingerprint", "precision", "rows_per_shard")  # of a plan that may go on
 
 
-@locks_out
+@with_out_locked
 def encode_latents(
     *,
     ae: Path | str,
@@ -65,7 +65,7 @@ def encode_latents(
     """
     ae, data, out = Path(ae), path_or_none(data), Path(out)
     artifact = load_parent(ae, "ae")
-    tokens, data_path = open_recorded_data(artifact, data)
+    tokens = open_recorded_data(artifact, data)
     state = process_state()
     precision = agreed_precision(_stored_precision(out, resume)) if precision == AUTO else precision
     encoder = text_encoder(artifact, build(artifact, state.device), state.device)
@@ -81,7 +81,7 @@ def encode_latents(
         "precision": precision,
         "rows_per_shard": rows_per_shard,
         "parents": parent_links(out, {"ae": artifact}),
-        "data": relative(data_path, out),
+        "data": relative(tokens.path, out),
     }
     done = _finished_shards(out, plan, resume)
     rows = {name: len(tokens.split(name)) for name in ("train", "valid")}
@@ -104,8 +104,7 @@ def encode_latents(
     state.wait_for_everyone()
     work = _Work(tokens, encoder, place, batch_size, rows_per_shard, done, state, Halving("blocks"))
     kept = telling_what_is_kept(lambda: f"{out}: {len(_whole_shards(out))} of {shards} shards are kept")
-    autocast = torch.autocast(state.device.type, torch.bfloat16, enabled=precision == "bf16")
-    with kept if place == out else nullcontext(), autocast:
+    with kept if place == out else nullcontext(), autocast(state.device, precision):
         splits = {name: work.encode_split(name) for name in ("train", "valid")}
     state.wait_for_everyone()
     config = plan | {"splits": splits}

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diladiff_cli.core.precision import autocast
 from diladiff_cli.metrics import agreement
 from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.runtime.progress import Bar
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 BOUND = "mean over masks of L/k * (sum of the NLL of k random positions, all masked together), k ~ U{1..L}"
 DEFINITIONS: dict[str, dict[str, str]] = {
     "masked_text": {
-        "nats_per_token": f"upper bound on -log p(text) per token: {BOUND}; given the text's own latent, whose entropy "
-        "term is 0 under uniform dequantisation, for an auto-encoder",
+        "nats_per_token": f"upper bound per token on -log p(text) of the base, on -log p(text | z) of what is given "
+        f"the text's own latent z, and so no bound on the text alone: {BOUND}",
         "perplexity": "exp(nats_per_token)",
         "stderr": "of nats_per_token, over sequences",
         "nll": "cross-entropy in nats per masked token, over the same masks",
@@ -39,7 +40,7 @@ DEFINITIONS: dict[str, dict[str, str]] = {
     "latent_agreement": {
         "latent_agreement": agreement.DEFINITION,
         "chance_agreement": agreement.CHANCE_DEFINITION,
-        "oracle": "latents of held-out text: the most that a prior could reach",
+        "oracle": "latents of held-out text, as a perfect prior would draw them (larger ones can agree more)",
         "noise": "white latents: the least",
     },
     "prior_loss": {
@@ -103,7 +104,7 @@ def evaluate_artifact(
         raise ConfigError(problems)
     data = path_or_none(data)
     sampler = load_sampler(path, data=data)
-    tokens, data_path = open_recorded_data(sampler.artifact, data)
+    tokens = open_recorded_data(sampler.artifact, data)
     work = Evaluation(sampler, tokens, batches, draws, likelihood, seed, precision)
     parts = dict(PARTS[sampler.stage])
     left_out = {}
@@ -111,7 +112,7 @@ def evaluate_artifact(
         del parts["likelihood"]
         left_out["whole_model"] = "--likelihood is 0"
     figures: Figures = {}
-    with Bar("evaluating", len(parts)) as bar, work.autocast():
+    with Bar("evaluating", len(parts)) as bar, autocast(sampler.device, precision):
         for name, part in parts.items():
             figures |= part(work)
             bar.update(1, name)
@@ -120,7 +121,7 @@ def evaluate_artifact(
         "stage": sampler.stage,
         "hash": sampler.artifact.hash,
         "data": {
-            "path": str(data_path),
+            "path": str(tokens.path),
             "fingerprint": tokens.fingerprint,
             "split": "valid",
             "sequences": sum(map(len, work.blocks)),

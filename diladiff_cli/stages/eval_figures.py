@@ -21,12 +21,12 @@ from diladiff_cli.runtime.artifacts import Artifact
 from diladiff_cli.runtime.randomness import SampleNoise, generator
 from diladiff_cli.stages.common import logits_batch
 from diladiff_cli.stages.distill import TEACHER_STEPS, student_figures, teacher_samples
+from diladiff_cli.stages.masked_logits import autoencoder_logits, base_logits
 from diladiff_cli.stages.networks import build
 from diladiff_cli.stages.sample import decode, draw_latents
 from diladiff_cli.stages.sample_settings import complete
 from diladiff_cli.stages.sampler import Sampler, autoencoder_of
 from diladiff_cli.stages.train_prior import prior_figures
-from diladiff_cli.stages.validation import autoencoder_logits, base_logits
 
 SEQUENCES, LATENTS = 16, 4  # per unit of ``batches``: blocks of text, and latents that are decoded twice
 NOISE_STDS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0)
@@ -109,10 +109,6 @@ class Evaluation:
         drawn_with: dict[str, Any] = {"seed": self.seed, "precision": self.precision, "latent_scale": 1.0}
         config = SampleConfig(n=2 * pairs, steps=steps, decodings=2, **drawn_with)
         return complete(self.sampler if steps else self.oracle, config)
-
-    def autocast(self) -> torch.autocast:
-        """bf16 matrix products, where asked for."""
-        return torch.autocast(self.sampler.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
 def masked_text(work: Evaluation) -> Figures:

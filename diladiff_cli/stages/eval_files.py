@@ -72,7 +72,7 @@ def evaluation_plan(
     for name, samples in found:
         if samples is None:
             artifact = load_artifact(name)
-            blocks = {"data": str(open_recorded_data(artifact, data)[1])}
+            blocks = {"data": str(open_recorded_data(artifact, data).path)}
             plans.append({"target": name, "stage": artifact.stage, "hash": artifact.hash} | blocks)
             continue
         groups = group_samples(samples)

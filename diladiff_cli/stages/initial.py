@@ -19,7 +19,7 @@ from diladiff_cli.networks.public import is_public, public_base
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.folders import restore
-from diladiff_cli.runtime.names import name_of
+from diladiff_cli.runtime.model_paths import name_of
 from diladiff_cli.stages.networks import build, own_arguments
 from diladiff_cli.tokenizer_files import PATTERNS
 

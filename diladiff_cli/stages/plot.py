@@ -15,7 +15,7 @@ from diladiff_cli.stages.pictures import (
     save_picture,
     styled,
 )
-from diladiff_cli.stages.plot_sources import REMEDY, Line, Source, read_sources
+from diladiff_cli.stages.plot_sources import REMEDY, LogLine, Source, Style, read_sources
 from diladiff_cli.stages.plot_training import ERROR, STAGES, logged_panels, looks_of, training_figure
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def recovery_figure(sources: Sequence[Source]) -> "Figure":
     for i, source in enumerate(sources):
         for model in models:
             curve = source.figures["curves"].get(model, [])
-            look: Line = {"color": colours[model], "linestyle": DASHES[i % len(DASHES)], "marker": "o"}
+            look: Style = {"color": colours[model], "linestyle": DASHES[i % len(DASHES)], "marker": "o"}
             label = MODELS[model] + (f", {source.name}" if len(sources) > 1 else "")
             ratios = [100 * point["ratio"] for point in curve]
             recovery.plot(ratios, [100 * p["recovery"] for p in curve], label=label, **look)
@@ -43,7 +43,7 @@ def recovery_figure(sources: Sequence[Source]) -> "Figure":
         axes.set_ylabel(text)
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
-    entries: dict[str, Line] = {MODELS[model]: {"color": colours[model], "marker": "o"} for model in models}
+    entries: dict[str, Style] = {MODELS[model]: {"color": colours[model], "marker": "o"} for model in models}
     if len(sources) > 1:
         entries |= {s.name: {"color": GREY, "linestyle": DASHES[i % len(DASHES)]} for i, s in enumerate(sources)}
     legend_below(figure, entries)
@@ -97,7 +97,7 @@ def distance_figure(sources: Sequence[Source]) -> "Figure":
     """Distance to the end of the teacher's ODE by latent steps: of students, and of the teacher itself."""
     figure, (axes,) = new_figure(1, "distance to the teacher's samples from the same noise")
     runs = looks_of(sources)
-    styles: dict[str, Line] = {"student": {"marker": "o"}, "teacher": {"marker": "x", "linestyle": "--"}}
+    styles: dict[str, Style] = {"student": {"marker": "o"}, "teacher": {"marker": "x", "linestyle": "--"}}
     names = {"student": "student", "teacher": "teacher"}
     for source, look in zip(sources, runs.values(), strict=True):
         for who, style in styles.items():
@@ -134,7 +134,7 @@ def figures_of(sources: Sequence[Source]) -> Iterator[tuple[str, "Figure"]]:
             yield name, draw(measured)
 
 
-def plot(targets: Sequence[str | Path], out: Path | str, formats: Sequence[str]) -> Iterator[Line]:
+def plot(targets: Sequence[str | Path], out: Path | str, formats: Sequence[str]) -> Iterator[LogLine]:
     """Draw artifacts and reports, and write the pictures.
 
     Args:

@@ -14,9 +14,10 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import check_log
 from diladiff_cli.runtime.artifacts import COMMANDS, load_artifact
 from diladiff_cli.runtime.folders import METRICS_FILE
-from diladiff_cli.runtime.names import name_of
+from diladiff_cli.runtime.model_paths import name_of
 
-Line = dict[str, Any]
+LogLine = dict[str, Any]
+Style = dict[str, Any]  # how matplotlib draws a line
 Point = dict[str, float]
 REMEDY = "give artifacts, or what `diladiff eval ckpt/…` printed"
 DISTANCE = re.compile(r"(student|teacher)_(\d+)_steps")
@@ -36,7 +37,7 @@ class Source:
 
     name: str
     stage: str
-    training: list[Line] = field(default_factory=list)
+    training: list[LogLine] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
 
     def series(self, split: str, name: str, scale: float = 1.0) -> tuple[list[int], list[float]]:
@@ -87,7 +88,7 @@ def _artifact(path: Path) -> Source:
     return Source(name_of(path), stage, training, _checked(figures, log))
 
 
-def _log_lines(log: Path) -> Iterator[Line]:
+def _log_lines(log: Path) -> Iterator[LogLine]:
     """The lines of a log; one that a kill cut off, the last without an end, does not count."""
     text = _text(str(log))
     for place, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1):
@@ -131,7 +132,7 @@ def _text(target: str) -> str:
         raise UserError(f"cannot read {_name(target)} ({reason})", REMEDY) from error
 
 
-def _objects(target: str) -> Iterator[Line]:
+def _objects(target: str) -> Iterator[LogLine]:
     """The JSON objects of a file, one a line or indented."""
     text = _text(target)
     decoder, place = json.JSONDecoder(), 0
@@ -167,7 +168,7 @@ def _curves(value: Any) -> dict[str, list[Point]]:
     return {model: _points(curve, "ratio", "recovery", "nll") for model, curve in value.items()}
 
 
-def _distances(value: Any) -> list[Line]:
+def _distances(value: Any) -> list[LogLine]:
     """Who walked how many steps, and how far from the teacher's end they came out."""
     found = [(DISTANCE.fullmatch(name), value[name]) for name in value]
     rows = [{"who": hit[1], "steps": int(hit[2]), "distance": number(figure)} for hit, figure in found if hit]

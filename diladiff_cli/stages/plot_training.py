@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from diladiff_cli.stages.pictures import COLOURS, DASHES, GREY, legend_below, new_figure, plain_log_axis, styled
-from diladiff_cli.stages.plot_sources import Line, Source
+from diladiff_cli.stages.plot_sources import Source, Style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,7 +92,7 @@ def running_mean(values: Sequence[float]) -> list[float]:
     return found
 
 
-def looks_of(sources: Sequence[Source]) -> dict[str, Line]:
+def looks_of(sources: Sequence[Source]) -> dict[str, Style]:
     """How the lines of each run look, where colours tell runs apart."""
     return {source.name: {"color": COLOURS[i % len(COLOURS)]} for i, source in enumerate(sources)}
 

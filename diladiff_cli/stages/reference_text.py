@@ -11,9 +11,9 @@ from diladiff_cli.data.tokens import TokenData, TokenSplit
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import short_hash
 from diladiff_cli.runtime.artifacts import Artifact, load_artifact
-from diladiff_cli.runtime.names import named_model
+from diladiff_cli.runtime.model_paths import named_model
 from diladiff_cli.stages.common import open_recorded_data
-from diladiff_cli.stages.sample_sets import Sample, blocks_as_samples, reference_samples, spread
+from diladiff_cli.stages.sample_sets import Sample, blocks_as_samples, evenly_spaced, reference_samples
 
 SHIPPED = "the text that ships with diladiff"
 
@@ -25,7 +25,7 @@ class ReferenceText:
     Attributes:
         source: What it is, as reports name it; of a data set the same wherever that lies.
         reason: Why it is not what the model learned from; empty where there is nothing to explain.
-        cutter: Names the tokenizer that cuts it; None where that is done by characters.
+        tokenizer_name: Names the tokenizer that cuts it; None where that is done by characters.
         tokenizer: The tokenizer itself.
         files: Text sources; none for the text that ships with the package.
         blocks: Token blocks to take instead of files.
@@ -34,7 +34,7 @@ class ReferenceText:
 
     source: str
     reason: str
-    cutter: str | None
+    tokenizer_name: str | None
     tokenizer: Any
     files: tuple[str, ...] = ()
     blocks: TokenSplit | None = None
@@ -43,7 +43,7 @@ class ReferenceText:
     @property
     def key(self) -> tuple[str, str | None]:
         """Equal where text and tokenizer are."""
-        return self.source, self.cutter
+        return self.source, self.tokenizer_name
 
     @property
     def title(self) -> str:
@@ -65,14 +65,14 @@ class ReferenceText:
         return sample.get("token_ids") or encode_documents(self.tokenizer, [sample["text"]])[0][:-1]
 
     def pieces(self, length: int, n: int) -> list[Sample]:
-        """At most ``n`` pieces of ``length`` (at most that of a block), in the order of :func:`spread`.
+        """At most ``n`` pieces of ``length`` (at most that of a block), in the order of :func:`evenly_spaced`.
 
         Raises:
             UserError: A file cannot be read, or the text is shorter than one piece.
         """
         if self.blocks is None:
             return reference_samples(self.tokenizer, length, n, self.files)
-        return blocks_as_samples(self.tokenizer, self.blocks.gather(spread(len(self.blocks), n))[:, :length])
+        return blocks_as_samples(self.tokenizer, self.blocks.gather(evenly_spaced(len(self.blocks), n))[:, :length])
 
 
 def reference_text(model: str | None, files: Sequence[str] = (), data: Path | None = None) -> ReferenceText:
@@ -93,9 +93,11 @@ def reference_text(model: str | None, files: Sequence[str] = (), data: Path | No
     folder = _folder(model)
     artifact, tokenizer = (None, None) if folder is None else (_artifact(folder), _tokenizer(folder))
     # A data set's fingerprint covers its tokenizer, which all models of that data set share.
-    cutter = None if tokenizer is None else str((artifact.data.get("fingerprint") if artifact else None) or model)
+    tokenizer_name = (
+        None if tokenizer is None else str((artifact.data.get("fingerprint") if artifact else None) or model)
+    )
     if files:
-        return ReferenceText(", ".join(files), "", cutter, tokenizer, tuple(files))
+        return ReferenceText(", ".join(files), "", tokenizer_name, tokenizer, tuple(files))
     reason = ""
     if artifact is not None and tokenizer is not None:
         try:
@@ -106,8 +108,8 @@ def reference_text(model: str | None, files: Sequence[str] = (), data: Path | No
             reason = error.what
         else:
             source = f"the validation split of data set {short_hash(tokens.fingerprint)}"
-            return ReferenceText(source, "", cutter, tokenizer, blocks=blocks, place=tokens.path.resolve())
-    return ReferenceText(SHIPPED, reason, cutter, tokenizer)
+            return ReferenceText(source, "", tokenizer_name, tokenizer, blocks=blocks, place=tokens.path.resolve())
+    return ReferenceText(SHIPPED, reason, tokenizer_name, tokenizer)
 
 
 def held_out(artifact: Artifact, data: Path | None = None) -> tuple[TokenData, TokenSplit]:
@@ -119,14 +121,14 @@ def held_out(artifact: Artifact, data: Path | None = None) -> tuple[TokenData, T
     if data is None and "path" not in artifact.data:
         raise UserError(f"{artifact.path} names no data set", "name a text with --reference")
     try:
-        tokens, path = open_recorded_data(artifact, data)
+        tokens = open_recorded_data(artifact, data)
     except UserError as error:
         if data is not None:
             raise
         raise UserError(error.what, "name a text with --reference") from error
     blocks = tokens.split("valid")
     if not len(blocks):
-        raise UserError(f"{path} holds no text out for validation", "name a text with --reference")
+        raise UserError(f"{tokens.path} holds no text out for validation", "name a text with --reference")
     return tokens, blocks
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.core.ode import average_velocity_steps, probability_flow
+from diladiff_cli.core.precision import autocast
 from diladiff_cli.core.static import can_be_static
 from diladiff_cli.core.unmask import Decoding, Successor, unmask
 from diladiff_cli.data.tokenizer import decode_text
@@ -44,7 +45,7 @@ def draw_latents(sampler: Sampler, indices: range, config: SampleConfig, on_step
     """
     shape = sampler.require_autoencoder().latent_shape
     network = sampler.latent
-    with _autocast(sampler, config):
+    with autocast(sampler.device, config.precision):
         if network is None:
             return sampler.encoder(sampler.blocks(indices).to(sampler.device))
         noise = SampleNoise(config.seed, indices)
@@ -108,7 +109,7 @@ def _decode_batch(
     noise, decoding = SampleNoise(config.seed, ids), _decoding(config)
     x = torch.full((len(ids), decoder.length), decoder.mask_id)
     reveal_times, uniform = (noise.uniform(kind, decoder.length) for kind in (noise.REVEAL, noise.TOKEN))
-    with _autocast(sampler, config):
+    with autocast(sampler.device, config.precision):
         found = None
         if graphs.replays_pay(device) and can_be_static(decoding):
             turns = [graphs.Turn(0, decoder, z)]
@@ -126,10 +127,6 @@ def _decode_batch(
 def _decoding(config: SampleConfig) -> Decoding:
     names = ("temperature", "top_p", "order", "threshold", "entropy_bound")
     return Decoding(config.decode_steps, **{name: getattr(config, name) for name in names})
-
-
-def _autocast(sampler: Sampler, config: SampleConfig) -> torch.autocast:
-    return torch.autocast(sampler.device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
 
 def describe(sampler: Sampler, ids: range, config: SampleConfig, tokens: Tensor) -> list[Sample]:

@@ -15,6 +15,7 @@ from diladiff_cli.errors import UserError, meant_instead
 
 Sample = dict[str, Any]
 MOST_TOKENS = 1 << 31
+ENOUGH = 1 << 20  # tokens or characters of a reference text to choose from
 REFERENCE = Path(__file__).parent.parent / "assets" / "text" / "valid.jsonl.zst"
 # What tells one way of sampling from another; the rest of a line differs from sample to sample.
 SETTINGS = (
@@ -83,7 +84,9 @@ def decodings_by_latent(samples: Iterable[Sample]) -> Tensor | None:
 
 
 def reference_samples(tokenizer: Any, length: int, n: int, sources: Sequence[str] = ()) -> list[Sample]:
-    """Pieces of real text of the samples' length, spread evenly over the text in the order of :func:`spread`.
+    """Pieces of real text of the samples' length, spread evenly over the text in the order of :func:`evenly_spaced`.
+
+    A large corpus is not read to its end: of more than :data:`ENOUGH` tokens or characters the first part counts.
 
     Args:
         tokenizer: The generator's; None to cut by characters.
@@ -97,16 +100,15 @@ def reference_samples(tokenizer: Any, length: int, n: int, sources: Sequence[str
     if not sources and not REFERENCE.is_file():
         raise UserError("the reference text of the package is missing", "give --reference a text file")
     documents = iter_pieces(list(sources) or [str(REFERENCE)])
-    # Enough to choose from; a large corpus is not read to its end.
-    wanted = 8 * n
+    wanted = max(8 * n, ENOUGH // length)
     pieces = _character_pieces(documents, length) if tokenizer is None else _token_pieces(documents, tokenizer, length)
     found = [piece for piece, _ in zip(pieces, range(wanted), strict=False)]
     if not found:
         raise UserError(f"the reference text is shorter than one sample of {length}", "give --reference a longer text")
-    return [found[i] for i in spread(len(found), n)]
+    return [found[i] for i in evenly_spaced(len(found), n)]
 
 
-def spread(total: int, n: int) -> list[int]:
+def evenly_spaced(total: int, n: int) -> list[int]:
     """At most ``n`` numbers below ``total``, evenly spaced; so are the first ``n / 2`` of them.
 
     Where there are fewer than ``n``, all of them, the first ``n / 2`` evenly spaced as before.

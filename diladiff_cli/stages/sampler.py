@@ -19,7 +19,7 @@ from diladiff_cli.networks.denoiser import TokenDenoiser, with_bf16_matrices
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.artifacts import Artifact, load_artifact
-from diladiff_cli.runtime.names import name_of
+from diladiff_cli.runtime.model_paths import name_of
 from diladiff_cli.runtime.precision import has_float64
 from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.stages.common import compile_method, open_recorded_data
@@ -109,7 +109,7 @@ class Sampler:
     @cached_property
     def held_out(self) -> TokenSplit:
         """The validation blocks of the data set; a UserError where it is missing."""
-        return open_recorded_data(self.artifact, self.data)[0].split("valid")
+        return open_recorded_data(self.artifact, self.data).split("valid")
 
     def blocks(self, numbers: range) -> torch.Tensor:
         """Held-out blocks (B, L) of those numbers, below their count; neighbours in number lie far apart in text."""

@@ -21,7 +21,7 @@ from diladiff_cli.networks.features import FeatureSource
 from diladiff_cli.networks.moments import RunningMoments
 from diladiff_cli.notes import is_main_process
 from diladiff_cli.runtime.artifacts import Artifact
-from diladiff_cli.runtime.locks import locks_out
+from diladiff_cli.runtime.locks import with_out_locked
 from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.optim import LearningRate
 from diladiff_cli.runtime.precision import settled
@@ -43,9 +43,9 @@ from diladiff_cli.stages.common import (
     validation_batches,
 )
 from diladiff_cli.stages.feature_sources import check_same_vocabulary, feature_source, recorded_source
+from diladiff_cli.stages.masked_logits import autoencoder_logits, base_logits
 from diladiff_cli.stages.networks import build, own_arguments
 from diladiff_cli.stages.train_mdlm import denoiser_flops, masked_batch
-from diladiff_cli.stages.validation import autoencoder_logits, base_logits
 
 MOMENT_ROWS = 4096  # blocks, at most, for the statistics of features and final latents
 
@@ -210,7 +210,7 @@ def learning_rate_law(config: AeConfig) -> Callable[[str], LearningRate]:
     return law
 
 
-@locks_out
+@with_out_locked
 def train_ae(
     config: AeConfig,
     *,
@@ -240,17 +240,17 @@ def train_ae(
     base, data, out = Path(base), path_or_none(data), Path(out)
     config = settled(config, out, resume)
     parent = load_parent(base, "mdlm")
-    tokens, data_path = open_recorded_data(parent, data)
+    tokens = open_recorded_data(parent, data)
     if config.features != "self":
         check_same_vocabulary(config.features, tokens.path)
     source = feature_source(config.features, parent, "cpu")
     network = recorded_source(config.features, source, out) | network_arguments(config, parent, source.width)
-    artifact = child_fields("ae", network, out, {"mdlm": parent}, tokens, data_path)
+    artifact = child_fields("ae", network, out, {"mdlm": parent}, tokens)
     if len(tokens.split("train")) < 2:
-        raise UserError(f"{data_path} has a single training block, whose latent has no spread", "encode more text")
+        raise UserError(f"{tokens.path} has a single training block, whose latent has no spread", "encode more text")
     if dry_run:
         return plan(artifact, config, out, resume)
-    session = Session(config, str(out))
+    session = Session(config, out)
     device = session.device
     source = source.to(device)
     seeded(config.seed)

@@ -19,7 +19,7 @@ from diladiff_cli.metrics.likelihood import masked_figures
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.folders import restore
-from diladiff_cli.runtime.locks import locks_out
+from diladiff_cli.runtime.locks import with_out_locked
 from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.precision import settled
 from diladiff_cli.runtime.randomness import BatchNoise
@@ -35,7 +35,7 @@ from diladiff_cli.stages.common import (
     validation_batches,
 )
 from diladiff_cli.stages.initial import InitialBase, initial_base
-from diladiff_cli.stages.validation import base_logits
+from diladiff_cli.stages.masked_logits import base_logits
 from diladiff_cli.tokenizer_files import read_tokenizer
 
 MEANS = "loss is a mean over all tokens, nll of validation over the masked ones"
@@ -81,7 +81,7 @@ def mdlm_loss(mask_id: int, exact: bool) -> Callable[[nn.Module, Tensor, BatchNo
     return loss_fn
 
 
-@locks_out
+@with_out_locked
 def train_mdlm(
     config: MdlmConfig,
     *,
@@ -122,14 +122,14 @@ def train_mdlm(
         "stage": "mdlm",
         "network": network,
         "parents": {},
-        "data": data_record(tokens, data, out),
+        "data": data_record(tokens, out),
         "tokenizer": read_tokenizer(tokens.path),
     }
     if initial is not None:
         artifact["also"] = {"init": {"source": initial.source, "hash": initial.digest}}
     if dry_run:
         return plan(artifact, config, out, resume)
-    session = Session(config, str(out))
+    session = Session(config, out)
     seeded(config.seed)
     model = TokenDenoiser(**network)
     if initial is not None:

@@ -14,7 +14,7 @@ from diladiff_cli.core.objectives import estimates_of_some, per_example_mse
 from diladiff_cli.core.times import low_discrepancy
 from diladiff_cli.networks.latent import LatentPrior
 from diladiff_cli.runtime.artifacts import Artifact
-from diladiff_cli.runtime.locks import locks_out
+from diladiff_cli.runtime.locks import with_out_locked
 from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.precision import settled
 from diladiff_cli.runtime.randomness import BatchNoise, generator
@@ -122,7 +122,7 @@ def _mean_error(
     return total / rows
 
 
-@locks_out
+@with_out_locked
 def train_prior(
     config: PriorConfig,
     *,
@@ -153,14 +153,14 @@ def train_prior(
     ae, latents, data, out = Path(ae), path_or_none(latents), path_or_none(data), Path(out)
     config = settled(config, out, resume)
     parent = load_parent(ae, "ae")
-    tokens, data_path = open_recorded_data(parent, data)
+    tokens = open_recorded_data(parent, data)
     network = network_arguments(config, parent)
     encoder = text_encoder(parent, build(parent), "cpu")
     source = stored_latents(parent, tokens, latents) if latents else encoded_latents(encoder, tokens)
-    artifact = child_fields("prior", network, out, {"ae": parent}, tokens, data_path, latents)
+    artifact = child_fields("prior", network, out, {"ae": parent}, tokens, latents)
     if dry_run:
         return plan(artifact, config, out, resume)
-    session = Session(config, str(out))
+    session = Session(config, out)
     encoder.to(session.device)
     seeded(config.seed)
     model = LatentPrior(**network)

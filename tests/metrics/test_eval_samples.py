@@ -19,10 +19,10 @@ from diladiff_cli.stages.eval_samples import (
 from diladiff_cli.stages.sample_sets import (
     SETTINGS,
     decodings_by_latent,
+    evenly_spaced,
     group_samples,
     read_samples,
     reference_samples,
-    spread,
 )
 
 
@@ -246,11 +246,17 @@ def test_reference_pieces_are_cut_by_characters_without_a_tokenizer(three_docume
         reference_samples(None, 100, 2, [three_documents])
 
 
+def test_few_pieces_come_from_all_over_the_text(tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text("".join(f"{number:06}\n\n" for number in range(1000)))
+    pieces = reference_samples(None, 8, 4, [str(tmp_path / "long.txt")])
+    assert [int(piece["text"]) for piece in pieces] == [0, 500, 250, 750]
+
+
 def test_pieces_and_each_half_of_them_spread_evenly_over_the_text() -> None:
-    assert spread(3, 8) == [0, 1, 2]
-    assert spread(10, 12) == [0, 1, 3, 5, 6, 8, 2, 4, 7, 9]
-    assert spread(0, 8) == []
-    rows = spread(1000, 10)
+    assert evenly_spaced(3, 8) == [0, 1, 2]
+    assert evenly_spaced(10, 12) == [0, 1, 3, 5, 6, 8, 2, 4, 7, 9]
+    assert evenly_spaced(0, 8) == []
+    rows = evenly_spaced(1000, 10)
     assert rows[:5] == [0, 200, 400, 600, 800]
     assert rows[5:] == [100, 300, 500, 700, 900]
 

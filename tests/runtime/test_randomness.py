@@ -6,9 +6,10 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from diladiff_cli.core.splitmix import mix
 from diladiff_cli.core.splitmix import splitmix64 as numbers_at
 from diladiff_cli.core.times import low_discrepancy
-from diladiff_cli.runtime.randomness import BatchNoise, SampleNoise, _unit, generator, mix
+from diladiff_cli.runtime.randomness import BatchNoise, SampleNoise, _unit, generator
 
 CPU = torch.device("cpu")
 
@@ -35,7 +36,7 @@ def test_the_numbers_of_an_example_do_not_depend_on_its_micro_batch(kind: str) -
 def test_what_a_micro_batch_shares_is_the_same_in_all_of_them() -> None:
     first, second = batch_noise(range(4)), batch_noise(range(4, 8))
     assert torch.equal(first.shared_uniform(), second.shared_uniform())
-    assert torch.equal(torch.cat([first.positions, second.positions]), torch.arange(8.0))
+    assert torch.equal(torch.cat([first.positions, second.positions]), torch.arange(8))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.7, 1.0])

@@ -16,7 +16,7 @@ from diladiff_cli.settings import ConfigError
 
 def session(tmp_path: Path, **changes: Any) -> Session:
     values: dict[str, Any] = {"precision": "fp32", "batch_size": 12}
-    return Session(MdlmConfig(**values | changes), str(tmp_path / "out"))
+    return Session(MdlmConfig(**values | changes), tmp_path / "out")
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 12])

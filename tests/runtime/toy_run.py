@@ -145,7 +145,7 @@ def toy_train(config: StageConfig, out: Path, resume: bool | None = None, **chan
     """One call of the loop; the tokenizer lies beside ``out``."""
     tokenizer = out.parent / "tokenizer"
     tokenizer.mkdir(exist_ok=True)
-    session = Session(config, str(out))
+    session = Session(config, out)
     return train(make_run(config, tokenizer, **changes), session, config, out, resume)
 
 

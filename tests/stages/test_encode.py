@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from diladiff_cli.config import EncodeConfig
+from diladiff_cli.data.split import is_held_out
 from diladiff_cli.data.tokenizer import decode_text, load_tokenizer
 from diladiff_cli.data.tokens import TokenData, open_tokens
 from diladiff_cli.errors import UserError
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages import encode as stage
 from diladiff_cli.stages.encode import encode_text
-from diladiff_cli.stages.split import is_held_out
 
 DOCUMENTS = [
     f"Story number {i}: the {animal} went to town, and came home again." for i in range(40) for animal in ("cat", "dog")

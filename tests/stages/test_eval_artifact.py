@@ -19,9 +19,9 @@ from diladiff_cli.stages.eval_artifact import DEFINITIONS, artifact_table, evalu
 from diladiff_cli.stages.eval_figures import NOISE_STDS, Evaluation, agreement, prior_velocity
 from diladiff_cli.stages.eval_samples import evaluate_groups
 from diladiff_cli.stages.export import export
+from diladiff_cli.stages.masked_logits import text_noise
 from diladiff_cli.stages.sample import generate
 from diladiff_cli.stages.sampler import load_sampler
-from diladiff_cli.stages.validation import text_noise
 from tests.chain import LATENTS, LENGTH, Chain
 
 Report = dict[str, Any]
@@ -152,7 +152,7 @@ def evaluation(chain: Chain, sharpness: float, heed: float) -> Evaluation:
                 weights.mul_(heed)
             elif name.startswith("head."):
                 weights.mul_(sharpness)
-    tokens, _ = open_recorded_data(sampler.artifact, None)
+    tokens = open_recorded_data(sampler.artifact, None)
     return Evaluation(sampler, tokens, batches=3, draws=1, likelihood=0, seed=0, precision="fp32")
 
 

@@ -19,7 +19,7 @@ from diladiff_cli.integrity import CHECKSUM, sealed
 from diladiff_cli.stages import encode as stage
 from diladiff_cli.stages import encode_again
 from diladiff_cli.stages.encode import encode_text
-from diladiff_cli.stages.encode_again import finished_data
+from diladiff_cli.stages.encode_finished import finished_data
 
 from ..chain import write_text
 from ..command_line import Cli

@@ -5,9 +5,9 @@ import math
 from collections.abc import Iterable, Iterator
 
 from diladiff_cli.config import EncodeConfig
+from diladiff_cli.core.splitmix import mix
 from diladiff_cli.data.text import Piece
 from diladiff_cli.errors import UserError
-from diladiff_cli.runtime.randomness import mix
 
 SHORTEST = 8  # tokens of a block, below which no length is named
 ALONE = "give several documents, or a text for validation with --valid"
