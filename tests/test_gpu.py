@@ -9,8 +9,9 @@ from diladiff_cli.stages import graphs
 from diladiff_cli.stages.bench_training import Work, works
 from diladiff_cli.stages.sample import draw_latents, generate
 from diladiff_cli.stages.sampler import load_sampler
-from tests.chain import Chain
-from tests.stages.test_graphs import SETTINGS
+
+from .chain import Chain
+from .stages.test_graphs import SETTINGS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 STAGES = ("train-mdlm", "train-ae", "train-prior", "distill")

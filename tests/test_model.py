@@ -21,7 +21,8 @@ from diladiff_cli.runtime import names
 from diladiff_cli.runtime.model_paths import default_model, named_model
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.export import export
-from tests.chain import CHANNELS, LATENTS, LENGTH, Chain
+
+from .chain import CHANNELS, LATENTS, LENGTH, Chain
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diladiff_cli.config import AeConfig, BenchConfig, DistillConfig, MdlmConfig, StageConfig
+from diladiff_cli.config import AeConfig, BenchConfig, DistillConfig, MdlmConfig, PriorConfig, StageConfig
 from diladiff_cli.core.precision import autocast
 from diladiff_cli.networks.autoencoder import AutoEncoder
 from diladiff_cli.networks.denoiser import TokenDenoiser
@@ -28,12 +28,12 @@ from diladiff_cli.runtime.randomness import BatchNoise, generator
 from diladiff_cli.runtime.run import LossFn
 from diladiff_cli.runtime.session import peak_flops
 from diladiff_cli.stages.bench_speed import ROUNDS, fits, machine, megabytes, seconds
-from diladiff_cli.stages.common import seeded, trunk_flops
-from diladiff_cli.stages.distill import MeanFlowLoss
+from diladiff_cli.stages.common import seeded
+from diladiff_cli.stages.distill import MeanFlowLoss, student_flops
 from diladiff_cli.stages.sampler import sampling_device
 from diladiff_cli.stages.train_ae import ae_loss, autoencoder_flops
-from diladiff_cli.stages.train_mdlm import denoiser_flops, masked_batch, mdlm_loss
-from diladiff_cli.stages.train_prior import prior_loss
+from diladiff_cli.stages.train_mdlm import masked_batch, mdlm_flops, mdlm_loss
+from diladiff_cli.stages.train_prior import prior_flops, prior_loss
 
 Report = dict[str, Any]
 HEADS, LATENT_WIDTH, COMPRESSION, MASK = 4, 64, 2, 0
@@ -99,8 +99,7 @@ def works(config: BenchConfig, vocab_size: int, length: int, batch_size: int, de
     tokens = shape | {"vocab_size": vocab_size, "mask_id": MASK, "length": length, "tie_embeddings": True}
     latents = {"latents": max(1, length // COMPRESSION), "latent_width": LATENT_WIDTH}
     base = TokenDenoiser(**tokens).to(device)
-    base_flops = denoiser_flops(base)
-    yield Work("train-mdlm", base, mdlm_loss(MASK, exact=False), x, 3 * base_flops)
+    yield Work("train-mdlm", base, mdlm_loss(MASK, exact=False), x, mdlm_flops(base))
     encoder = {"feature_width": config.width, "length": length, "width": config.width, "layers": 2, "heads": HEADS}
     decoder = tokens | latents | {"cross_layers": sorted({0, config.layers - 1})}
     autoencoder = AutoEncoder(encoder=encoder | latents, decoder=decoder).to(device)
@@ -110,15 +109,14 @@ def works(config: BenchConfig, vocab_size: int, length: int, batch_size: int, de
     yield Work("train-ae", autoencoder, loss, x, autoencoder_flops(autoencoder, features))
     z_0 = torch.randn(batch_size, *latents.values(), generator=generator(device, 22), device=device)
     prior = LatentPrior(schedule_d=10.0, **shape, **latents).to(device)
-    forward = trunk_flops(prior.trunk, latents["latents"])
-    yield Work("train-prior", prior, prior_loss(lambda z: z, prior.schedule, 0.5), z_0, 3.5 * forward)
+    of_prior = PriorConfig()
+    loss = prior_loss(lambda z: z, prior.schedule, of_prior.p_self_cond)
+    yield Work("train-prior", prior, loss, z_0, prior_flops(prior, latents["latents"], of_prior))
     student = LatentStudent(schedule_d=10.0, **shape, **latents).to(device)
     use_plain_attention(student)
-    meanflow = MeanFlowLoss(
-        lambda z: z, copy.deepcopy(prior).requires_grad_(False), DistillConfig(tangent_warmup_steps=0)
-    )
-    # Two calls of the teacher, half a one for self-conditioning, and the jvp's two with the gradient's two.
-    yield Work("distill", student, meanflow, z_0, 6.5 * forward)
+    of_student = DistillConfig(tangent_warmup_steps=0)
+    meanflow = MeanFlowLoss(lambda z: z, copy.deepcopy(prior).requires_grad_(False), of_student)
+    yield Work("distill", student, meanflow, z_0, student_flops(student, latents["latents"], of_student))
 
 
 def plain_loss(model: nn.Module, x: Tensor, noise: BatchNoise) -> tuple[Tensor, dict[str, Tensor]]:

@@ -123,6 +123,14 @@ class MeanFlowLoss:
         return estimates_of_some(estimate, noise.some(self.config.p_self_cond), z_t, t)
 
 
+def student_flops(student: LatentStudent, latents: int, config: DistillConfig) -> float:
+    """Operations of a training step per text.
+
+    Two calls of the teacher, the jvp's two passes with the gradient's two, and one for those self-conditioned.
+    """
+    return (6 + config.p_self_cond) * trunk_flops(student.trunk, latents)
+
+
 class TeacherSamples(NamedTuple):
     """What the samples of a student are compared with.
 
@@ -227,7 +235,7 @@ def distill(
         fetch=source.fetch,
         tokens_per_row=tokens.length,
         # two teacher calls, those for self-conditioning, the jvp, backward
-        flops_per_row=(6 + config.p_self_cond) * trunk_flops(model.trunk, parent.network["latents"]),
+        flops_per_row=student_flops(model, parent.network["latents"], config),
         validate=lambda average: student_figures(average, teacher.schedule, drawn()),
         artifact=artifact,
         row_order=row_order(config, source.rows),

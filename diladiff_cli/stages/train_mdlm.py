@@ -61,6 +61,11 @@ def denoiser_flops(model: TokenDenoiser) -> float:
     return linear_flops(model.blocks, model.length) + 2.0 * model.vocab_size * model.width * model.length / 2
 
 
+def mdlm_flops(model: TokenDenoiser) -> float:
+    """Operations of a training step per text."""
+    return 3 * denoiser_flops(model)
+
+
 def masked_batch(x: Tensor, noise: BatchNoise, mask_id: int) -> tuple[Tensor, Tensor, Tensor]:
     """x_t, is_masked (B, L) and t (B,), with low-discrepancy times over the global batch."""
     t = low_discrepancy(noise.shared_uniform(), noise.positions, noise.batch_size)
@@ -141,7 +146,7 @@ def train_mdlm(
         loss_fn=mdlm_loss(tokens.mask_id, config.elbo_weight == "exact"),
         fetch=split.gather,
         tokens_per_row=tokens.length,
-        flops_per_row=3 * denoiser_flops(model),
+        flops_per_row=mdlm_flops(model),
         validate=lambda average: masked_figures(base_logits(average), batches, tokens.mask_id),
         artifact=artifact,
         row_order=row_order(config, len(split)),

@@ -72,6 +72,11 @@ def prior_loss(
     return loss_fn
 
 
+def prior_flops(prior: LatentPrior, latents: int, config: PriorConfig) -> float:
+    """Operations of a training step per text: the gradient's three passes, and one for those self-conditioned."""
+    return (3 + config.p_self_cond) * trunk_flops(prior.trunk, latents)
+
+
 def _alone(model: nn.Module, z_t: Tensor, t: Tensor) -> Tensor:
     """The estimate without self-conditioning."""
     z_0: Tensor = model(z_t, t, torch.zeros_like(z_t))
@@ -171,7 +176,7 @@ def train_prior(
         fetch=source.fetch,
         tokens_per_row=tokens.length,
         # forward and backward, and a forward of those that get estimates
-        flops_per_row=(3 + config.p_self_cond) * trunk_flops(model.trunk, network["latents"]),
+        flops_per_row=prior_flops(model, network["latents"], config),
         validate=lambda average: prior_figures(average, model.schedule, valid),
         artifact=artifact,
         row_order=row_order(config, source.rows),

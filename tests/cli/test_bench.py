@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.chain import Chain
-
+from ..chain import Chain
 from ..command_line import Cli
 
 POINTS = ("--decode-steps", "2,4", "--steps", "1", "--seeds", "0", "--n", "4", "--scorer", "none")

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chain import Chain
-
+from ..chain import Chain
 from ..command_line import Cli, environment
 
 

@@ -9,8 +9,8 @@ import pytest
 from diladiff_cli.runtime import names
 from diladiff_cli.stages.export import export
 from diladiff_cli.stages.reference_text import SHIPPED
-from tests.chain import LENGTH, Chain
 
+from ..chain import LENGTH, Chain
 from ..command_line import Cli
 
 

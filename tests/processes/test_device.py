@@ -222,7 +222,7 @@ DOUBLE = (
 SCRIPT = """
 import sys
 import torch
-from tests.processes import emulated
+from ..processes import emulated
 kept = emulated.set_up()
 DEVICE = emulated.DEVICE
 with emulated.GeneratorsStayAtHome():

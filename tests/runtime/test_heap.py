@@ -2,13 +2,10 @@
 
 import os
 import platform
-import signal
 import subprocess
 import sys
 
 import pytest
-
-from diladiff_cli.cli import main
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is another one")
 
@@ -95,14 +92,21 @@ def test_a_program_may_be_measured_as_if_it_did_not_keep_memory() -> None:
     assert returned > 8 * ((48 + 3 * 24) << 20) / 4096  # of the pages of 48 MB, and of what is above twice 32 MB
 
 
-def test_every_command_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[bool] = []
-    monkeypatch.setattr(main, "keep_freed_memory", lambda: asked.append(True))
-    monkeypatch.setattr(main, "leave", lambda status: None)
-    monkeypatch.setattr(main, "run", lambda arguments: 0)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    main.main()
-    assert asked == [True]
+@glibc
+def test_every_command_asks_for_it() -> None:
+    script = """
+import diladiff_cli.cli.main as command_line
+from diladiff_cli.runtime.heap import returning_freed_memory
+
+def run(_):
+    with returning_freed_memory() as kept_before:
+        print(kept_before)
+    return 0
+
+command_line.run = run
+command_line.main()
+"""
+    assert output(script) == "True\n"
 
 
 @pytest.mark.parametrize(

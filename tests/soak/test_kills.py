@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.chain import Chain
-from tests.soak.commands import CASES, Case
-from tests.soak.kills import Soak
-from tests.soak.launcher import Launcher
+from ..chain import Chain
+from ..soak.commands import CASES, Case
+from ..soak.kills import Soak
+from ..soak.launcher import Launcher
 
 pytestmark = pytest.mark.slow
 KILLS = 3

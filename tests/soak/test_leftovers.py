@@ -6,7 +6,8 @@ from diladiff_cli.runtime.folders import recover
 from diladiff_cli.runtime.metrics_log import MetricsLog
 from diladiff_cli.stages.encode_latents import encode_latents
 from diladiff_cli.stages.train_mdlm import train_mdlm
-from tests.chain import Chain, mdlm_config
+
+from ..chain import Chain, mdlm_config
 
 
 def names(folder: Path) -> set[str]:

@@ -16,7 +16,8 @@ from diladiff_cli.stages.bench_tables import frontier_table
 from diladiff_cli.stages.export import export
 from diladiff_cli.stages.sample import generate
 from diladiff_cli.stages.sampler import load_sampler
-from tests.chain import LENGTH, Chain
+
+from ..chain import LENGTH, Chain
 
 Report = dict[str, Any]
 SETTINGS: dict[str, Any] = {

@@ -15,8 +15,9 @@ from diladiff_cli.stages.bench_frontier import bench_frontier
 from diladiff_cli.stages.bench_points import bench_plan
 from diladiff_cli.stages.eval_samples import MAUVE_SEEDS
 from diladiff_cli.stages.sample_measure import SampleMeasure
-from tests.chain import LENGTH, Chain
-from tests.scorer import give_scorer
+
+from ..chain import LENGTH, Chain
+from ..scorer import give_scorer
 
 Report = dict[str, Any]
 SHARED: dict[str, Any] = {"decode_steps": "2", "seeds": "0,5", "n": 4, "precision": "fp32"}

@@ -12,7 +12,8 @@ from diladiff_cli.runtime.card import FIGURES, model_card
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.export import export
 from diladiff_cli.stages.train_ae import train_ae
-from tests.chain import LENGTH, Chain, ae_config
+
+from ..chain import LENGTH, Chain, ae_config
 
 
 def config_of(path: Path) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import torch
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.stages.sample import generate
 from diladiff_cli.stages.sampler import load_sampler
-from tests.chain import LENGTH, Chain
+
+from ..chain import LENGTH, Chain
 
 SETTINGS: dict[str, Any] = {"n": 5, "batch_size": 3, "steps": 1, "decode_steps": LENGTH}
 

@@ -13,7 +13,8 @@ from diladiff_cli.stages.distill import distill
 from diladiff_cli.stages.train_ae import train_ae
 from diladiff_cli.stages.train_mdlm import train_mdlm
 from diladiff_cli.stages.train_prior import train_prior
-from tests.chain import Chain, ae_config, distill_config, mdlm_config, prior_config
+
+from ..chain import Chain, ae_config, distill_config, mdlm_config, prior_config
 
 STAGES: dict[str, tuple[Callable[..., Any], Callable[..., Any], str | None]] = {
     "data": (train_mdlm, mdlm_config, None),

@@ -22,7 +22,8 @@ from diladiff_cli.stages.export import export
 from diladiff_cli.stages.masked_logits import text_noise
 from diladiff_cli.stages.sample import generate
 from diladiff_cli.stages.sampler import load_sampler
-from tests.chain import LATENTS, LENGTH, Chain
+
+from ..chain import LATENTS, LENGTH, Chain
 
 Report = dict[str, Any]
 SETTINGS: dict[str, Any] = {"batches": 2, "draws": 4, "seed": 3}

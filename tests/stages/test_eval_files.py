@@ -25,7 +25,8 @@ from diladiff_cli.stages.export import export
 from diladiff_cli.stages.reference_text import SHIPPED, held_out, reference_text
 from diladiff_cli.stages.sample import generate
 from diladiff_cli.stages.sampler import load_sampler
-from tests.chain import LENGTH, Chain
+
+from ..chain import LENGTH, Chain
 
 NO_SCORER = EvalConfig(scorer="none")
 Report = dict[str, Any]

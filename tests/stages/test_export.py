@@ -15,7 +15,8 @@ from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.export import export
 from diladiff_cli.stages.info import describe
 from diladiff_cli.stages.networks import build
-from tests.chain import Chain, prior_config
+
+from ..chain import Chain, prior_config
 
 CHAINS = {"mdlm": [], "ae": ["mdlm"], "prior": ["mdlm", "ae"], "student": ["mdlm", "ae", "prior"]}
 STATISTICS = ("moments.mean", "moments.variance", "moments.weight")

@@ -14,7 +14,8 @@ from diladiff_cli.stages import graphs, sample
 from diladiff_cli.stages.sample import decode, draw_latents, generate
 from diladiff_cli.stages.sample_settings import complete
 from diladiff_cli.stages.sampler import load_sampler
-from tests.chain import Chain
+
+from ..chain import Chain
 
 
 @contextmanager

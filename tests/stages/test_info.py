@@ -15,7 +15,8 @@ from diladiff_cli.stages.encode_latents import encode_latents
 from diladiff_cli.stages.export import export
 from diladiff_cli.stages.info import describe, info_table
 from diladiff_cli.stages.networks import build
-from tests.chain import CHANNELS, LATENTS, LENGTH, Chain
+
+from ..chain import CHANNELS, LATENTS, LENGTH, Chain
 
 STAGES = pytest.mark.parametrize("stage", ["mdlm", "ae", "prior", "student"])
 

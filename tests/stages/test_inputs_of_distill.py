@@ -12,7 +12,8 @@ from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.stages.common import trunk_flops
 from diladiff_cli.stages.distill import distill
 from diladiff_cli.stages.encode_latents import encode_latents
-from tests.chain import Chain, distill_config
+
+from ..chain import Chain, distill_config
 
 
 def test_stored_latents_are_all_that_it_needs_of_base_and_encoder(chain_copy: Chain) -> None:

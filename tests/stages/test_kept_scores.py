@@ -13,8 +13,9 @@ from diladiff_cli.metrics.scorers import Scorer, Scores
 from diladiff_cli.stages.bench_frontier import bench_frontier
 from diladiff_cli.stages.eval_samples import score_texts
 from diladiff_cli.stages.kept_scores import kept_scores
-from tests.chain import Chain
-from tests.scorer import build_scorer, give_scorer
+
+from ..chain import Chain
+from ..scorer import build_scorer, give_scorer
 
 TEXTS: list[Any] = [{"text": text} for text in ("a b c d", "", "c", "f e d c b a")]
 

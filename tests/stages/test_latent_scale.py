@@ -20,7 +20,8 @@ from diladiff_cli.stages.export import export
 from diladiff_cli.stages.sample import decode, draw_latents, generate
 from diladiff_cli.stages.sample_settings import complete, notes_on
 from diladiff_cli.stages.sampler import Sampler, load_sampler
-from tests.chain import Chain
+
+from ..chain import Chain
 
 
 def draw(sampler: Sampler, **settings: Any) -> list[dict[str, Any]]:

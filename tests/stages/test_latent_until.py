@@ -12,7 +12,8 @@ from diladiff_cli.runtime.randomness import SampleNoise
 from diladiff_cli.stages.sample import generate
 from diladiff_cli.stages.sample_settings import base_steps, complete, notes_on, sample_plan
 from diladiff_cli.stages.sampler import Sampler, load_sampler
-from tests.chain import LENGTH, Chain
+
+from ..chain import LENGTH, Chain
 
 
 def draw(sampler: Sampler, **settings: Any) -> list[dict[str, Any]]:

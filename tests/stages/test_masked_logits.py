@@ -11,7 +11,8 @@ from diladiff_cli.runtime.metrics_log import read_metrics
 from diladiff_cli.stages.feature_sources import TextEncoder
 from diladiff_cli.stages.masked_logits import autoencoder_logits, base_logits
 from diladiff_cli.stages.sampler import Sampler, load_sampler
-from tests.chain import LENGTH, Chain
+
+from ..chain import LENGTH, Chain
 
 
 @pytest.fixture(scope="module")

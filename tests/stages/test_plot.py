@@ -16,7 +16,8 @@ from diladiff_cli.stages.plot import figures_of, plot
 from diladiff_cli.stages.plot_sources import read_sources
 from diladiff_cli.stages.plot_training import SMOOTHING, running_mean
 from diladiff_cli.stages.train_mdlm import train_mdlm
-from tests.chain import Chain, mdlm_config
+
+from ..chain import Chain, mdlm_config
 
 
 def drawn(axes: Any) -> dict[str, list[list[float]]]:

@@ -18,7 +18,8 @@ from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.sample import decode, draw_latents, generate
 from diladiff_cli.stages.sample_settings import complete
 from diladiff_cli.stages.sampler import Sampler, load_sampler
-from tests.chain import CHANNELS, LATENTS, LENGTH, Chain
+
+from ..chain import CHANNELS, LATENTS, LENGTH, Chain
 
 STAGES = ("mdlm", "ae", "prior", "student")
 

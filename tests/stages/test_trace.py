@@ -18,7 +18,8 @@ from diladiff_cli.stages.sample_sets import SETTINGS
 from diladiff_cli.stages.sample_settings import complete
 from diladiff_cli.stages.sampler import Sampler, load_sampler
 from diladiff_cli.stages.trace import Estimate, Trace, page, record, token_pieces
-from tests.chain import LENGTH, Chain
+
+from ..chain import LENGTH, Chain
 
 STAGES = ("mdlm", "ae", "prior", "student")
 HOSTILE = "</script><script>alert(1)</script><!-- & __TRACE__ \u2028 \x00 \ud800"
