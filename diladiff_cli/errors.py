@@ -110,7 +110,7 @@ def meant_instead(path: Path, remedy: str, of_kind: Callable[[Path], bool] = Pat
         of_kind: Which neighbours are asked after; hidden ones never are.
     """
     with suppress(OSError):
-        names = sorted(p.name for p in path.parent.iterdir() if not p.name.startswith(".") and of_kind(p))
+        names = sorted(p.name for p in path.parent.iterdir() if not p.name.startswith(".") and p != path and of_kind(p))
         if close := difflib.get_close_matches(path.name, names, n=1, cutoff=0.75):
             return f"did you mean {path.parent / close[0]}? Otherwise {remedy}"
     return remedy

@@ -147,7 +147,7 @@ class Model:
                 those that it draws: here ``latent_scale`` is 1 unless it is given.
 
         Raises:
-            UserError: The model has no latents, or these are of another shape.
+            UserError: The model has no latents, or these are of another shape or not finite.
             ConfigError: An unknown option, or one that makes no sense here.
         """
         shape = self.sampler.require_autoencoder().latent_shape
@@ -157,6 +157,8 @@ class Model:
                 f"the latents are of shape {tuple(latents.shape)}, wanted (B, {shape[0]}, {shape[1]})",
                 "give what encode returns for this model",
             )
+        if not bool(latents.isfinite().all()):
+            raise UserError("the latents hold NaN or infinity", "give what encode returns for this model")
         config = SampleConfig.from_dict({"decode_steps": decode_steps, "seed": seed} | options)
         config = complete_for_latents(self.sampler, config)
         if len(latents) == 0:

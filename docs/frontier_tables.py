@@ -16,6 +16,7 @@ from layout import (
     means_of,
     name_of,
     number,
+    of_seed,
     percent,
     reference_row,
     settings_of,
@@ -25,14 +26,16 @@ from layout import (
     with_spread,
 )
 
-from diladiff_cli.metrics.frontier import interpolated
+from diladiff_cli.metrics.frontier import interpolated, mean_and_std
+
+BETWEEN = 0.92  # a temperature of the base alone, where its curve bends
 
 
 def frontier() -> str:
-    """All points of it, the last column between the base's temperatures."""
+    """All points of it but those that only bridge a gap, the last column between the base's temperatures."""
     reports = stored("frontier.jsonl")
     rows = []
-    for r in in_order(reports):
+    for r in in_order(r for r in reports if r["temperature"] != BETWEEN):
         speed = f"{r['tokens_per_second']['mean']:,.0f}"
         rows.append([*settings_of(r), speed, *_beside_the_base(r, reports)])
     rows.append([*reference_row(reports[0], ["-"] * 4), "-"])
@@ -53,7 +56,8 @@ def ratios() -> str:
     rows: dict[tuple[str, str], dict[int, str]] = {}
     found = [*reports, *stored("latent_scale.jsonl"), *stored("latent_until.jsonl"), *stored("oracle.jsonl")]
     for r in in_order(r for r in found if r["stage"] != "mdlm"):
-        rows.setdefault((name_of(r), f"{r['temperature']:g}"), {})[r["decode_steps"]] = _ratio(r, reports)
+        shown = _ratio(r, reports) + _ratio_spread(r, reports)
+        rows.setdefault((name_of(r), f"{r['temperature']:g}"), {})[r["decode_steps"]] = shown
     steps = sorted({r["decode_steps"] for r in found})
     body = [[*line, *(made.get(n, "-") for n in steps)] for line, made in sorted(rows.items(), key=_by_model)]
     return table(["model", "T", *(f"{n} steps" for n in steps)], body)
@@ -64,6 +68,19 @@ def _ratio(report: Report, bases: Iterable[Report]) -> str:
     means = means_of(report)
     genppl, base = means.get("genppl"), base_at(bases, report["decode_steps"], means["entropy"])
     return f"{genppl / base:.2f}" if genppl and base else "-"
+
+
+def _ratio_spread(report: Report, bases: Iterable[Report]) -> str:
+    """The deviation over seeds of :func:`_ratio`, each beside the base's texts of its own seed; nothing of one seed."""
+    found = []
+    for seed in report["seeds"]:
+        own, bases_own = of_seed(report, seed), [of_seed(r, seed) for r in bases if seed in r["seeds"]]
+        means = means_of(own)
+        base = base_at(bases_own, report["decode_steps"], means["entropy"])
+        if means["genppl"] and base:
+            found.append(means["genppl"] / base)
+    deviation = mean_and_std(found)[1] if len(found) > 1 else None
+    return "" if deviation is None else f" ± {deviation:.2f}"
 
 
 def _by_model(row: tuple[tuple[str, str], Any]) -> tuple[str, float]:

@@ -86,6 +86,13 @@ def means_of(report: Report) -> dict[str, float | None]:
     return {name: figure["mean"] for name, figure in figures_by_name(report).items()}
 
 
+def of_seed(report: Report, seed: int) -> Report:
+    """A point's report as if it had been measured with one of its seeds alone."""
+    place = report["seeds"].index(seed)
+    by_seed = {n: f["by_seed"][place] for n, f in report["figures"].items() if f.get("by_seed")}
+    return report | {"figures": {name: {"mean": value} for name, value in by_seed.items()}}
+
+
 def base_at(reports: Iterable[Report], decode_steps: int, entropy: float | None, name: str = "genppl") -> float | None:
     """A figure of the base at an entropy, between its temperatures."""
     bases = [r for r in reports if r["stage"] == "mdlm"]

@@ -67,7 +67,12 @@ def recovery() -> str:
 
 def bounds() -> str:
     found, rows = stored("ae.json")["figures"]["masked_text"], []
-    for name, title in (("base", "base"), ("autoencoder", "auto-encoder, given the latent")):
+    titles = {
+        "base": "base",
+        "autoencoder": "auto-encoder, given the latent",
+        "noise_latent": "auto-encoder, given noise for a latent",
+    }
+    for name, title in titles.items():
         part = found[name]
         bound = f"{part['nats_per_token']:.3f} ± {part['stderr']:.3f}"
         rows.append([title, bound, number(part["perplexity"]), percent(part["recovery"])])

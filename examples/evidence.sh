@@ -55,6 +55,7 @@ prior=(--model "$models/prior" --prior-steps 5)
 temperatures=1.0,0.85,0.7
 whole_frontier() {
   bench "${student[@]}" --decode-steps "$powers" --against "$models/mdlm" --temperatures "$temperatures" "${many[@]}"
+  bench --model "$models/mdlm" --decode-steps "$powers" --temperatures 0.92 "${many[@]}" # between, where the curve bends
   bench --model "$models/mdlm" --decode-steps "$powers" --temperatures 1.1 "${one[@]}" # for other entropies
   bench "${prior[@]}" --decode-steps "$powers" --temperatures "$temperatures" "${many[@]}"
 }
@@ -85,7 +86,7 @@ latent_steps() {
 }
 spread_order() {
   local latents=(--latent-scale "$scale" --temperatures 0.85 "${many[@]}")
-  bench --model "$models/mdlm" --decode-steps "$powers" --order spread --temperatures 1.0,0.85 "${many[@]}"
+  bench --model "$models/mdlm" --decode-steps "$powers" --order spread --temperatures 1.0,0.92,0.85,0.7 "${many[@]}"
   bench "${prior[@]}" --decode-steps 4,8,16 --order spread "${latents[@]}"
   bench "${student[@]}" --decode-steps "$powers" --order spread "${latents[@]}"
   bench "${student[@]}" --decode-steps "$powers" --order spread --latent-until 0.5 "${latents[@]}"

@@ -17,7 +17,7 @@ from diladiff_cli.model import Model, load
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.encoder import LatentEncoder
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
-from diladiff_cli.runtime import names
+from diladiff_cli.runtime import model_paths
 from diladiff_cli.runtime.model_paths import default_model, named_model
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.export import export
@@ -134,6 +134,34 @@ def test_latents_of_another_shape_are_refused(student: Model) -> None:
         student.decode(torch.zeros(2, LATENTS, CHANNELS), steps=5)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_latents_that_are_not_finite_are_refused(student: Model, value: float) -> None:
+    z_0 = torch.zeros(2, LATENTS, CHANNELS)
+    z_0[1, 0, 0] = value
+    with pytest.raises(UserError, match="the latents hold NaN or infinity; give what encode returns"):
+        student.decode(z_0)
+
+
+IN_THREADS = """
+import sys, threading
+import diladiff_cli
+
+found = []
+threads = [threading.Thread(target=lambda: found.append(diladiff_cli.load(sys.argv[1]).length)) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(found)
+"""
+
+
+def test_threads_of_a_fresh_process_load_at_once(tiny_chain: Chain) -> None:
+    command = [sys.executable, "-c", IN_THREADS, str(tiny_chain.student)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert (done.stdout, done.returncode) == (f"{[LENGTH] * 4}\n", 0), done.stderr
+
+
 def test_a_bad_option_is_named_as_in_python(student: Model) -> None:
     with pytest.raises(ConfigError) as caught:
         student.sample(n=3, decode_steps=-1, top_p=2.0)
@@ -153,7 +181,7 @@ def test_a_base_has_no_latents(tiny_chain: Chain) -> None:
 def test_the_student_here_is_the_default(tiny_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(tiny_chain.root / "ckpt", tmp_path / "ckpt")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(names, "SHIPPED_MODEL", tiny_chain.prior)
+    monkeypatch.setattr(model_paths, "SHIPPED_MODEL", tiny_chain.prior)
     assert default_model() == (Path("ckpt/student"), "model: ./ckpt/student")
     assert load().stage == "student"
 
@@ -162,7 +190,7 @@ def test_the_shipped_model_is_the_default_elsewhere(
     tiny_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(names, "SHIPPED_MODEL", tiny_chain.prior)
+    monkeypatch.setattr(model_paths, "SHIPPED_MODEL", tiny_chain.prior)
     path, line = default_model()
     assert path == tiny_chain.prior
     assert line == "model: the small one that ships with diladiff (no ./ckpt/student here)"
@@ -177,7 +205,7 @@ def test_the_shipped_model_has_a_name_unless_something_here_has_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     export(tiny_chain.student, tmp_path / "installed" / "model")
-    monkeypatch.setattr(names, "SHIPPED_MODEL", tmp_path / "installed" / "model")
+    monkeypatch.setattr(model_paths, "SHIPPED_MODEL", tmp_path / "installed" / "model")
     assert load("shipped").stage == "student"
     assert load("shipped/parents/mdlm").stage == "mdlm"
     with pytest.raises(UserError, match=r"there is no folder \./shipped|there is no folder shipped"):
@@ -195,14 +223,14 @@ def test_the_shipped_model_has_a_name_unless_something_here_has_it(
 
 def test_where_none_is_installed_the_name_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(names, "SHIPPED_MODEL", tmp_path / "none")
+    monkeypatch.setattr(model_paths, "SHIPPED_MODEL", tmp_path / "none")
     with pytest.raises(UserError, match=r"^this installation ships no model; name one with --model"):
         load("shipped/parents/mdlm")
 
 
 def test_without_any_model_the_error_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(names, "SHIPPED_MODEL", tmp_path / "none")
+    monkeypatch.setattr(model_paths, "SHIPPED_MODEL", tmp_path / "none")
     with pytest.raises(UserError, match=r"no \./ckpt/student, and this installation ships no model; name one"):
         load()
 

@@ -144,7 +144,7 @@ def _all_models(model: Path | None, against: list[Path], more: list[Path]) -> li
 
 
 def _plan(config: BenchConfig, models: list[Path], out: Path, data: Path | None) -> Mapping[str, Any]:
-    from diladiff_cli.stages.bench_points import bench_plan
+    from diladiff_cli.stages.bench_kept import bench_plan
 
     return bench_plan(config, models, out, data)
 

@@ -18,9 +18,11 @@ def _finish(figures: Mapping[str, Any], out: Path, dry_run: bool) -> Result:
     """The plan as data, or the final figures as one line on stderr."""
     if dry_run:
         return figures
-    numbers = {k: v for k, v in figures.items() if isinstance(v, int | float)}
+    numbers = {k: v for k, v in figures.items() if isinstance(v, int | float) and k != "validated_step"}
     line = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in numbers.items())
-    say(f"{out}: {line} (in words: {out / 'README.md'})")
+    earlier = figures["validated_step"]
+    when = f", by the validation after step {earlier}" if 0 < earlier < figures["step"] else ""
+    say(f"{out}: {line}{when} (in words: {out / 'README.md'})")
     return None
 
 
@@ -98,7 +100,14 @@ def train_ae(
 )
 def train_prior(
     config: PriorConfig,
-    ae: Annotated[Path, typer.Option("--ae", metavar="FOLDER", help="Artifact of train-ae.")] = Path("ckpt/ae"),
+    ae: Annotated[
+        Path | None,
+        typer.Option(
+            "--ae",
+            metavar="FOLDER",
+            help=r"Artifact of train-ae. \[default: the one that made the latents, else ckpt/ae]",
+        ),
+    ] = None,
     latents: Latents = None,
     data: RecordedData = None,
     out: Out = Path("ckpt/prior"),
@@ -108,6 +117,8 @@ def train_prior(
     """Train the latent prior, which samples in many steps."""
     from diladiff_cli.stages import train_prior as stage
 
+    if ae is None and latents is None:
+        ae = Path("ckpt/ae")
     figures = stage.train_prior(config, ae=ae, latents=latents, data=data, out=out, resume=resume, dry_run=dry_run)
     return _finish(figures, out, dry_run)
 

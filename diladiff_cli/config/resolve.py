@@ -93,6 +93,8 @@ def resolve(
     Raises:
         ConfigError: With all problems found.
     """
+    if stage not in STAGES:
+        raise ConfigError([f"the stage is {stage!r}; choose one of {', '.join(STAGES)}"])
     problems: list[str] = []
     values, of_file = dict[str, Any](), dict[str, Any]()
     if preset in PRESETS:

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from diladiff_cli.errors import UserError, first_line, meant_instead
@@ -23,6 +24,8 @@ MASK_TOKEN = "<|mask|>"
 SEPARATOR_TOKEN = "<|endoftext|>"
 TRAINED = ("PreTrainedTokenizerFast", "TokenizersBackend")  # what versions of transformers call what is trained here
 TRAINING_CHARACTERS = 200_000_000  # enough for merges; keeps memory bounded on large corpora
+
+_importing = Lock()  # transformers imports its parts lazily, which fails in threads that come at once
 
 
 def train_size(spec: str) -> int | None:
@@ -83,8 +86,10 @@ def load_tokenizer(spec: str | Path) -> Any:
         raise UserError(f"there is no folder {spec} with a tokenizer", meant_instead(folder, NO_TOKENIZER, Path.is_dir))
     else:
         say(f"asking the Hub for the tokenizer {spec}")  # which without a network takes a minute to fail
+    with _importing:
+        kind = _kind_of(folder)
     try:
-        tokenizer = _kind_of(folder).from_pretrained(str(spec), trust_remote_code=False)
+        tokenizer = kind.from_pretrained(str(spec), trust_remote_code=False)
     except Exception as error:  # missing, unreachable or damaged: transformers raises many kinds
         remedy = "give a Hub id that can be reached, a folder, or train:8192"
         remedy = remedy if folder.is_dir() else meant_instead(folder, remedy, Path.is_dir)
@@ -155,10 +160,18 @@ def separator_id(tokenizer: Any) -> int:
 
 
 def encode_documents(tokenizer: Any, documents: Sequence[str]) -> list[list[int]]:
-    """Token ids of each document, the separator at the end, no other special tokens, even where the text spells one."""
+    """Token ids of each document, the separator at the end, no other special tokens, even where the text spells one.
+
+    Raises:
+        UserError: The tokenizer has no token for some of the text.
+    """
     end = separator_id(tokenizer)
     options = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False}
-    rows = tokenizer(list(documents), verbose=False, **options)["input_ids"]
+    try:
+        rows = tokenizer(list(documents), verbose=False, **options)["input_ids"]
+    except Exception as error:  # the library raises no kind of its own
+        what = f"the tokenizer {tokenizer.name_or_path} cannot encode the text ({first_line(error)})"
+        raise UserError(what, "take one that knows all bytes or has a token for what it does not know") from error
     return [[*row, end] for row in rows]
 
 

@@ -31,7 +31,7 @@ def real(folder: Path) -> Path:
 
 
 def _old_name(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.old")
+    return folder.parent / f".{folder.name}.old"
 
 
 def partial_name(folder: Path, name: str = "") -> Path:
@@ -40,7 +40,7 @@ def partial_name(folder: Path, name: str = "") -> Path:
     :func:`recover` removes what a kill leaves there.
     """
     folder = real(folder)
-    return folder.with_name(f".{folder.name}.partial-{name or uuid.uuid4().hex[:8]}")
+    return folder.parent / f".{folder.name}.partial-{name or uuid.uuid4().hex[:8]}"
 
 
 def sync(path: Path) -> None:

@@ -62,8 +62,9 @@ def train(run: Run, session: Session, config: StageConfig, out: Path, resume: bo
         recover(out)  # of a finished run as well: its last save may have been cut off while it cleaned up
     if stored is not None and is_finished(stored, config):
         check_weights(out)
-        say(f"{out} is finished; --fresh trains it again")
-        return {"step": stored["step"], "seconds": stored["seconds"]} | stored["validation"]
+        say(f"{out} is finished, at step {stored['step']}; --fresh trains it again")
+        when = {"step": stored["step"], "seconds": stored["seconds"], "validated_step": validated_step(stored)}
+        return when | stored["validation"]
     if stored is not None and (changed := changed_settings(stored, config)):
         say(f"going on with other settings: {', '.join(changed.values())}")
         say(f"what was made with {out} and does not lie beside it will not accept the new one")
@@ -106,7 +107,8 @@ class _Loop:
         self.batches = Prefetch(partial(session.fetch, run), config.max_steps)
         self.metrics = MetricsLog(out, self.step, self.validated_step) if session.is_main else None
         if config.log_with != "none":
-            session.accelerator.init_trackers("diladiff", config=config.to_dict())
+            purge = {"tensorboard": {"purge_step": self.step + 1}}  # what a kill left beyond the checkpoint
+            session.accelerator.init_trackers("diladiff", config=config.to_dict(), init_kwargs=purge)
 
     def run_all(self, stop: StopRequest) -> dict[str, Any]:
         tokens, mark, why = 0, self.clock.seconds(), 0
@@ -153,7 +155,8 @@ class _Loop:
             if self.saved_step is None:
                 raise self._diverged(self.step, "the time was up, and no step gave finite numbers lately")
             say(time_is_up(self.config.max_minutes, self.step, self.saved_step))
-        return {"step": self.step, "seconds": self.clock.seconds()} | self.validation
+        found = {"step": self.step, "seconds": self.clock.seconds(), "validated_step": self.validated_step}
+        return found | self.validation
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0

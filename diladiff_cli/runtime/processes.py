@@ -3,6 +3,7 @@
 import atexit
 import os
 import time
+from contextlib import suppress
 from functools import cache
 
 import torch.distributed
@@ -67,4 +68,5 @@ def _disconnect() -> None:
     # group beyond this: its threads need the interpreter until they have let go of their last result.
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-        time.sleep(SETTLING)
+        with suppress(SystemExit):  # of a launcher that has seen another process end
+            time.sleep(SETTLING)

@@ -68,8 +68,9 @@ def check_resume(
         out: Folder of the artifact.
         config: The run asked for.
         artifact: The fields of the artifact to be.
-        resume: True continues, also with other settings of the optimisation where no artifact beside it was made with
-            what it has come to; False starts over; None continues a run of the same settings, parents and data.
+        resume: True continues, also with other settings of the optimisation; False starts over; None continues a run of
+            the same settings, parents and data. Nothing is trained further where an artifact beside it was made with
+            what it has come to.
 
     Raises:
         UserError: The choice does not fit what is in the folder, or another stage or foreign files are there.
@@ -91,12 +92,13 @@ def check_resume(
     _check_made_from(out, stored["made_from"], made_from(artifact))
     changed = changed_settings(stored, config)
     changeable = changed.keys() <= CHANGEABLE
-    if changed and changeable and not is_finished(stored, config) and (children := made_with(out)):
+    if changeable and stored["step"] < config.max_steps and (children := made_with(out)):
+        state = f"holds a run with other settings ({', '.join(changed.values())})" if changed else "is not finished"
         raise UserError(
-            f"{out} holds a run with other settings ({', '.join(changed.values())}), and what was made with it "
-            f"({', '.join(map(str, children))}) could not use it trained further",
-            "repeat its settings, delete those first, or go on with a copy of it: "
-            f"cp -r {out} {out}-longer, then --resume --out {out}-longer",
+            f"{out} {state}, and what was made with it ({', '.join(map(str, children))}) could not use it trained "
+            "further",
+            f"{'repeat its settings, ' if changed else ''}delete those first, or go on with a copy of it: "
+            f"cp -r {out} {out}-longer, then {'--resume ' if changed else ''}--out {out}-longer",
         )
     if changed and not (resume and changeable):
         raise UserError(

@@ -13,10 +13,13 @@ from diladiff_cli.metrics.mauve import DEFINITION, NOT_INSTALLED
 from diladiff_cli.notes import say, telling_what_is_kept
 from diladiff_cli.runtime.folders import write_text
 from diladiff_cli.runtime.progress import Bar
+from diladiff_cli.stages.bench_kept import FIGURES as KEPT
+from diladiff_cli.stages.bench_kept import POOLED as KEPT_POOLED
+from diladiff_cli.stages.bench_kept import SPEED, Kept, kept_files, kept_report, kept_samples, pooled_file
 from diladiff_cli.stages.bench_lines import compared
-from diladiff_cli.stages.bench_points import Kept, Point, check_texts, kept_files, plan_points, pooled_file
+from diladiff_cli.stages.bench_points import Point, check_texts, plan_points
 from diladiff_cli.stages.bench_speed import machine, seconds
-from diladiff_cli.stages.common import path_or_none
+from diladiff_cli.stages.common import path_or_none, several
 from diladiff_cli.stages.eval_samples import TOO_FEW
 from diladiff_cli.stages.graphs import replays_pay
 from diladiff_cli.stages.reference_text import SHIPPED
@@ -31,7 +34,7 @@ POOLED = f"of the texts of all seeds together, mean and spread over seeds of the
 
 
 def bench_frontier(
-    config: BenchConfig, models: Sequence[Path | str], out: Path | str, data: Path | str | None = None
+    config: BenchConfig, models: Path | str | Sequence[Path | str], out: Path | str, data: Path | str | None = None
 ) -> Iterator[Report]:
     """Measure every model at every number of steps and temperature.
 
@@ -56,7 +59,7 @@ def bench_frontier(
         ConfigError: Settings that do not fit a model.
     """
     out, data = Path(out), path_or_none(data)
-    plan = plan_points(config, [Path(model) for model in models], data)
+    plan = plan_points(config, [Path(model) for model in several(models)], data)
     config, samplers, points = plan.config, plan.samplers, plan.points
     settings = EvalConfig(scorer=config.scorer, batch_size=config.batch_size, precision=config.precision)
     measure = SampleMeasure(settings, data=data, keep=out / "scores")
@@ -88,10 +91,10 @@ def _measured(point: Point, seed: int, files: Kept, sampler: Sampler, measure: S
     if not files.drawn:
         samples, speed = _draw(sampler, replace(point.settings, seed=seed))
         with writing(out):
-            if not files.samples.exists():  # another machine's, whose figures are kept, stay
+            if kept_samples(files.samples) is None:  # another machine's, whose figures are kept, stay
                 write_text(files.samples, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples))
             write_text(files.speed, json.dumps(speed) + "\n")
-    figures = json.loads(files.figures.read_text()) if files.scored else None
+    figures = kept_report(files.figures, KEPT)
     if figures is None or _has_lesser_reference(figures, measure, point):
         (figures,) = measure.reports(_kept_samples(files.samples, point))
         # What was left out for want of a scorer or a package, a later call may have.
@@ -99,13 +102,12 @@ def _measured(point: Point, seed: int, files: Kept, sampler: Sampler, measure: S
             with writing(out):
                 write_text(files.figures, json.dumps(figures) + "\n")
     kept = ("samples", "reference", "definitions", "left_out", "scorer")
-    return {"speed": json.loads(files.speed.read_text()), **{name: figures.get(name) for name in kept}}
+    return {"speed": kept_report(files.speed, SPEED), **{name: figures.get(name) for name in kept}}
 
 
 def _kept_samples(file: Path, point: Point) -> list[Sample]:
     """Samples of a file; the model may have another name now, by which the reference is found."""
-    lines = file.read_text(encoding="utf-8").strip("\n").split("\n")  # texts may hold other line ends
-    return [json.loads(line) | {"model": point.model} for line in lines]
+    return [sample | {"model": point.model} for sample in kept_samples(file) or []]
 
 
 def _pooled_mauve(
@@ -126,7 +128,7 @@ def _pooled_mauve(
     if run["scorer"]["name"] is None:
         return {"value": None, "reason": "no scorer"}
     file = pooled_file(point, seeds, sampler, config, out, measure.data)
-    kept: Report | None = json.loads(file.read_text()) if file.exists() else None
+    kept = kept_report(file, KEPT_POOLED)
     if kept is not None and _agree(kept, run):
         return kept
     drawn = [Kept.of(point, seed, sampler, config, out, measure.data).samples for seed in seeds]

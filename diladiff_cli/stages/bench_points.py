@@ -9,17 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from diladiff_cli import __version__
-from diladiff_cli.config import FOR_SPEED, BenchConfig, EvalConfig, SampleConfig, solver_in_use
+from diladiff_cli.config import BenchConfig, SampleConfig, solver_in_use
 from diladiff_cli.core.unmask import ADAPTIVE_ORDERS
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import file_hash
-from diladiff_cli.metrics.scorers import check_scorer
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.settings import ConfigError, flag
-from diladiff_cli.stages.bench_speed import machine
-from diladiff_cli.stages.common import open_recorded_data, path_or_none
-from diladiff_cli.stages.sample_measure import SampleMeasure
+from diladiff_cli.stages.common import open_recorded_data
 from diladiff_cli.stages.sample_settings import complete, notes_on
 from diladiff_cli.stages.sampler import Sampler, load_sampler, sampling_device
 from diladiff_cli.tokenizer_files import tokenizer_folder
@@ -31,7 +28,6 @@ FORMAT_VERSION = 2  # of the kept points; raised when samples or figures of the 
 # How latents come about, where that changed: the blocks that an auto-encoder encodes, the steps of a prior or student.
 # A prior's keep this name whatever the solver, which is in the settings.
 LATENTS_FROM = {"ae": "blocks from all over the text", "prior": "ddim", "student": "times of ddim"}
-SPEED_VERSION = 7  # of the kept speeds; raised when the sampler becomes faster, or something else is timed
 
 
 @dataclass(frozen=True)
@@ -68,48 +64,6 @@ class Point:
         settings = {k: v for k, v in settings.items() if k not in YOUNGER or v != YOUNGER[k]}
         content = [FORMAT_VERSION, __version__, *self.content, settings, *more]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Files of what was measured of a point with one seed; ``speed`` is this machine's."""
-
-    samples: Path
-    speed: Path
-    figures: Path
-
-    @classmethod
-    def of(cls, point: Point, seed: int, sampler: Sampler, config: BenchConfig, out: Path, data: Path | None) -> "Kept":
-        folder, place = out / "points", machine(sampler.device)
-        reference = _reference_given(sampler, data)
-        return cls(
-            samples=folder / f"{point.key(seed)}.jsonl",
-            speed=folder / f"{point.key(seed, config.batch_size, place, SPEED_VERSION)}.speed.json",
-            figures=folder / f"{point.key(seed, config.scorer, *reference)}.figures.json",
-        )
-
-    @property
-    def drawn(self) -> bool:
-        """Whether samples and their speed are there."""
-        return self.samples.exists() and self.speed.exists()
-
-    @property
-    def scored(self) -> bool:
-        """Whether figures are there, which may be beside another text than a later call compares with."""
-        return self.figures.exists()
-
-
-def pooled_file(
-    point: Point, seeds: Sequence[int], sampler: Sampler, config: BenchConfig, out: Path, data: Path | None
-) -> Path:
-    """The file of what was measured of the texts of several seeds together."""
-    key = point.key(seeds[0], list(seeds), config.scorer, *_reference_given(sampler, data))
-    return out / "points" / f"{key}.pooled.json"
-
-
-def _reference_given(sampler: Sampler, data: Path | None) -> list[str]:
-    """Content of the data set that was named as the reference, if one was."""
-    return [] if data is None else [open_recorded_data(sampler.artifact, data).fingerprint]
 
 
 @dataclass(frozen=True)
@@ -158,57 +112,6 @@ def _idle(config: BenchConfig, samplers: Collection[Sampler]) -> list[str]:
     return [
         f"{flag(name)} is {getattr(config, name)}, but none of the models {what}; leave it out" for name, what in idle
     ]
-
-
-def bench_plan(
-    config: BenchConfig, models: Sequence[Path | str], out: Path | str, data: Path | str | None = None
-) -> dict[str, Any]:
-    """What a dry run prints: every point, for which seeds samples or figures are missing, and whether those of all are.
-
-    Kept figures that no longer fit the scorer or the reference are found out by the run itself, which loads the scorer.
-
-    Raises:
-        UserError, ConfigError: As of :func:`plan_points` and :func:`kept_files`.
-    """
-    out, data = Path(out), path_or_none(data)
-    plan = plan_points(config, [Path(model) for model in models], data)
-    measure = SampleMeasure(EvalConfig(), data=data)  # tells of each reference once
-    check_texts({measure.text(model).source: measure.text(model).title for model in plan.samplers})
-    found = []
-    for point, kept in kept_files(plan, out, data).items():
-        given = plan.samplers[point.model], plan.config, out, data
-        found.append(
-            {
-                "model": point.model,
-                "stage": point.stage,
-                "steps": point.settings.steps or None,
-                **{name: getattr(point.settings, name) for name in ("decode_steps", "temperature")},
-                **point.settings.use_of_latents(),
-                "to_draw": [seed for seed, files in kept.items() if not files.drawn],
-                "to_score": [seed for seed, files in kept.items() if not files.scored],
-                "to_pool": len(kept) > 1 and not pooled_file(point, list(kept), *given).exists(),
-            }
-        )
-    settings = {name: value for name, value in plan.config.to_dict().items() if name not in FOR_SPEED}
-    return {"out": str(out), "settings": settings, "points": found}
-
-
-def kept_files(plan: Plan, out: Path, data: Path | None) -> dict[Point, dict[int, Kept]]:
-    """The files of every point and seed.
-
-    Raises:
-        UserError: Figures are missing, or those of all seeds together, and the scorer cannot be had.
-    """
-    seeds = plan.config.integers("seeds")
-    found = {
-        p: {seed: Kept.of(p, seed, plan.samplers[p.model], plan.config, out, data) for seed in seeds}
-        for p in plan.points
-    }
-    scored = all(kept.scored for files in found.values() for kept in files.values())
-    pooled = [pooled_file(p, seeds, plan.samplers[p.model], plan.config, out, data) for p in found if len(seeds) > 1]
-    if not (scored and all(file.exists() for file in pooled)):
-        check_scorer(plan.config.scorer)
-    return found
 
 
 def check_texts(texts: Mapping[str, str], remedy: str = "name one data set with --data") -> None:

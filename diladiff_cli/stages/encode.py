@@ -37,6 +37,7 @@ from diladiff_cli.runtime.folders import check_replaceable, recover, replacing, 
 from diladiff_cli.runtime.helpers import led, shared_out
 from diladiff_cli.runtime.locks import sole_writer
 from diladiff_cli.runtime.progress import Spinner
+from diladiff_cli.stages.common import several
 from diladiff_cli.stages.encode_finished import TextHash, finished_data
 from diladiff_cli.tokenizer_files import write_tokenizer
 
@@ -117,8 +118,8 @@ def rereadable(sources: Sequence[str]) -> Iterator[list[str]]:
 def encode_text(
     config: EncodeConfig,
     *,
-    text: Sequence[str],
-    valid: Sequence[str] = (),
+    text: str | Sequence[str],
+    valid: str | Sequence[str] = (),
     out: Path | str,
     resume: bool | None = None,
     dry_run: bool = False,
@@ -142,6 +143,7 @@ def encode_text(
         UserError: A source or the tokenizer cannot be used, there is too little text for one block of a split, or
             ``out`` holds something else, or another run is writing it.
     """
+    text, valid = several(text), several(valid)
     if not text:
         raise UserError("no text was given", "name files, folders, globs, a Hub data set, or - for standard input")
     out = Path(out)

@@ -13,7 +13,7 @@ from diladiff_cli.metrics.scorers import check_scorer
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.settings import ConfigError, flag
-from diladiff_cli.stages.common import open_recorded_data, path_or_none
+from diladiff_cli.stages.common import open_recorded_data, path_or_none, several
 from diladiff_cli.stages.eval_artifact import artifact_table, evaluate_artifact
 from diladiff_cli.stages.eval_samples import cell, report_table
 from diladiff_cli.stages.sample_measure import Report, SampleMeasure
@@ -31,7 +31,10 @@ FIGURES = ("n", "genppl", "entropy", "mauve", "latent_agreement")
 
 
 def evaluate_files(
-    config: EvalConfig, targets: Sequence[str | Path], reference: Sequence[str] = (), data: Path | str | None = None
+    config: EvalConfig,
+    targets: str | Path | Sequence[str | Path],
+    reference: str | Sequence[str] = (),
+    data: Path | str | None = None,
 ) -> Iterator[Report]:
     """Measure files of samples and artifacts.
 
@@ -48,7 +51,7 @@ def evaluate_files(
         ConfigError: An option that nothing would heed.
         UserError: A file of samples, an artifact, its data set or the scorer cannot be used.
     """
-    data = path_or_none(data)
+    targets, reference, data = several(targets), several(reference), path_or_none(data)
     config = replace(config, precision=settled_precision(config.precision, sampling_device()))
     found, measure = _read(targets, reference, data), SampleMeasure(config, tuple(reference))
     _check_inputs(config, found, reference, data)
@@ -56,7 +59,10 @@ def evaluate_files(
 
 
 def evaluation_plan(
-    config: EvalConfig, targets: Sequence[str | Path], reference: Sequence[str] = (), data: Path | str | None = None
+    config: EvalConfig,
+    targets: str | Path | Sequence[str | Path],
+    reference: str | Sequence[str] = (),
+    data: Path | str | None = None,
 ) -> dict[str, Any]:
     """What a dry run prints: what :func:`evaluate_files` would measure, for which it takes the same arguments.
 
@@ -65,7 +71,7 @@ def evaluation_plan(
     Raises:
         ConfigError, UserError: As of :func:`evaluate_files`.
     """
-    data = path_or_none(data)
+    targets, reference, data = several(targets), several(reference), path_or_none(data)
     found, measure = _read(targets, reference, data), SampleMeasure(config, tuple(reference))
     _check_inputs(config, found, reference, data)
     plans: list[dict[str, Any]] = []

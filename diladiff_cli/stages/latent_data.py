@@ -56,6 +56,15 @@ def stored_latents(ae: Artifact, tokens: TokenData, folder: Path) -> LatentSourc
     return LatentSource(len(rows), lambda r: torch.from_numpy(rows.gather(r)), lambda z: z.float())
 
 
+def maker_of(latents: Path) -> Path:
+    """The auto-encoder that latents record as theirs.
+
+    Raises:
+        UserError: There are no such latents.
+    """
+    return linked(latents, open_latents(latents).config["parents"]["ae"]["path"])
+
+
 def matching_latents(ae: Artifact, tokens: TokenData, folder: Path) -> LatentData:
     """Stored latents of an auto-encoder and a data set.
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diladiff_cli.errors import UserError
+from diladiff_cli.stages.common import several
 from diladiff_cli.stages.pictures import (
     COLOURS,
     DASHES,
@@ -134,7 +135,7 @@ def figures_of(sources: Sequence[Source]) -> Iterator[tuple[str, "Figure"]]:
             yield name, draw(measured)
 
 
-def plot(targets: Sequence[str | Path], out: Path | str, formats: Sequence[str]) -> Iterator[LogLine]:
+def plot(targets: str | Path | Sequence[str | Path], out: Path | str, formats: Sequence[str]) -> Iterator[LogLine]:
     """Draw artifacts and reports, and write the pictures.
 
     Args:
@@ -149,7 +150,7 @@ def plot(targets: Sequence[str | Path], out: Path | str, formats: Sequence[str])
         UserError: As of :func:`read_sources`, or the folder cannot be written.
     """
     out, drawn = Path(out), False
-    for name, figure in figures_of(read_sources(targets)):
+    for name, figure in figures_of(read_sources(several(targets))):
         try:
             files = save_picture(figure, out, name, formats)
         except OSError as error:

@@ -12,6 +12,7 @@ from torch import Tensor
 from diladiff_cli.data.text import Piece, iter_pieces
 from diladiff_cli.data.tokenizer import decode_text, encode_documents
 from diladiff_cli.errors import UserError, meant_instead
+from diladiff_cli.notes import say
 
 Sample = dict[str, Any]
 MOST_TOKENS = 1 << 31
@@ -25,7 +26,7 @@ SETTINGS = (
 
 
 def read_samples(source: str) -> list[Sample]:
-    """The JSON lines of ``sample``, from a file or from standard input (``-``).
+    """The JSON lines of ``sample``, from a file or from standard input (``-``); one that is there twice counts once.
 
     Raises:
         UserError: No such file, no lines, or a line that is no sample; names the line.
@@ -39,7 +40,19 @@ def read_samples(source: str) -> list[Sample]:
     samples = [_parse(line, f"{name}, line {i}") for i, line in enumerate(lines, 1) if line.strip()]
     if not samples:
         raise UserError(f"{name} holds no samples", "write some with: diladiff sample --n 64")
-    return samples
+    different = _different(samples)
+    if len(different) < len(samples):
+        say(f"{name}: {len(samples) - len(different)} of {len(samples)} samples are there before, and count once")
+    return different
+
+
+def _different(samples: list[Sample]) -> list[Sample]:
+    """The samples without repeated ones, of the same number, seed, way of sampling and text."""
+    found: dict[str, Sample] = {}
+    for place, sample in enumerate(samples):
+        names = [sample.get(name) for name in (*SETTINGS, "seed", "id", "text")]
+        found.setdefault(json.dumps(names if {"seed", "id"} <= sample.keys() else place), sample)
+    return list(found.values())
 
 
 def _parse(line: bytes, place: str) -> Sample:

@@ -20,6 +20,7 @@ from diladiff_cli.runtime.precision import settled
 from diladiff_cli.runtime.randomness import BatchNoise, generator
 from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import Session
+from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import (
     child_fields,
     compile_method,
@@ -33,7 +34,7 @@ from diladiff_cli.stages.common import (
     validation_batches,
 )
 from diladiff_cli.stages.feature_sources import text_encoder
-from diladiff_cli.stages.latent_data import encoded_latents, stored_latents, validation_latents
+from diladiff_cli.stages.latent_data import encoded_latents, maker_of, stored_latents, validation_latents
 from diladiff_cli.stages.networks import build
 
 NOISE_SEED = 11  # of the noise in validation; another one for each seed
@@ -131,7 +132,7 @@ def _mean_error(
 def train_prior(
     config: PriorConfig,
     *,
-    ae: Path | str,
+    ae: Path | str | None = None,
     latents: Path | str | None = None,
     data: Path | str | None = None,
     out: Path | str,
@@ -142,7 +143,7 @@ def train_prior(
 
     Args:
         config: Network and optimisation.
-        ae: Artifact of ``train-ae``.
+        ae: Artifact of ``train-ae``; None for the one that made the latents.
         latents: Folder of ``encode --ae``; None encodes on the fly.
         data: Token data set; None for the one that the auto-encoder was trained on.
         out: Folder of the artifact.
@@ -154,8 +155,12 @@ def train_prior(
 
     Raises:
         UserError: Unusable inputs.
+        ConfigError: Neither an auto-encoder nor latents.
     """
-    ae, latents, data, out = Path(ae), path_or_none(latents), path_or_none(data), Path(out)
+    latents, data, out = path_or_none(latents), path_or_none(data), Path(out)
+    if ae is None and latents is None:
+        raise ConfigError(["--ae is missing; name an auto-encoder, or --latents that one has made"])
+    ae = maker_of(latents) if ae is None and latents is not None else Path(str(ae))
     config = settled(config, out, resume)
     parent = load_parent(ae, "ae")
     tokens = open_recorded_data(parent, data)
@@ -175,7 +180,6 @@ def train_prior(
         loss_fn=prior_loss(source.to_latents, model.schedule, config.p_self_cond),
         fetch=source.fetch,
         tokens_per_row=tokens.length,
-        # forward and backward, and a forward of those that get estimates
         flops_per_row=prior_flops(model, network["latents"], config),
         validate=lambda average: prior_figures(average, model.schedule, valid),
         artifact=artifact,

@@ -142,5 +142,5 @@ def test_sigterm_during_training_saves_and_the_same_command_continues(warm_shell
     assert logged == list(range(1, steps + 1))
     finished = warm_shell(*arguments)
     assert finished.status == 0
-    assert "is finished; --fresh trains it again" in finished.err
+    assert f"is finished, at step {steps}; --fresh trains it again" in finished.err
     assert finished.errors[-1].endswith(" (in words: ckpt/mdlm/README.md)")

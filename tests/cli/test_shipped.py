@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diladiff_cli.runtime import names
+from diladiff_cli.runtime import model_paths
 from diladiff_cli.stages.export import export
 from diladiff_cli.stages.reference_text import SHIPPED
 
@@ -19,7 +19,7 @@ def bundle(tiny_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """The tiny student in the place of the model that ships."""
     place = tmp_path / "installed" / "model"
     export(tiny_chain.student, place)
-    monkeypatch.setattr(names, "SHIPPED_MODEL", place)
+    monkeypatch.setattr(model_paths, "SHIPPED_MODEL", place)
     return place
 
 
@@ -77,7 +77,7 @@ def test_the_data_set_of_what_ships_is_told_where_it_is_missing(
     place = tmp_path / "installed" / "model"
     export(chain_copy.student, place)
     shutil.rmtree(chain_copy.data)
-    monkeypatch.setattr(names, "SHIPPED_MODEL", place)
+    monkeypatch.setattr(model_paths, "SHIPPED_MODEL", place)
     found = cli("encode", "--ae", "shipped/parents/ae")
     assert (found.status, found.out) == (1, "")
     assert found.error.startswith("error: shipped/parents/ae is a bundle")
@@ -106,7 +106,7 @@ def test_without_what_ships_its_samples_are_compared_by_characters(
     cli: Cli, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("drawn.jsonl").write_text(cli("sample", "--model", "shipped", "--n", "2").out)
-    monkeypatch.setattr(names, "SHIPPED_MODEL", bundle / "none")
+    monkeypatch.setattr(model_paths, "SHIPPED_MODEL", bundle / "none")
     found = cli("eval", "drawn.jsonl", "--scorer", "none")
     assert found.status == 0, found.err
     assert json.loads(found.out)["reference"]["source"] == SHIPPED
@@ -116,10 +116,10 @@ def test_what_only_seems_to_ship_or_cannot_be_asked_for_is_told_by_its_path(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(bundle)
-    assert names.name_of(Path("../ckpt/x")) == "../ckpt/x"
-    assert names.name_of(Path("parents/../parents/mdlm")) == "shipped/parents/mdlm"
+    assert model_paths.name_of(Path("../ckpt/x")) == "../ckpt/x"
+    assert model_paths.name_of(Path("parents/../parents/mdlm")) == "shipped/parents/mdlm"
     (bundle / "config.json").unlink()
-    assert names.name_of(bundle / "parents" / "mdlm") == str(bundle / "parents" / "mdlm")
+    assert model_paths.name_of(bundle / "parents" / "mdlm") == str(bundle / "parents" / "mdlm")
 
 
 def test_names_that_only_look_like_it_are_left_as_they_are(cli: Cli, bundle: Path) -> None:

@@ -224,6 +224,19 @@ def test_what_cannot_be_an_id_is_not_looked_for_on_the_hub(monkeypatch: pytest.M
         load_tokenizer("trian:512")
 
 
+def test_text_that_a_tokenizer_has_no_token_for_is_told(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    fast: Any = PreTrainedTokenizerFast
+    fast(tokenizer_object=Tokenizer(WordLevel({"a": 0, "b": 1}))).save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    assert encode_documents(tokenizer, ["a"]) == [[0, separator_id(tokenizer)]]
+    with pytest.raises(UserError, match=r"cannot encode the text \(.*UNK.*\); take one that knows all bytes"):
+        encode_documents(tokenizer, ["c"])
+
+
 def test_a_tokenizer_is_saved_compactly_and_as_it_is(trained: Any, tmp_path: Path) -> None:
     trained.save_pretrained(tmp_path)
     kept = saved_files(trained)["tokenizer.json"]

@@ -114,6 +114,18 @@ def test_a_stage_that_others_were_made_with_is_not_trained_further(
     assert train_mdlm(longest, data=chain_copy.data, out=chain_copy.mdlm, resume=True)["step"] == 8
 
 
+def test_an_unfinished_stage_that_others_were_made_with_is_not_trained_further(chain_copy: Chain) -> None:
+    config, folder = mdlm_config(max_minutes=1e-9), chain_copy.root / "new"
+    assert train_mdlm(config, data=chain_copy.data, out=folder / "mdlm")["step"] == 1
+    train_ae(ae_config(max_steps=1), base=folder / "mdlm", out=folder / "ae")
+    told = rf"mdlm is not finished, and what was made with it \({folder}/ae\) could not use it trained further; delete"
+    with pytest.raises(UserError, match=told):
+        train_mdlm(config, data=chain_copy.data, out=folder / "mdlm")
+    assert len(load(folder / "ae", "cpu").sample(n=1)) == 1
+    shutil.rmtree(folder / "ae")
+    assert train_mdlm(mdlm_config(), data=chain_copy.data, out=folder / "mdlm")["step"] == 5
+
+
 def test_a_folder_whose_replacement_was_cut_off_is_there(cli: Cli, chain_copy: Chain) -> None:
     for folder in (chain_copy.data, chain_copy.mdlm):
         folder.rename(folder.with_name(f".{folder.name}.old"))

@@ -222,6 +222,13 @@ def test_the_table_says_once_why_something_is_left_out() -> None:
         assert sum("left out" in line and name in line.split(" left out")[0].split(", ") for line in caption) == 1
 
 
+def test_a_sample_that_is_there_twice_counts_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drawn = [{"id": i, "seed": s, "text": f"text {i}", "latent": i} for i in (0, 1) for s in (0, 1)]
+    lines = [json.dumps(one) for one in [*drawn, drawn[1], drawn[3], {"text": "a"}, {"text": "a"}]]
+    assert read_samples(write(tmp_path, *lines)) == [*drawn, {"text": "a"}, {"text": "a"}]
+    assert "samples.jsonl: 2 of 8 samples are there before, and count once\n" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def three_documents(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("text") / "some.jsonl"

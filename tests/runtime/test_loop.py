@@ -2,6 +2,7 @@ import json
 import shutil
 import signal
 from pathlib import Path
+from threading import Thread
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +16,7 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CHECKSUM, sealed
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.metrics_log import read_metrics
+from diladiff_cli.runtime.randomness import BatchNoise
 from diladiff_cli.runtime.resume import changed_settings, check_resume, differences
 from diladiff_cli.runtime.session import Interrupted
 from diladiff_cli.settings import ConfigError
@@ -105,7 +107,7 @@ def test_a_finished_run_is_left_as_it_is(
     first = toy.toy_train(config, tmp_path / "run")
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
     assert toy.toy_train(config, tmp_path / "run", resume) | {"seconds": 0} == first | {"seconds": 0}
-    assert "is finished; --fresh trains it again" in capsys.readouterr().err
+    assert "is finished, at step 2; --fresh trains it again" in capsys.readouterr().err
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")} == before
     toy.toy_train(config, tmp_path / "run", resume=False)
     assert [line["step"] for line in lines(tmp_path / "run", "train")] == [1, 2]
@@ -231,3 +233,28 @@ def test_trackers_keep_their_logs_when_checkpoints_replace_the_folder(
 
     found = EventAccumulator(str(tmp_path / "logs" / "run" / "diladiff")).Reload()
     assert [event.step for event in found.Scalars("train/loss")] == list(range(1, 13))
+
+
+def test_a_tracker_forgets_the_steps_that_a_kill_has_lost(toy: ModuleType, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is an extra")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def broken(model: torch.nn.Module, x: torch.Tensor, noise: BatchNoise) -> Any:
+        if noise.step == 7:
+            raise RuntimeError("killed")
+        return toy.toy_loss(model, x, noise)
+
+    config = toy.settings(log_with="tensorboard", save_every=4, log_every=1)
+    with pytest.raises(RuntimeError, match="killed"):
+        toy.toy_train(config, tmp_path / "run", loss_fn=broken)
+    toy.toy_train(config, tmp_path / "run")
+    found = EventAccumulator(str(tmp_path / "logs" / "run" / "diladiff")).Reload()
+    assert [event.step for event in found.Scalars("train/loss")] == list(range(1, 13))
+
+
+def test_a_run_in_a_thread_goes_without_signals(toy: ModuleType, tmp_path: Path) -> None:
+    steps: list[int] = []
+    thread = Thread(target=lambda: steps.append(toy.toy_train(toy.settings(), tmp_path / "run")["step"]))
+    thread.start()
+    thread.join()
+    assert steps == [12]

@@ -271,7 +271,7 @@ def test_samples_stay_where_a_speed_is_measured_on_another_machine(
     (samples,) = (file for file in (tmp_path / "points").glob("*.jsonl"))
     samples.write_text(samples.read_text().replace('"order"', '"measured there": true, "order"'), encoding="utf-8")
     kept = samples.read_bytes()
-    monkeypatch.setattr("diladiff_cli.stages.bench_points.machine", lambda device: "another")
+    monkeypatch.setattr("diladiff_cli.stages.bench_kept.machine", lambda device: "another")
     (after,) = bench(tiny_chain, tmp_path, decode_steps="2", steps="1", seeds="0")
     assert len(drawn) == 2
     assert samples.read_bytes() == kept

@@ -9,7 +9,8 @@ import pytest
 from diladiff_cli.config import BenchConfig, SampleConfig
 from diladiff_cli.errors import UserError
 from diladiff_cli.stages.bench_frontier import bench_frontier
-from diladiff_cli.stages.bench_points import Point, _content, bench_plan, plan_points
+from diladiff_cli.stages.bench_kept import bench_plan
+from diladiff_cli.stages.bench_points import Point, _content, plan_points
 from diladiff_cli.stages.sampler import load_sampler
 
 from ..chain import Chain

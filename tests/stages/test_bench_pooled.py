@@ -12,7 +12,7 @@ from diladiff_cli.config import BenchConfig, EvalConfig
 from diladiff_cli.errors import UserError
 from diladiff_cli.metrics.mauve import NOT_INSTALLED, mauve_score
 from diladiff_cli.stages.bench_frontier import bench_frontier
-from diladiff_cli.stages.bench_points import bench_plan
+from diladiff_cli.stages.bench_kept import bench_plan
 from diladiff_cli.stages.eval_samples import MAUVE_SEEDS
 from diladiff_cli.stages.sample_measure import SampleMeasure
 
@@ -161,3 +161,21 @@ def test_what_is_left_out_for_want_of_the_package_comes_with_it(
         found = bench(tiny_chain, tmp_path)
     assert found["left_out"]["mauve"] == found["left_out"]["mauve_pooled"] == NOT_INSTALLED
     assert {"mauve", "mauve_pooled"} <= bench(tiny_chain, tmp_path)["figures"].keys()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"text": 3}', '{"a": 1}'])
+@pytest.mark.parametrize("kind", ["????????????????????.jsonl", "*.speed.json", "*.figures.json", "*.pooled.json"])
+def test_what_is_damaged_is_measured_again_and_named(
+    tiny_chain: Chain,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    content: str,
+) -> None:
+    give_scorer(monkeypatch)
+    first = bench(tiny_chain, tmp_path)
+    file = next((tmp_path / "points").glob(kind))
+    file.write_text(content)
+    assert bench(tiny_chain, tmp_path)["figures"] == first["figures"]
+    assert f"{file} is damaged: what it held is measured again\n" in capsys.readouterr().err

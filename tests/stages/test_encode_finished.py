@@ -17,7 +17,7 @@ from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CHECKSUM, sealed
 from diladiff_cli.stages import encode as stage
-from diladiff_cli.stages import encode_again
+from diladiff_cli.stages import encode_finished
 from diladiff_cli.stages.encode import encode_text
 from diladiff_cli.stages.encode_finished import finished_data
 
@@ -134,7 +134,7 @@ def test_a_hub_data_set_is_compared_by_name_and_text_beside_it_counts_as_other(
     made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, local = made / "data" / "config.json", str(made / "text.txt")
-    monkeypatch.setattr(encode_again, "find_files", lambda source: None if source == "owner/set" else [Path(source)])
+    monkeypatch.setattr(encode_finished, "find_files", lambda source: None if source == "owner/set" else [Path(source)])
     for sources, same in ((["owner/set"], True), (["owner/set", local], False)):
         record = json.loads(config.read_text()) | {"sources": sources}
         del record[CHECKSUM]

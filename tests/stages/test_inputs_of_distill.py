@@ -9,11 +9,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diladiff_cli.errors import UserError
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
+from diladiff_cli.runtime.artifacts import load_artifact
+from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import trunk_flops
 from diladiff_cli.stages.distill import distill
 from diladiff_cli.stages.encode_latents import encode_latents
+from diladiff_cli.stages.train_prior import train_prior
 
-from ..chain import Chain, distill_config
+from ..chain import Chain, distill_config, prior_config
 
 
 def test_stored_latents_are_all_that_it_needs_of_base_and_encoder(chain_copy: Chain) -> None:
@@ -34,6 +37,16 @@ def test_what_a_step_does_not_call_is_not_compiled(chain_copy: Chain, monkeypatc
     assert compiled == ["forward", "along_ode"]
     distill(replace(config, p_self_cond=0.5), prior=chain_copy.prior, out=chain_copy.root / "self")
     assert compiled[2:] == ["forward", "forward", "along_ode"]
+
+
+def test_a_prior_takes_the_auto_encoder_that_made_its_latents(chain_copy: Chain) -> None:
+    latents = chain_copy.root / "latents"
+    encode_latents(ae=chain_copy.ae, out=latents)
+    train_prior(prior_config(max_steps=1), latents=latents, out=chain_copy.root / "new")
+    made = load_artifact(chain_copy.root / "new", "prior")
+    assert made.parent("ae").hash == load_artifact(chain_copy.ae).hash
+    with pytest.raises(ConfigError, match="ae is missing; name an auto-encoder, or latents"):
+        train_prior(prior_config(max_steps=1), out=chain_copy.root / "none")
 
 
 @pytest.mark.parametrize("kind", [LatentPrior, LatentStudent])
