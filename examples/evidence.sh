@@ -86,7 +86,7 @@ latent_steps() {
 }
 spread_order() {
   local latents=(--latent-scale "$scale" --temperatures 0.85 "${many[@]}")
-  bench --model "$models/mdlm" --decode-steps "$powers" --order spread --temperatures 1.0,0.92,0.85,0.7 "${many[@]}"
+  bench --model "$models/mdlm" --decode-steps "$powers" --order spread --temperatures 1.0,0.92,0.85 "${many[@]}"
   bench "${prior[@]}" --decode-steps 4,8,16 --order spread "${latents[@]}"
   bench "${student[@]}" --decode-steps "$powers" --order spread "${latents[@]}"
   bench "${student[@]}" --decode-steps "$powers" --order spread --latent-until 0.5 "${latents[@]}"

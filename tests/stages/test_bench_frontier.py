@@ -17,7 +17,7 @@ from diladiff_cli.stages.export import export
 from diladiff_cli.stages.sample import generate
 from diladiff_cli.stages.sampler import load_sampler
 
-from ..chain import LENGTH, Chain
+from ..chain import Chain
 
 Report = dict[str, Any]
 SETTINGS: dict[str, Any] = {
@@ -227,12 +227,6 @@ def test_figures_beside_the_shipped_text_are_measured_again_when_the_data_set_is
     assert "ships with" in bench(chain_copy, tmp_path / "bench", "mdlm")[0]["reference"]["source"]
     shutil.move(tmp_path / "moved", chain_copy.data)
     assert bench(chain_copy, tmp_path / "bench", "mdlm")[0]["reference"]["source"] == chain_copy.held_out
-
-
-def test_the_default_steps_are_powers_of_two_up_to_the_length(tiny_chain: Chain, tmp_path: Path) -> None:
-    reports = bench(tiny_chain, tmp_path, "mdlm", decode_steps="", n=2, seeds="0")
-    assert [r["decode_steps"] for r in reports] == [4, 8, 16]
-    assert LENGTH == 16
 
 
 def test_bases_are_compared_at_equal_entropy_and_equal_decoding_steps(tiny_chain: Chain, tmp_path: Path) -> None:

@@ -74,6 +74,11 @@ def test_orders_that_end_by_themselves_have_one_number_of_steps(
     assert [p["decode_steps"] for p in points] == steps
 
 
+def test_the_default_steps_are_powers_of_two_up_to_the_length(tiny_chain: Chain, tmp_path: Path) -> None:
+    points = bench_plan(BenchConfig(), [tiny_chain.mdlm], tmp_path)["points"]
+    assert [p["decode_steps"] for p in points] == [4, 8, 16]
+
+
 def test_a_plan_tells_factors_on_latents_apart(tiny_chain: Chain, tmp_path: Path) -> None:
     config = BenchConfig(**SETTINGS | {"decode_steps": "4", "latent_scale": "1,0.5"})
     points = bench_plan(config, [str(tiny_chain.student)], str(tmp_path))["points"]
