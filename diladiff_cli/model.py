@@ -133,7 +133,7 @@ class Model:
         blocks = torch.tensor([[*row, *[end] * (self.length - len(row))] for row in rows], dtype=torch.int64)
         blocks = blocks.to(self.sampler.device)
         starts = range(0, len(blocks), TEXTS_AT_ONCE)
-        empty = torch.zeros(0, *shape, device=self.sampler.device)
+        empty = torch.zeros(0, *shape, dtype=torch.float32, device=self.sampler.device)
         return torch.cat([empty, *(self.sampler.encoder(blocks[i : i + TEXTS_AT_ONCE]) for i in starts)])
 
     def decode(self, latents: Tensor, decode_steps: int = 0, seed: int = 0, **options: Any) -> list[Sample]:

@@ -142,6 +142,28 @@ def test_latents_that_are_not_finite_are_refused(student: Model, value: float) -
         student.decode(z_0)
 
 
+IN_ANOTHER_DEFAULT = """
+import sys, torch
+import diladiff_cli
+
+if sys.argv[2] == "before":
+    torch.set_default_dtype(torch.float64)
+model = diladiff_cli.load(sys.argv[1])
+torch.set_default_dtype(torch.float64)
+print([sample["token_ids"] for sample in model.sample(n=2, decode_steps=4)], model.encode("the cat").dtype)
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("stage", ["prior", "student"])
+def test_another_default_precision_changes_nothing(tiny_chain: Chain, stage: str, when: str) -> None:
+    path = getattr(tiny_chain, stage)
+    command = [sys.executable, "-c", IN_ANOTHER_DEFAULT, str(path), when]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    wanted = [sample["token_ids"] for sample in load(path, "cpu").sample(n=2, decode_steps=4)]
+    assert (done.stdout, done.returncode) == (f"{wanted} torch.float32\n", 0), done.stderr
+
+
 IN_THREADS = """
 import sys, threading
 import diladiff_cli

@@ -91,7 +91,7 @@ def probability_flow(
     way = SOLVERS[solver]
     z_self = nothing = torch.zeros_like(z)
     for step, (start, end) in enumerate(pairwise(way.times(schedule, steps).tolist())):
-        t = torch.full((len(z),), start, device=z.device)
+        t = torch.full((len(z),), start, dtype=torch.float32, device=z.device)
         z_self = estimate(z, t, z_self)
         if on_step is not None:
             on_step(step, z_self)
@@ -182,7 +182,7 @@ def average_velocity_steps(
     z_self = torch.zeros_like(z)
     for index, (start, end) in enumerate(pairwise(grid)):
         lower, scale, noise_std = gamma_target(schedule, end, gamma)
-        t = torch.full((len(z),), start, device=z.device)
+        t = torch.full((len(z),), start, dtype=torch.float32, device=z.device)
         z = scale * (z - (start - lower) * u(z, t, torch.full_like(t, lower), z_self))
         if noise_std > 0 and noises is not None:
             z = z + noise_std * noises[:, index]

@@ -23,7 +23,7 @@ ONE_AT_A_TIME = Lock()
 
 def latent_positions(latents: int, length: int) -> Tensor:
     """(N,) the place in the text of each latent: (j + 0.5) L / N - 0.5 (method section 3)."""
-    return (torch.arange(latents) + 0.5) * (length / latents) - 0.5
+    return (torch.arange(latents, dtype=torch.float32) + 0.5) * (length / latents) - 0.5
 
 
 @contextmanager

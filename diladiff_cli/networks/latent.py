@@ -34,7 +34,7 @@ class TimeEmbedding(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, t: Tensor) -> Tensor:
-        exponents = torch.linspace(0, math.log(MAX_FREQUENCY), self.frequencies, device=t.device)
+        exponents = torch.linspace(0, math.log(MAX_FREQUENCY), self.frequencies, dtype=torch.float32, device=t.device)
         angles = t[:, None] * exponents.exp()
         return self.out(torch.nn.functional.silu(self.hidden(torch.cat([angles.cos(), angles.sin()], dim=-1))))
 

@@ -26,7 +26,7 @@ def has_rotary(positions: str, qk_norm: bool = True) -> bool:
 
 def rotary_angles(positions: Tensor, head_width: int) -> Tensor:
     """(N, head_width / 2) rotation angles for real-valued positions (N,)."""
-    exponents = torch.arange(0, head_width, 2, device=positions.device) / head_width
+    exponents = torch.arange(0, head_width, 2, dtype=torch.float32, device=positions.device) / head_width
     return positions[:, None].float() * ROTARY_BASE**-exponents
 
 

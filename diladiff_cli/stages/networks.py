@@ -71,7 +71,7 @@ def build(artifact: Artifact, device: torch.device | str = "cpu") -> Any:
         )
     model = make(**network)
     model.load_state_dict(state)
-    return model.requires_grad_(False).eval().to(device)
+    return model.requires_grad_(False).eval().to(device, torch.float32)  # whatever the default is
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
