@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from diladiff_cli.errors import UserError, meant_instead
 from diladiff_cli.hub import names_a_path
@@ -21,6 +21,11 @@ READERS: dict[str, str | None] = {
     ".parquet": "parquet",
 }
 FORMATS = ", ".join(READERS)
+
+
+def several(given: Any) -> list[Any]:
+    """A list of sources or models of which a single one may be given alone; a text is one name, not its letters."""
+    return [given] if isinstance(given, str | Path) else list(given)
 
 
 def ending(path: Path | str) -> str | None:

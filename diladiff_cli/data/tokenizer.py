@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from diladiff_cli.errors import UserError, first_line, meant_instead
+from diladiff_cli.errors import UserError, first_line, is_out_of_memory, meant_instead
 from diladiff_cli.hub import names_a_path
 from diladiff_cli.integrity import read_json
 from diladiff_cli.notes import say
@@ -170,6 +170,8 @@ def encode_documents(tokenizer: Any, documents: Sequence[str]) -> list[list[int]
     try:
         rows = tokenizer(list(documents), verbose=False, **options)["input_ids"]
     except Exception as error:  # the library raises no kind of its own
+        if is_out_of_memory(error):
+            raise
         what = f"the tokenizer {tokenizer.name_or_path} cannot encode the text ({first_line(error)})"
         raise UserError(what, "take one that knows all bytes or has a token for what it does not know") from error
     return [[*row, end] for row in rows]

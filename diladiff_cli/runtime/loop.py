@@ -26,7 +26,6 @@ from diladiff_cli.runtime.gradients import (
 )
 from diladiff_cli.runtime.metrics_log import MetricsLog
 from diladiff_cli.runtime.optim import AveragedModel, build_optimizers, set_learning_rates
-from diladiff_cli.runtime.precision import deterministic_algorithms
 from diladiff_cli.runtime.prefetch import Prefetch
 from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.runtime.randomness import BatchNoise
@@ -56,6 +55,11 @@ def train(run: Run, session: Session, config: StageConfig, out: Path, resume: bo
         Interrupted: After saving (not in a row of bad steps), when a signal to stop came.
         UserError: A resume that does not fit, or numbers gone bad.
     """
+    with closing(session):
+        return _train(run, session, config, out, resume)
+
+
+def _train(run: Run, session: Session, config: StageConfig, out: Path, resume: bool | None) -> dict[str, Any]:
     stored = check_resume(out, config, run.artifact, resume)
     session.accelerator.wait_for_everyone()  # all have read the folder before it changes
     if session.is_main:
@@ -71,7 +75,7 @@ def train(run: Run, session: Session, config: StageConfig, out: Path, resume: bo
     if stored is None:
         run.prepare()
     loop = _Loop(run, session, config, out, stored)
-    with deterministic_algorithms(config.deterministic), StopRequest() as stop, closing(loop.batches):
+    with StopRequest() as stop, closing(loop.batches):
         return loop.run_all(stop)
 
 
@@ -106,9 +110,7 @@ class _Loop:
         self.wrapped_optimizers = [session.accelerator.prepare(optimizer) for optimizer in self.optimizers]
         self.batches = Prefetch(partial(session.fetch, run), config.max_steps)
         self.metrics = MetricsLog(out, self.step, self.validated_step) if session.is_main else None
-        if config.log_with != "none":
-            purge = {"tensorboard": {"purge_step": self.step + 1}}  # what a kill left beyond the checkpoint
-            session.accelerator.init_trackers("diladiff", config=config.to_dict(), init_kwargs=purge)
+        session.start_tracker(self.step)
 
     def run_all(self, stop: StopRequest) -> dict[str, Any]:
         tokens, mark, why = 0, self.clock.seconds(), 0
@@ -147,15 +149,13 @@ class _Loop:
                 raise self._diverged(self.step, "the last steps and the validation gave numbers that are not finite")
             self.bad_steps = 0
         self._save()
-        if self.config.log_with != "none":
-            self.session.accelerator.end_training()
         if why > TIME_IS_UP:
             raise Interrupted(why - TIME_IS_UP, self.saved_step)
         if why == TIME_IS_UP:
             if self.saved_step is None:
                 raise self._diverged(self.step, "the time was up, and no step gave finite numbers lately")
             say(time_is_up(self.config.max_minutes, self.step, self.saved_step))
-        found = {"step": self.step, "seconds": self.clock.seconds(), "validated_step": self.validated_step}
+        found = {"step": self.saved_step, "seconds": self.clock.seconds(), "validated_step": self.validated_step}
         return found | self.validation
 
     def _due(self, every: int) -> bool:

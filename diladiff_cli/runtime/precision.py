@@ -1,8 +1,5 @@
 """Which precision a machine knows, and which suits its matrix products."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -79,18 +76,3 @@ def settled(config: Config, out: Path, resume: bool | None) -> Config:
     stored = None if resume is False else read_progress(out / "state")
     precision = AUTO if stored is None else stored["training"].get("precision", AUTO)
     return replace(config, precision=agreed_precision(precision))
-
-
-@contextmanager
-def deterministic_algorithms(wanted: bool) -> Iterator[None]:
-    """Algorithms that give the same bits again, where ``wanted``; afterwards as before."""
-    if not wanted:
-        yield
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else torch refuses cuBLAS
-    before, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warned)

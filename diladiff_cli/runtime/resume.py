@@ -93,11 +93,12 @@ def check_resume(
     changed = changed_settings(stored, config)
     changeable = changed.keys() <= CHANGEABLE
     if changeable and stored["step"] < config.max_steps and (children := made_with(out)):
+        over = changed and stored["training"]["max_steps"] <= stored["step"]
         state = f"holds a run with other settings ({', '.join(changed.values())})" if changed else "is not finished"
         raise UserError(
             f"{out} {state}, and what was made with it ({', '.join(map(str, children))}) could not use it trained "
             "further",
-            f"{'repeat its settings, ' if changed else ''}delete those first, or go on with a copy of it: "
+            f"{'repeat its settings, ' if over else ''}delete those first, or go on with a copy of it: "
             f"cp -r {out} {out}-longer, then {'--resume ' if changed else ''}--out {out}-longer",
         )
     if changed and not (resume and changeable):

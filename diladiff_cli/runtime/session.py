@@ -116,7 +116,7 @@ def check_tracker(name: str) -> None:
 
 
 class Session:
-    """The Accelerator of a training run, and what depends on it.
+    """The Accelerator of a training run, and what depends on it; to be closed at its end.
 
     Args:
         config: Precision, accumulation, batch size and tracker.
@@ -130,6 +130,10 @@ class Session:
         if config.precision not in ("bf16", "fp32"):
             raise ValueError(f"precision {config.precision} was not settled")
         place = out.absolute()
+        self._deterministic = torch.are_deterministic_algorithms_enabled()
+        if config.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, at the first product on a GPU
+            torch.use_deterministic_algorithms(True)
         check_tracker(config.log_with)
         AcceleratorState._reset_state()  # else a stage that ran before in this process would dictate its precision
         self.accelerator = Accelerator(
@@ -165,6 +169,18 @@ class Session:
                 ]
             )
         self.micro_batch = config.batch_size // parts
+
+    def start_tracker(self, step: int) -> None:
+        """Begin to log what comes after ``step``; what a kill has left of later steps is taken back."""
+        if self.config.log_with != "none":
+            purge = {"tensorboard": {"purge_step": step + 1}}
+            self.accelerator.init_trackers("diladiff", config=self.config.to_dict(), init_kwargs=purge)
+
+    def close(self) -> None:
+        """End the tracker, and leave torch's choice of algorithms as it was."""
+        self.accelerator.end_training()
+        if self.config.deterministic:
+            torch.use_deterministic_algorithms(self._deterministic)
 
     def micro_batches(self) -> list[range]:
         """The places in the global batch of each of this process's micro-batches."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diladiff_cli.config import BenchConfig, EvalConfig, SampleConfig, solver_in_use
+from diladiff_cli.data.files import several
 from diladiff_cli.errors import UserError, writing
 from diladiff_cli.metrics.frontier import mean_and_std
 from diladiff_cli.metrics.mauve import DEFINITION, NOT_INSTALLED
@@ -19,7 +20,7 @@ from diladiff_cli.stages.bench_kept import SPEED, Kept, kept_files, kept_report,
 from diladiff_cli.stages.bench_lines import compared
 from diladiff_cli.stages.bench_points import Point, check_texts, plan_points
 from diladiff_cli.stages.bench_speed import machine, seconds
-from diladiff_cli.stages.common import path_or_none, several
+from diladiff_cli.stages.common import path_or_none
 from diladiff_cli.stages.eval_samples import TOO_FEW
 from diladiff_cli.stages.graphs import replays_pay
 from diladiff_cli.stages.reference_text import SHIPPED
@@ -91,7 +92,7 @@ def _measured(point: Point, seed: int, files: Kept, sampler: Sampler, measure: S
     if not files.drawn:
         samples, speed = _draw(sampler, replace(point.settings, seed=seed))
         with writing(out):
-            if kept_samples(files.samples) is None:  # another machine's, whose figures are kept, stay
+            if kept_samples(files.samples, files.n) is None:  # another machine's, whose figures are kept, stay
                 write_text(files.samples, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples))
             write_text(files.speed, json.dumps(speed) + "\n")
     figures = kept_report(files.figures, KEPT)
@@ -107,7 +108,7 @@ def _measured(point: Point, seed: int, files: Kept, sampler: Sampler, measure: S
 
 def _kept_samples(file: Path, point: Point) -> list[Sample]:
     """Samples of a file; the model may have another name now, by which the reference is found."""
-    return [sample | {"model": point.model} for sample in kept_samples(file) or []]
+    return [sample | {"model": point.model} for sample in kept_samples(file, point.settings.n) or []]
 
 
 def _pooled_mauve(

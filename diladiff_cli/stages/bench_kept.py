@@ -8,33 +8,35 @@ from pathlib import Path
 from typing import Any
 
 from diladiff_cli.config import FOR_SPEED, BenchConfig, EvalConfig
+from diladiff_cli.data.files import several
 from diladiff_cli.metrics.scorers import check_scorer
 from diladiff_cli.notes import say
 from diladiff_cli.stages.bench_points import Plan, Point, check_texts, plan_points
 from diladiff_cli.stages.bench_speed import machine
-from diladiff_cli.stages.common import open_recorded_data, path_or_none, several
+from diladiff_cli.stages.common import open_recorded_data, path_or_none
 from diladiff_cli.stages.sample_measure import SampleMeasure
 from diladiff_cli.stages.sample_sets import Sample
 from diladiff_cli.stages.sampler import Sampler
 
 SPEED_VERSION = 7  # of the kept speeds; raised when the sampler becomes faster, or something else is timed
+REFERENCE_FROM = "pieces from all over the text"  # changed when a reference that nobody named is chosen otherwise
 SPEED = ("seconds", "tokens_per_second", "latent_share", "batch_size", "machine")  # what a file of it holds
 FIGURES = ("samples", "definitions", "left_out", "scorer")
-POOLED = ("value", "values", "n", "scorer", "source")
+POOLED = ("value", "values", "n", "reference", "buckets", "scale", "seeds", "scorer", "source")
 
 Report = dict[str, Any]
 
 
-def kept_samples(file: Path) -> list[Sample] | None:
-    """The samples in a file; None where there is none, or what it holds are none."""
+def kept_samples(file: Path, n: int) -> list[Sample] | None:
+    """The ``n`` samples in a file; None where there is none, or what it holds is something else."""
     try:
         lines = file.read_text(encoding="utf-8").strip("\n").split("\n")  # texts may hold other line ends
         samples: list[Sample] = [json.loads(line) for line in lines]
-        if all(isinstance(s["text"], str) and isinstance(s["token_ids"], list) for s in samples):
+        if len(samples) == n and all(isinstance(s["text"], str) and isinstance(s["token_ids"], list) for s in samples):
             return samples
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         pass
     _tell_damage(file)
     return None
@@ -46,9 +48,9 @@ def kept_report(file: Path, names: Collection[str]) -> Report | None:
         report = json.loads(file.read_text(encoding="utf-8"))
         if isinstance(report, dict) and set(names) <= report.keys():
             return report
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     _tell_damage(file)
     return None
@@ -61,8 +63,9 @@ def _tell_damage(file: Path) -> None:
 
 @dataclass(frozen=True)
 class Kept:
-    """Files of what was measured of a point with one seed; ``speed`` is this machine's."""
+    """Files of what was measured of a point with one seed, of ``n`` samples; ``speed`` is this machine's."""
 
+    n: int
     samples: Path
     speed: Path
     figures: Path
@@ -72,6 +75,7 @@ class Kept:
         folder, place = out / "points", machine(sampler.device)
         reference = _reference_given(sampler, data)
         return cls(
+            n=point.settings.n,
             samples=folder / f"{point.key(seed)}.jsonl",
             speed=folder / f"{point.key(seed, config.batch_size, place, SPEED_VERSION)}.speed.json",
             figures=folder / f"{point.key(seed, config.scorer, *reference)}.figures.json",
@@ -80,7 +84,7 @@ class Kept:
     @property
     def drawn(self) -> bool:
         """Whether samples and their speed are there."""
-        return kept_samples(self.samples) is not None and kept_report(self.speed, SPEED) is not None
+        return kept_samples(self.samples, self.n) is not None and kept_report(self.speed, SPEED) is not None
 
     @property
     def scored(self) -> bool:
@@ -97,8 +101,8 @@ def pooled_file(
 
 
 def _reference_given(sampler: Sampler, data: Path | None) -> list[str]:
-    """Content of the data set that was named as the reference, if one was."""
-    return [] if data is None else [open_recorded_data(sampler.artifact, data).fingerprint]
+    """Content of the data set that was named as the reference, or how one is chosen where none was."""
+    return [REFERENCE_FROM] if data is None else [open_recorded_data(sampler.artifact, data).fingerprint]
 
 
 def bench_plan(

@@ -37,11 +37,6 @@ def relative(path: Path, out: Path) -> str:
     return os.path.relpath(path.resolve(), out.resolve())
 
 
-def several(given: Any) -> list[Any]:
-    """A list of sources or models of which a single one may be given alone; a text is one name, not its letters."""
-    return [given] if isinstance(given, str | Path) else list(given)
-
-
 def data_record(data: TokenData, out: Path) -> dict[str, Any]:
     """The data set as an artifact records it."""
     return {

@@ -234,7 +234,6 @@ def distill(
         loss_fn=MeanFlowLoss(source.to_latents, teacher, config),
         fetch=source.fetch,
         tokens_per_row=tokens.length,
-        # two teacher calls, those for self-conditioning, the jvp, backward
         flops_per_row=student_flops(model, parent.network["latents"], config),
         validate=lambda average: student_figures(average, teacher.schedule, drawn()),
         artifact=artifact,

@@ -16,7 +16,7 @@ import numpy as np
 
 from diladiff_cli import __version__
 from diladiff_cli.config import EncodeConfig
-from diladiff_cli.data.files import FORMATS, find_files, size_of, skipped_kinds
+from diladiff_cli.data.files import FORMATS, find_files, several, size_of, skipped_kinds
 from diladiff_cli.data.lines import OnRead, ignore
 from diladiff_cli.data.shards import ShardWriter
 from diladiff_cli.data.split import is_held_out, remedy_for_few, splittable
@@ -37,7 +37,6 @@ from diladiff_cli.runtime.folders import check_replaceable, recover, replacing, 
 from diladiff_cli.runtime.helpers import led, shared_out
 from diladiff_cli.runtime.locks import sole_writer
 from diladiff_cli.runtime.progress import Spinner
-from diladiff_cli.stages.common import several
 from diladiff_cli.stages.encode_finished import TextHash, finished_data
 from diladiff_cli.tokenizer_files import write_tokenizer
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diladiff_cli.config import EvalConfig
-from diladiff_cli.data.files import find_files
+from diladiff_cli.data.files import find_files, several
 from diladiff_cli.errors import UserError
 from diladiff_cli.metrics.scorers import check_scorer
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.settings import ConfigError, flag
-from diladiff_cli.stages.common import open_recorded_data, path_or_none, several
+from diladiff_cli.stages.common import open_recorded_data, path_or_none
 from diladiff_cli.stages.eval_artifact import artifact_table, evaluate_artifact
 from diladiff_cli.stages.eval_samples import cell, report_table
 from diladiff_cli.stages.sample_measure import Report, SampleMeasure

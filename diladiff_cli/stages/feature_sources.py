@@ -112,7 +112,7 @@ def recorded_source(name: str, source: FeatureSource, out: Path) -> dict[str, st
     """What an auto-encoder at ``out`` records of its feature source: the name, of a folder its path, and a hash."""
     if isinstance(source, SelfFeatures):  # a parent, whose hash is recorded anyway
         return {"features": name}
-    folder = Path(name)
+    folder = Path(name).expanduser()
     place = os.path.join(".", os.path.relpath(folder.resolve(), out.resolve())) if folder.is_dir() else name
     return {"features": place, "features_hash": source.hash()}
 

@@ -13,7 +13,7 @@ from diladiff_cli.data.tokens import TokenData
 from diladiff_cli.errors import UserError
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.artifacts import Artifact, linked
-from diladiff_cli.runtime.folders import restore
+from diladiff_cli.runtime.folders import is_there, restore
 from diladiff_cli.runtime.state import read_progress
 from diladiff_cli.stages.feature_sources import TextEncoder
 
@@ -60,9 +60,15 @@ def maker_of(latents: Path) -> Path:
     """The auto-encoder that latents record as theirs.
 
     Raises:
-        UserError: There are no such latents.
+        UserError: There are no such latents, or it is not where they have it.
     """
-    return linked(latents, open_latents(latents).config["parents"]["ae"]["path"])
+    restore(latents)
+    link = open_latents(latents).config.get("parents", {}).get("ae", {}).get("path")
+    place = linked(latents, link) if link else None
+    if place is None or not is_there(place):
+        where = f", {place}, is missing" if place else " is not recorded"
+        raise UserError(f"the auto-encoder that made {latents}{where}", "name it with --ae")
+    return place
 
 
 def matching_latents(ae: Artifact, tokens: TokenData, folder: Path) -> LatentData:

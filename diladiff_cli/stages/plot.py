@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diladiff_cli.data.files import several
 from diladiff_cli.errors import UserError
-from diladiff_cli.stages.common import several
 from diladiff_cli.stages.pictures import (
     COLOURS,
     DASHES,

@@ -99,7 +99,8 @@ def decodings_by_latent(samples: Iterable[Sample]) -> Tensor | None:
 def reference_samples(tokenizer: Any, length: int, n: int, sources: Sequence[str] = ()) -> list[Sample]:
     """Pieces of real text of the samples' length, spread evenly over the text in the order of :func:`evenly_spaced`.
 
-    A large corpus is not read to its end: of more than :data:`ENOUGH` tokens or characters the first part counts.
+    A large corpus is not read to its end: pieces come from its first :data:`ENOUGH` tokens or characters, or from eight
+    times as many pieces as are wanted, where those need more.
 
     Args:
         tokenizer: The generator's; None to cut by characters.

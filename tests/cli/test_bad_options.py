@@ -74,7 +74,8 @@ def write_files() -> None:
 @pytest.mark.parametrize(("name", "number"), ROUNDS, ids=[f"{name}-{i}" for name, i in ROUNDS])
 def test_bad_values_of_many_options_are_all_told_in_one_line_each(cli: Cli, name: str, number: int) -> None:
     values = rounds(CONFIGURED[name])[number]
-    more = {"eval": ["eval.jsonl"], "bench": ["--speed"] if FOR_SPEED & values.keys() else []}.get(name, [])
+    speed = ["--speed"] if FOR_SPEED & values.keys() else []
+    more = {"encode": ["a.txt"], "eval": ["eval.jsonl"], "bench": speed}.get(name, [])
     lines = check_errors(cli(name, *more, *(f"{flag(k)}={v}" for k, v in values.items())), 2, {})
     for option, value in values.items():
         (line,) = [line for line in lines if line.startswith(f"{flag(option)} ")]

@@ -237,6 +237,15 @@ def test_text_that_a_tokenizer_has_no_token_for_is_told(tmp_path: Path) -> None:
         encode_documents(tokenizer, ["c"])
 
 
+def test_a_lack_of_memory_is_no_fault_of_the_tokenizer(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(type(trained), "__call__", full)
+    with pytest.raises(MemoryError):
+        encode_documents(trained, ["a"])
+
+
 def test_a_tokenizer_is_saved_compactly_and_as_it_is(trained: Any, tmp_path: Path) -> None:
     trained.save_pretrained(tmp_path)
     kept = saved_files(trained)["tokenizer.json"]

@@ -222,7 +222,7 @@ DOUBLE = (
 SCRIPT = """
 import sys
 import torch
-from ..processes import emulated
+from tests.processes import emulated
 kept = emulated.set_up()
 DEVICE = emulated.DEVICE
 with emulated.GeneratorsStayAtHome():

@@ -258,3 +258,23 @@ def test_a_run_in_a_thread_goes_without_signals(toy: ModuleType, tmp_path: Path)
     thread.start()
     thread.join()
     assert steps == [12]
+
+
+def test_a_deterministic_run_is_so_from_its_beginning_and_leaves_nothing_behind(
+    toy: ModuleType, tmp_path: Path
+) -> None:
+    seen: list[bool] = []
+
+    def watched(model: torch.nn.Module, x: torch.Tensor, noise: BatchNoise) -> Any:
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        return toy.toy_loss(model, x, noise)
+
+    def prepare() -> None:
+        seen.append(torch.are_deterministic_algorithms_enabled())
+
+    config = toy.settings(max_steps=2, deterministic=True)
+    toy.toy_train(config, tmp_path / "run", loss_fn=watched, prepare=prepare)
+    assert seen == [True] * 3
+    assert not torch.are_deterministic_algorithms_enabled()
+    toy.toy_train(config, tmp_path / "run")  # finished
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -9,7 +9,6 @@ import torch
 from accelerate.utils import DistributedType
 
 from diladiff_cli.config import MdlmConfig
-from diladiff_cli.runtime.precision import deterministic_algorithms
 from diladiff_cli.runtime.session import Clock, CutShort, Session, StopRequest
 from diladiff_cli.settings import ConfigError
 
@@ -63,11 +62,16 @@ def test_stages_of_different_precision_follow_one_another_in_one_process(tmp_pat
 
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("wanted", [True, False])
-def test_deterministic_algorithms_are_asked_for_during_a_run(before: bool, wanted: bool) -> None:
+def test_deterministic_algorithms_are_asked_for_until_the_session_is_closed(
+    tmp_path: Path, before: bool, wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     torch.use_deterministic_algorithms(before)
     try:
-        with deterministic_algorithms(wanted):
-            assert torch.are_deterministic_algorithms_enabled() is (before or wanted)
+        found = session(tmp_path, deterministic=wanted)
+        assert torch.are_deterministic_algorithms_enabled() is (before or wanted)
+        assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) is wanted
+        found.close()
         assert torch.are_deterministic_algorithms_enabled() is before
     finally:
         torch.use_deterministic_algorithms(False)

@@ -163,7 +163,9 @@ def test_what_is_left_out_for_want_of_the_package_comes_with_it(
     assert {"mauve", "mauve_pooled"} <= bench(tiny_chain, tmp_path)["figures"].keys()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"text": 3}', '{"a": 1}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"text": 3}', '{"text": "a", "token_ids": [1]}', "[" * 100_000]
+)
 @pytest.mark.parametrize("kind", ["????????????????????.jsonl", "*.speed.json", "*.figures.json", "*.pooled.json"])
 def test_what_is_damaged_is_measured_again_and_named(
     tiny_chain: Chain,

@@ -15,7 +15,7 @@ from diladiff_cli.runtime.artifacts import Artifact, load_artifact
 from diladiff_cli.stages.encode import encode_text
 from diladiff_cli.stages.encode_latents import encode_latents
 from diladiff_cli.stages.export import export, hub_encoder, usage
-from diladiff_cli.stages.feature_sources import text_encoder
+from diladiff_cli.stages.feature_sources import encoder_features, recorded_source, text_encoder
 from diladiff_cli.stages.networks import build
 from diladiff_cli.stages.train_ae import train_ae
 from diladiff_cli.stages.train_mdlm import train_mdlm
@@ -82,6 +82,15 @@ def test_a_bundle_takes_the_encoder_along(tiny_chain: Chain, trained: Path, tmp_
         "It is complete, with all that it was made from (mdlm) below `parents/`; its"
         in (moved / "README.md").read_text()
     )
+
+
+def test_an_encoder_in_the_home_folder_is_recorded_by_its_place(
+    tiny_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_encoder(tmp_path / "encoder", tiny_chain)
+    source = encoder_features("~/encoder", open_tokens(tiny_chain.data).vocab_size, LENGTH)
+    assert recorded_source("~/encoder", source, tmp_path / "ae")["features"] == "./../encoder"
 
 
 def test_an_encoder_that_changed_is_not_exported(tiny_chain: Chain, trained: Path, tmp_path: Path) -> None:

@@ -45,6 +45,9 @@ def test_a_prior_takes_the_auto_encoder_that_made_its_latents(chain_copy: Chain)
     train_prior(prior_config(max_steps=1), latents=latents, out=chain_copy.root / "new")
     made = load_artifact(chain_copy.root / "new", "prior")
     assert made.parent("ae").hash == load_artifact(chain_copy.ae).hash
+    shutil.copytree(latents, chain_copy.root / "far" / "away")
+    with pytest.raises(UserError, match=r"that made .*away, .*, is missing; name it with --ae"):
+        train_prior(prior_config(max_steps=1), latents=chain_copy.root / "far" / "away", out=chain_copy.root / "new")
     with pytest.raises(ConfigError, match="ae is missing; name an auto-encoder, or latents"):
         train_prior(prior_config(max_steps=1), out=chain_copy.root / "none")
 
