@@ -178,7 +178,8 @@ class Session:
 
     def close(self) -> None:
         """End the tracker, and leave torch's choice of algorithms as it was."""
-        self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:  # end_training() would end the processes' group as well
+            tracker.finish()
         if self.config.deterministic:
             torch.use_deterministic_algorithms(self._deterministic)
 
