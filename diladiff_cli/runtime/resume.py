@@ -119,7 +119,7 @@ def _check_made_from(out: Path, stored: Mapping[str, Any], wanted: dict[str, Any
     others = differences(stored, wanted)
     if not others:
         return
-    remedy = "give that again" if len(others) > 1 or "data set" in others else "restore that"
+    remedy = "give that as it was"
     if others.keys() == {INITIAL}:
         remedy = "leave out --init" if stored.get(INITIAL) is None else "give --init as it was"
         with suppress(OSError, ValueError, LookupError, TypeError):

@@ -158,10 +158,12 @@ def train_prior(
         ConfigError: Neither an auto-encoder nor latents.
     """
     latents, data, out = path_or_none(latents), path_or_none(data), Path(out)
-    if ae is None and latents is None:
-        raise ConfigError(["--ae is missing; name an auto-encoder, or --latents that one has made"])
+    if ae is None:
+        if latents is None:
+            raise ConfigError(["--ae is missing; name an auto-encoder, or --latents that one has made"])
+        ae = maker_of(latents)
     config = settled(config, out, resume)
-    parent = load_parent(maker_of(latents) if ae is None and latents else Path(ae or ""), "ae")
+    parent = load_parent(Path(ae), "ae")
     tokens = open_recorded_data(parent, data)
     network = network_arguments(config, parent)
     encoder = text_encoder(parent, build(parent), "cpu")

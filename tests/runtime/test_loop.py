@@ -17,7 +17,7 @@ from diladiff_cli.integrity import CHECKSUM, sealed
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.metrics_log import read_metrics
 from diladiff_cli.runtime.randomness import BatchNoise
-from diladiff_cli.runtime.resume import changed_settings, check_resume, differences
+from diladiff_cli.runtime.resume import INITIAL, _check_made_from, changed_settings, check_resume, differences
 from diladiff_cli.runtime.session import Interrupted
 from diladiff_cli.settings import ConfigError
 
@@ -278,3 +278,15 @@ def test_a_deterministic_run_is_so_from_its_beginning_and_leaves_nothing_behind(
     assert not torch.are_deterministic_algorithms_enabled()
     toy.toy_train(config, tmp_path / "run")  # finished
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(
+    ("other", "remedy"),
+    [({}, "leave out --init to continue"), ({"data set": "b"}, "give that as it was to continue")],
+)
+def test_leaving_out_init_is_the_remedy_only_where_nothing_else_differs(
+    tmp_path: Path, other: dict[str, str], remedy: str
+) -> None:
+    with pytest.raises(UserError) as refused:
+        _check_made_from(tmp_path, {"data set": "a"}, {"data set": "a", INITIAL: "c"} | other)
+    assert refused.value.remedy.startswith(remedy)
