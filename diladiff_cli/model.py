@@ -16,6 +16,7 @@ from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.encoder import LatentEncoder
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.model_paths import default_model, named_model
+from diladiff_cli.settings import shown
 from diladiff_cli.stages.sample import Progress, Sample, decode, describe, generate
 from diladiff_cli.stages.sample_settings import complete_for_latents
 from diladiff_cli.stages.sampler import Sampler, load_sampler
@@ -36,7 +37,7 @@ def load(
         data: Data set whose held-out blocks an auto-encoder samples from; None for the one that it was trained on.
 
     Raises:
-        UserError: The artifact or a parent is missing, changed or damaged.
+        UserError: The artifact or a parent is missing, changed or damaged, or the device cannot be used.
     """
     found = default_model()[0] if path is None else named_model(path) if isinstance(path, str) else path
     return Model(load_sampler(found, device, None if data is None else Path(data)))
@@ -106,9 +107,9 @@ class Model:
         values = {"n": n, "steps": steps, "decode_steps": decode_steps, "seed": seed}
         return list(self.stream(SampleConfig.from_dict(values | options)))
 
-    def stream(self, config: SampleConfig, progress: Progress | None = None) -> Iterator[Sample]:
+    def stream(self, config: SampleConfig, progress: Progress | None = None, first: int = 0) -> Iterator[Sample]:
         """Samples as they are drawn, see :func:`diladiff_cli.stages.sample.generate`."""
-        return generate(self.sampler, config, progress)
+        return generate(self.sampler, config, progress, first)
 
     def trace(self, config: SampleConfig) -> Trace:
         """How sample 0 of :meth:`stream` is decoded, step by step; :func:`diladiff_cli.stages.trace.page` shows it."""
@@ -121,9 +122,12 @@ class Model:
 
         Raises:
             UserError: The model has no latents, or the source of the encoder's features is missing.
+            TypeError: Something else than texts.
         """
         shape = self.sampler.require_autoencoder().latent_shape
         texts = [texts] if isinstance(texts, str) else list(texts)
+        if odd := [text for text in texts if not isinstance(text, str)]:
+            raise TypeError(f"texts holds {shown(odd[0])}, which is no text")
         end = separator_id(self.tokenizer)
         whole = encode_documents(self.tokenizer, texts) if texts else []
         rows = [row[: self.length] for row in whole]

@@ -12,6 +12,8 @@ TRAINING = (
     *("speed over plain", "plain's memory (MB)"),
 )
 
+COMPILED = ("compiled", "times as fast")
+
 WHOLE = ("model", "latent steps", "decode steps", "tokens/s", "time for a latent over that for a text")
 
 
@@ -34,6 +36,19 @@ def sampling_speed(name: str) -> Callable[[], str]:
 def training_speed(name: str) -> Callable[[], str]:
     """Steps of every stage beside their matrix products and a plain loop, of a file of the evidence."""
     return lambda: table(TRAINING, [_training_row(r) for r in stored(name) if r["kind"] == "training"])
+
+
+def compiled_speed(name: str, kind: str) -> Callable[[], str]:
+    """Draws ("sampling") or steps ("training") with compiled blocks beside those without, of a file of the evidence."""
+    setting = ("stage", "vocab_size", "batch_size", "decode_steps", "top_p")
+
+    def draw() -> str:
+        found = [r for r in stored(name) if r["kind"] == kind]
+        plain = {tuple(r.get(part) for part in setting): r for r in found if not r["compiled"]}
+        pairs = [(plain[tuple(r.get(part) for part in setting)], r) for r in found if r["compiled"]]
+        return table(*(_compiled_draws(pairs) if kind == "sampling" else _compiled_steps(pairs)))
+
+    return draw
 
 
 def savings() -> str:
@@ -64,6 +79,29 @@ def _sampling_row(report: Report, with_default_heap: bool) -> list[str]:
         *[_times(report.get("speedup_over_textbook_default_heap"))] * with_default_heap,
         *(number(None if memory is None else memory[who]) for who in ("ours", "textbook")),
     ]
+
+
+def _rates(plain: Report, compiled: Report) -> list[str]:
+    rates = [r["tokens_per_second"] for r in (plain, compiled)]
+    return [*map(number, rates), f"{rates[1] / rates[0]:.2f}"]
+
+
+def _compiled_draws(pairs: list[tuple[Report, Report]]) -> tuple[list[str], list[list[str]]]:
+    head = [*SAMPLING[:1], *SAMPLING[2:6], *COMPILED, *SAMPLING[6:], DEFAULT_HEAP]
+    rows = []
+    for plain, compiled in pairs:
+        row = _sampling_row(compiled, with_default_heap=True)
+        rows.append([row[0], *row[2:5], *_rates(plain, compiled), *row[6:9]])
+    return head, rows
+
+
+def _compiled_steps(pairs: list[tuple[Report, Report]]) -> tuple[list[str], list[list[str]]]:
+    head = [*TRAINING[:2], *TRAINING[4:5], *COMPILED, TRAINING[5], TRAINING[7]]
+    rows = []
+    for plain, compiled in pairs:
+        row = _training_row(compiled)
+        rows.append([*row[:2], *_rates(plain, compiled), row[5], row[7]])
+    return head, rows
 
 
 def _times(value: float | None) -> str:

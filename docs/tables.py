@@ -32,7 +32,7 @@ from layout import (
     table,
     with_error,
 )
-from speed_tables import sampling_speed, savings, training_speed, whole_samples
+from speed_tables import compiled_speed, sampling_speed, savings, training_speed, whole_samples
 
 SPECIAL = re.compile(r"[*_`<>#|\\]")  # in Markdown
 
@@ -219,6 +219,8 @@ TABLES: dict[str, Callable[[], str]] = {
     **{f"ablation-{group}": ablation(group) for group in measured_groups()},
     "savings": savings,
     "speed-bf16": sampling_speed("speed_bf16.jsonl"),
+    "speed-compiled": compiled_speed("speed_compiled.jsonl", "sampling"),
+    "training-compiled": compiled_speed("speed_compiled.jsonl", "training"),
     "speed-gpu": sampling_speed("speed_gpu.jsonl"),
     "training-gpu": training_speed("speed_gpu.jsonl"),
     "samples-gpu": whole_samples("frontier_gpu.jsonl"),

@@ -71,7 +71,13 @@ def caches_in_every_step(decoder: TokenDenoiser, z: Tensor) -> Functions:
 
 
 def last_block_everywhere(decoder: TokenDenoiser, z: Tensor) -> Functions:
-    return decoding_functions(_ready(decoder), z, whole_blocks=True)
+    decoder = _ready(decoder)
+    caches = decoder.latent_caches(z)
+
+    def body(x_t: Tensor, rows: Tensor, select: Tensor) -> Tensor:
+        return decoder.body(x_t, [cache and cache.select(rows) for cache in caches])[select]
+
+    return body, decoder.float32_logits
 
 
 class WholeBatch:

@@ -85,7 +85,16 @@ def test_wrong_tables_and_keys_of_a_file_are_told_together(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("c.toml", b"layers = "), ("c.json", b"{"), ("c.json", b"[1, 2]"), ("c.toml", b"\xff"), ("folder", None)],
+    [
+        ("c.toml", b"layers = "),
+        ("c.json", b"{"),
+        ("c.json", b"[1, 2]"),
+        ("c.toml", b"\xff"),
+        ("c.toml", b"layers = 2\nlayers = 3"),
+        ("c.json", b'{"layers": 2, "layers": 3}'),
+        ("c.json", b'{"mdlm": {"layers": 2, "width": 64, "layers": 2}}'),
+        ("folder", None),
+    ],
 )
 def test_an_unreadable_file_is_named_with_the_remedy(tmp_path: Path, name: str, content: bytes | None) -> None:
     file = tmp_path / name
@@ -99,6 +108,12 @@ def test_an_unreadable_file_is_named_with_the_remedy(tmp_path: Path, name: str, 
     assert problem.startswith(f"--config {file} cannot be read (")
     assert problem.endswith("); mend it, or give another file" if content else "); give a TOML or JSON file")
     assert "\n" not in problem
+
+
+def test_a_name_that_is_twice_in_a_json_file_is_told(tmp_path: Path) -> None:
+    file = write(tmp_path / "c.json", '{"mdlm": {"layers": 2, "width": 64, "layers": 3}}')
+    with pytest.raises(ConfigError, match="cannot be read \\('layers' is there twice\\)"):
+        read_config_file(file, "mdlm")
 
 
 def test_bad_values_of_a_file_are_told_with_its_name_unless_an_option_takes_their_place(tmp_path: Path) -> None:

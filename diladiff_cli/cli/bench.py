@@ -15,7 +15,7 @@ from diladiff_cli.config import FOR_SPEED, BenchConfig
 from diladiff_cli.notes import is_main_process, say
 from diladiff_cli.settings import flag
 
-BOTH = {"decode_steps", "top_p", "precision"}
+BOTH = {"decode_steps", "top_p", "precision", "compile"}
 
 
 def _check(

@@ -1,25 +1,24 @@
 """The command ``sample``."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from diladiff_cli.cli.command import command
 from diladiff_cli.cli.options import DryRun, EncodedData, idle_bounds, named_or_default
-from diladiff_cli.cli.output import Result, write
+from diladiff_cli.cli.output import Result
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.errors import UserError
 from diladiff_cli.notes import is_main_process, say
 from diladiff_cli.settings import ConfigError, check_value
 
 FORMATS = ("jsonl", "text")
-SEPARATOR = "-" * 40
 STDOUT = {"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"}  # all but the first would be stderr while a command runs
-Lines = Iterable[Mapping[str, Any] | str]
 
 
 def _check(config: SampleConfig | None, given: Mapping[str, Any], format: str, **own: Any) -> list[str]:
@@ -63,7 +62,12 @@ def sample(
     data: EncodedData = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help=r"Written once it is complete; - is stdout. \[default: stdout]"),
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="Written once it is complete; the same command goes on with one that was cut short. - is stdout. "
+            r"\[default: stdout]",
+        ),
     ] = None,
     format: Annotated[
         str,
@@ -86,7 +90,7 @@ def sample(
         if file is not None and os.path.isdir(file):
             raise UserError(f"cannot write {file} (it is a folder)", f"choose another {option}")
     from diladiff_cli.model import load
-    from diladiff_cli.stages.sample_settings import notes_on, sample_plan
+    from diladiff_cli.stages.sample_settings import notes_on, origin_of, sample_plan
 
     loaded = load(named_or_default(model), data=data)
     _check_stage(loaded, config, given, data)
@@ -97,13 +101,13 @@ def sample(
         return sample_plan(loaded.sampler, config) | files
     if trace is not None and is_main_process():
         _write_trace(loaded, config, trace)
-    samples = _with_bar(loaded, config, out is not None or not on_terminal)
-    lines: Lines = _texts(samples) if format == "text" else samples
+    from diladiff_cli.cli.sample_file import texts_of, write_samples
+
+    draw = partial(_with_bar, loaded, config, out is not None or not on_terminal)
     if out is None:
-        return lines
-    earlier = out.is_file()
-    _write_file(lines, out)
-    say(f"{out}: {config.n} samples" + (", in place of an earlier file" if earlier else ""))
+        samples = draw(0)
+        return texts_of(samples) if format == "text" else samples
+    write_samples(draw, out, config.n, origin_of(loaded.sampler, config), format == "text")
     return None
 
 
@@ -126,74 +130,29 @@ def _check_stage(model: Any, config: SampleConfig, given: Mapping[str, Any], dat
         raise ConfigError(problems)
 
 
-def _with_bar(model: Any, config: SampleConfig, enabled: bool) -> Iterator[dict[str, Any]]:
-    """The samples, with a bar on stderr where that is a terminal and stdout is not."""
+def _with_bar(model: Any, config: SampleConfig, enabled: bool, first: int) -> Iterator[dict[str, Any]]:
+    """The samples from a number on, with a bar on stderr where that is a terminal and stdout is not."""
     from diladiff_cli.runtime.progress import Bar
 
-    with Bar("sample", config.n, enabled=enabled and is_main_process()) as bar:
+    with Bar("sample", config.n, done=first, enabled=enabled and is_main_process()) as bar:
 
         def progress(_: int, step: int) -> None:
             if bar.terminal:
                 bar.update(0, f"decoding step {step}")
 
-        for found in model.stream(config, progress):
+        for found in model.stream(config, progress, first):
             bar.update()
             yield found
 
 
-def _texts(samples: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    for number, found in enumerate(samples):
-        if number:
-            yield SEPARATOR
-        yield found["text"]
-
-
 def _write_trace(model: Any, config: SampleConfig, out: Path) -> None:
+    from diladiff_cli.cli.sample_file import writable
+    from diladiff_cli.runtime.folders import remove_leftovers, replacing_file
     from diladiff_cli.stages.trace import page
 
-    with _replacing(out, "--trace") as file:
-        file.write(page(model.trace(config)).encode())
-    say(f"{out}: how sample 0 was decoded")
-
-
-def _write_file(lines: Lines, out: Path) -> None:
-    if not is_main_process():  # its share of the work, which the main process writes
-        with open(os.devnull, "wb") as nowhere:
-            write(lines, nowhere)
-        return
-    with _replacing(out, "--out") as file:
-        write(lines, file)
-
-
-@contextmanager
-def _replacing(out: Path, option: str) -> Iterator[IO[bytes]]:
-    """A temporary file beside ``out``, which then takes its place; where it cannot, a UserError blames ``option``."""
-    from diladiff_cli.runtime.folders import real, remove_leftovers, replacing_file
-    from diladiff_cli.runtime.locks import sole_writer
-
-    remedy = f"choose another {option}"
-    above = real(out).parent
-    if not above.exists():
-        raise UserError(f"cannot write {out} (there is no folder {above if out.is_symlink() else out.parent})", remedy)
-    if out.is_dir():
-        raise UserError(f"cannot write {out} (it is a folder)", remedy)
-    try:
-        if out.exists() and not out.is_file() and not out.is_dir():  # a device or pipe, which nothing may replace
-            with out.open("wb") as file:
-                yield file
-            return
-        with _said_when_interrupted(out), sole_writer(out, option):
+    with writable(out, "--trace") as is_regular:
+        if is_regular:
             remove_leftovers(out)
-            with replacing_file(out) as partial, partial.open("wb") as file:
-                yield file
-    except OSError as error:
-        raise UserError(f"cannot write {out} ({error.strerror})", remedy) from error
-
-
-@contextmanager
-def _said_when_interrupted(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit):
-        say(f"{out} is not written, since it is not complete")
-        raise
+        with replacing_file(out) if is_regular else nullcontext(out) as file:
+            file.write_bytes(page(model.trace(config)).encode())
+    say(f"{out}: how sample 0 was decoded")

@@ -11,7 +11,7 @@ from diladiff_cli.config.training import AeConfig, DistillConfig, MdlmConfig, Pr
 from diladiff_cli.config.use import BenchConfig, EncodeConfig, EvalConfig, SampleConfig
 from diladiff_cli.errors import KINDS
 from diladiff_cli.presets import PRESETS
-from diladiff_cli.settings import ConfigError, Settings, similar_name
+from diladiff_cli.settings import ConfigError, Settings, shown, similar_name
 
 STAGES: dict[str, type[Settings]] = {
     "data": EncodeConfig,
@@ -42,7 +42,10 @@ def read_config_file(path: Path, stage: str) -> tuple[dict[str, Any], list[str]]
     except OSError as error:
         raise ConfigError([f"--config {path} cannot be read ({error.strerror}); give a TOML or JSON file"]) from error
     try:
-        values = json.loads(raw) if path.suffix == ".json" else tomllib.loads(raw.decode("utf-8-sig"))
+        if path.suffix == ".json":
+            values = json.loads(raw, object_pairs_hook=_each_once)
+        else:
+            values = tomllib.loads(raw.decode("utf-8-sig"))
         if not isinstance(values, dict):
             raise ValueError(f"a {type(values).__name__} instead of names and values")
         twice, values = _set_twice(values), _underscored(values)
@@ -65,6 +68,15 @@ def read_config_file(path: Path, stage: str) -> tuple[dict[str, Any], list[str]]
     ]
     found = common | tables.get(stage, {})
     return {k: v for k, v in found.items() if k in names[stage]}, problems
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, refused where a name is there twice, as TOML refuses it: of two values one would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
+        raise ValueError(f"{shown(twice)} is there twice")
+    return found
 
 
 def _meant_table(name: str) -> str:

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diladiff_cli.core.objectives import token_nll
-from diladiff_cli.networks.layers import Block, LatentCache, has_rotary, init_weights, rotary_angles
+from diladiff_cli.networks.layers import Block, LatentCache, init_weights
 from diladiff_cli.networks.norms import make_norm
+from diladiff_cli.networks.rotary import has_rotary, rotary_angles
 
 LOGITS_AT_ONCE = 1 << 25  # of a training step: 128 MB in float32
 VECTORS, TOKENS = 256, 4096  # that a product of the sampler's head takes at once
@@ -106,7 +107,7 @@ class TokenDenoiser(nn.Module):
         local_attention: Rotary positions and a local start in the cross-attention.
 
     Raises:
-        ValueError: Positions that :func:`~diladiff_cli.networks.layers.has_rotary` refuses.
+        ValueError: Positions that :func:`~diladiff_cli.networks.rotary.has_rotary` refuses.
     """
 
     def __init__(
@@ -174,6 +175,13 @@ class TokenDenoiser(nn.Module):
             is computed.
         """
         at, is_selected = (None, None) if select is None else places_of(select)
+        h = self.states(x_t, caches, at)
+        return self.final_norm(h if is_selected is None else h[is_selected])
+
+    def states(
+        self, x_t: Tensor, caches: Sequence[LatentCache | None] | None = None, at: Tensor | None = None
+    ) -> Tensor:
+        """States (B, L, D) behind the blocks, of tokens x_t (B, L); at places (B, M) alone those behind the last."""
         h = self.embedding(x_t)  # (B, L, D)
         places = torch.arange(x_t.shape[1], device=x_t.device)
         if self.position is not None:
@@ -183,7 +191,7 @@ class TokenDenoiser(nn.Module):
         for i, block in enumerate(self._typed_blocks()):
             last = at if i + 1 == len(self.blocks) else None
             h = block(h, angles, cache=caches[i] if caches else None, cross_angles=rotation, at=last)
-        return self.final_norm(h if is_selected is None else h[is_selected])
+        return h
 
     @property
     def head_table(self) -> Tensor:

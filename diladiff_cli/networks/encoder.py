@@ -11,12 +11,11 @@ from diladiff_cli.networks.layers import (
     attend,
     init_weights,
     merge_heads,
-    rotary_angles,
-    rotate,
     split_heads,
     visible,
 )
 from diladiff_cli.networks.norms import RMSNorm
+from diladiff_cli.networks.rotary import rotary_angles, rotate
 
 
 class LatentReader(nn.Module):

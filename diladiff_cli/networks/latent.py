@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from diladiff_cli.core.gaussian import TanSchedule, expand
 from diladiff_cli.core.objectives import along_ode
-from diladiff_cli.networks.layers import Block, has_rotary, init_weights, rotary_angles
+from diladiff_cli.networks.layers import Block, init_weights
 from diladiff_cli.networks.norms import RMSNorm
+from diladiff_cli.networks.rotary import has_rotary, rotary_angles
 
 MAX_FREQUENCY = 100.0  # kept low: the jvp of distillation differentiates the embedding
 

@@ -1,40 +1,16 @@
 """The one transformer block that every network here is made of, small parts first."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diladiff_cli.networks.norms import RMSNorm, make_norm
+from diladiff_cli.networks.rotary import rotate
 
-ROTARY_BASE = 10_000.0
 SHORT = 256  # tokens, see attend
 LOCAL_START = 0.7  # of the learned constant behind QK-norm: rotary attention then starts local
-
-
-def has_rotary(positions: str, qk_norm: bool = True) -> bool:
-    """Whether a position encoding turns queries and keys: "rotary" and "local" do, "learned" does not.
-
-    Raises:
-        ValueError: Another name, or local attention, which starts from a constant behind QK-norm, without that.
-    """
-    if positions not in ("learned", "rotary", "local"):
-        raise ValueError(f"positions are {positions!r}, neither learned nor rotary nor local")
-    if positions == "local" and not qk_norm:
-        raise ValueError("local positions need QK-norm")
-    return positions != "learned"
-
-
-def rotary_angles(positions: Tensor, head_width: int) -> Tensor:
-    """(N, head_width / 2) rotation angles for real-valued positions (N,)."""
-    exponents = torch.arange(0, head_width, 2, dtype=torch.float32, device=positions.device) / head_width
-    return positions[:, None].float() * ROTARY_BASE**-exponents
-
-
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Rotary embedding in half-split form: x (B, H, N, d) by angles (N, d / 2)."""
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -84,7 +60,7 @@ class QKNorm(nn.Module):
 
 def taken(x: Tensor, at: Tensor | None) -> Tensor:
     """(B, M, D) the vectors of x (B, N, D) at places (B, M); all of them without."""
-    return x if at is None else x.take_along_dim(at[..., None], 1)
+    return x if at is None else x.gather(1, at[..., None].expand(-1, -1, x.shape[-1]))
 
 
 def angles_at(angles: Tensor, at: Tensor | None) -> Tensor:
@@ -140,11 +116,18 @@ class FeedForward(nn.Module):
         return self.down(F.gelu(x, approximate="tanh" if self.activation == "gelu_tanh" and not slow_tanh else "none"))
 
 
-class LatentCache:
-    """Keys and values of one cross-attention layer, constant while a latent is decoded."""
+class LatentCache(NamedTuple):
+    """Keys and values (B, H, N, d) of one cross-attention layer, constant while a latent is decoded.
 
-    def __init__(self, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
-        self.k, self.v, self.mask = k, v, mask
+    Attributes:
+        k: Keys.
+        v: Values.
+        mask: (B, 1, 1, N) bool, True where attention may look; None for everywhere.
+    """
+
+    k: Tensor
+    v: Tensor
+    mask: Tensor | None
 
     def select(self, rows: Tensor) -> "LatentCache":
         """The cache of some examples, by index (B',)."""
@@ -180,7 +163,8 @@ class LatentCrossAttention(nn.Module):
         """Keys and values of latents z (B, N, C); ``mask`` (B, N) is True where attention may look."""
         k, v = (split_heads(part, self.heads) for part in self.kv(z).chunk(2, dim=-1))
         k = self.k_norm(k)
-        return LatentCache(rotate(k, angles) if self.local else k, v, visible(mask))
+        k = rotate(k, angles) if self.local else k
+        return LatentCache(k.contiguous(), v.contiguous(), visible(mask))
 
     def forward(self, h: Tensor, cache: LatentCache, angles: Tensor) -> Tensor:
         q = self.q_norm(split_heads(self.q(self.inner(h)), self.heads))

@@ -12,22 +12,16 @@ from diladiff_cli import __version__
 from diladiff_cli.config import BenchConfig, SampleConfig, solver_in_use
 from diladiff_cli.core.unmask import ADAPTIVE_ORDERS
 from diladiff_cli.errors import UserError
-from diladiff_cli.integrity import file_hash
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.settings import ConfigError, flag
-from diladiff_cli.stages.common import open_recorded_data
 from diladiff_cli.stages.sample_settings import complete, notes_on
-from diladiff_cli.stages.sampler import Sampler, load_sampler, sampling_device
-from diladiff_cli.tokenizer_files import tokenizer_folder
+from diladiff_cli.stages.sampler import Sampler, content_of, load_sampler, sampling_device
 
-SHARED = ("n", "top_p", "order", "threshold", "entropy_bound", "batch_size", "precision")  # by all points
+SHARED = ("n", "top_p", "order", "threshold", "entropy_bound", "batch_size", "precision", "compile")  # by all points
 # Options added later: left out of the key at these values, so that older keys still match.
 YOUNGER = {"latent_scale": 1.0, "solver": "ddim"}
 FORMAT_VERSION = 2  # of the kept points; raised when samples or figures of the same settings change beyond rounding
-# How latents come about, where that changed: the blocks that an auto-encoder encodes, the steps of a prior or student.
-# A prior's keep this name whatever the solver, which is in the settings.
-LATENTS_FROM = {"ae": "blocks from all over the text", "prior": "ddim", "student": "times of ddim"}
 
 
 @dataclass(frozen=True)
@@ -87,7 +81,7 @@ def plan_points(config: BenchConfig, models: Sequence[Path], data: Path | None) 
     if problems := _idle(config, samplers.values()):
         raise ConfigError(problems)
     asked = [(sampler, settings) for sampler in samplers.values() for settings in _asked(sampler, config)]
-    contents = {name: _content(sampler) for name, sampler in samplers.items()}
+    contents = {name: content_of(sampler) for name, sampler in samplers.items()}
     points = [Point(s.name, s.stage, contents[s.name], complete(s, settings)) for s, settings in asked]
     for note in dict.fromkeys(note for each in asked for note in notes_on(*each)):
         say(note)
@@ -149,13 +143,3 @@ def _asked(sampler: Sampler, config: BenchConfig) -> Iterator[SampleConfig]:
     decode_steps = config.integers("decode_steps") or usual or (length,)
     for n_cont, scale, temperature, n_disc in product(steps, scales, config.fractions("temperatures"), decode_steps):
         yield SampleConfig(steps=n_cont, latent_scale=scale, temperature=temperature, decode_steps=n_disc, **shared)
-
-
-def _content(sampler: Sampler) -> tuple[str, ...]:
-    """Hashes of the artifact, its parents and its tokenizer, and of the blocks that an auto-encoder encodes."""
-    artifact = sampler.artifact
-    found = [artifact.hash, *(link["hash"] for _, link in sorted(artifact.config["parents"].items()))]
-    found.append(file_hash(tokenizer_folder(artifact.path) / "tokenizer.json"))
-    if sampler.stage == "ae":
-        found.append(open_recorded_data(artifact, sampler.data).fingerprint)
-    return (*found, *([LATENTS_FROM[sampler.stage]] if sampler.stage in LATENTS_FROM else []))

@@ -28,7 +28,7 @@ from diladiff_cli.runtime.randomness import generator
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import seeded
 from diladiff_cli.stages.graphs import Replays, Turn, captured, replays_pay
-from diladiff_cli.stages.sampler import decoding_functions, sampling_device
+from diladiff_cli.stages.sampler import decoding_functions, sampling_device, with_compiled_blocks
 
 Report = dict[str, Any]
 ROUNDS = 3  # pairs of measurements, of which the median counts
@@ -118,7 +118,8 @@ def _random_decoder(config: BenchConfig, vocab_size: int, length: int, device: t
     }
     decoder = TokenDenoiser(vocab_size=vocab_size, mask_id=0, length=length, **shape)
     decoder = decoder.requires_grad_(False).eval().to(device)
-    return with_bf16_matrices(decoder) if config.precision == "bf16" else decoder
+    decoder = with_bf16_matrices(decoder) if config.precision == "bf16" else decoder
+    return with_compiled_blocks(decoder) if config.compile else decoder
 
 
 @torch.no_grad()
@@ -149,6 +150,8 @@ def measure(decoder: TokenDenoiser, setting: Setting, config: BenchConfig) -> Re
             elif replays.unmask([Turn(0, decoder)], x, reveal_times, numbers, decoding) is None:
                 raise RuntimeError("steps of one shape did not serve")
 
+        if config.compile:
+            ours()  # compiles what the floor does not need
         with PeakMemory(device) as memory:
             ours()
         textbook = _textbook(decoder, setting)
@@ -182,6 +185,7 @@ def measure(decoder: TokenDenoiser, setting: Setting, config: BenchConfig) -> Re
         "width": config.width,
         "layers": config.layers,
         "precision": config.precision,
+        "compiled": config.compile,
         "machine": machine(device),
     }
 

@@ -6,6 +6,7 @@ Random networks of one width learn from random data with the objectives of the r
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from statistics import median
 from typing import Any
@@ -28,12 +29,12 @@ from diladiff_cli.runtime.randomness import BatchNoise, generator
 from diladiff_cli.runtime.run import LossFn
 from diladiff_cli.runtime.session import peak_flops
 from diladiff_cli.stages.bench_speed import ROUNDS, fits, machine, megabytes, seconds
-from diladiff_cli.stages.common import seeded
-from diladiff_cli.stages.distill import MeanFlowLoss, student_flops
+from diladiff_cli.stages.common import compile_method, seeded
+from diladiff_cli.stages.distill import MeanFlowLoss, compile_networks, student_flops
 from diladiff_cli.stages.sampler import sampling_device
-from diladiff_cli.stages.train_ae import ae_loss, autoencoder_flops
+from diladiff_cli.stages.train_ae import ae_loss, autoencoder_flops, compile_decoder
 from diladiff_cli.stages.train_mdlm import masked_batch, mdlm_flops, mdlm_loss
-from diladiff_cli.stages.train_prior import prior_flops, prior_loss
+from diladiff_cli.stages.train_prior import compile_trunk, prior_flops, prior_loss
 
 Report = dict[str, Any]
 HEADS, LATENT_WIDTH, COMPRESSION, MASK = 4, 64, 2, 0
@@ -51,6 +52,7 @@ class Work:
         loss_fn: Its objective.
         batch: What the objective takes, (B, ...).
         flops: Operations of a step per example, in linear layers, forward and backward.
+        compile_body: Compiles the expensive part of the network in place, as ``--compile`` of the stage does.
     """
 
     stage: str
@@ -58,6 +60,7 @@ class Work:
     loss_fn: LossFn
     batch: Tensor
     flops: float
+    compile_body: Callable[[Any], None]
 
 
 def bench_training(config: BenchConfig) -> Iterator[Report]:
@@ -99,24 +102,27 @@ def works(config: BenchConfig, vocab_size: int, length: int, batch_size: int, de
     tokens = shape | {"vocab_size": vocab_size, "mask_id": MASK, "length": length, "tie_embeddings": True}
     latents = {"latents": max(1, length // COMPRESSION), "latent_width": LATENT_WIDTH}
     base = TokenDenoiser(**tokens).to(device)
-    yield Work("train-mdlm", base, mdlm_loss(MASK, exact=False), x, mdlm_flops(base))
+    features = SelfFeatures(
+        copy.deepcopy(base)
+    )  # before the base itself may be compiled in place, as the teacher below
+    yield Work("train-mdlm", base, mdlm_loss(MASK, exact=False), x, mdlm_flops(base), partial(compile_method, "body"))
     encoder = {"feature_width": config.width, "length": length, "width": config.width, "layers": 2, "heads": HEADS}
     decoder = tokens | latents | {"cross_layers": sorted({0, config.layers - 1})}
     autoencoder = AutoEncoder(encoder=encoder | latents, decoder=decoder).to(device)
     autoencoder.decoder.embedding.weight.requires_grad_(False)
-    features = SelfFeatures(copy.deepcopy(base))
     loss = ae_loss(features, autoencoder, AeConfig(), MASK)
-    yield Work("train-ae", autoencoder, loss, x, autoencoder_flops(autoencoder, features))
+    yield Work("train-ae", autoencoder, loss, x, autoencoder_flops(autoencoder, features), compile_decoder)
     z_0 = torch.randn(batch_size, *latents.values(), generator=generator(device, 22), device=device)
     prior = LatentPrior(schedule_d=10.0, **shape, **latents).to(device)
-    of_prior = PriorConfig()
+    teacher, of_prior = copy.deepcopy(prior).requires_grad_(False), PriorConfig()
     loss = prior_loss(lambda z: z, prior.schedule, of_prior.p_self_cond)
-    yield Work("train-prior", prior, loss, z_0, prior_flops(prior, latents["latents"], of_prior))
+    yield Work("train-prior", prior, loss, z_0, prior_flops(prior, latents["latents"], of_prior), compile_trunk)
     student = LatentStudent(schedule_d=10.0, **shape, **latents).to(device)
     use_plain_attention(student)
     of_student = DistillConfig(tangent_warmup_steps=0)
-    meanflow = MeanFlowLoss(lambda z: z, copy.deepcopy(prior).requires_grad_(False), of_student)
-    yield Work("distill", student, meanflow, z_0, student_flops(student, latents["latents"], of_student))
+    meanflow = MeanFlowLoss(lambda z: z, teacher, of_student)
+    flops = student_flops(student, latents["latents"], of_student)
+    yield Work("distill", student, meanflow, z_0, flops, partial(compile_networks, teacher, of_student))
 
 
 def plain_loss(model: nn.Module, x: Tensor, noise: BatchNoise) -> tuple[Tensor, dict[str, Tensor]]:
@@ -134,6 +140,9 @@ def _measure(
     plain = None
     if work.stage == "train-mdlm" and fits(PLAIN_BYTES * work.batch.numel() * vocab_size, device):
         plain = _stepper(work, plain_loss, config.precision, device)
+    if config.compile:
+        work.compile_body(work.model)
+        step()
     with PeakMemory(device) as memory:
         once = seconds(step, device)
     with PeakMemory(device) as plain_memory:
@@ -154,6 +163,7 @@ def _measure(
         "width": config.width,
         "layers": config.layers,
         "precision": config.precision,
+        "compiled": config.compile,
         "machine": machine(device),
     }
     if (peak := peak_flops(device)) is not None:

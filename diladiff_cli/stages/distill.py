@@ -169,7 +169,7 @@ def student_figures(student: nn.Module, schedule: TanSchedule, teacher: TeacherS
     return figures | {"teacher_5_steps": teacher.distance}
 
 
-def _compile(teacher: LatentPrior, config: DistillConfig, student: LatentStudent) -> None:
+def compile_networks(teacher: LatentPrior, config: DistillConfig, student: LatentStudent) -> None:
     """Compile what a step runs: teacher, self-conditioning, and the student with its derivative."""
     compile_method("forward", teacher.trunk, dynamic=False)
     if config.p_self_cond:
@@ -238,6 +238,6 @@ def distill(
         validate=lambda average: student_figures(average, teacher.schedule, drawn()),
         artifact=artifact,
         row_order=row_order(config, source.rows),
-        compile_body=partial(_compile, teacher, config),
+        compile_body=partial(compile_networks, teacher, config),
     )
     return train(run, session, config, out, resume)

@@ -116,8 +116,8 @@ def _decode_batch(
             turns += [] if base is None else [graphs.Turn(decoding.steps - base_steps(config), base)]
             found = sampler.replays.unmask(turns, x, reveal_times, uniform, decoding, on_step)
         if found is None:
-            body, head = decoding_functions(decoder, z, whole_blocks=config.compile)
-            late = None if base is None else decoding_functions(base, whole_blocks=config.compile)
+            body, head = decoding_functions(decoder, z)
+            late = None if base is None else decoding_functions(base)
             successor = None if late is None else Successor(base_steps(config), *late)
             inputs = (x.to(device), decoder.mask_id, reveal_times.to(device), uniform.to(device))
             found = unmask(body, head, *inputs, decoding, on_step, successor)
@@ -148,8 +148,10 @@ def describe(sampler: Sampler, ids: range, config: SampleConfig, tokens: Tensor)
     return samples
 
 
-def generate(sampler: Sampler, config: SampleConfig, progress: Progress | None = None) -> Iterator[Sample]:
-    """Draw ``config.n`` samples, in the order of their ids.
+def generate(
+    sampler: Sampler, config: SampleConfig, progress: Progress | None = None, first: int = 0
+) -> Iterator[Sample]:
+    """Draw ``config.n`` samples, in the order of their ids, from ``first`` on.
 
     Latent j is decoded ``config.decodings`` times, into consecutive samples. Several processes take batches in turn;
     all of them must iterate, and the main process gets every sample, the others none.
@@ -158,11 +160,12 @@ def generate(sampler: Sampler, config: SampleConfig, progress: Progress | None =
         sampler: The networks.
         config: What to draw.
         progress: Called on the main process after each decoding step.
+        first: Number of the first sample that is wanted. Batches are as they are without it, and so are the samples.
 
     Raises:
         ConfigError, UserError: As of :func:`complete`, before anything is drawn.
     """
-    return _rounds(sampler, complete(sampler, config), progress)
+    return _rounds(sampler, complete(sampler, config), progress, first)
 
 
 def latent_batches(config: SampleConfig) -> list[range]:
@@ -176,16 +179,17 @@ def ids_of(latents: range, config: SampleConfig) -> range:
     return range(latents.start * config.decodings, latents.stop * config.decodings)
 
 
-def _rounds(sampler: Sampler, config: SampleConfig, progress: Progress | None) -> Iterator[Sample]:
+def _rounds(sampler: Sampler, config: SampleConfig, progress: Progress | None, first: int) -> Iterator[Sample]:
     state = process_state()
-    batches = latent_batches(config)
-    halving, done = Halving("samples" if config.decodings == 1 else "latents"), 0
-    for first in range(0, len(batches), state.num_processes):
+    batches = [latents for latents in latent_batches(config) if ids_of(latents, config).stop > first]
+    halving, done = Halving("samples" if config.decodings == 1 else "latents"), first
+    for start in range(0, len(batches), state.num_processes):
         found: list[Sample] = []
-        if first + state.process_index < len(batches):
+        if start + state.process_index < len(batches):
             report = partial(progress, done) if progress and state.is_main_process else None
             draw = partial(_draw_batch, sampler, config=config, report=report)
-            found = [sample for part in halving(draw, batches[first + state.process_index]) for sample in part]
+            drawn = (sample for part in halving(draw, batches[start + state.process_index]) for sample in part)
+            found = [sample for sample in drawn if sample["id"] >= first]
         if state.num_processes > 1:
             found = gather_object(found)
         done += len(found)

@@ -1,9 +1,12 @@
 """What the settings of ``sample`` come to for a model: filled in, refused, remarked on."""
 
+import hashlib
+import json
 import math
 from dataclasses import replace
 from typing import Any
 
+from diladiff_cli import __version__
 from diladiff_cli.config import SampleConfig, solver_in_use, unusual
 from diladiff_cli.core.ode import MOST_JUMPS
 from diladiff_cli.core.unmask import BLIND_ORDERS
@@ -16,6 +19,7 @@ from diladiff_cli.stages.sampler import (
     LEAST_EULER_STEPS,
     Sampler,
     autoencoder_of,
+    content_of,
     default_decode_steps,
 )
 
@@ -134,6 +138,17 @@ def sample_plan(sampler: Sampler, config: SampleConfig) -> dict[str, Any]:
         "length": sampler.decoder.length,
         "settings": settings.to_dict() | in_use(sampler, settings),
     }
+
+
+def origin_of(sampler: Sampler, config: SampleConfig) -> str:
+    """Name of what samples depend on, but for how many they are: a hash of the model and all settings.
+
+    Raises:
+        ConfigError, UserError: As of :func:`complete`.
+    """
+    settings = replace(complete(sampler, config), n=config.decodings).to_dict()
+    content = json.dumps([__version__, sampler.name, content_of(sampler), settings], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 def in_use(sampler: Sampler, config: SampleConfig) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from diladiff_cli.core.times import scattering_stride
 from diladiff_cli.core.unmask import ADAPTIVE_ORDERS, Body, Head
 from diladiff_cli.data.tokenizer import load_tokenizer
 from diladiff_cli.data.tokens import TokenSplit
-from diladiff_cli.errors import UserError
+from diladiff_cli.errors import UserError, first_line
+from diladiff_cli.integrity import file_hash
 from diladiff_cli.networks.autoencoder import AutoEncoder
 from diladiff_cli.networks.denoiser import TokenDenoiser, with_bf16_matrices
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
@@ -26,10 +27,14 @@ from diladiff_cli.stages.common import compile_method, open_recorded_data
 from diladiff_cli.stages.feature_sources import TextEncoder, text_encoder
 from diladiff_cli.stages.graphs import Replays
 from diladiff_cli.stages.networks import build
+from diladiff_cli.tokenizer_files import tokenizer_folder
 
 LATENT_STEPS = {"prior": 50, "student": 5}  # the default N_cont
 EULER_STEPS = 200  # that of a prior's Euler steps, as published
 LEAST_EULER_STEPS = 50  # that leave next to no noise on the tan-10 schedule: 0.035 of it
+# How latents come about, where that changed: the blocks that an auto-encoder encodes, the steps of a prior or student.
+# A prior's keep this name whatever the solver, which is in the settings.
+LATENTS_FROM = {"ae": "blocks from all over the text", "prior": "ddim", "student": "times of ddim"}
 
 
 @dataclass(frozen=True)
@@ -78,9 +83,7 @@ class Sampler:
         key = (name, precision, compiled)
         if key not in self._variants:
             if compiled:
-                say("compiling, for half a minute or more")
-                found = copy.copy(self._variant(name, precision, False))  # which shares the weights
-                compile_method("body", found)
+                found = with_compiled_blocks(self._variant(name, precision, False))
             elif precision == "bf16":
                 found = with_bf16_matrices(self._variant(name, "fp32", False))
             else:
@@ -133,10 +136,10 @@ def load_sampler(path: Path | str, device: torch.device | str | None = None, dat
         data: As in :class:`Sampler`.
 
     Raises:
-        UserError: The artifact or its auto-encoder is missing, changed or damaged.
+        UserError: The artifact or its auto-encoder is missing, changed or damaged, or the device cannot be used.
     """
     artifact = load_artifact(path)
-    device = sampling_device() if device is None else torch.device(device)
+    device = sampling_device() if device is None else _usable(device)
     latent = build(artifact, device) if artifact.stage in LATENT_STEPS else None
     autoencoder = None if artifact.stage == "mdlm" else build(autoencoder_of(artifact), device)
     return Sampler(
@@ -151,15 +154,23 @@ def load_sampler(path: Path | str, device: torch.device | str | None = None, dat
     )
 
 
-def decoding_functions(
-    decoder: TokenDenoiser, z: Tensor | None = None, whole_blocks: bool = False
-) -> tuple[Body, Head]:
+def with_compiled_blocks(decoder: TokenDenoiser) -> TokenDenoiser:
+    """A copy that shares the weights, whose blocks compile when they are first called, as is told on stderr.
+
+    On a CPU batches, and places in the last block, may have any size; on a GPU those of a graph never change.
+    """
+    say("compiling, for half a minute or more")
+    decoder = copy.copy(decoder)
+    compile_method("states", decoder, dynamic=True if decoder.embedding.weight.device.type == "cpu" else None)
+    return decoder
+
+
+def decoding_functions(decoder: TokenDenoiser, z: Tensor | None = None) -> tuple[Body, Head]:
     """Body and float32 head of a decoder as :func:`unmask` wants them, with the cross-attention to z cached.
 
     Args:
         decoder: A base, or with latents z (B, N, C) an auto-encoder's decoder.
         z: Latents of the whole batch.
-        whole_blocks: Compute all of the last block, and each text by itself, as suits a compiled body: its shapes stay.
     """
     caches = None if z is None else decoder.latent_caches(z)
 
@@ -167,8 +178,6 @@ def decoding_functions(
         chosen = caches
         if caches is not None and z is not None and len(rows) < len(z):
             chosen = [None if cache is None else cache.select(rows) for cache in caches]
-        if whole_blocks:
-            return decoder.body(x_t, chosen)[select]
         return decoder.body(x_t, chosen, select) if chosen else body_of_different(decoder, x_t, select)
 
     return body, decoder.float32_logits
@@ -195,10 +204,33 @@ def autoencoder_of(artifact: Artifact) -> Artifact:
     return artifact if artifact.stage == "ae" else artifact.parent("ae")
 
 
+def content_of(sampler: Sampler) -> tuple[str, ...]:
+    """Hashes of the artifact, its parents and its tokenizer, and of the blocks that an auto-encoder encodes."""
+    artifact = sampler.artifact
+    found = [artifact.hash, *(link["hash"] for _, link in sorted(artifact.config["parents"].items()))]
+    found.append(file_hash(tokenizer_folder(artifact.path) / "tokenizer.json"))
+    if sampler.stage == "ae":
+        found.append(open_recorded_data(artifact, sampler.data).fingerprint)
+    return (*found, *([LATENTS_FROM[sampler.stage]] if sampler.stage in LATENTS_FROM else []))
+
+
 def sampling_device() -> torch.device:
     """This process's device; the CPU where that has no float64, in which tokens are drawn, as Apple's GPUs."""
     device: torch.device = process_state().device
     return device if has_float64(device) else torch.device("cpu")
+
+
+def _usable(device: torch.device | str) -> torch.device:
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises the latter
+        raise UserError(
+            f"the device {device} cannot be used ({first_line(error)})", "leave it out, or take cpu"
+        ) from error
+    if not has_float64(found):
+        raise UserError(f"the device {device} has no float64, in which tokens are drawn", "leave it out, or take cpu")
+    return found
 
 
 def default_decode_steps(sampler: Sampler, order: str) -> int:

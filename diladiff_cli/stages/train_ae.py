@@ -210,6 +210,11 @@ def learning_rate_law(config: AeConfig) -> Callable[[str], LearningRate]:
     return law
 
 
+def compile_decoder(autoencoder: AutoEncoder) -> None:
+    """Compile what is most of a step, in place."""
+    compile_method("body", autoencoder.decoder)
+
+
 @with_out_locked
 def train_ae(
     config: AeConfig,
@@ -282,6 +287,6 @@ def train_ae(
         prepare=measure_features,
         after_step=lambda bare: bare.latent_moments.commit(),
         before_use=lambda average: fit_latent_moments(source, average, samples, device),
-        compile_body=lambda bare: compile_method("body", bare.decoder),
+        compile_body=compile_decoder,
     )
     return train(run, session, config, out, resume)

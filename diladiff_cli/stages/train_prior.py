@@ -128,6 +128,11 @@ def _mean_error(
     return total / rows
 
 
+def compile_trunk(prior: LatentPrior) -> None:
+    """Compile what is most of a step, in place, for each of two sizes: whole batches, and what gets an estimate."""
+    compile_method("forward", prior.trunk, dynamic=False)
+
+
 @with_out_locked
 def train_prior(
     config: PriorConfig,
@@ -185,7 +190,6 @@ def train_prior(
         validate=lambda average: prior_figures(average, model.schedule, valid),
         artifact=artifact,
         row_order=row_order(config, source.rows),
-        # Two sizes in all, whole batches and the part that gets estimates: each is faster by itself.
-        compile_body=lambda bare: compile_method("forward", bare.trunk, dynamic=False),
+        compile_body=compile_trunk,
     )
     return train(run, session, config, out, resume)

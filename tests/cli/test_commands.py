@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from diladiff_cli.cli.sample import SEPARATOR
+from diladiff_cli.cli.sample_file import SEPARATOR
 
 from ..chain import LATENTS, LENGTH, Chain
 from ..command_line import Cli
@@ -71,7 +71,10 @@ def test_a_failing_sample_leaves_the_old_file(
     monkeypatch.setattr(Model, "stream", failing)
     (tmp_path / "s.jsonl").write_text("old")
     assert cli("sample", "--model", tiny_chain.mdlm, "--out", "s.jsonl").status == 1
-    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"s.jsonl": "old"}
+    part, file = sorted(p for p in tmp_path.iterdir() if not p.name.endswith(".lock"))
+    assert (file.name, file.read_text()) == ("s.jsonl", "old")
+    assert part.name.startswith(".s.jsonl.partial-")  # for the same command again
+    assert json.loads(part.read_text()) == {"id": 0, "text": "new"}
 
 
 def test_sample_into_a_pipe_writes_there_and_leaves_the_pipe(cli: Cli, tiny_chain: Chain, tmp_path: Path) -> None:

@@ -10,10 +10,8 @@ from diladiff_cli.networks.layers import (
     FeedForward,
     SelfAttention,
     attend,
-    has_rotary,
-    rotary_angles,
-    rotate,
 )
+from diladiff_cli.networks.rotary import has_rotary, rotary_angles, rotate
 
 
 def inputs(queries: int, keys: int, dtype: torch.dtype) -> list[Tensor]:

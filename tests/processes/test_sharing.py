@@ -6,7 +6,12 @@ from typing import Any
 
 import pytest
 
+from diladiff_cli.config import SampleConfig
 from diladiff_cli.model import load
+from diladiff_cli.runtime.folders import partial_name
+from diladiff_cli.stages.sample import generate
+from diladiff_cli.stages.sample_settings import origin_of
+from diladiff_cli.stages.sampler import load_sampler
 
 from ..chain import Chain
 from .launch import Job, Launch, launch
@@ -21,6 +26,7 @@ SAMPLED: dict[str, list[str]] = {
     "prior": [*FEW, "--steps", "4", "--order", "confidence"],
     "student": [*FEW, "--decodings", "2", "--gamma", "0.5", "--temperature", "0.8"],
 }
+KEPT = 5  # samples of a run that was cut short
 ALONE = ("eval", "info", "export", "plot")  # what the main process does by itself
 
 
@@ -53,6 +59,7 @@ def shared(tiny_chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Share
     jobs += [
         Job("text", [*drawn, "--format", "text"]),
         Job("file", [*drawn, "--out", "samples.jsonl"]),
+        Job("rest", [*drawn, "--out", "rest.jsonl"]),
         Job("eval", ["eval", "samples.jsonl", "--reference", tiny_chain.text, "--scorer", "none"]),
         Job("eval-artifact", ["eval", tiny_chain.student, "--batches", "1", "--draws", "1"]),
         Job("bench", [*bench, "--decode-steps", "4", "--scorer", "none", "--seeds", "0", "--out", "bench"]),
@@ -64,6 +71,12 @@ def shared(tiny_chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Share
         Job("again", ["encode", tiny_chain.text, *split, "--tokenizer", "train:300", "--out", "data"]),
     ]
     root = tmp_path_factory.mktemp("shared")
+    config = SampleConfig(n=10, batch_size=4)
+    sampler = load_sampler(tiny_chain.mdlm, "cpu")
+    few = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in generate(sampler, config)][:KEPT]
+    for name in ("one", "two"):
+        (root / name).mkdir()
+        partial_name(root / name / "rest.jsonl", origin_of(sampler, config)).write_text("".join(few))
     return Shared(launch(root / "one", 1, jobs), launch(root / "two", 2, jobs))
 
 
@@ -85,6 +98,14 @@ def test_a_file_of_samples_is_that_of_one_process(shared: Shared) -> None:
     assert ours.read_bytes() == theirs.read_bytes()
     assert ours.read_text() == shared.one.read("sample-mdlm", 0, "out")
     assert list(shared.two.folder.glob(".samples.jsonl*")) == []
+
+
+def test_the_rest_of_a_file_is_that_of_one_process(shared: Shared) -> None:
+    assert shared.output("rest") == ""
+    told = f"rest.jsonl: going on with {KEPT} of 10 samples, which a run that was cut short had drawn"
+    for launched in (shared.one, shared.two):
+        assert told in launched.read("rest", 0, "err").splitlines()
+        assert (launched.folder / "rest.jsonl").read_text() == shared.one.read("sample-mdlm", 0, "out")
 
 
 @pytest.mark.parametrize("name", ["eval", "eval-artifact", "info"])

@@ -10,8 +10,8 @@ from diladiff_cli.config import BenchConfig, SampleConfig
 from diladiff_cli.errors import UserError
 from diladiff_cli.stages.bench_frontier import bench_frontier
 from diladiff_cli.stages.bench_kept import bench_plan
-from diladiff_cli.stages.bench_points import Point, _content, plan_points
-from diladiff_cli.stages.sampler import load_sampler
+from diladiff_cli.stages.bench_points import Point, plan_points
+from diladiff_cli.stages.sampler import content_of, load_sampler
 
 from ..chain import Chain
 from ..scorer import give_scorer
@@ -111,10 +111,16 @@ def test_bounds_that_do_nothing_give_the_same_point() -> None:
 
 def test_another_tokenizer_gives_another_point(chain_copy: Chain) -> None:
     sampler = load_sampler(chain_copy.mdlm)
-    before = _content(sampler)
+    before = content_of(sampler)
     file = chain_copy.mdlm / "tokenizer.json"
     file.write_text(file.read_text() + "\n")
-    assert _content(sampler) != before
+    assert content_of(sampler) != before
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_blocks_are_compiled_on_demand(tiny_chain: Chain, compiled: bool) -> None:
+    (point, *_) = plan_points(BenchConfig(**SETTINGS, compile=compiled), [tiny_chain.mdlm], None).points
+    assert point.settings.compile is compiled
 
 
 @pytest.mark.parametrize(

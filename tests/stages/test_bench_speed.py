@@ -1,15 +1,20 @@
 """``bench --speed`` from Python: what is measured is what it says; how fast it is, is no test."""
 
 import io
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from diladiff_cli.config import BenchConfig
 from diladiff_cli.core.times import sampling_grid
 from diladiff_cli.core.unmask import Decoding, unmask
+from diladiff_cli.runtime.memory import PeakMemory
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages import bench_speed as module
 from diladiff_cli.stages.bench_speed import Setting, Window, bench_speed
@@ -56,6 +61,34 @@ def test_a_step_of_the_textbook_sampler_is_timed_more_than_once_where_there_is_t
     for limit, times in ((0.01, 1), (60.0, module.ROUNDS)):
         config = BenchConfig(**SMALL.to_dict() | {"vocab_sizes": "5000", "batch_sizes": "8", "seconds": limit})
         assert [r["textbook_steps_measured"] for r in bench_speed(config)] == [times, times]
+
+
+def test_all_that_is_measured_runs_on_compiled_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, int] | None] = []  # shapes of the places in the last block
+    peaks: list[int] = []  # calls before each measurement of memory
+
+    def compiler(function: Callable[..., Any], dynamic: bool) -> Callable[..., Any]:
+        def noted(x_t: Tensor, caches: Any = None, at: Tensor | None = None) -> Tensor:
+            calls.append(None if at is None else (at.shape[0], at.shape[1]))
+            result: Tensor = function(x_t, caches, at)
+            return result
+
+        return noted
+
+    def peak(device: torch.device) -> PeakMemory:
+        peaks.append(len(calls))
+        return PeakMemory(device)
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    monkeypatch.setattr(module, "PeakMemory", peak)
+    config = replace(SMALL, vocab_sizes="50", batch_sizes="3", top_p=1.0, compile=True)
+    (report,) = bench_speed(config)
+    assert report["compiled"]
+    ours, rest = calls[: peaks[0]], calls[peaks[0] :]
+    assert any(ours)  # once before, so that compiling is no part of it
+    assert [at for at in ours if at] == [at for at in rest if at][: sum(map(bool, ours))]
+    assert rest.count(None) > ours.count(None)  # floor and textbook
+    assert not next(bench_speed(replace(config, compile=False)))["compiled"]
 
 
 def test_a_textbook_sampler_that_would_not_fit_into_memory_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,10 @@
 
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
+from functools import wraps
+from typing import Any
 
 import pytest
 import torch
@@ -34,6 +37,34 @@ def test_every_stage_is_measured_for_each_vocabulary() -> None:
         assert r["share_of_matmul"] > 0
         assert ("speedup_over_plain" in r) == (r["stage"] == "train-mdlm")
     assert training_table(reports).row_count == len(reports)
+
+
+def test_what_each_stage_compiles_is_compiled_and_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled, calls = list[str](), Counter[str]()
+
+    def compiler(function: Any, **_: Any) -> Any:
+        assert function.__name__ != "noted"
+        name = f"{type(function.__self__).__name__}.{function.__name__}"
+        compiled.append(name)
+
+        @wraps(function)
+        def noted(*inputs: Any, **named: Any) -> Any:
+            calls[name] += 1
+            return function(*inputs, **named)
+
+        noted.__name__ = "noted"
+        return noted
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    reports = list(bench_training(replace(SMALL, vocab_sizes="50", compile=True)))
+    assert [r["compiled"] for r in reports] == [True] * len(STAGES)
+    trunk = "LatentTrunk.forward"
+    wanted = ["TokenDenoiser.body", "TokenDenoiser.body", trunk, trunk, trunk, "LatentStudent.along_ode"]
+    assert compiled == wanted
+    assert set(calls) == set(wanted)
+    compiled.clear()
+    list(bench_training(replace(SMALL, vocab_sizes="50")))
+    assert compiled == []
 
 
 def test_the_share_of_a_known_peak_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch._dynamo.utils import counters
 
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.stages.sample import generate
-from diladiff_cli.stages.sampler import load_sampler
+from diladiff_cli.stages.sampler import load_sampler, with_compiled_blocks
 
 from ..chain import LENGTH, Chain
 
@@ -24,16 +26,18 @@ def drawn(chain: Chain, **settings: Any) -> list[list[int]]:
 def test_what_runs_is_compiled_once(
     tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], precision: str
 ) -> None:
-    compiled: list[list[int]] = []  # batch sizes of the calls, by function
+    compiled: list[list[tuple[int, int]]] = []  # batch sizes and places in the last block of the calls, by function
 
-    def compiler(function: Callable[..., Any]) -> Callable[..., Any]:
-        calls: list[int] = []
+    def compiler(function: Callable[..., Any], dynamic: bool) -> Callable[..., Any]:
+        assert function.__name__ == "states"
+        assert dynamic
+        calls: list[tuple[int, int]] = []
         compiled.append(calls)
 
-        def noted(x_t: torch.Tensor, *rest: Any) -> Any:
-            assert not any(isinstance(value, torch.Tensor) for value in rest)  # whole blocks, whose shapes stay
-            calls.append(len(x_t))
-            return function(x_t, *rest)
+        def noted(x_t: Tensor, caches: Any, at: Tensor | None) -> Tensor:
+            calls.append((len(x_t), LENGTH if at is None else at.shape[1]))
+            result: Tensor = function(x_t, caches, at)
+            return result
 
         return noted
 
@@ -44,7 +48,9 @@ def test_what_runs_is_compiled_once(
     assert capsys.readouterr().err == ""
     assert drawn(tiny_chain, precision=precision, compile=True) == plain
     assert capsys.readouterr().err == "compiling, for half a minute or more\n"
-    assert [3 in calls and max(calls) == 3 for calls in compiled] == [True]
+    (calls,) = compiled
+    assert max(calls)[0] == 3
+    assert min(places for _, places in calls) < LENGTH / 2  # of the last block, as without
     compiled.clear()
     mixed = drawn(tiny_chain, precision=precision, compile=True, latent_until=0.5)
     assert [bool(calls) for calls in compiled] == [True, True]  # decoder and base
@@ -56,3 +62,21 @@ def test_what_runs_is_compiled_once(
 def test_a_compiled_decoder_draws_the_same_up_to_rounding(tiny_chain: Chain) -> None:
     plain, compiled = (torch.tensor(drawn(tiny_chain, compile=choice)) for choice in (False, True))
     assert (plain == compiled).float().mean() > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_not_every_batch_and_number_of_places_is_compiled_anew(tiny_chain: Chain) -> None:
+    sampler = load_sampler(tiny_chain.student, "cpu")
+    decoder = with_compiled_blocks(sampler.decoder)
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(11, decoder.latents, decoder.latent_width, generator=generator)
+    counters["stats"].clear()
+    for batch_size, places in ((7, 3), (5, 2), (9, 5), (6, 9), (8, 4), (11, 10)):
+        x = torch.randint(1, 50, (batch_size, LENGTH), generator=generator)
+        at = torch.rand(x.shape, generator=generator).argsort(1)[:, :places]
+        caches = decoder.latent_caches(z[:batch_size])
+        with torch.no_grad():
+            found, wanted = (network.states(x, caches, at) for network in (decoder, sampler.decoder))
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+    assert counters["stats"]["unique_graphs"] <= 2  # one for few places and one for more

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diladiff_cli.core.unmask import Decoding, unmask
+from diladiff_cli.core.unmask import Body, Decoding, Head, unmask
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.stages.sampler import decoding_functions
 
@@ -49,15 +49,15 @@ def test_the_first_step_of_a_base_runs_on_one_text(base: TokenDenoiser) -> None:
     reveal_times, uniform = torch.rand(2, 32, LENGTH, generator=chance, dtype=torch.float64)
     x = torch.full((32, LENGTH), MASK)
 
-    def drawn(whole_blocks: bool) -> Tensor:
-        functions = decoding_functions(base, whole_blocks=whole_blocks)
-        return unmask(*functions, x, MASK, reveal_times, uniform, Decoding(2))
+    def drawn(body: Body, head: Head) -> Tensor:
+        return unmask(body, head, x, MASK, reveal_times, uniform, Decoding(2))
 
     counts = rows_computed(base)
-    ours = drawn(False)
+    ours = drawn(*decoding_functions(base))
     assert counts[0] == 1
     counts.clear()
-    assert torch.equal(drawn(True), ours)
+    each_by_itself = drawn(lambda x_t, rows, select: base.body(x_t)[select], base.float32_logits)
+    assert torch.equal(each_by_itself, ours)
     assert counts[0] > 1
 
 

@@ -64,6 +64,25 @@ def test_named_validation_sources_keep_all_of_the_text_for_training(text: Path, 
     assert record["splits"]["valid"]["documents"] == 2
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_text_is_not_for_training_and_validation_at_once(text: Path, tmp_path: Path, dry_run: bool) -> None:
+    link, other = tmp_path / "link.jsonl", tmp_path / "other.txt"
+    link.symlink_to(text)
+    other.write_text("A mouse slept.\n")
+    both = "would be training and validation text at once; name them apart, or leave --valid out"
+    for sources, valid, found in (
+        ([str(text)], [str(text)], text),
+        ([str(other), str(text)], [str(link)], text),
+        ([str(tmp_path)], [str(other)], other),
+        (["somebody/stories"], ["somebody/stories"], Path("somebody/stories")),
+    ):
+        with pytest.raises(UserError, match=f"^{re.escape(str(found))} {both}"):
+            encode_text(SMALL, text=sources, valid=valid, out=tmp_path / "data", dry_run=dry_run)
+    with pytest.raises(UserError, match=f" and 2 more {both}"):
+        encode_text(SMALL, text=[str(tmp_path), str(other)], valid=[str(tmp_path)], out=tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
 def test_the_fingerprint_depends_on_the_text_and_not_on_the_run(text: Path, tmp_path: Path) -> None:
     first = encode_text(SMALL, text=[str(text)], out=tmp_path / "a")["fingerprint"]
     assert encode_text(SMALL, text=[str(text)], out=tmp_path / "b")["fingerprint"] == first

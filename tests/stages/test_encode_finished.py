@@ -72,8 +72,9 @@ def test_a_data_set_of_other_text_is_not_replaced(made: Path, dry_run: bool) -> 
         file.write("\n\none more document")
     with pytest.raises(UserError, match=OTHER_TEXT):
         again(made, dry_run=dry_run)
+    (made / "valid.txt").write_text("held out\n")
     with pytest.raises(UserError, match=OTHER_TEXT):
-        again(made, valid=[str(made / "text.txt")], dry_run=dry_run)
+        again(made, valid=[str(made / "valid.txt")], dry_run=dry_run)
 
 
 def test_of_many_sources_a_few_are_named(tmp_path: Path) -> None:

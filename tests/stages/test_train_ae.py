@@ -121,9 +121,10 @@ def test_what_does_not_change_is_computed_once_for_all_validations(
 
 
 def test_a_single_training_block_is_refused(tmp_path: Path, tiny_chain: Chain) -> None:
-    (tmp_path / "one.txt").write_text("the old dog sat by the sea and a new red bird ran home\n")
+    for name in ("one.txt", "two.txt"):
+        (tmp_path / name).write_text("the old dog sat by the sea and a new red bird ran home\n")
     settings = EncodeConfig(tokenizer=str(tiny_chain.data), length=16)
-    encode_text(settings, text=[str(tmp_path / "one.txt")], valid=[str(tmp_path / "one.txt")], out=tmp_path / "data")
+    encode_text(settings, text=[str(tmp_path / "one.txt")], valid=[str(tmp_path / "two.txt")], out=tmp_path / "data")
     with pytest.raises(UserError, match=r"data has a single training block, whose latent has no spread; encode more"):
         train_ae(ae_config(), base=tiny_chain.mdlm, data=tmp_path / "data", out=tmp_path / "ae")
 
