@@ -118,6 +118,23 @@ def test_decoding_gives_samples_of_the_latents(student: Model) -> None:
     assert student.decode(z_0, order="entropy")[0]["decode_steps"] == LENGTH
 
 
+def test_what_is_no_text_is_not_encoded(student: Model) -> None:
+    with pytest.raises(TypeError, match="texts holds 3, which is no text"):
+        student.encode(["the cat", 3])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "mps:99", "gpu"])
+def test_a_device_that_cannot_be_used_is_named(tiny_chain: Chain, device: str) -> None:
+    with pytest.raises(UserError, match=f"the device {device} cannot be used here; leave it out, or take cpu"):
+        load(tiny_chain.student, device)
+
+
+def test_a_device_without_float64_is_named(tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diladiff_cli.stages.sampler.has_float64", lambda _: False)
+    with pytest.raises(UserError, match="the device cpu has no float64, in which tokens are drawn"):
+        load(tiny_chain.student, "cpu")
+
+
 def test_oracle_samples_decode_encoded_blocks(tiny_chain: Chain) -> None:
     model = load(tiny_chain.ae, "cpu")
     z_0 = model.sampler.encoder(model.sampler.blocks(range(4)))

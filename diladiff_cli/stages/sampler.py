@@ -13,7 +13,7 @@ from diladiff_cli.core.times import scattering_stride
 from diladiff_cli.core.unmask import ADAPTIVE_ORDERS, Body, Head
 from diladiff_cli.data.tokenizer import load_tokenizer
 from diladiff_cli.data.tokens import TokenSplit
-from diladiff_cli.errors import UserError, first_line
+from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import file_hash
 from diladiff_cli.networks.autoencoder import AutoEncoder
 from diladiff_cli.networks.denoiser import TokenDenoiser, with_bf16_matrices
@@ -225,9 +225,7 @@ def _usable(device: torch.device | str) -> torch.device:
         found = torch.device(device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:  # torch without CUDA raises the latter
-        raise UserError(
-            f"the device {device} cannot be used ({first_line(error)})", "leave it out, or take cpu"
-        ) from error
+        raise UserError(f"the device {device} cannot be used here", "leave it out, or take cpu") from error
     if not has_float64(found):
         raise UserError(f"the device {device} has no float64, in which tokens are drawn", "leave it out, or take cpu")
     return found
