@@ -1,13 +1,14 @@
 """``eval`` of artifacts: every figure with its definition, on held-out text (method section 7)."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diladiff_cli.config import EvalConfig
 from diladiff_cli.core.precision import autocast
 from diladiff_cli.metrics import agreement
 from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.runtime.progress import Bar
-from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import open_recorded_data, path_or_none
 from diladiff_cli.stages.eval_figures import PARTS, Evaluation, Figures
 from diladiff_cli.stages.sampler import load_sampler, sampling_device
@@ -66,26 +67,13 @@ DEFINITIONS: dict[str, dict[str, str]] = {
 }
 
 
-def evaluate_artifact(
-    path: Path | str,
-    *,
-    data: Path | str | None = None,
-    batches: int = 8,
-    draws: int = 16,
-    likelihood: int = 4,
-    seed: int = 0,
-    precision: str = "fp32",
-) -> dict[str, Any]:
+def evaluate_artifact(config: EvalConfig, path: Path | str, *, data: Path | str | None = None) -> dict[str, Any]:
     """Measure an artifact of any stage on the validation split of its data.
 
     Args:
+        config: Amounts of work, seed and precision; its scorer is for samples.
         path: The artifact.
         data: Token data set; None for the one that it was trained on.
-        batches: Amount of work: 16 blocks of text and 4 latents each.
-        draws: Masks per sequence of the likelihood bound; the published figures have 128.
-        likelihood: Of a prior: sequences for the figure of the whole model, which takes long; 0 leaves it out.
-        seed: Of masks, noise and samples.
-        precision: "fp32", "bf16" for autocast of matrix products, or "auto".
 
     Returns:
         ``path``, ``stage``, ``hash``, ``data``, ``settings``, ``figures``, ``definitions`` (of each figure) and
@@ -93,26 +81,19 @@ def evaluate_artifact(
 
     Raises:
         UserError: The artifact, a parent or the data set is missing, changed or damaged.
-        ConfigError: A setting out of its range.
     """
-    precision = settled_precision(precision, sampling_device())
-    limits = {"batches": (batches, 1), "draws": (draws, 1), "likelihood": (likelihood, 0), "seed": (seed, 0)}
-    problems = [f"--{k} is {value}; give at least {low}" for k, (value, low) in limits.items() if value < low]
-    if precision not in ("fp32", "bf16"):
-        problems.append(f"--precision is {precision!r}; choose one of auto, bf16, fp32")
-    if problems:
-        raise ConfigError(problems)
+    config = replace(config, precision=settled_precision(config.precision, sampling_device()))
     data = path_or_none(data)
     sampler = load_sampler(path, data=data)
     tokens = open_recorded_data(sampler.artifact, data)
-    work = Evaluation(sampler, tokens, batches, draws, likelihood, seed, precision)
+    work = Evaluation(sampler, tokens, config)
     parts = dict(PARTS[sampler.stage])
     left_out = {}
-    if sampler.stage == "prior" and likelihood == 0:
+    if sampler.stage == "prior" and config.likelihood == 0:
         del parts["likelihood"]
         left_out["whole_model"] = "--likelihood is 0"
     figures: Figures = {}
-    with Bar("evaluating", len(parts)) as bar, autocast(sampler.device, precision):
+    with Bar("evaluating", len(parts)) as bar, autocast(sampler.device, config.precision):
         for name, part in parts.items():
             figures |= part(work)
             bar.update(1, name)
@@ -127,7 +108,7 @@ def evaluate_artifact(
             "sequences": sum(map(len, work.blocks)),
             "length": tokens.length,
         },
-        "settings": {"batches": batches, "draws": draws, "seed": seed, "precision": precision},
+        "settings": {name: getattr(config, name) for name in ("batches", "draws", "seed", "precision")},
         "figures": figures,
         "definitions": definitions_of(figures),
         "left_out": left_out,

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diladiff_cli.config import SampleConfig
+from diladiff_cli.config import EvalConfig, SampleConfig
 from diladiff_cli.core.gaussian import velocity
 from diladiff_cli.data.tokens import TokenData
 from diladiff_cli.metrics.agreement import agreement_figures
-from diladiff_cli.metrics.likelihood import Velocity, bound_report, masked_statistics, ode_log_density
+from diladiff_cli.metrics.likelihood import MaskedStatistics, Velocity, bound_report, masked_statistics, ode_log_density
 from diladiff_cli.metrics.recovery import LogitsFor, recovery_curve
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.artifacts import Artifact
@@ -44,20 +44,13 @@ class Evaluation:
     Attributes:
         sampler: The networks.
         tokens: The data set whose validation split is used.
-        batches: Amount of work, in units of ``SEQUENCES`` blocks and ``LATENTS`` latents.
-        draws: Masks per sequence of the likelihood bound.
-        likelihood: Sequences for the figure of the whole latent model.
-        seed: Of masks, noise and samples.
-        precision: "fp32", or "bf16" for autocast.
+        config: Amount of work, in units of ``SEQUENCES`` blocks and ``LATENTS`` latents, and so on; its precision is
+            "fp32", or "bf16" for autocast.
     """
 
     sampler: Sampler
     tokens: TokenData
-    batches: int
-    draws: int
-    likelihood: int
-    seed: int
-    precision: str
+    config: EvalConfig
 
     @property
     def artifact(self) -> Artifact:
@@ -84,7 +77,7 @@ class Evaluation:
     @cached_property
     def blocks(self) -> list[Tensor]:
         """The text of all figures but that of the whole model."""
-        return self.text(self.batches * SEQUENCES)
+        return self.text(self.config.batches * SEQUENCES)
 
     @cached_property
     def latents(self) -> list[Tensor]:
@@ -100,13 +93,17 @@ class Evaluation:
         return {
             "autoencoder": autoencoder_logits(autoencoder, source),
             "base": base_logits(build(autoencoder_of(self.artifact).parent("mdlm"), self.sampler.device)),
-            "noise_latent": autoencoder_logits(autoencoder, source, noise=1.0, seed=self.seed),
+            "noise_latent": autoencoder_logits(autoencoder, source, noise=1.0, seed=self.config.seed),
         }
+
+    def statistics(self, logits_for: LogitsFor, blocks: list[Tensor]) -> MaskedStatistics:
+        """What a model makes of masked text."""
+        return masked_statistics(logits_for, blocks, self.tokens.mask_id, self.config.draws, self.config.seed)
 
     def sampling(self, steps: int = 0) -> SampleConfig:
         """How two texts are drawn from each of some latents, as they are: without a model's own factor."""
-        pairs = min(self.batches * LATENTS, len(self.oracle.held_out))
-        drawn_with: dict[str, Any] = {"seed": self.seed, "precision": self.precision, "latent_scale": 1.0}
+        pairs = min(self.config.batches * LATENTS, len(self.oracle.held_out))
+        drawn_with: dict[str, Any] = {"seed": self.config.seed, "precision": self.config.precision, "latent_scale": 1.0}
         config = SampleConfig(n=2 * pairs, steps=steps, decodings=2, **drawn_with)
         return complete(self.sampler if steps else self.oracle, config)
 
@@ -115,14 +112,14 @@ def masked_text(work: Evaluation) -> Figures:
     """Likelihood bound, NLL and recovery over uniform masking ratios."""
     found = {}
     for name, logits_for in work.models.items():
-        statistics = masked_statistics(logits_for, work.blocks, work.tokens.mask_id, work.draws, work.seed)
+        statistics = work.statistics(logits_for, work.blocks)
         found[name] = statistics.bound() | {"nll": statistics.nll, "recovery": statistics.recovery}
     return {"masked_text": found}
 
 
 def curves(work: Evaluation) -> Figures:
     """Recovery and NLL against the masking ratio."""
-    mask_id, seed = work.tokens.mask_id, work.seed
+    mask_id, seed = work.tokens.mask_id, work.config.seed
     return {"curves": {name: recovery_curve(f, work.blocks, mask_id, seed=seed) for name, f in work.models.items()}}
 
 
@@ -131,8 +128,8 @@ def robustness(work: Evaluation) -> Figures:
     autoencoder, source = work.sampler.require_autoencoder(), work.oracle.encoder.features
     rows: list[dict[str, Any]] = []
     for std in NOISE_STDS:
-        logits_for = autoencoder_logits(autoencoder, source, noise=std, seed=work.seed)
-        curve = recovery_curve(logits_for, work.blocks, work.tokens.mask_id, NOISE_RATIOS, work.seed)
+        logits_for = autoencoder_logits(autoencoder, source, noise=std, seed=work.config.seed)
+        curve = recovery_curve(logits_for, work.blocks, work.tokens.mask_id, NOISE_RATIOS, work.config.seed)
         rows += [{"std": std} | point for point in curve]
     return {"robustness": rows}
 
@@ -142,7 +139,7 @@ def agreement(work: Evaluation, sampler: Sampler, steps: int = 0, white: bool = 
     config = work.sampling(steps)
     indices = range(config.n // config.decodings)
     if white:
-        noise = SampleNoise(work.seed, indices)
+        noise = SampleNoise(work.config.seed, indices)
         z_0 = noise.normal(noise.START, *sampler.require_autoencoder().latent_shape)
     else:
         z_0 = draw_latents(sampler, indices, config)
@@ -180,7 +177,7 @@ def student_agreement(work: Evaluation) -> Figures:
 def prior_loss(work: Evaluation) -> Figures:
     """Error of the clean estimate by noise level."""
     prior: LatentPrior = work.network
-    return {"prior_loss": prior_figures(prior, prior.schedule, work.latents, work.seed)}
+    return {"prior_loss": prior_figures(prior, prior.schedule, work.latents, work.config.seed)}
 
 
 def prior_velocity(prior: LatentPrior) -> Velocity:
@@ -196,14 +193,14 @@ def prior_velocity(prior: LatentPrior) -> Velocity:
 def whole_model(work: Evaluation) -> Figures:
     """The decoder's bound and the prior's density of its latents together, per token; no likelihood of text."""
     prior: LatentPrior = work.network
-    text = work.text(work.likelihood)
-    decoder = masked_statistics(work.models["autoencoder"], text, work.tokens.mask_id, work.draws, work.seed)
-    probe = generator(torch.device("cpu"), work.seed)
+    text = work.text(work.config.likelihood)
+    decoder = work.statistics(work.models["autoencoder"], text)
+    probe = generator(torch.device("cpu"), work.config.seed)
     with torch.autocast(work.sampler.device.type, enabled=False):
         densities = [ode_log_density(prior_velocity(prior), work.oracle.encoder(x), generator=probe) for x in text]
     density = torch.cat(densities)  # (S,)
     length = work.tokens.length
-    report = bound_report(decoder.nats - density, length, work.draws)
+    report = bound_report(decoder.nats - density, length, work.config.draws)
     del report["perplexity"]  # of what is no likelihood
     return {
         "whole_model": report
@@ -221,9 +218,9 @@ def teacher_distance(work: Evaluation) -> Figures:
     student: LatentStudent = work.network
     device = work.sampler.device
     teacher = build(work.artifact.parent("prior"), device)
-    shape = (work.batches * SEQUENCES, *work.sampler.require_autoencoder().latent_shape)
+    shape = (work.config.batches * SEQUENCES, *work.sampler.require_autoencoder().latent_shape)
     guidance = work.artifact.config["training"].get("guidance", 0.0)  # students older than it have none
-    wanted = teacher_samples(teacher, shape, device, guidance, work.seed)
+    wanted = teacher_samples(teacher, shape, device, guidance, work.config.seed)
     figures = student_figures(student, teacher.schedule, wanted)
     return {"teacher_distance": figures | {"samples": shape[0], "teacher_steps": TEACHER_STEPS}}
 

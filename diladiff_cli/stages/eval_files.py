@@ -162,15 +162,7 @@ def _reports(
         if samples is not None:
             yield from measure.reports(samples)
             continue
-        yield evaluate_artifact(
-            Path(name),
-            data=data,
-            batches=config.batches,
-            draws=config.draws,
-            likelihood=config.likelihood,
-            seed=config.seed,
-            precision=config.precision,
-        )
+        yield evaluate_artifact(config, Path(name), data=data)
 
 
 def table_of(report: Report) -> "RenderableType":

@@ -13,7 +13,6 @@ from rich.console import Console
 from diladiff_cli.config import EvalConfig, SampleConfig
 from diladiff_cli.core.gaussian import velocity
 from diladiff_cli.errors import UserError
-from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import open_recorded_data
 from diladiff_cli.stages.eval_artifact import DEFINITIONS, artifact_table, evaluate_artifact
 from diladiff_cli.stages.eval_figures import NOISE_STDS, Evaluation, agreement, prior_velocity
@@ -31,8 +30,9 @@ SETTINGS: dict[str, Any] = {"batches": 2, "draws": 4, "seed": 3}
 
 @pytest.fixture(scope="module")
 def reports(tiny_chain: Chain) -> dict[str, Report]:
-    found = {stage: evaluate_artifact(getattr(tiny_chain, stage), **SETTINGS) for stage in ("mdlm", "ae", "student")}
-    return found | {"prior": evaluate_artifact(tiny_chain.prior, likelihood=2, **SETTINGS)}
+    config = EvalConfig(**SETTINGS)
+    found = {stage: evaluate_artifact(config, getattr(tiny_chain, stage)) for stage in ("mdlm", "ae", "student")}
+    return found | {"prior": evaluate_artifact(EvalConfig(likelihood=2, **SETTINGS), tiny_chain.prior)}
 
 
 STAGES = pytest.mark.parametrize("stage", ["mdlm", "ae", "prior", "student"])
@@ -106,8 +106,8 @@ def test_the_whole_models_bound_is_the_decoders_less_the_latents_density(reports
 
 def test_the_whole_models_bound_may_be_left_out(tiny_chain: Chain) -> None:
     assert EvalConfig().likelihood == 4
-    assert evaluate_artifact(tiny_chain.prior, batches=1)["figures"]["whole_model"]["sequences"] == 4
-    report = evaluate_artifact(tiny_chain.prior, batches=1, likelihood=0)
+    assert evaluate_artifact(EvalConfig(batches=1), tiny_chain.prior)["figures"]["whole_model"]["sequences"] == 4
+    report = evaluate_artifact(EvalConfig(batches=1, likelihood=0), tiny_chain.prior)
     assert "whole_model" not in report["figures"]
     assert report["left_out"]["whole_model"] == "--likelihood is 0"
 
@@ -154,7 +154,7 @@ def evaluation(chain: Chain, sharpness: float, heed: float) -> Evaluation:
             elif name.startswith("head."):
                 weights.mul_(sharpness)
     tokens = open_recorded_data(sampler.artifact, None)
-    return Evaluation(sampler, tokens, batches=3, draws=1, likelihood=0, seed=0, precision="fp32")
+    return Evaluation(sampler, tokens, EvalConfig(batches=3, draws=1, likelihood=0))
 
 
 def test_agreement_tells_a_decoder_that_heeds_its_latent_from_one_that_does_not(tiny_chain: Chain) -> None:
@@ -190,7 +190,7 @@ def test_equal_seeds_give_equal_reports_and_other_seeds_others(tiny_chain: Chain
     for stage in ("mdlm", "ae", "prior", "student"):
         settings: dict[str, Any] = {"batches": 1, "draws": 2, "likelihood": 1}
         model = getattr(tiny_chain, stage)
-        first, again, other = (evaluate_artifact(model, **settings, seed=s) for s in (0, 0, 1))
+        first, again, other = (evaluate_artifact(EvalConfig(**settings, seed=s), model) for s in (0, 0, 1))
         assert first == again
         assert all(first["figures"][name] != other["figures"][name] for name in first["figures"])
 
@@ -204,28 +204,23 @@ def test_another_seed_has_other_noise_on_latents(tiny_chain: Chain) -> None:
 
 
 def test_bf16_differs_by_rounding_only(tiny_chain: Chain, reports: dict[str, Report]) -> None:
-    found = evaluate_artifact(tiny_chain.mdlm, precision="bf16", **SETTINGS)["figures"]["masked_text"]["base"]
+    report = evaluate_artifact(EvalConfig(precision="bf16", **SETTINGS), tiny_chain.mdlm)
+    found = report["figures"]["masked_text"]["base"]
     wanted = reports["mdlm"]["figures"]["masked_text"]["base"]
     assert found["nats_per_token"] != wanted["nats_per_token"]
     assert found["nats_per_token"] == pytest.approx(wanted["nats_per_token"], rel=1e-2)
 
 
-def test_bad_settings_are_named_together(tiny_chain: Chain) -> None:
-    with pytest.raises(ConfigError) as caught:
-        evaluate_artifact(tiny_chain.mdlm, batches=0, draws=0, likelihood=-1, precision="fp8")
-    assert [p.split()[0] for p in caught.value.problems] == ["--batches", "--draws", "--likelihood", "--precision"]
-
-
 def test_a_missing_data_set_is_named(tiny_chain: Chain, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no folder .*none; give a token data set"):
-        evaluate_artifact(tiny_chain.ae, data=tmp_path / "none")
+        evaluate_artifact(EvalConfig(), tiny_chain.ae, data=tmp_path / "none")
 
 
 def test_a_bundle_says_that_it_comes_without_its_data_set(chain_copy: Chain, tmp_path: Path) -> None:
     export(chain_copy.ae, tmp_path / "bundle")
     shutil.rmtree(chain_copy.data)
     with pytest.raises(UserError, match=r"bundle is a bundle, which comes without its data set; name one with --data$"):
-        evaluate_artifact(tmp_path / "bundle", **SETTINGS)
+        evaluate_artifact(EvalConfig(**SETTINGS), tmp_path / "bundle")
 
 
 def test_the_oracle_of_a_prior_is_its_auto_encoder(tiny_chain: Chain) -> None:

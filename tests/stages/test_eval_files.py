@@ -195,7 +195,7 @@ def test_artifacts_are_measured_beside_samples_in_the_order_given(tiny_chain: Ch
     targets = [samples, tiny_chain.mdlm, samples]
     reports = list(evaluate_files(config, targets, reference=[str(tiny_chain.text)], data=tiny_chain.data))
     assert ["stage" in report for report in reports] == [False, True, False]
-    assert reports[1] == evaluate_artifact(str(tiny_chain.mdlm), data=str(tiny_chain.data), batches=1, draws=2, seed=3)
+    assert reports[1] == evaluate_artifact(config, str(tiny_chain.mdlm), data=str(tiny_chain.data))
     assert "masking ratio" in shown(table_of(reports[1]))
     assert shown(overview_table(reports)).count(str(tiny_chain.mdlm)) == 2
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from diladiff_cli.config import EvalConfig
 from diladiff_cli.errors import UserError
 from diladiff_cli.shipped import SHIPPED_MODEL
 from diladiff_cli.stages.eval_artifact import evaluate_artifact
@@ -35,7 +36,7 @@ def logged_lines(lines: list[str], split: str = "train") -> list[dict[str, Any]]
 
 def reported(artifact: Path, file: Path) -> dict[str, Any]:
     """A report of eval, written as eval prints it."""
-    report = evaluate_artifact(artifact, batches=1, draws=1)
+    report = evaluate_artifact(EvalConfig(batches=1, draws=1), artifact)
     file.write_text(json.dumps(report) + "\n")
     return report
 
