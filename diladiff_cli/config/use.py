@@ -120,7 +120,7 @@ class SampleConfig(Settings):
     entropy_bound: float = entropy_bound_option()
     seed: int = option(0, "Seed; sample i depends on the seed and i alone.", low=0)
     batch_size: int = option(32, "Samples drawn at once; the samples do not depend on it.", low=1)
-    compile: bool = option(False, "Compile the decoder's blocks, half a minute or more; worth it in long runs.")
+    compile: bool = option(False, "Compile decoder and prior, half a minute or more each; worth it in long runs.")
     precision: str = precision_option("fp32", ", whose rounding gives other texts")
 
     def _problems(self, good: Good) -> list[str]:
@@ -205,7 +205,7 @@ class BenchConfig(Settings):
     entropy_bound: float = entropy_bound_option()
     batch_size: int = option(32, "Samples drawn at once, and texts scored at once.", low=1)
     precision: str = precision_option("auto")
-    compile: bool = option(False, "Compile the decoder's blocks; with --speed also what each stage trains.")
+    compile: bool = option(False, "Compile decoders and priors; with --speed also what each stage trains.")
     scorer: str = option("auto", "auto (gpt2-large or smollm2 or none), none, smollm2, a GGUF file, Hub id or folder.")
     vocab_sizes: str = option("4096,30522", "With --speed: vocabularies, a list.", listed=True)
     lengths: str = option("128,1024", "With --speed: lengths of texts, a list.", listed=True)

@@ -39,12 +39,12 @@ def draw_latents(sampler: Sampler, indices: range, config: SampleConfig, on_step
     A prior takes its solver's steps and a student average-velocity steps from noise that depends on (seed, index)
     alone; an auto-encoder encodes held-out blocks from all over the text (the oracle).
 
-    ``config`` is as :func:`complete` returns it; seed, steps, gamma, guidance, solver and precision are read.
+    ``config`` is as :func:`complete` returns it; what concerns the texts alone is not read.
     ``on_step`` is called with the clean estimate of each latent step, see :mod:`diladiff_cli.core.ode`; an auto-encoder
     takes none.
     """
     shape = sampler.require_autoencoder().latent_shape
-    network = sampler.latent
+    network = sampler.latent_in(config.compile)
     with autocast(sampler.device, config.precision):
         if network is None:
             return sampler.encoder(sampler.blocks(indices).to(sampler.device))
@@ -54,7 +54,7 @@ def draw_latents(sampler: Sampler, indices: range, config: SampleConfig, on_step
             noises = noise.normal(noise.GAMMA, config.steps - 1, *shape).float().to(sampler.device)
         draw = partial(_latents_from, network, config, on_step)
         if graphs.replays_pay(sampler.device) and on_step is None and config.steps <= graphs.MOST_STEPS:
-            how = (config.precision, config.steps, config.gamma, config.guidance, config.solver)
+            how = (config.precision, config.compile, config.steps, config.gamma, config.guidance, config.solver)
             return sampler.replays.latents(draw, z, noises, how)
         return draw(z, noises)
 

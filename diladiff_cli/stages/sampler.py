@@ -4,10 +4,10 @@ import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diladiff_cli.core.times import scattering_stride
 from diladiff_cli.core.unmask import ADAPTIVE_ORDERS, Body, Head
@@ -35,6 +35,9 @@ LEAST_EULER_STEPS = 50  # that leave next to no noise on the tan-10 schedule: 0.
 # How latents come about, where that changed: the blocks that an auto-encoder encodes, the steps of a prior or student.
 # A prior's keep this name whatever the solver, which is in the settings.
 LATENTS_FROM = {"ae": "blocks from all over the text", "prior": "ddim", "student": "times of ddim"}
+
+
+N = TypeVar("N", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,15 @@ class Sampler:
     def base_in(self, precision: str, compiled: bool = False) -> TokenDenoiser:
         """The base that an auto-encoder was made from, as :meth:`decoder_in`; a UserError where it is missing."""
         return self._variant("base", precision, compiled)
+
+    def latent_in(self, compiled: bool) -> LatentPrior | LatentStudent | None:
+        """The network that draws latents; on demand a prior's is compiled, which has many steps."""
+        return self._compiled_prior if compiled and isinstance(self.latent, LatentPrior) else self.latent
+
+    @cached_property
+    def _compiled_prior(self) -> LatentPrior:
+        assert isinstance(self.latent, LatentPrior)
+        return _compiled(self.latent, "forward", "the prior", self.device)
 
     def _variant(self, name: str, precision: str, compiled: bool) -> TokenDenoiser:
         key = (name, precision, compiled)
@@ -155,14 +167,16 @@ def load_sampler(path: Path | str, device: torch.device | str | None = None, dat
 
 
 def with_compiled_blocks(decoder: TokenDenoiser) -> TokenDenoiser:
-    """A copy that shares the weights, whose blocks compile when they are first called, as is told on stderr.
+    """A copy that shares the weights, whose blocks compile when they are first called, as is told on stderr."""
+    return _compiled(decoder, "states", "the decoder", decoder.embedding.weight.device)
 
-    On a CPU batches, and places in the last block, may have any size; on a GPU those of a graph never change.
-    """
-    say("compiling, for half a minute or more")
-    decoder = copy.copy(decoder)
-    compile_method("states", decoder, dynamic=True if decoder.embedding.weight.device.type == "cpu" else None)
-    return decoder
+
+def _compiled(network: N, method: str, title: str, device: torch.device) -> N:
+    """A copy of which a method is compiled: on a CPU for batches of any size; on a GPU a graph's never change."""
+    say(f"compiling {title}, for half a minute or more")
+    network = copy.copy(network)  # which shares the weights
+    compile_method(method, network, dynamic=True if device.type == "cpu" else None)
+    return network
 
 
 def decoding_functions(decoder: TokenDenoiser, z: Tensor | None = None) -> tuple[Body, Head]:

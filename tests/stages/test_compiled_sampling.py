@@ -1,5 +1,6 @@
 """``sample --compile``."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -47,7 +48,7 @@ def test_what_runs_is_compiled_once(
     assert compiled == []
     assert capsys.readouterr().err == ""
     assert drawn(tiny_chain, precision=precision, compile=True) == plain
-    assert capsys.readouterr().err == "compiling, for half a minute or more\n"
+    assert capsys.readouterr().err == "compiling the decoder, for half a minute or more\n"
     (calls,) = compiled
     assert max(calls)[0] == 3
     assert min(places for _, places in calls) < LENGTH / 2  # of the last block, as without
@@ -55,6 +56,33 @@ def test_what_runs_is_compiled_once(
     mixed = drawn(tiny_chain, precision=precision, compile=True, latent_until=0.5)
     assert [bool(calls) for calls in compiled] == [True, True]  # decoder and base
     assert mixed == drawn(tiny_chain, precision=precision, latent_until=0.5)
+
+
+def test_the_network_of_a_prior_is_compiled_as_well(
+    tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = Counter[str]()
+
+    def compiler(function: Callable[..., Any], dynamic: bool) -> Callable[..., Any]:
+        name = f"{type(function.__self__).__name__}.{function.__name__}"  # type: ignore[attr-defined]
+
+        def noted(*given: Any) -> Any:
+            calls[name] += 1
+            return function(*given)
+
+        return noted
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    sampler = load_sampler(tiny_chain.prior, "cpu")
+    settings = SETTINGS | {"steps": 4}
+    plain = list(generate(sampler, SampleConfig(**settings)))
+    assert not calls
+    capsys.readouterr()
+    assert list(generate(sampler, SampleConfig(**settings, compile=True))) == plain
+    assert calls["LatentPrior.forward"] == 2 * 4  # batches and steps
+    assert calls["TokenDenoiser.states"] > 0
+    told = [f"compiling {what}, for half a minute or more" for what in ("the prior", "the decoder")]
+    assert capsys.readouterr().err.splitlines() == told
 
 
 @pytest.mark.slow
