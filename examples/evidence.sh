@@ -111,11 +111,7 @@ into semantics.json python3 "$here/semantics.py" --model "$models/ae" ${data[@]+
 speed() { diladiff bench --speed --seconds "$@"; }
 into speed_bf16.jsonl speed 12 --precision bf16 --lengths 128
 compiled_and_not() {
-  for size in 4096 30522; do
-    for how in --no-compile --compile; do
-      speed 6 --precision bf16 --lengths 128 --decode-steps 16,64 --vocab-sizes "$size" "$how"
-    done
-  done
+  for how in --no-compile --compile; do speed 6 --precision bf16 --lengths 128 --decode-steps 16,64 "$how"; done
 }
 into speed_compiled.jsonl compiled_and_not
 into speed_fp32.jsonl speed 45 --precision fp32 --lengths 128 --batch-sizes 32 --decode-steps 16,64

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -123,8 +124,8 @@ def test_what_is_no_text_is_not_encoded(student: Model) -> None:
         student.encode(["the cat", 3])  # type: ignore[list-item]
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "mps:99", "gpu"])
-def test_a_device_that_cannot_be_used_is_named(tiny_chain: Chain, device: str) -> None:
+@pytest.mark.parametrize("device", ["cuda:99", "mps:99", "gpu", "hpu", "meta", 2.5])
+def test_a_device_that_cannot_be_used_is_named(tiny_chain: Chain, device: Any) -> None:
     with pytest.raises(UserError, match=f"the device {device} cannot be used here; leave it out, or take cpu"):
         load(tiny_chain.student, device)
 

@@ -90,7 +90,7 @@ def sample(
         if file is not None and os.path.isdir(file):
             raise UserError(f"cannot write {file} (it is a folder)", f"choose another {option}")
     from diladiff_cli.model import load
-    from diladiff_cli.stages.sample_settings import notes_on, origin_of, sample_plan
+    from diladiff_cli.stages.sample_settings import complete, notes_on, origin_of, sample_plan
 
     loaded = load(named_or_default(model), data=data)
     _check_stage(loaded, config, given, data)
@@ -101,13 +101,16 @@ def sample(
         return sample_plan(loaded.sampler, config) | files
     if trace is not None and is_main_process():
         _write_trace(loaded, config, trace)
-    from diladiff_cli.cli.sample_file import texts_of, write_samples
+    from diladiff_cli.cli.sample_file import Source, texts_of, write_samples
+    from diladiff_cli.stages.sample import is_whole
 
     draw = partial(_with_bar, loaded, config, out is not None or not on_terminal)
     if out is None:
         samples = draw(0)
         return texts_of(samples) if format == "text" else samples
-    write_samples(draw, out, config.n, origin_of(loaded.sampler, config), format == "text")
+    settings = complete(loaded.sampler, config)
+    source = Source(origin_of(loaded.sampler, settings), draw, partial(is_whole, loaded.sampler, settings))
+    write_samples(source, out, config.n, format == "text")
     return None
 
 
@@ -146,13 +149,13 @@ def _with_bar(model: Any, config: SampleConfig, enabled: bool, first: int) -> It
 
 
 def _write_trace(model: Any, config: SampleConfig, out: Path) -> None:
-    from diladiff_cli.cli.sample_file import writable
-    from diladiff_cli.runtime.folders import remove_leftovers, replacing_file
+    from diladiff_cli.cli.sample_file import told_when_interrupted, writable
+    from diladiff_cli.runtime.folders import real, remove_leftovers, replacing_file
     from diladiff_cli.stages.trace import page
 
-    with writable(out, "--trace") as is_regular:
+    with told_when_interrupted(out), writable(out, "--trace") as is_regular:
         if is_regular:
-            remove_leftovers(out)
+            remove_leftovers(real(out))
         with replacing_file(out) if is_regular else nullcontext(out) as file:
             file.write_bytes(page(model.trace(config)).encode())
     say(f"{out}: how sample 0 was decoded")

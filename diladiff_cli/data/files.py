@@ -3,7 +3,7 @@
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -71,6 +71,36 @@ def find_files(source: str) -> list[Path] | None:
             f"{unknown[0]} is of an unknown kind", f"give files that end in {FORMATS}, or - for standard input"
         )
     return files
+
+
+def check_apart(text: Sequence[str], valid: Sequence[str], files: Mapping[str, list[Path] | None]) -> None:
+    """Refuse text that would be learned and validated with alike: figures of such validation mean nothing.
+
+    Args:
+        text: Sources of training text.
+        valid: Those of validation text.
+        files: Of :func:`find_files` for each source that is not standard input.
+
+    Raises:
+        UserError: A file, whatever leads to it, or another source is on both sides.
+    """
+
+    def named(sources: Sequence[str]) -> dict[Any, str]:
+        """Names by what is read: files by their place on disk, whatever leads there."""
+        found = dict[Any, str]()
+        for source in sources:
+            for path in files.get(source) or ():
+                found.setdefault((path.stat().st_dev, path.stat().st_ino), str(path))
+            if not files.get(source):
+                found[source] = source
+        return found
+
+    held_out = named(valid)
+    in_both = [name for key, name in named(text).items() if key in held_out]
+    if in_both:
+        more = f" and {len(in_both) - 1} more" if len(in_both) > 1 else ""
+        remedy = "name them apart, or leave --valid out: a share of the documents is held out then"
+        raise UserError(f"{in_both[0]}{more} would be training and validation text at once", remedy)
 
 
 def size_of(sources: Iterable[str]) -> int:

@@ -80,7 +80,7 @@ def places_of(select: Tensor) -> tuple[Tensor | None, Tensor]:
     most = int(counts.max()) if len(counts) else 0
     if most > MOST_OF_ALL * select.shape[1]:
         return None, select
-    places = select.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+    places = select.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most].contiguous()
     return places, torch.arange(most, device=select.device) < counts[:, None]
 
 

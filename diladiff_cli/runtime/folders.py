@@ -100,11 +100,9 @@ def recover(folder: Path) -> None:
     remove_leftovers(folder)
 
 
-def remove_leftovers(place: Path, keep: Path | None = None) -> None:
+def remove_leftovers(place: Path) -> None:
     """Remove what killed writers of a file or folder left beside it. For the next writer, as :func:`recover`."""
     for leftover in place.parent.glob(f".{glob.escape(place.name)}.partial-*"):
-        if leftover == keep:
-            continue
         if leftover.is_file():
             leftover.unlink(missing_ok=True)
         else:

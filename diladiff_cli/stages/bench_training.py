@@ -75,6 +75,8 @@ def bench_training(config: BenchConfig) -> Iterator[Report]:
     config = replace(config, precision=settled_precision(config.precision, device))
     for vocab_size, length in product(config.integers("vocab_sizes"), config.integers("lengths")):
         rate = matmul_rate(config, batch_size * length, device)
+        if config.compile:
+            torch.compiler.reset()  # of networks that are measured already
         for work in works(config, vocab_size, length, batch_size, device):
             yield _measure(work, config, vocab_size, length, rate, device)
 
@@ -102,9 +104,8 @@ def works(config: BenchConfig, vocab_size: int, length: int, batch_size: int, de
     tokens = shape | {"vocab_size": vocab_size, "mask_id": MASK, "length": length, "tie_embeddings": True}
     latents = {"latents": max(1, length // COMPRESSION), "latent_width": LATENT_WIDTH}
     base = TokenDenoiser(**tokens).to(device)
-    features = SelfFeatures(
-        copy.deepcopy(base)
-    )  # before the base itself may be compiled in place, as the teacher below
+    # Copies come first: what is measured may then be compiled in place.
+    features = SelfFeatures(copy.deepcopy(base))
     yield Work("train-mdlm", base, mdlm_loss(MASK, exact=False), x, mdlm_flops(base), partial(compile_method, "body"))
     encoder = {"feature_width": config.width, "length": length, "width": config.width, "layers": 2, "heads": HEADS}
     decoder = tokens | latents | {"cross_layers": sorted({0, config.layers - 1})}
@@ -142,7 +143,9 @@ def _measure(
         plain = _stepper(work, plain_loss, config.precision, device)
     if config.compile:
         work.compile_body(work.model)
-        step()
+        _stepper(
+            work, work.loss_fn, config.precision, device
+        )()  # with an optimiser of its own, whose state counts below
     with PeakMemory(device) as memory:
         once = seconds(step, device)
     with PeakMemory(device) as plain_memory:

@@ -25,6 +25,9 @@ from diladiff_cli.stages.networks import outline
 from diladiff_cli.tokenizer_files import read_tokenizer
 
 MOST_LOGITS = 1 << 27  # of one call: 512 MB in float32
+VARIANTS = (
+    64  # for kinds of sizes, and networks, that torch compiles a function in; beyond its own 8 it would stop unheard
+)
 
 
 def path_or_none(name: Path | str | None) -> Path | None:
@@ -174,6 +177,10 @@ def validation_batches(tokens: TokenData, config: StageConfig, device: torch.dev
 
 def compile_method(name: str, model: nn.Module, **options: Any) -> None:
     """Replace a method by its compiled form, in place, with options of torch.compile."""
+    import torch._dynamo  # late: it takes a second
+
+    limits: Any = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, VARIANTS)
     setattr(model, name, torch.compile(getattr(model, name), **options))
 
 

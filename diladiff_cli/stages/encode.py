@@ -16,7 +16,7 @@ import numpy as np
 
 from diladiff_cli import __version__
 from diladiff_cli.config import EncodeConfig
-from diladiff_cli.data.files import FORMATS, find_files, several, size_of, skipped_kinds
+from diladiff_cli.data.files import FORMATS, check_apart, find_files, several, size_of, skipped_kinds
 from diladiff_cli.data.lines import OnRead, ignore
 from diladiff_cli.data.shards import ShardWriter
 from diladiff_cli.data.split import is_held_out, remedy_for_few, splittable
@@ -159,7 +159,7 @@ def _encode_text(
 ) -> dict[str, Any]:
     """:func:`encode_text` on the main process."""
     files = {source: find_files(source) for source in [*text, *valid] if source != "-"}
-    _check_apart(text, valid, files)
+    check_apart(text, valid, files)
     _tell_skipped(files)
     size = train_size(config.tokenizer)
     restore(out)
@@ -196,17 +196,6 @@ def _encode_text(
             record |= {"sources": [*text, *valid], "text_hashes": {name: h.value() for name, h in hashes.items()}}
             (folder / CONFIG_FILE).write_text(sealed(record))
     return record
-
-
-def _check_apart(text: Sequence[str], valid: Sequence[str], files: Mapping[str, list[Path] | None]) -> None:
-    """Refuse text that would be learned and validated with alike: figures of such validation mean nothing."""
-    held_out = {path.resolve() for source in valid for path in files.get(source) or ()}
-    in_both = [path for source in text for path in files.get(source) or () if path.resolve() in held_out]
-    in_both += [Path(source) for source in text if source in valid and files.get(source, []) is None]
-    if in_both:
-        more = f" and {len(in_both) - 1} more" if len(in_both) > 1 else ""
-        remedy = "name them apart, or leave --valid out: a share of the documents is held out then"
-        raise UserError(f"{in_both[0]}{more} would be training and validation text at once", remedy)
 
 
 def _tell_skipped(files: Mapping[str, list[Path] | None]) -> None:

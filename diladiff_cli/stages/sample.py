@@ -148,6 +148,21 @@ def describe(sampler: Sampler, ids: range, config: SampleConfig, tokens: Tensor)
     return samples
 
 
+def is_whole(sampler: Sampler, config: SampleConfig, number: int, found: Any) -> bool:
+    """Whether something is a sample as :func:`describe` tells the one of that number and those tokens.
+
+    ``config`` is as :func:`complete` returns it. What is damaged is found, but for tokens and text that changed alike.
+    """
+    try:
+        ids = found["token_ids"]
+        if len(ids) != sampler.decoder.length or not all(0 <= i < sampler.decoder.vocab_size for i in ids):
+            return False
+        (wanted,) = describe(sampler, range(number, number + 1), config, torch.tensor([ids]))
+    except (LookupError, TypeError, ValueError):
+        return False
+    return bool(found == wanted)
+
+
 def generate(
     sampler: Sampler, config: SampleConfig, progress: Progress | None = None, first: int = 0
 ) -> Iterator[Sample]:
@@ -164,7 +179,10 @@ def generate(
 
     Raises:
         ConfigError, UserError: As of :func:`complete`, before anything is drawn.
+        ValueError: A negative ``first``.
     """
+    if first < 0:
+        raise ValueError(f"first is {first}; give 0 or more")
     return _rounds(sampler, complete(sampler, config), progress, first)
 
 

@@ -237,8 +237,8 @@ def sampling_device() -> torch.device:
 def _usable(device: torch.device | str) -> torch.device:
     try:
         found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises the latter
+        torch.empty(0, device=found).tolist()  # nothing of the device "meta" can be read
+    except (RuntimeError, AssertionError, ImportError, TypeError) as error:  # torch has one for each way to lack it
         raise UserError(f"the device {device} cannot be used here", "leave it out, or take cpu") from error
     if not has_float64(found):
         raise UserError(f"the device {device} has no float64, in which tokens are drawn", "leave it out, or take cpu")

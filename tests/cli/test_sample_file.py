@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from diladiff_cli.cli import sample_file
 from diladiff_cli.cli.sample_file import SEPARATOR
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.runtime.folders import partial_name
@@ -35,21 +36,29 @@ def whole(cli: Cli, tiny_chain: Chain, tmp_path: Path) -> bytes:
     return (tmp_path / "whole.jsonl").read_bytes()
 
 
-def part_of(chain: Chain, out: Path, **settings: int | float) -> Path:
-    """What is written before the file itself."""
-    config = SampleConfig(**{"batch_size": BATCH} | settings)  # type: ignore[arg-type]
-    return partial_name(out, origin_of(load_sampler(chain.mdlm, "cpu"), config))
+def give_part(chain: Chain, out: Path, content: bytes, name: str = "12345678") -> Path:
+    """What a run of :func:`command` that was cut short leaves."""
+    origin = origin_of(load_sampler(chain.mdlm, "cpu"), SampleConfig(batch_size=BATCH))
+    part = partial_name(out, f"{origin}-{name}")
+    part.write_bytes(content)
+    return part
+
+
+def parts_of(out: Path) -> list[Path]:
+    return list(out.parent.glob(f".{out.name}.partial-*"))
 
 
 @contextmanager
-def running(arguments: list[str], part: Path, lines: int) -> Iterator[subprocess.Popen[str]]:
-    """The command, once it has written so many lines."""
+def running(arguments: list[str], out: Path, lines: int) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """The command, once it has written so many lines, and where it has."""
     run = [sys.executable, "-m", "diladiff_cli", *arguments]
+    before = parts_of(out)
     with subprocess.Popen(run, env=environment(), stderr=subprocess.PIPE, text=True) as process:
-        while not (part.exists() and part.read_bytes().count(b"\n") >= lines):
+        while not any(part.read_bytes().count(b"\n") >= lines for part in parts_of(out) if part not in before):
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)
-        yield process
+        (part,) = (part for part in parts_of(out) if part not in before)
+        yield process, part
         process.kill()
 
 
@@ -57,8 +66,7 @@ def running(arguments: list[str], part: Path, lines: int) -> Iterator[subprocess
 def test_a_killed_run_is_gone_on_with(cli: Cli, tiny_chain: Chain, tmp_path: Path, whole: bytes, as_text: bool) -> None:
     out = tmp_path / "samples"
     more = ["--format", "text"] if as_text else []
-    part = part_of(tiny_chain, out)
-    with running(command(tiny_chain, out, *more, n=100_000), part, BATCH + 1) as process:
+    with running(command(tiny_chain, out, *more, n=100_000), out, BATCH + 2) as (process, part):
         process.kill()
     assert not out.exists()
     lines = part.read_bytes().splitlines(keepends=True)[: BATCH + 2]
@@ -70,19 +78,18 @@ def test_a_killed_run_is_gone_on_with(cli: Cli, tiny_chain: Chain, tmp_path: Pat
     assert done.errors[-1] == f"{out}: {N} samples"
     texts = [json.loads(line)["text"] for line in whole.splitlines()]
     assert out.read_bytes() == (f"\n{SEPARATOR}\n".join(texts).encode() + b"\n" if as_text else whole)
-    assert not part.exists()
+    assert parts_of(out) == []
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_an_interrupted_run_says_what_is_kept(tiny_chain: Chain, tmp_path: Path, name: str) -> None:
     out = tmp_path / "samples.jsonl"
-    part = part_of(tiny_chain, out)
-    with running(command(tiny_chain, out, n=100_000), part, 1) as process:
+    with running(command(tiny_chain, out, n=100_000), out, 1) as (process, part):
         process.send_signal(signal.Signals[name])
         _, told = process.communicate(timeout=300)
     kept = len(part.read_bytes().splitlines())
     assert kept > 0
-    rest = f"{kept:,} of 100,000 samples are kept, and the same command draws the rest"
+    rest = f"{kept:,} of 100,000 samples are kept, and the same command does the rest"
     assert told.splitlines()[-2] == f"{out} {GONE}; {rest}"
     assert not out.exists()
 
@@ -92,16 +99,21 @@ def test_what_was_drawn_otherwise_is_not_gone_on_with(
     cli: Cli, tiny_chain: Chain, tmp_path: Path, whole: bytes, change: list[str]
 ) -> None:
     out = tmp_path / "samples.jsonl"
-    part = part_of(tiny_chain, out)
-    part.write_bytes(b"".join(whole.splitlines(keepends=True)[:4]))
+    part = give_part(tiny_chain, out, b"".join(whole.splitlines(keepends=True)[:4]))
+    told = f"{out}: what runs with other settings, cut short, had drawn lies beside it until it is complete"
+    with running([*command(tiny_chain, out, n=100_000), *change], out, 1) as (process, other):
+        process.kill()
+    assert part.exists()  # it may be what was meant
+    other.unlink()
     done = cli(*command(tiny_chain, out), *change)
     assert done.status == 0
-    assert done.errors[-1] == f"{out}: {N} samples"
-    assert not any("going on" in line for line in done.errors)
-    assert not part.exists()
+    assert done.errors == [told, f"{out}: {N} samples"]
+    assert parts_of(out) == []
 
 
-@pytest.mark.parametrize("damage", ["nothing", "no JSON", "another number", "no text", "nested", "no end"])
+@pytest.mark.parametrize(
+    "damage", ["nothing", "no JSON", "no sample", "another number", "another text", "another seed", "tokens", "no end"]
+)
 def test_lines_from_a_damaged_one_on_are_drawn_again(
     cli: Cli, tiny_chain: Chain, tmp_path: Path, whole: bytes, damage: str
 ) -> None:
@@ -111,12 +123,15 @@ def test_lines_from_a_damaged_one_on_are_drawn_again(
     bad = {
         "nothing": b"\n",
         "no JSON": b"{\n",
+        "no sample": b"[" * 100_000 + b"\n",
         "another number": lines[4],
-        "no text": json.dumps(first | {"text": 3}).encode() + b"\n",
-        "nested": b"[" * 100_000 + b"\n",
+        "another text": json.dumps(first | {"text": first["text"] + "!"}).encode() + b"\n",
+        "another seed": json.dumps(first | {"seed": 1}).encode() + b"\n",
+        "tokens": json.dumps(first | {"token_ids": [10**30, *first["token_ids"][1:]]}).encode() + b"\n",
         "no end": lines[3].rstrip(),
     }[damage]
-    part_of(tiny_chain, out).write_bytes(b"".join(lines[:3]) + bad + b"".join(lines[4:6]))
+    give_part(tiny_chain, out, b"".join(lines[:3]) + bad + b"".join(lines[4:6]))
+    give_part(tiny_chain, out, b"".join(lines[:2]), name="87654321")  # fewer, of another run
     done = cli(*command(tiny_chain, out))
     assert any(f"going on with 3 of {N} samples" in line for line in done.errors)
     assert out.read_bytes() == whole
@@ -127,7 +142,7 @@ def test_of_more_samples_than_are_asked_for_the_first_are_taken(
 ) -> None:
     out, wanted = tmp_path / "samples.jsonl", b"".join(whole.splitlines(keepends=True)[:BATCH])
     out.write_text("before\n")
-    part_of(tiny_chain, out).write_bytes(whole)
+    give_part(tiny_chain, out, whole)
     done = cli(*command(tiny_chain, out, n=BATCH))
     assert done.errors[-1] == f"{out}: {BATCH} samples, in place of an earlier file"
     assert out.read_bytes() == wanted
@@ -135,8 +150,7 @@ def test_of_more_samples_than_are_asked_for_the_first_are_taken(
 
 def test_what_another_run_is_drawing_is_left_alone(cli: Cli, tiny_chain: Chain, tmp_path: Path) -> None:
     out = tmp_path / "samples.jsonl"
-    part = part_of(tiny_chain, out)
-    with running(command(tiny_chain, out, n=100_000), part, 1):
+    with running(command(tiny_chain, out, n=100_000), out, 1) as (_, part):
         second = cli(*command(tiny_chain, out))
         assert second.status == 1
         assert f"another run is writing {out}" in second.error
@@ -150,8 +164,58 @@ def test_a_link_leads_to_what_is_gone_on_with(cli: Cli, tiny_chain: Chain, tmp_p
     (tmp_path / "far").mkdir()
     link, out = tmp_path / "link.jsonl", tmp_path / "far" / "samples.jsonl"
     link.symlink_to(out)
-    part_of(tiny_chain, out).write_bytes(b"".join(whole.splitlines(keepends=True)[:4]))
+    give_part(tiny_chain, out, b"".join(whole.splitlines(keepends=True)[:4]))
     done = cli(*command(tiny_chain, link))
     assert any(f"going on with 4 of {N} samples" in line for line in done.errors)
     assert out.read_bytes() == whole
     assert link.is_symlink()
+
+
+def test_two_runs_at_once_without_locks_do_not_mix(
+    cli: Cli, tiny_chain: Chain, tmp_path: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "samples.jsonl"
+    with running(command(tiny_chain, out, n=100_000), out, 1) as (process, part):
+        monkeypatch.setattr("diladiff_cli.runtime.locks._locked", lambda _: None)
+        done = cli(*command(tiny_chain, out))
+        assert done.errors[-1] == f"{out}: {N} samples"
+        assert process.poll() is None  # it writes on, into what is no file any more
+        assert not part.exists()
+        time.sleep(0.5)
+    assert out.read_bytes() == whole
+
+
+@pytest.mark.parametrize("as_text", [False, True], ids=["jsonl", "text"])
+def test_interrupted_at_the_very_end_all_is_kept(
+    cli: Cli, tiny_chain: Chain, tmp_path: Path, whole: bytes, as_text: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, more = tmp_path / "samples", ["--format", "text"] if as_text else []
+    name = "texts_of" if as_text else "real"
+
+    def interrupt(*_: object) -> None:
+        if parts_of(out) and parts_of(out)[0].read_bytes() == whole:
+            raise KeyboardInterrupt
+        return original(*_)
+
+    original = getattr(sample_file, name)
+    monkeypatch.setattr(sample_file, name, interrupt)
+    stopped = cli(*command(tiny_chain, out, *more))
+    assert stopped.status == 130
+    kept = f"{out} {GONE}; {N} of {N} samples are kept, and the same command does the rest"
+    assert [line for line in stopped.errors if GONE in line] == [kept] * as_text
+    monkeypatch.undo()
+    assert cli(*command(tiny_chain, out, *more)).errors[-1] == f"{out}: {N} samples"
+    assert parts_of(out) == []
+
+
+def test_samples_of_one_latent_are_gone_on_with(cli: Cli, tiny_chain: Chain, tmp_path: Path) -> None:
+    out = tmp_path / "samples.jsonl"
+    asked = ["sample", "--model", str(tiny_chain.student), "--n", "9", "--decodings", "3", "--batch-size", "6"]
+    assert cli(*asked, "--out", str(out)).status == 0
+    whole = out.read_bytes()
+    config = SampleConfig(n=9, decodings=3, batch_size=6)
+    part = partial_name(out, f"{origin_of(load_sampler(tiny_chain.student, 'cpu'), config)}-12345678")
+    part.write_bytes(b"".join(whole.splitlines(keepends=True)[:4]))
+    done = cli(*asked, "--out", str(out))
+    assert any("going on with 4 of 9 samples" in line for line in done.errors)
+    assert out.read_bytes() == whole

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -66,7 +67,7 @@ def check_refusal(error: str, out: Path) -> None:
 
 def is_begun(path: Path) -> bool:
     """Whether it holds the samples of a run that was cut short."""
-    return path.name.startswith(".samples.jsonl.partial-")
+    return re.fullmatch(r"\.samples\.jsonl\.partial-[0-9a-f]{12}-[0-9a-f]{8}", path.name) is not None
 
 
 def check_rest(out: Path) -> None:

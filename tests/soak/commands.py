@@ -147,6 +147,23 @@ def whole(place: Path, reference: Path, before: Before) -> int:
     return 0
 
 
+def drawn(place: Path, reference: Path, before: Before) -> int:
+    """Of ``sample --out``: the file is old or new, and what lies beside it are its samples, no fewer than before.
+
+    The last line may have been cut off.
+    """
+    whole(place, reference, before)
+    wanted, found = reference.read_bytes().splitlines(keepends=True), [0]
+    for part in place.glob(f".{OUT}.partial-*"):
+        lines = part.read_bytes().splitlines(keepends=True)
+        complete = lines[:-1] if lines and not lines[-1].endswith(b"\n") else lines
+        assert complete == wanted[: len(complete)], "samples beside the file are not its own"
+        found.append(len(complete))
+    done = (place / OUT).exists() and not differences(place / OUT, reference)
+    assert done or max(found) >= before.position, f"{max(found)} samples came after {before.position}"
+    return max(found)
+
+
 def trained(place: Path, reference: Path, before: Before) -> int:
     """Of a training: the last checkpoint loads, is no older than the one before, and its log has no gap."""
     out = place / OUT
@@ -221,7 +238,8 @@ CASES = (
             *("sample", "--model", f"{INPUTS}/ckpt/student", "--steps", "2", "--decode-steps", "8"),
             *("--n", "32", "--batch-size", "4", "--out", OUT),
         ),
-        whole,
+        drawn,
+        goes_on=True,
         earlier=("--n", "8", "--seed", "1"),
     ),
     Case(

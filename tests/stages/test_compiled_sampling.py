@@ -2,6 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
@@ -107,4 +109,24 @@ def test_not_every_batch_and_number_of_places_is_compiled_anew(tiny_chain: Chain
         with torch.no_grad():
             found, wanted = (network.states(x, caches, at) for network in (decoder, sampler.decoder))
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
-    assert counters["stats"]["unique_graphs"] <= 2  # one for few places and one for more
+    assert counters["stats"]["unique_graphs"] <= 2  # torch takes another for 8 places or fewer
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_many_networks_and_kinds_of_batches_are_all_compiled(
+    tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # the graphs alone
+    torch.compiler.reset()
+    counters["stats"].clear()
+    config: Any = torch._dynamo.config
+    for name in ("student", "mdlm"):
+        decoder = with_compiled_blocks(load_sampler(getattr(tiny_chain, name), "cpu").decoder)
+        monkeypatch.setattr(config, "fail_on_recompile_limit_hit", True)  # where it would go on uncompiled
+        for batch_size, places in product((1, 8), (None, 1, 5)):
+            x = torch.ones(batch_size, LENGTH, dtype=torch.int64)
+            at = None if places is None else torch.arange(places).expand(batch_size, -1).contiguous()
+            z = torch.zeros(batch_size, decoder.latents, decoder.latent_width)
+            with torch.no_grad():
+                decoder.states(x, decoder.latent_caches(z) if decoder.latents else None, at)
+    assert counters["stats"]["unique_graphs"] > 8  # of which torch allows no more by itself

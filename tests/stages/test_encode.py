@@ -68,18 +68,23 @@ def test_named_validation_sources_keep_all_of_the_text_for_training(text: Path, 
 def test_text_is_not_for_training_and_validation_at_once(text: Path, tmp_path: Path, dry_run: bool) -> None:
     link, other = tmp_path / "link.jsonl", tmp_path / "other.txt"
     link.symlink_to(text)
+    (tmp_path / "hard").mkdir()
+    hard = tmp_path / "hard" / "link.jsonl"
+    hard.hardlink_to(text)
     other.write_text("A mouse slept.\n")
     both = "would be training and validation text at once; name them apart, or leave --valid out"
     for sources, valid, found in (
         ([str(text)], [str(text)], text),
         ([str(other), str(text)], [str(link)], text),
-        ([str(tmp_path)], [str(other)], other),
-        (["somebody/stories"], ["somebody/stories"], Path("somebody/stories")),
+        ([str(text)], [str(hard)], text),
+        ([str(other), str(tmp_path)], [str(other)], other),
+        (["somebody/stories"], ["somebody/stories"], "somebody/stories"),
+        (["-"], ["-"], "-"),
     ):
         with pytest.raises(UserError, match=f"^{re.escape(str(found))} {both}"):
             encode_text(SMALL, text=sources, valid=valid, out=tmp_path / "data", dry_run=dry_run)
-    with pytest.raises(UserError, match=f" and 2 more {both}"):
-        encode_text(SMALL, text=[str(tmp_path), str(other)], valid=[str(tmp_path)], out=tmp_path / "data")
+    with pytest.raises(UserError, match=f" and 1 more {both}"):
+        encode_text(SMALL, text=[str(tmp_path), str(other)], valid=[str(other), str(text)], out=tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
