@@ -12,7 +12,12 @@ REACH_SECONDS = 3.0
 
 
 def download(
-    repo: str, patterns: Sequence[str], remedy: str, revision: str | None = None, needed: Sequence[str] = ()
+    repo: str,
+    patterns: Sequence[str],
+    remedy: str,
+    revision: str | None = None,
+    needed: Sequence[str] = (),
+    offline: bool = False,
 ) -> Path:
     """The folder in the local cache with the files of a model, brought up to date where the Hub can be reached.
 
@@ -22,15 +27,15 @@ def download(
         remedy: What to do where they cannot be had.
         revision: A branch, a tag or a commit; None for the newest.
         needed: Patterns of which each has a file in a cache that will do without the Hub.
+        offline: Look into the cache alone.
 
     Raises:
         UserError: They cannot be had, which without a network is told quickly.
     """
     from huggingface_hub import constants, snapshot_download  # takes half a second
 
-    offline = constants.HF_HUB_OFFLINE
     wanted: dict[str, Any] = {"revision": revision, "allow_patterns": list(patterns)}
-    if not offline and _is_reached(repo, revision):
+    if not (offline or constants.HF_HUB_OFFLINE) and _is_reached(repo, revision):
         try:
             return Path(snapshot_download(repo, **wanted))
         except Exception as error:  # every kind of network fault
@@ -39,7 +44,7 @@ def download(
         folder = Path(snapshot_download(repo, **wanted, local_files_only=True))
         if all(any(folder.glob(pattern)) for pattern in needed):
             return folder
-    why = "HF_HUB_OFFLINE is set" if offline else "cannot be reached on the Hub"
+    why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "cannot be reached on the Hub"
     raise UserError(f"{repo} is not in the local cache and {why}", remedy)
 
 

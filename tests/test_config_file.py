@@ -7,8 +7,10 @@ import pytest
 
 from diladiff_cli.config import STAGES, MdlmConfig, read_config_file, resolve
 from diladiff_cli.presets import PRESETS
+from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.settings import LIST, ConfigError
 
+from .chain import Chain
 from .configurations import to_toml
 
 
@@ -108,6 +110,14 @@ def test_an_unreadable_file_is_named_with_the_remedy(tmp_path: Path, name: str, 
     assert problem.startswith(f"--config {file} cannot be read (")
     assert problem.endswith("); mend it, or give another file" if content else "); give a TOML or JSON file")
     assert "\n" not in problem
+
+
+def test_the_config_of_an_artifact_repeats_its_training(tiny_chain: Chain) -> None:
+    for stage in ("mdlm", "ae", "prior", "student"):
+        file = getattr(tiny_chain, stage) / "config.json"
+        assert resolve(stage, file=file).to_dict() == load_artifact(file.parent).training
+        with pytest.raises(ConfigError, match="tells how .* was trained, and this is .*; give that of another"):
+            read_config_file(file, "ae" if stage == "mdlm" else "mdlm")
 
 
 def test_a_name_that_is_twice_in_a_json_file_is_told(tmp_path: Path) -> None:

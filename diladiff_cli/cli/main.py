@@ -28,6 +28,7 @@ from diladiff_cli.runtime.threads import wait_briefly
 COMMANDS = (encode, train_mdlm, train_ae, train_prior, distill, sample, evaluate, bench, plot, info, export)
 
 HELP = {"-h", "--help"}
+TOLD = HELP | {"--version"}  # what is written and done, whether or not it is read to its end
 app = typer.Typer(
     name="diladiff",
     help="Fast, high-quality text from latent-augmented masked diffusion language models.",
@@ -40,7 +41,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"diladiff {__version__}")
+        print(f"diladiff {__version__}", flush=True)
         raise typer.Exit
 
 
@@ -73,11 +74,12 @@ def run(arguments: Sequence[str]) -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except (Exception, KeyboardInterrupt, Terminated) as error:
-        if isinstance(error, BrokenPipeError) and HELP & set(arguments):
+        if isinstance(error, BrokenPipeError) and TOLD & set(arguments):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where what is still buffered goes when Python ends
             return DONE
         return report(error, arguments)
     except SystemExit:  # of rich, where whoever read the help has had enough
-        if HELP & set(arguments):
+        if TOLD & set(arguments):
             return DONE
         raise
     return DONE

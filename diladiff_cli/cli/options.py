@@ -20,6 +20,7 @@ from diladiff_cli.shipped import SHIPPED_NAME
 # Fields of all training stages that say how a run goes rather than what it computes.
 RUN_FIELDS = {"seed", "max_steps", "max_minutes", "precision", "compile", "log_with"}
 PARSED_LATER = (Path, int, float)  # of a command's own parameters, so that all bad values are told at once
+ON_HUB = "hf:"  # how the name of a model on the Hub begins
 MODELS = {"model", "against", "more", "base", "ae", "prior", "target", "path"}  # what may name a model
 MODELS_OR_IDS = {"init", "tokenizer"}  # or else something on the Hub
 LONG_SWITCH = 14  # characters of a name; longer ones, spelled in two ways, would cut off others on 80 columns
@@ -92,17 +93,17 @@ def named_or_default(model: Path | None) -> Path:
 
 
 def with_shipped(name: str, value: Any) -> Any:
-    """The value of an option or argument, with the folder of the model that ships where a model is called so.
+    """The value of an option or argument, with the folder of a model that ships or is on the Hub where it is called so.
 
     Raises:
-        UserError: The value is almost that name, and nothing is called so.
+        UserError: The value is almost that name, and nothing is called so; or what is on the Hub cannot be had.
     """
     if name not in MODELS | MODELS_OR_IDS or value is None:
         return value
     if isinstance(value, list):
         return [with_shipped(name, part) for part in value]
     first = value.partition("/")[0]
-    if first != SHIPPED_NAME:
+    if first not in (SHIPPED_NAME, ON_HUB):
         if name in MODELS and difflib.get_close_matches(first, [SHIPPED_NAME], cutoff=0.8) and not Path(first).exists():
             hint = "did you mean shipped, the model that ships with diladiff?"
             raise UserError(f"there is no folder {value}", meant_instead(Path(value), hint, Path.is_dir))

@@ -9,7 +9,7 @@ from typing import Any
 
 from diladiff_cli.config.training import AeConfig, DistillConfig, MdlmConfig, PriorConfig
 from diladiff_cli.config.use import BenchConfig, EncodeConfig, EvalConfig, SampleConfig
-from diladiff_cli.errors import KINDS
+from diladiff_cli.errors import KINDS, kind_of
 from diladiff_cli.presets import PRESETS
 from diladiff_cli.settings import ConfigError, Settings, shown, similar_name
 
@@ -29,6 +29,7 @@ def read_config_file(path: Path, stage: str) -> tuple[dict[str, Any], list[str]]
     """Settings of one stage from a TOML or JSON file that may serve a whole pipeline.
 
     A table named after the stage holds its own settings; keys outside of tables hold for every stage that knows them.
+    Of an artifact's config.json the settings count that it was trained with.
     Names may be written as on the command line, ``max-steps`` for ``max_steps``.
 
     Returns:
@@ -51,6 +52,12 @@ def read_config_file(path: Path, stage: str) -> tuple[dict[str, Any], list[str]]
         twice, values = _set_twice(values), _underscored(values)
     except (ValueError, RecursionError) as error:
         raise ConfigError([f"--config {path} cannot be read ({error}); mend it, or give another file"]) from error
+    if {"stage", "training", "format_version"} <= values.keys() and isinstance(values["training"], dict):
+        found = values["stage"]  # an artifact's config.json
+        if found != stage:
+            what = f"--config {path} tells how {kind_of(str(found))} was trained, and this is {kind_of(stage)}"
+            raise ConfigError([f"{what}; give that of another artifact, or a TOML or JSON file"])
+        values = {stage: values["training"]}
     names = {key: {f.name for f in fields(kind)} for key, kind in STAGES.items()}
     tables = {k: v for k, v in values.items() if isinstance(v, dict)}
     common = {k: v for k, v in values.items() if k not in tables}

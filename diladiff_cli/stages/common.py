@@ -139,13 +139,14 @@ def open_recorded_data(artifact: Artifact, given: Path | None) -> TokenData:
     data = open_tokens(path)
     if given is None and data.fingerprint != artifact.data.get("fingerprint"):
         raise UserError(
-            f"{path} is not what {artifact.path} was trained on", f"restore that, or use this with --data {path}"
+            f"{path} is not what {name_of(artifact.path)} was trained on",
+            f"restore that, or use this with --data {path}",
         )
     for name in ("length", "vocab_size", "mask_id"):
         found, wanted = getattr(data, name), artifact.data.get(name)
         if found != wanted:
             raise UserError(
-                f"{path} has {name} {found}, but {artifact.path} was trained with {wanted}",
+                f"{path} has {name} {found}, but {name_of(artifact.path)} was trained with {wanted}",
                 "encode the text with that artifact's tokenizer and length",
             )
     return data

@@ -176,7 +176,8 @@ def _add_mauve(
             left_out["reference mauve"] = TOO_FEW
     settings: dict[str, Any] = {key: result[key] for key in ("n", "buckets", "scale", "seeds") if key in result}
     shared = {"scorer": scorer.name, "context": context, "tokenisation": f"text re-tokenised by {scorer.name}"}
-    return {"definition": mauve_metric.DEFINITION, **shared, **settings}
+    value = f"{mauve_metric.DEFINITION}; mauve is of the first seed of its clustering, mauve_by_seed of each"
+    return {"definition": value, **shared, **settings}
 
 
 def _token_ids(

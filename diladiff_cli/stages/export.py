@@ -238,8 +238,8 @@ def usage(stage: str, precision: str, parents: list[str], encoder: str | None) -
     return f"""
 ## Sample from this folder
 
-It is complete{contents}{lacking}; its weights are stored in {precision}. With PATH being where it lies
-(`hf download OWNER/NAME --local-dir PATH` fetches it from the Hub):
+It is complete{contents}{lacking}; its weights are stored in {precision}. With PATH being where it lies, or
+`hf://OWNER/NAME` on the Hub:
 
 {command}    import diladiff_cli
 

@@ -135,8 +135,8 @@ def held_out(artifact: Artifact, data: Path | None = None) -> tuple[TokenData, T
 def _folder(model: str | None) -> Path | None:
     """Where a model should lie, by the name that samples tell."""
     try:
-        return None if model is None else named_model(model)
-    except UserError:  # shipped, of another installation
+        return None if model is None else named_model(model, offline=True)  # nobody asked for a download
+    except UserError:  # shipped, of another installation, or on the Hub
         return None
 
 

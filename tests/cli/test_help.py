@@ -117,8 +117,9 @@ def test_console_script_is_the_main_function(monkeypatch: pytest.MonkeyPatch) ->
     assert called == ["main"]
 
 
-def test_help_ends_quietly_where_its_reader_has_had_enough() -> None:
-    command = [sys.executable, "-m", "diladiff_cli", "sample", "--help"]
+@pytest.mark.parametrize("asked", [["--help"], ["sample", "--help"], ["--version"]])
+def test_help_and_version_end_quietly_where_their_reader_has_had_enough(asked: list[str]) -> None:
+    command = [sys.executable, "-m", "diladiff_cli", *asked]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
         assert process.stdout is not None
         assert process.stderr is not None
