@@ -1,5 +1,7 @@
 """What only a GPU can show; left out on machines without one."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -75,3 +77,13 @@ def test_captures_draw_latents_as_plain_steps_do(
     monkeypatch.setattr(graphs, "replays_pay", lambda device: False)
     for z, start in zip(found, (0, 2, 0), strict=True):
         torch.testing.assert_close(z, draw_latents(sampler, range(start, start + 2), config), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("stage", SETTINGS)
+def test_compiled_networks_sample_as_others_do_up_to_rounding(tiny_chain: Chain, stage: str) -> None:
+    sampler = load_sampler(getattr(tiny_chain, stage), "cuda")
+    plain, compiled = (
+        torch.tensor([sample["token_ids"] for sample in generate(sampler, replace(SETTINGS[stage], compile=choice))])
+        for choice in (False, True)
+    )
+    assert (plain == compiled).float().mean() > 0.9

@@ -75,7 +75,7 @@ def _downloaded(name: str, offline: bool) -> Path:
     user, _, rest = name.removeprefix(ON_HUB).partition("/")
     title, _, below = rest.partition("/")
     title, _, revision = title.partition("@")
-    if not (user and title):
+    if not (user and title) or ".." in below.split("/"):
         raise UserError(f"{name} names no model on the Hub", f"give {ON_HUB}USER/NAME")
     if not offline:
         say(f"asking the Hub for {user}/{title}")

@@ -67,6 +67,7 @@ def test_samples_of_it_are_measured_without_asking_again(visitor: Visitor) -> No
             "lab/none is not in the local cache and cannot be reached on the Hub; check its name, or give",
         ),
         ("hf://lab", "hf://lab names no model on the Hub; give hf://USER/NAME"),
+        (f"{NAME}/../../tales", f"{NAME}/../../tales names no model on the Hub; give hf://USER/NAME"),
         ("hf://", "hf:// names no model on the Hub; give hf://USER/NAME"),
         (f"{NAME}/parents/none", "there is no folder"),
         ("lab/tales", "or shipped, or hf://USER/NAME of the Hub"),
