@@ -45,7 +45,8 @@ def download(
         if all(any(folder.glob(pattern)) for pattern in needed):
             return folder
     why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "cannot be reached on the Hub"
-    raise UserError(f"{repo} is not in the local cache and {why}", remedy)
+    what = repo if revision is None else f"{repo}@{revision}"
+    raise UserError(f"{what} is not in the local cache and {why}", remedy)
 
 
 def _is_reached(repo: str, revision: str | None) -> bool:

@@ -62,7 +62,7 @@ def wrong_folder(path: Path, wanted: Sequence[str], found: object = None) -> Use
     if len(wanted) == 1 and wanted[0] in OPTIONS and not path.exists():  # perhaps a default that was not named
         needed += f" ({OPTIONS[wanted[0]]})"
     remedy = f"give {needed}, which {', '.join(commands[:-1])}{' or ' if commands[1:] else ''}{commands[-1]} writes"
-    remedy += ", or shipped, or hf://USER/NAME of the Hub" if "student" in wanted else ""
+    remedy += ", shipped, or hf://USER/NAME on the Hub" if "student" in wanted else ""
     if isinstance(found, str) and found in KINDS:
         parents = [path / "parents" / stage for stage in wanted]  # of a bundle
         held = next((folder for folder in parents if os.path.isfile(folder / "config.json")), None)

@@ -31,8 +31,8 @@ def load(
     """Load an artifact of any stage, with the parts that it builds on.
 
     Args:
-        path: Its folder, or the text ``shipped``; None for ``./ckpt/student`` where there is one, else the model that
-            ships with the package.
+        path: Its folder, ``hf://USER/NAME`` on the Hub, or the text ``shipped``; None for ``./ckpt/student`` where
+            there is one, else the model that ships with the package.
         device: None for the GPU where there is one, else the CPU.
         data: Data set whose held-out blocks an auto-encoder samples from; None for the one that it was trained on.
 

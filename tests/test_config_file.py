@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from diladiff_cli.config import STAGES, MdlmConfig, read_config_file, resolve
+from diladiff_cli.config import STAGES, AeConfig, MdlmConfig, read_config_file, resolve
+from diladiff_cli.config.training import AUGMENTATIONS
 from diladiff_cli.presets import PRESETS
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.settings import LIST, ConfigError
@@ -116,8 +117,24 @@ def test_the_config_of_an_artifact_repeats_its_training(tiny_chain: Chain) -> No
     for stage in ("mdlm", "ae", "prior", "student"):
         file = getattr(tiny_chain, stage) / "config.json"
         assert resolve(stage, file=file).to_dict() == load_artifact(file.parent).training
-        with pytest.raises(ConfigError, match="tells how .* was trained, and this is .*; give that of another"):
-            read_config_file(file, "ae" if stage == "mdlm" else "mdlm")
+        changed = resolve(stage, file=file, options={"seed": 5, "max_steps": 7}).to_dict()
+        assert changed == load_artifact(file.parent).training | {"seed": 5, "max_steps": 7}
+        for other in ("sample", "data", "ae" if stage == "mdlm" else "mdlm"):
+            with pytest.raises(ConfigError, match="is of an? .*, and has no settings for this; give that of another"):
+                read_config_file(file, other)
+
+
+def test_the_config_of_data_is_none_of_a_command(tiny_chain: Chain) -> None:
+    with pytest.raises(ConfigError, match="is of a token data set, and has no settings for this"):
+        read_config_file(tiny_chain.data / "config.json", "data")
+
+
+def test_options_win_over_what_an_artifact_was_trained_with(tmp_path: Path) -> None:
+    training = {"stage": "ae", "format_version": 2, "training": AeConfig(augmentation="mild", seed=3).to_dict()}
+    file = write(tmp_path / "config.json", json.dumps(training))
+    config = resolve("ae", file=file, options={"augmentation": "soft"})
+    assert config.seed == 3
+    assert config.augmentation_strengths() == AUGMENTATIONS["soft"]
 
 
 def test_a_name_that_is_twice_in_a_json_file_is_told(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from diladiff_cli.config import BenchConfig
 from diladiff_cli.runtime.randomness import BatchNoise
@@ -82,8 +83,10 @@ def test_captures_draw_latents_as_plain_steps_do(
 @pytest.mark.parametrize("stage", SETTINGS)
 def test_compiled_networks_sample_as_others_do_up_to_rounding(tiny_chain: Chain, stage: str) -> None:
     sampler = load_sampler(getattr(tiny_chain, stage), "cuda")
+    counters["stats"].clear()
     plain, compiled = (
         torch.tensor([sample["token_ids"] for sample in generate(sampler, replace(SETTINGS[stage], compile=choice))])
         for choice in (False, True)
     )
     assert (plain == compiled).float().mean() > 0.9
+    assert counters["stats"]["unique_graphs"] > 0

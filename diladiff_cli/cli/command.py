@@ -17,6 +17,7 @@ from diladiff_cli.cli.options import (
     given_values,
     own_problems,
     parameters,
+    with_downloaded,
     with_shipped,
 )
 from diladiff_cli.cli.output import Result, data_stream, write
@@ -84,6 +85,7 @@ class Command:
         def run(**values: Any) -> None:
             values = {name: with_shipped(name, value) for name, value in values.items()}
             config, given = self._configure(values)
+            values = {name: with_downloaded(name, value) for name, value in values.items()}
             asked = inspect.signature(self.body).parameters
             own = {name: as_value(p, values[name]) for name, p in self.own().items() if name in asked}
             self._look_for_all(own)

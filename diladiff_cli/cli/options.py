@@ -93,20 +93,37 @@ def named_or_default(model: Path | None) -> Path:
 
 
 def with_shipped(name: str, value: Any) -> Any:
-    """The value of an option or argument, with the folder of a model that ships or is on the Hub where it is called so.
+    """The value of an option or argument, with the folder of the model that ships where a model is called so.
 
     Raises:
-        UserError: The value is almost that name, and nothing is called so; or what is on the Hub cannot be had.
+        UserError: The value is almost that name, and nothing is called so.
     """
     if name not in MODELS | MODELS_OR_IDS or value is None:
         return value
     if isinstance(value, list):
         return [with_shipped(name, part) for part in value]
     first = value.partition("/")[0]
-    if first not in (SHIPPED_NAME, ON_HUB):
+    if first != SHIPPED_NAME:
         if name in MODELS and difflib.get_close_matches(first, [SHIPPED_NAME], cutoff=0.8) and not Path(first).exists():
             hint = "did you mean shipped, the model that ships with diladiff?"
             raise UserError(f"there is no folder {value}", meant_instead(Path(value), hint, Path.is_dir))
+        return value
+    from diladiff_cli.runtime.model_paths import named_model
+
+    return str(named_model(value))
+
+
+def with_downloaded(name: str, value: Any) -> Any:
+    """The value of an option or argument, with the folder in the local cache where a model on the Hub is named.
+
+    Raises:
+        UserError: It cannot be had.
+    """
+    if name not in MODELS or value is None:
+        return value
+    if isinstance(value, list):
+        return [with_downloaded(name, part) for part in value]
+    if value.partition("/")[0] != ON_HUB:
         return value
     from diladiff_cli.runtime.model_paths import named_model
 

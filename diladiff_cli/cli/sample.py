@@ -55,7 +55,8 @@ def sample(
         typer.Option(
             "--model",
             metavar="FOLDER",
-            help="An artifact of any stage, a bundle of export, or shipped: the small model that ships with diladiff. "
+            help="An artifact of any stage, a bundle of export, hf://USER/NAME on the Hub, or shipped: the small model "
+            "that ships with diladiff. "
             r"\[default: ckpt/student, else shipped]",
         ),
     ] = None,
@@ -153,9 +154,9 @@ def _write_trace(model: Any, config: SampleConfig, out: Path) -> None:
     from diladiff_cli.runtime.folders import real, remove_leftovers, replacing_file
     from diladiff_cli.stages.trace import page
 
-    with told_when_interrupted(out), writable(out, "--trace") as is_regular:
-        if is_regular:
+    with told_when_interrupted(out), writable(out, "--trace") as ground:
+        if ground.is_regular:
             remove_leftovers(real(out))
-        with replacing_file(out) if is_regular else nullcontext(out) as file:
+        with replacing_file(out) if ground.is_regular else nullcontext(out) as file:
             file.write_bytes(page(model.trace(config)).encode())
     say(f"{out}: how sample 0 was decoded")

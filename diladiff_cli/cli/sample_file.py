@@ -66,35 +66,44 @@ def write_samples(source: Source, out: Path, n: int, as_text: bool) -> None:
         with open(os.devnull, "wb") as nowhere:
             write(source.draw(_agreed(0)), nowhere)
         return
-    with writable(out, "--out") as is_regular:
-        if not is_regular:
+    with writable(out, "--out") as ground:
+        if not ground.is_regular:
             with out.open("wb") as file:
                 samples = source.draw(_agreed(0))
                 write(texts_of(samples) if as_text else samples, file)
             return
-        # A name of its own, since a file system without locks lets two runs at once come here.
-        part = partial_name(out, f"{source.origin}-{uuid.uuid4().hex[:8]}")
-        with _told_when_cut_short(out, part, n):
-            kept = _adopt(out, part, n, source)
-            with part.open("ab") as file:
+        draft = _Draft(real(out), source, n)
+        with _told_when_cut_short(out, draft):
+            kept = draft.begin()
+            if kept:
+                say(f"{out}: going on with {kept:,} of {n:,} samples, which a run that was cut short had drawn")
+            if draft.of_others():
+                say(f"{out}: samples of runs with other settings lie beside it, and are removed once it is complete")
+            with draft.file.open("ab") as file:
                 write(source.draw(_agreed(kept)), file)
             earlier = out.is_file()
-            if as_text:
-                with replacing_file(out) as whole, whole.open("wb") as file:
-                    write(texts_of(_samples_in(part)), file)
-        if not as_text:
-            part.replace(real(out))
-        remove_leftovers(real(out))
+            draft.finish(as_text)
+        if ground.is_locked:  # else another run may be at work on the rest
+            remove_leftovers(real(out))
         say(f"{out}: {n} samples" + (", in place of an earlier file" if earlier else ""))
 
 
-@contextmanager
-def writable(out: Path, option: str) -> Iterator[bool]:
-    """Have a file for oneself, which the block writes; where it cannot, a UserError blames ``option``.
+@dataclass(frozen=True)
+class Ground:
+    """Where a file is to be written.
 
-    Yields:
-        Whether it is a regular file or none yet. A device or pipe is nothing that may be replaced.
+    Attributes:
+        is_regular: It is a regular file or none yet. A device or pipe is nothing that may be replaced.
+        is_locked: No other run writes it.
     """
+
+    is_regular: bool
+    is_locked: bool
+
+
+@contextmanager
+def writable(out: Path, option: str) -> Iterator[Ground]:
+    """Have a file for oneself, which the block writes; where it cannot, a UserError blames ``option``."""
     remedy = f"choose another {option}"
     above = real(out).parent
     if not above.exists():
@@ -103,10 +112,10 @@ def writable(out: Path, option: str) -> Iterator[bool]:
         raise UserError(f"cannot write {out} (it is a folder)", remedy)
     try:
         if out.exists() and not out.is_file():
-            yield False
+            yield Ground(False, False)
         else:
-            with sole_writer(out, option):
-                yield True
+            with sole_writer(out, option) as is_locked:
+                yield Ground(True, is_locked)
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror})", remedy) from error
 
@@ -118,55 +127,89 @@ def _agreed(kept: int) -> int:
     return found[0]
 
 
-def _adopt(out: Path, part: Path, n: int, source: Source) -> int:
-    """Copy to ``part`` the most samples that a run of the same origin left, at most ``n``; how many these are."""
-    place = real(out)
-    left = list(place.parent.glob(f".{escape(place.name)}.partial-*-*"))
-    same = [path for path in left if path.name.startswith(f".{place.name}.partial-{source.origin}-")]
-    lines = max(([*_whole_lines(path, n, source)] for path in same), key=len, default=[])
-    if lines:
-        part.write_bytes(b"".join(lines))
-        say(f"{out}: going on with {len(lines):,} of {n:,} samples, which a run that was cut short had drawn")
-    if len(left) > len(same):
-        say(f"{out}: what runs with other settings, cut short, had drawn lies beside it until it is complete")
-    for path in same:
-        path.unlink()
-    return len(lines)
+class _Draft:
+    """What is drawn of a file's samples, in a file beside it that no other run has.
 
+    A file system without locks lets two runs at once come here, so what others wrote is copied and left.
+    """
 
-def _whole_lines(part: Path, n: int, source: Source) -> Iterator[bytes]:
-    """The lines up to the first that is damaged, at most ``n``."""
-    with part.open("rb") as file:
-        for number, line in enumerate(file):
-            if number == n or not line.endswith(b"\n"):
-                return
-            try:
-                found = json.loads(line)
-            except (ValueError, RecursionError):
-                return
-            if not source.is_whole(number, found):
-                return
-            yield line
+    def __init__(self, place: Path, source: Source, n: int) -> None:
+        self.place, self.source, self.n = place, source, n
+        self.file = partial_name(place, f"{source.origin}-{uuid.uuid4().hex[:8]}")
+        self.is_finished = False
 
+    def begin(self) -> int:
+        """Copy the most samples that a run of the same origin left; how many these are."""
+        most, best = 0, None
+        for path in self._left(f"{self.source.origin}-*"):
+            with suppress(OSError):  # gone meanwhile, or of somebody else
+                found = sum(1 for _ in self._whole_lines(path))
+                most, best = (found, path) if found > most else (most, best)
+        if best is not None:
+            with self.file.open("wb") as file:
+                file.writelines(self._whole_lines(best))
+        return most
 
-def _samples_in(part: Path) -> Iterator[Sample]:
-    with part.open("rb") as file:
-        for line in file:
-            yield json.loads(line)
+    def finish(self, as_text: bool) -> None:
+        """Put all samples where they belong."""
+        if as_text:
+            with replacing_file(self.place) as whole, whole.open("wb") as file:
+                write(texts_of(self._samples()), file)
+            self.is_finished = True
+            self.file.unlink()
+        else:
+            self.file.replace(self.place)
+            self.is_finished = True
+
+    def kept(self) -> int:
+        """The most samples of this origin that are there for a later run; an own file with fewer is removed."""
+        counts = dict[Path, int]()
+        for path in self._left(f"{self.source.origin}-*"):
+            with suppress(OSError):
+                counts[path] = path.read_bytes().count(b"\n")
+        most = min(self.n, max(counts.values(), default=0))
+        if counts.get(self.file, 0) < most or not most:
+            with suppress(OSError):
+                self.file.unlink(missing_ok=True)
+        return most
+
+    def of_others(self) -> bool:
+        """Whether runs of another origin left samples."""
+        return len(self._left("*-*")) > len(self._left(f"{self.source.origin}-*"))
+
+    def _left(self, pattern: str) -> list[Path]:
+        found = self.place.parent.glob(f".{escape(self.place.name)}.partial-{pattern}")
+        return [path for path in found if path.is_file()]
+
+    def _whole_lines(self, path: Path) -> Iterator[bytes]:
+        """The lines up to the first that is damaged, at most as many as there are to be."""
+        with path.open("rb") as file:
+            for number, line in enumerate(file):
+                if number == self.n or not line.endswith(b"\n"):
+                    return
+                try:
+                    found = json.loads(line)
+                except (ValueError, RecursionError):
+                    return
+                if not self.source.is_whole(number, found):
+                    return
+                yield line
+
+    def _samples(self) -> Iterator[Sample]:
+        with self.file.open("rb") as file:
+            for line in file:
+                yield json.loads(line)
 
 
 @contextmanager
-def _told_when_cut_short(out: Path, part: Path, n: int) -> Iterator[None]:
+def _told_when_cut_short(out: Path, draft: _Draft) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        kept = 0
-        with suppress(OSError):  # what ended the block is what counts
-            kept = part.read_bytes().count(b"\n")
-            if not kept:
-                part.unlink()
-        rest = f"; {kept:,} of {n:,} samples are kept, and the same command does the rest" if kept else ""
-        say(f"{out} is not written, since it is not complete{rest}")
+        if not draft.is_finished:
+            kept = draft.kept()
+            rest = f"; {kept:,} of {draft.n:,} samples are kept, and the same command does the rest" if kept else ""
+            say(f"{out} is not written, since it is not complete{rest}")
         raise
 
 

@@ -52,10 +52,9 @@ def read_config_file(path: Path, stage: str) -> tuple[dict[str, Any], list[str]]
         twice, values = _set_twice(values), _underscored(values)
     except (ValueError, RecursionError) as error:
         raise ConfigError([f"--config {path} cannot be read ({error}); mend it, or give another file"]) from error
-    if {"stage", "training", "format_version"} <= values.keys() and isinstance(values["training"], dict):
-        found = values["stage"]  # an artifact's config.json
-        if found != stage:
-            what = f"--config {path} tells how {kind_of(str(found))} was trained, and this is {kind_of(stage)}"
+    if {"stage", "format_version"} <= values.keys():  # the config.json of an artifact, or of data
+        if values["stage"] != stage or not isinstance(values.get("training"), dict):
+            what = f"--config {path} is of {kind_of(str(values['stage']))}, and has no settings for this"
             raise ConfigError([f"{what}; give that of another artifact, or a TOML or JSON file"])
         values = {stage: values["training"]}
     names = {key: {f.name for f in fields(kind)} for key, kind in STAGES.items()}

@@ -1,7 +1,6 @@
 """The configuration of the training stages."""
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 from diladiff_cli.settings import ConfigError, Good, Settings, flag, option, precision_option, shown
 
@@ -153,11 +152,6 @@ class AeConfig(StageConfig):
         """The four strengths: those of the preset, overridden where an option was given."""
         preset = AUGMENTATIONS[self.augmentation]
         return {k: v if getattr(self, k) < 0 else getattr(self, k) for k, v in preset.items()}
-
-    def resolved(self, width: int) -> "AeConfig":
-        """With what 0 and -1 stand for, of a base of that width."""
-        strengths: dict[str, Any] = self.augmentation_strengths()
-        return replace(self, encoder_width=self.encoder_width or width, **strengths)
 
     def cross_layer_indices(self, layers: int) -> tuple[int, ...]:
         """The decoder layers, sorted, that get cross-attention in a base of ``layers`` blocks.

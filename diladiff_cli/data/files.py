@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from diladiff_cli.errors import UserError, meant_instead
-from diladiff_cli.hub import names_a_path
+from diladiff_cli.hub import hub_parts, names_a_path
 from diladiff_cli.integrity import CONFIG_FILE, read_json
 
 # Ending of a file -> the reader of ``datasets``; None for what is read line by line.
@@ -92,7 +92,7 @@ def check_apart(text: Sequence[str], valid: Sequence[str], files: Mapping[str, l
             for path in files.get(source) or ():
                 found.setdefault((path.stat().st_dev, path.stat().st_ino), str(path))
             if not files.get(source):
-                found[source] = source
+                found[hub_parts(source)[:2]] = source  # of whatever revision
         return found
 
     held_out = named(valid)

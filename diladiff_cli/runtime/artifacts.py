@@ -28,6 +28,7 @@ from diladiff_cli.integrity import (
 )
 from diladiff_cli.runtime.card import model_card
 from diladiff_cli.runtime.folders import METRICS_FILE, is_there, replacing, restore
+from diladiff_cli.runtime.model_paths import ON_HUB, name_of
 from diladiff_cli.tokenizer_files import write_tokenizer
 
 if TYPE_CHECKING:
@@ -122,10 +123,10 @@ class Artifact:
             raise UserError(f"{self.path} has no parent of stage {stage}", f"see what it has with: info {self.path}")
         folder = linked(self.path, link["path"])
         if not is_there(folder):
-            raise UserError(
-                f"{self.path} builds on {folder}, which is missing",
-                f"put it back, or make it again with {COMMANDS[stage]}",
-            )
+            name = name_of(folder)
+            remedy = f"put it back, or make it again with {COMMANDS[stage]}"
+            remedy = f"download it again with: diladiff info {name}" if name.startswith(ON_HUB) else remedy
+            raise UserError(f"{self.path} builds on {name}, which is missing", remedy)
         found = load_artifact(folder, stage)
         if found.hash != link["hash"]:
             raise UserError(

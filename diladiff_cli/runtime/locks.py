@@ -22,7 +22,7 @@ R = TypeVar("R")
 
 
 @contextmanager
-def sole_writer(place: Path, option: str = "--out") -> Iterator[None]:
+def sole_writer(place: Path, option: str = "--out") -> Iterator[bool]:
     """Keep others from writing a file or folder until the block ends, or this process does.
 
     The lock is an empty file beside ``place``, which a kill leaves there. Where none can be made, or the file system
@@ -31,6 +31,9 @@ def sole_writer(place: Path, option: str = "--out") -> Iterator[None]:
     Args:
         place: What is to be written; folders above it are made, and removed where they stay empty.
         option: What names it, for the error.
+
+    Yields:
+        Whether others are kept away.
 
     Raises:
         UserError: Another run is writing it.
@@ -48,7 +51,7 @@ def sole_writer(place: Path, option: str = "--out") -> Iterator[None]:
             except BlockingIOError as error:
                 remedy = f"wait until it ends, or choose another {option}"
                 raise UserError(f"another run is writing {place}", remedy) from error
-        yield
+        yield held is not None
     finally:
         if held is not None:
             with suppress(OSError):

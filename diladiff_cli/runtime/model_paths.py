@@ -1,18 +1,20 @@
 """Names of models: a path, ``shipped`` for the one that comes with the package, or ``hf://user/name`` on the Hub."""
 
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 
 from diladiff_cli.downloads import download
-from diladiff_cli.errors import UserError
-from diladiff_cli.integrity import CONFIG_FILE
+from diladiff_cli.errors import KINDS, UserError
+from diladiff_cli.integrity import CONFIG_FILE, read_json
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.folders import is_there
 from diladiff_cli.shipped import SHIPPED_MODEL, SHIPPED_NAME
 
 ON_HUB = "hf://"  # before the id of a model on the Hugging Face Hub
 KINDS_OF_FILES = ("*.json", "*.jsonl", "*.safetensors", "*.txt", "*.md", "*.model")  # of an artifact and its tokenizer
+EXPORT = "diladiff export"
 LOCAL_MODEL = Path("ckpt/student")
 EARLIER = (Path("ckpt/prior"), Path("ckpt/mdlm"))  # what can be sampled from before there is a student
 
@@ -71,17 +73,43 @@ def named_model(name: str, offline: bool = False) -> Path:
 
 
 def _downloaded(name: str, offline: bool) -> Path:
-    """The folder in the local cache of what is on the Hub."""
+    """The folder in the local cache of what is on the Hub; of several processes the main one looks for it."""
     user, _, rest = name.removeprefix(ON_HUB).partition("/")
-    title, _, below = rest.partition("/")
+    title, _, below = rest.rstrip("/").partition("/")
     title, _, revision = title.partition("@")
-    if not (user and title) or ".." in below.split("/"):
+    if not (user and title) or (below and {"", ".", ".."} & set(below.split("/"))) or "\\" in name:
         raise UserError(f"{name} names no model on the Hub", f"give {ON_HUB}USER/NAME")
-    if not offline:
-        say(f"asking the Hub for {user}/{title}")
-    remedy, needed = "check its name, or give a folder", (CONFIG_FILE,)
-    found = download(f"{user}/{title}", KINDS_OF_FILES, remedy, revision or None, needed, offline)
-    return found / below
+    repo = f"{user}/{title}"
+
+    def fetch(revision: str | None, offline: bool = False) -> Path:
+        remedy = "check its name and revision, or give a folder"
+        # First what tells whether it is a model at all: others may be large.
+        config = download(repo, [CONFIG_FILE], remedy, revision, (CONFIG_FILE,), offline) / CONFIG_FILE
+        with suppress(OSError, ValueError):
+            if read_json(config).get("stage") in KINDS:
+                at = config.parent.name  # the commit, of which the rest is taken as well
+                return download(repo, KINDS_OF_FILES, remedy, at, (CONFIG_FILE, "*.safetensors"), offline)
+        raise UserError(f"{repo} on the Hub is no model of diladiff", f"give one that {EXPORT} made")
+
+    if offline:
+        return fetch(revision or None, offline=True) / below
+    from diladiff_cli.runtime.helpers import led  # late: it imports torch
+
+    say(f"asking the Hub for {repo}")
+    found = led(lambda: fetch(revision or None))
+    return (found if found.exists() else fetch(found.name)) / below  # on a machine of its own, the same commit
+
+
+def _name_on_hub(path: Path) -> str | None:
+    """The name of what lies in the local cache of the Hub."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    with suppress(ValueError):
+        repo, snapshots, commit, *below = path.relative_to(os.path.abspath(HF_HUB_CACHE)).parts
+        kind, user, title = repo.split("--")
+        if (kind, snapshots) == ("models", "snapshots") and re.fullmatch("[0-9a-f]{40}", commit):
+            return f"{ON_HUB}{'/'.join([user, f'{title}@{commit}', *below])}"
+    return None
 
 
 def ships(path: Path) -> bool:
@@ -91,11 +119,8 @@ def ships(path: Path) -> bool:
 
 def name_of(path: Path) -> str:
     """What to call a model: its path, or the name by which :func:`named_model` finds what ships or is of the Hub."""
-    parts = Path(os.path.abspath(path)).parts
-    for i, part in enumerate(parts):
-        if part.startswith("models--") and parts[i + 1 : i + 2] == ("snapshots",) and parts[i + 2 :]:
-            title = part.removeprefix("models--").replace("--", "/", 1)
-            return ON_HUB + "/".join([f"{title}@{parts[i + 2]}", *parts[i + 3 :]])
+    if "models--" in str(path) and (name := _name_on_hub(Path(os.path.abspath(path)))):
+        return name
     if ships(path):
         whole = Path(os.path.abspath(path))
         name = (SHIPPED_NAME / whole.relative_to(SHIPPED_MODEL)).as_posix()

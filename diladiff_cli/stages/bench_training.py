@@ -143,9 +143,8 @@ def _measure(
         plain = _stepper(work, plain_loss, config.precision, device)
     if config.compile:
         work.compile_body(work.model)
-        _stepper(
-            work, work.loss_fn, config.precision, device
-        )()  # with an optimiser of its own, whose state counts below
+        # With an optimiser of its own: the state of the one that is measured counts.
+        _stepper(work, work.loss_fn, config.precision, device)()
     with PeakMemory(device) as memory:
         once = seconds(step, device)
     with PeakMemory(device) as plain_memory:

@@ -25,9 +25,8 @@ from diladiff_cli.stages.networks import outline
 from diladiff_cli.tokenizer_files import read_tokenizer
 
 MOST_LOGITS = 1 << 27  # of one call: 512 MB in float32
-VARIANTS = (
-    64  # for kinds of sizes, and networks, that torch compiles a function in; beyond its own 8 it would stop unheard
-)
+# Kinds of sizes, and networks, for which torch compiles a function: beyond its own limits it stops without a word.
+VARIANTS = 1024
 
 
 def path_or_none(name: Path | str | None) -> Path | None:
@@ -181,7 +180,8 @@ def compile_method(name: str, model: nn.Module, **options: Any) -> None:
     import torch._dynamo  # late: it takes a second
 
     limits: Any = torch._dynamo.config
-    limits.recompile_limit = max(limits.recompile_limit, VARIANTS)
+    for name_of_limit in ("recompile_limit", "accumulated_recompile_limit"):
+        setattr(limits, name_of_limit, max(getattr(limits, name_of_limit), VARIANTS))
     setattr(model, name, torch.compile(getattr(model, name), **options))
 
 

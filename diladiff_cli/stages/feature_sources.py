@@ -20,7 +20,7 @@ from diladiff_cli.stages.networks import build
 from diladiff_cli.tokenizer_files import PATTERNS, check_tokenizer, tokenizer_folder
 
 WEIGHTS = "model*.safetensors*"
-REMEDY = "give --features self, a Hub id or a folder with safetensors"
+REMEDY = "give self, a Hub id or a folder with safetensors"
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ def _folder(model: str | None) -> Path | None:
     """Where a model should lie, by the name that samples tell."""
     try:
         return None if model is None else named_model(model, offline=True)  # nobody asked for a download
-    except UserError:  # shipped, of another installation, or on the Hub
+    except (UserError, ValueError):  # shipped, of another installation, or on the Hub; or no name of a file at all
         return None
 
 

@@ -245,7 +245,6 @@ def train_ae(
     base, data, out = Path(base), path_or_none(data), Path(out)
     config = settled(config, out, resume)
     parent = load_parent(base, "mdlm")
-    config = config.resolved(parent.network["width"])
     tokens = open_recorded_data(parent, data)
     if config.features != "self":
         check_same_vocabulary(config.features, tokens.path)

@@ -122,7 +122,6 @@ def train_mdlm(
     if initial is not None:
         config = with_network(config, initial)
     config = settled(config, out, resume)
-    config = replace(config, mlp_width=config.mlp_width or 4 * config.width)
     network = network_arguments(config, tokens)
     artifact = {
         "stage": "mdlm",

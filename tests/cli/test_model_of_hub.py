@@ -1,17 +1,22 @@
 """Models on the Hub, which a server on this machine stands for."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.model_paths import name_of
 from diladiff_cli.stages.export import export
 
 from ..chain import Chain
+from ..command_line import environment
 from ..local_hub import commit, serving
 from .test_hub import Visitor
 
@@ -28,6 +33,9 @@ def visitor(tiny_chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Iter
     (folder / "served" / "pytorch_model.bin").write_text("nothing that anybody should load")
     with serving() as hub:
         hub.add("models", "lab/tales", folder / "served")
+        (folder / "encoder").mkdir()
+        (folder / "encoder" / "config.json").write_text('{"model_type": "bert"}')
+        hub.add("models", "lab/encoder", folder / "encoder")
         yield Visitor(hub, folder)
 
 
@@ -40,7 +48,8 @@ def test_a_model_of_the_hub_is_that_of_its_folder(visitor: Visitor) -> None:
     assert {line.pop("model") for line in ours} == {f"{NAME}@{commit('main')}"}
     assert {line.pop("model") for line in theirs} == {"bundle"}
     assert ours == theirs
-    assert not any("pytorch_model.bin" in path for path in visitor.hub.asked)
+    fetched = {path.rpartition(".")[2] for path in visitor.hub.asked if "/resolve/" in path}
+    assert fetched <= {"json", "jsonl", "safetensors", "md"}
 
 
 def test_below_it_lie_its_parents(visitor: Visitor, tiny_chain: Chain) -> None:
@@ -64,13 +73,16 @@ def test_samples_of_it_are_measured_without_asking_again(visitor: Visitor) -> No
     [
         (
             "hf://lab/none",
-            "lab/none is not in the local cache and cannot be reached on the Hub; check its name, or give",
+            "lab/none is not in the local cache and cannot be reached on the Hub; check its name and revision",
         ),
         ("hf://lab", "hf://lab names no model on the Hub; give hf://USER/NAME"),
         (f"{NAME}/../../tales", f"{NAME}/../../tales names no model on the Hub; give hf://USER/NAME"),
         ("hf://", "hf:// names no model on the Hub; give hf://USER/NAME"),
         (f"{NAME}/parents/none", "there is no folder"),
-        ("lab/tales", "or shipped, or hf://USER/NAME of the Hub"),
+        (f"{NAME}//etc", f"{NAME}//etc names no model on the Hub"),
+        (f"{NAME}@v9", "lab/tales@v9 is not in the local cache and cannot be reached on the Hub; check its name and"),
+        ("hf://lab/encoder", "lab/encoder on the Hub is no model of diladiff; give one that diladiff export made"),
+        ("lab/tales", ", shipped, or hf://USER/NAME on the Hub"),
     ],
 )
 def test_what_is_not_there_is_told_in_a_line(visitor: Visitor, name: str, told: str) -> None:
@@ -88,10 +100,38 @@ def test_once_asked_for_the_cache_does(visitor: Visitor, monkeypatch: pytest.Mon
     assert (found.status, found.out) == (0, wanted), found.err
 
 
-def test_a_folder_of_the_cache_has_the_name_of_its_model(tmp_path: Path, tiny_chain: Chain) -> None:
-    snapshot = tmp_path / "hub" / "models--lab--old--tales" / "snapshots" / "abc"
-    shutil.copytree(tiny_chain.mdlm, snapshot)
-    assert load_artifact(snapshot).stage == "mdlm"
-    assert name_of(snapshot) == "hf://lab/old--tales@abc"
-    assert name_of(snapshot / "parents" / "ae") == "hf://lab/old--tales@abc/parents/ae"
-    assert name_of(snapshot.parent) == str(snapshot.parent)
+def test_what_lies_in_the_cache_has_the_name_of_its_model(
+    tmp_path: Path, tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    snapshot = tmp_path / "hub" / "models--lab--tales" / "snapshots" / commit("main")
+    shutil.copytree(tiny_chain.student.parent, snapshot / "ckpt")
+    assert name_of(snapshot) == f"{NAME}@{commit('main')}"
+    child = snapshot / "ckpt" / "student"
+    assert name_of(child) == f"{NAME}@{commit('main')}/ckpt/student"
+    for other in (snapshot.parent, tmp_path / "models--lab--tales" / "snapshots" / commit("main")):
+        assert name_of(other) == str(other)
+    for path in (snapshot.with_name("abc"), tmp_path / "hub" / "models--tales" / "snapshots" / commit("main")):
+        assert name_of(path) == str(path)
+    shutil.rmtree(snapshot / "ckpt" / "prior")
+    found = f"builds on {NAME}@{commit('main')}/ckpt/prior, which is missing; download it again with: diladiff info hf:"
+    with pytest.raises(UserError, match=re.escape(found)):
+        load_artifact(child).parent("prior")
+
+
+def test_python_loads_a_model_of_the_hub(visitor: Visitor) -> None:
+    code = f"import diladiff_cli; print(diladiff_cli.load({NAME!r}, 'cpu'))"
+    variables = environment() | visitor.hub.environment(visitor.folder / "cache")
+    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"Model('{NAME}@{commit('main')}', stage='student'")
+
+
+def test_other_options_take_it_as_well(visitor: Visitor) -> None:
+    plan = visitor("bench", "--model", NAME, "--against", f"{NAME}/parents/mdlm", "--n", "4", "--dry-run")
+    assert plan.status == 0, plan.err
+    models = {point["model"] for point in json.loads(plan.out)["points"]}
+    whole = f"{NAME}@{commit('main')}"
+    assert models == {whole, f"{whole}/parents/mdlm"}
+    asked = visitor("sample", "--model", NAME, "--temperature", "-1")
+    assert "asking the Hub" not in asked.err  # before what can be told at once
+    assert asked.status == 2

@@ -79,6 +79,7 @@ def test_text_is_not_for_training_and_validation_at_once(text: Path, tmp_path: P
         ([str(text)], [str(hard)], text),
         ([str(other), str(tmp_path)], [str(other)], other),
         (["somebody/stories"], ["somebody/stories"], "somebody/stories"),
+        (["somebody/stories"], ["somebody/stories@v2"], "somebody/stories"),
         (["-"], ["-"], "-"),
     ):
         with pytest.raises(UserError, match=f"^{re.escape(str(found))} {both}"):
