@@ -93,7 +93,7 @@ FAILED: list[tuple[str, str]] = [
     (
         "sample --model nowhere",
         "error: there is no folder nowhere; "
-        "give a model, which train-mdlm, train-ae, train-prior or distill writes, shipped, or hf://USER/NAME on the Hub",
+        "give a model, which train-mdlm, train-ae, train-prior or distill writes, shipped, or hf://USER/NAME",
     ),
     (
         "eval missing.jsonl",

@@ -149,7 +149,7 @@ def test_a_config_that_cannot_be_trusted_gives_one_line(save: Callable[..., Path
 def test_a_place_without_artifact_names_every_command_that_would_make_one(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         load_artifact(tmp_path / "nowhere", ("prior", "student"))
-    remedy = "give a model, which train-prior or distill writes, or shipped"
+    remedy = "give a model, which train-prior or distill writes, shipped, or hf://USER/NAME on the Hub"
     assert_one_line(caught.value, "there is no folder", f"nowhere; {remedy}")
     (tmp_path / "file").write_text("x")
     with pytest.raises(
