@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,8 @@ def running(arguments: list[str], out: Path, lines: int) -> Iterator[tuple[subpr
     """The command, once it has written so many lines, and where it has."""
     run = [sys.executable, "-m", "diladiff_cli", *arguments]
     before = parts_of(out)
-    with subprocess.Popen(run, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job inherits it ignored
+    with subprocess.Popen(run, env=environment(), stderr=subprocess.PIPE, text=True, preexec_fn=heard) as process:
         while not any(part.read_bytes().count(b"\n") >= lines for part in parts_of(out) if part not in before):
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)
