@@ -1,6 +1,7 @@
 """The command ``sample``."""
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
@@ -135,8 +136,8 @@ def _check_stage(model: Any, config: SampleConfig, given: Mapping[str, Any], dat
 
 
 def _with_bar(model: Any, config: SampleConfig, enabled: bool, first: int) -> Iterator[dict[str, Any]]:
-    """The samples from a number on, with a bar on stderr where that is a terminal and stdout is not."""
-    from diladiff_cli.runtime.progress import Bar
+    """The samples from a number on, with a bar on stderr, or a line now and then; none beside texts on a terminal."""
+    from diladiff_cli.runtime.progress import SILENT_SECONDS, Bar
 
     with Bar("sample", config.n, done=first, enabled=enabled and is_main_process()) as bar:
 
@@ -144,8 +145,11 @@ def _with_bar(model: Any, config: SampleConfig, enabled: bool, first: int) -> It
             if bar.terminal:
                 bar.update(0, f"decoding step {step}")
 
+        spoke = time.monotonic()
         for found in model.stream(config, progress, first):
-            bar.update()
+            is_due = not bar.terminal and time.monotonic() - spoke > SILENT_SECONDS
+            bar.update(text="drawn" if is_due else None)
+            spoke = time.monotonic() if is_due else spoke
             yield found
 
 

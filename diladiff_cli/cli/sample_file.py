@@ -72,11 +72,13 @@ def write_samples(source: Source, out: Path, n: int, as_text: bool) -> None:
                 samples = source.draw(_agreed(0))
                 write(texts_of(samples) if as_text else samples, file)
             return
-        draft = _Draft(real(out), source, n)
+        draft = _Draft(real(out), source, n, ground.is_locked)
         with _told_when_cut_short(out, draft):
             kept = draft.begin()
             if kept:
                 say(f"{out}: going on with {kept:,} of {n:,} samples, which a run that was cut short had drawn")
+            if draft.beyond:
+                say(f"{out}: {draft.beyond:,} further samples lie beside it, and are removed once it is complete")
             if draft.of_others():
                 say(f"{out}: samples of runs with other settings lie beside it, and are removed once it is complete")
             with draft.file.open("ab") as file:
@@ -130,24 +132,32 @@ def _agreed(kept: int) -> int:
 class _Draft:
     """What is drawn of a file's samples, in a file beside it that no other run has.
 
-    A file system without locks lets two runs at once come here, so what others wrote is copied and left.
+    A file system without locks lets two runs at once come here, so what others wrote is copied, and left where they may
+    be at work.
+
+    Attributes:
+        beyond: Samples that an earlier run left beyond those that are asked for.
     """
 
-    def __init__(self, place: Path, source: Source, n: int) -> None:
-        self.place, self.source, self.n = place, source, n
+    def __init__(self, place: Path, source: Source, n: int, is_alone: bool) -> None:
+        self.place, self.source, self.n, self.is_alone = place, source, n, is_alone
         self.file = partial_name(place, f"{source.origin}-{uuid.uuid4().hex[:8]}")
-        self.is_finished = False
+        self.is_finished, self.beyond = False, 0
 
     def begin(self) -> int:
         """Copy the most samples that a run of the same origin left; how many these are."""
-        most, best = 0, None
-        for path in self._left(f"{self.source.origin}-*"):
+        most, best, left = 0, None, self._left(f"{self.source.origin}-*")
+        for path in left:
             with suppress(OSError):  # gone meanwhile, or of somebody else
                 found = sum(1 for _ in self._whole_lines(path))
                 most, best = (found, path) if found > most else (most, best)
+                self.beyond = max(self.beyond, path.read_bytes().count(b"\n") - self.n)
         if best is not None:
             with self.file.open("wb") as file:
                 file.writelines(self._whole_lines(best))
+        for path in left if self.is_alone and not self.beyond else ():
+            with suppress(OSError):
+                path.unlink()
         return most
 
     def finish(self, as_text: bool) -> None:

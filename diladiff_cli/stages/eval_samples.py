@@ -261,7 +261,9 @@ def report_table(report: dict[str, Any]) -> "Table":
         told = reason == report["scorer"]["note"]  # in the line above
         lines.append(f"{names} left out" if told else f"{names} left out: {reason}")
     # As text: a name like diladiff[scorer] is no markup.
-    table = Table(title=Text(settings or "samples"), caption=Text("\n".join(lines)), min_width=72)
+    table = Table(
+        title=Text(settings or "samples"), caption=Text("\n".join(lines)), caption_justify="left", min_width=72
+    )
     table.add_column("figure")
     sides = [side for side in ("samples", "reference") if side in report]
     for side in sides:

@@ -146,6 +146,9 @@ def test_of_more_samples_than_are_asked_for_the_first_are_taken(
     out.write_text("before\n")
     give_part(tiny_chain, out, whole)
     done = cli(*command(tiny_chain, out, n=BATCH))
+    rest = f"{out}: {N - BATCH} further samples lie beside it, and are removed once it is complete"
+    assert rest in done.errors
+    assert parts_of(out) == []
     assert done.errors[-1] == f"{out}: {BATCH} samples, in place of an earlier file"
     assert out.read_bytes() == wanted
 
@@ -193,6 +196,7 @@ def test_an_interrupt_while_samples_are_looked_through_loses_none(
 ) -> None:
     out = tmp_path / "samples.jsonl"
     part = give_part(tiny_chain, out, b"".join(whole.splitlines(keepends=True)[:7]))
+    fewer = give_part(tiny_chain, out, b"".join(whole.splitlines(keepends=True)[:2]), name="87654321")
 
     def interrupt(*_: object) -> bool:
         raise KeyboardInterrupt
@@ -202,7 +206,26 @@ def test_an_interrupt_while_samples_are_looked_through_loses_none(
     assert stopped.status == 130
     told = f"{out} {GONE}; 7 of {N} samples are kept, and the same command does the rest"
     assert told in stopped.errors
-    assert parts_of(out) == [part]
+    assert sorted(parts_of(out)) == sorted([part, fewer])
+
+
+def test_interrupted_again_and_again_it_leaves_one_file(tiny_chain: Chain, tmp_path: Path) -> None:
+    out, kept = tmp_path / "samples.jsonl", 0
+    for _ in range(2):
+        with running(command(tiny_chain, out, n=100_000), out, kept + 1) as (process, part):
+            process.kill()
+        assert parts_of(out) == [part]
+        kept = part.read_bytes().count(b"\n")
+
+
+def test_progress_is_told_off_a_terminal(
+    cli: Cli, tiny_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diladiff_cli.runtime.progress.SILENT_SECONDS", -1.0)
+    done = cli(*command(tiny_chain, tmp_path / "samples.jsonl"))
+    told = [line for line in done.errors if " drawn" in line]
+    assert len(told) == N
+    assert told[-1] == f"sample {N}/{N} drawn"
 
 
 def test_odd_leftovers_are_in_nobodys_way(cli: Cli, tiny_chain: Chain, tmp_path: Path, whole: bytes) -> None:
