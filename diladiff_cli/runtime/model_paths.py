@@ -14,7 +14,6 @@ from diladiff_cli.shipped import SHIPPED_MODEL, SHIPPED_NAME
 
 ON_HUB = "hf://"  # before the id of a model on the Hugging Face Hub
 KINDS_OF_FILES = ("*.json", "*.jsonl", "*.safetensors", "*.txt", "*.md", "*.model")  # of an artifact and its tokenizer
-EXPORT = "diladiff export"
 LOCAL_MODEL = Path("ckpt/student")
 EARLIER = (Path("ckpt/prior"), Path("ckpt/mdlm"))  # what can be sampled from before there is a student
 
@@ -89,7 +88,7 @@ def _downloaded(name: str, offline: bool) -> Path:
             if read_json(config).get("stage") in KINDS:
                 at = config.parent.name  # the commit, of which the rest is taken as well
                 return download(repo, KINDS_OF_FILES, remedy, at, (CONFIG_FILE, "*.safetensors"), offline)
-        raise UserError(f"{repo} on the Hub is no model of diladiff", f"give one that {EXPORT} made")
+        raise UserError(f"{repo} on the Hub is no model of diladiff", "give one that diladiff export made")
 
     if offline:
         return fetch(revision or None, offline=True) / below
