@@ -153,6 +153,22 @@ def test_of_more_samples_than_are_asked_for_the_first_are_taken(
     assert out.read_bytes() == wanted
 
 
+def test_more_samples_than_are_asked_for_stay_until_these_are_written(
+    cli: Cli, tiny_chain: Chain, tmp_path: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "samples.jsonl"
+    part = give_part(tiny_chain, out, whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(sample_file._Draft, "finish", interrupt)
+        assert cli(*command(tiny_chain, out, n=BATCH)).status == 130
+    assert part.read_bytes() == whole
+    assert cli(*command(tiny_chain, out)).status == 0
+    assert out.read_bytes() == whole
+
+
 def test_what_another_run_is_drawing_is_left_alone(cli: Cli, tiny_chain: Chain, tmp_path: Path) -> None:
     out = tmp_path / "samples.jsonl"
     with running(command(tiny_chain, out, n=100_000), out, 1) as (_, part):

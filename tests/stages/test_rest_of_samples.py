@@ -23,6 +23,7 @@ def test_from_a_number_on_samples_are_the_same(tiny_chain: Chain, stage: str, fi
     }
     config = SampleConfig(**settings | ({} if stage == "mdlm" else {"decodings": 3}))
     wanted, done = list(generate(sampler, config)), list[int]()
+    assert [sample["id"] for sample in wanted] == list(range(12))
     assert list(generate(sampler, config, lambda samples, _: done.append(samples), first)) == wanted[first:]
     assert done == sorted(done)
     assert not done or done[0] == first
