@@ -1,5 +1,7 @@
 """Names of what lies on the Hugging Face Hub."""
 
+ON_HUB = "hf://"  # before the id of a model, where a folder is asked for
+
 
 def hub_parts(source: str) -> tuple[str, str | None, str | None]:
     """Id, configuration and revision of a Hub data set, written ``id@revision:configuration``."""

@@ -12,6 +12,7 @@ import typer
 
 from diladiff_cli.config import STAGES, BenchConfig, SampleConfig, StageConfig
 from diladiff_cli.errors import UserError, meant_instead
+from diladiff_cli.hub import ON_HUB
 from diladiff_cli.notes import say
 from diladiff_cli.presets import PRESETS
 from diladiff_cli.settings import Settings, check_value, flag
@@ -20,7 +21,6 @@ from diladiff_cli.shipped import SHIPPED_NAME
 # Fields of all training stages that say how a run goes rather than what it computes.
 RUN_FIELDS = {"seed", "max_steps", "max_minutes", "precision", "compile", "log_with"}
 PARSED_LATER = (Path, int, float)  # of a command's own parameters, so that all bad values are told at once
-ON_HUB = "hf:"  # how the name of a model on the Hub begins
 MODELS = {"model", "against", "more", "base", "ae", "prior", "target", "path"}  # what may name a model
 MODELS_OR_IDS = {"init", "tokenizer"}  # or else something on the Hub
 LONG_SWITCH = 14  # characters of a name; longer ones, spelled in two ways, would cut off others on 80 columns
@@ -123,7 +123,7 @@ def with_downloaded(name: str, value: Any) -> Any:
         return value
     if isinstance(value, list):
         return [with_downloaded(name, part) for part in value]
-    if value.partition("/")[0] != ON_HUB:
+    if not value.startswith(ON_HUB):
         return value
     from diladiff_cli.runtime.model_paths import named_model
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from diladiff_cli import __version__
 from diladiff_cli.config import LEAST_SCALE, MOST_SCALE
 from diladiff_cli.errors import KINDS, UserError, wrong_folder
+from diladiff_cli.hub import ON_HUB
 from diladiff_cli.integrity import (
     CONFIG_FILE,
     file_hash,
@@ -28,7 +29,7 @@ from diladiff_cli.integrity import (
 )
 from diladiff_cli.runtime.card import model_card
 from diladiff_cli.runtime.folders import METRICS_FILE, is_there, replacing, restore
-from diladiff_cli.runtime.model_paths import ON_HUB, name_of
+from diladiff_cli.runtime.model_paths import name_of
 from diladiff_cli.tokenizer_files import write_tokenizer
 
 if TYPE_CHECKING:

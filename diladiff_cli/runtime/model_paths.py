@@ -7,12 +7,12 @@ from pathlib import Path
 
 from diladiff_cli.downloads import download
 from diladiff_cli.errors import KINDS, UserError
+from diladiff_cli.hub import ON_HUB
 from diladiff_cli.integrity import CONFIG_FILE, read_json
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.folders import is_there
 from diladiff_cli.shipped import SHIPPED_MODEL, SHIPPED_NAME
 
-ON_HUB = "hf://"  # before the id of a model on the Hugging Face Hub
 KINDS_OF_FILES = ("*.json", "*.jsonl", "*.safetensors", "*.txt", "*.md", "*.model")  # of an artifact and its tokenizer
 LOCAL_MODEL = Path("ckpt/student")
 EARLIER = (Path("ckpt/prior"), Path("ckpt/mdlm"))  # what can be sampled from before there is a student
