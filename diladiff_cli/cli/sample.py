@@ -1,7 +1,6 @@
 """The command ``sample``."""
 
 import os
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
@@ -137,19 +136,16 @@ def _check_stage(model: Any, config: SampleConfig, given: Mapping[str, Any], dat
 
 def _with_bar(model: Any, config: SampleConfig, enabled: bool, first: int) -> Iterator[dict[str, Any]]:
     """The samples from a number on, with a bar on stderr, or a line now and then; none beside texts on a terminal."""
-    from diladiff_cli.runtime.progress import SILENT_SECONDS, Bar
+    from diladiff_cli.runtime.progress import Bar
 
-    with Bar("sample", config.n, done=first, enabled=enabled and is_main_process()) as bar:
+    with Bar("sample", config.n, done=first, enabled=enabled and is_main_process(), patient=True) as bar:
 
         def progress(_: int, step: int) -> None:
             if bar.terminal:
                 bar.update(0, f"decoding step {step}")
 
-        spoke = time.monotonic()
         for found in model.stream(config, progress, first):
-            is_due = not bar.terminal and time.monotonic() - spoke > SILENT_SECONDS
-            bar.update(text="drawn" if is_due else None)
-            spoke = time.monotonic() if is_due else spoke
+            bar.update(text=None if bar.terminal else "drawn")
             yield found
 
 

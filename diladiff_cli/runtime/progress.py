@@ -41,9 +41,10 @@ class Bar:
         total: Units of work.
         done: Units done before.
         enabled: False shows nothing (processes other than the first).
+        patient: Off a terminal, say nothing of work of less than half a minute.
     """
 
-    def __init__(self, title: str, total: int, done: int = 0, enabled: bool = True) -> None:
+    def __init__(self, title: str, total: int, done: int = 0, enabled: bool = True, patient: bool = False) -> None:
         self.title, self.total, self.done, self.enabled = title, total, done, enabled
         console = Console(stderr=True)
         self.terminal = enabled and console.is_terminal
@@ -57,7 +58,7 @@ class Bar:
         )
         self._progress = Progress(*columns, console=console, disable=not self.terminal)
         self._task = self._progress.add_task(title, total=total, completed=done, text="")
-        self._spoke = 0.0
+        self.patient, self._spoke = patient, time.monotonic() if patient else 0.0
         self._began: tuple[float, int] | None = None  # when the first units were done, and how many then
 
     def __enter__(self) -> "Bar":
@@ -76,7 +77,9 @@ class Bar:
         self._progress.update(self._task, advance=advance, **values)
         now = time.monotonic()
         left = self._left(now)
-        due = text is not None and (now - self._spoke > SILENT_SECONDS or self.done >= self.total)
+        due = text is not None and (
+            now - self._spoke > SILENT_SECONDS or (self.done >= self.total and not self.patient)
+        )
         if self.enabled and not self.terminal and due:
             self._spoke = now
             say(f"{self.title} {self.done}/{self.total} {text}{left}")
