@@ -96,7 +96,7 @@ class Model:
             steps: Latent steps (0: 5 for a student, 50 for a prior, 200 with its solver euler).
             decode_steps: Token steps (0: a quarter of the length; in the orders threshold and entropy the length).
             seed: Sample i depends on the seed and i alone.
-            options: Other fields of :class:`diladiff_cli.config.SampleConfig`.
+            options: Other fields of :class:`diladiff_cli.config.SampleConfig`, ``prompt`` and ``order`` among them.
 
         Returns:
             ``n`` dictionaries with ``id``, ``text``, ``token_ids`` and the settings.

@@ -121,9 +121,7 @@ def _usage(error: BaseException, arguments: Sequence[str]) -> str:
     words = ["diladiff", *(argument for argument in arguments if not argument.startswith("-"))]
     remedy = f"see {context.command_path if context else ' '.join(words[:2])} --help"
     text = one_line(error.format_message()).rstrip(".").replace("Value error, ", "")  # type: ignore[attr-defined]
-    if getattr(error, "option_name", None) == "--prompt" and "--model" in _options(context):
-        text, remedy = one_line(error.message), f"models take no prompt, {remedy}"  # type: ignore[attr-defined]
-    elif options := _meant_options(error, context):
+    if options := _meant_options(error, context):
         text, remedy = one_line(error.message), f"did you mean {' or '.join(options)}?"  # type: ignore[attr-defined]
     elif ". Did you mean " in text:
         text, _, names = text.partition(". Did you mean ")
@@ -131,7 +129,7 @@ def _usage(error: BaseException, arguments: Sequence[str]) -> str:
     elif meant := _with_one_dash(text.removeprefix("No such option: "), arguments, context):
         remedy = f"did you mean -{meant}?"
     elif text.startswith("Got unexpected extra argument") and "--model" in _options(context):
-        prompt = ", and takes no prompt" if remedy.endswith(" sample --help") else ""
+        prompt = ", a prompt by --prompt" if "--prompt" in _options(context) else ""
         remedy = f"a model is named by --model{prompt}, or {remedy}"
     elif text.startswith(("Missing command", "No such command")) and context is not None:
         remedy = f"give one of {', '.join(context.command.commands)}, or {remedy}"

@@ -115,6 +115,7 @@ class SampleConfig(Settings):
         high=MOST_SCALE,
     )
     decodings: int = option(1, "Texts decoded from each latent; two or more give the latent agreement.", low=1)
+    prompt: str = option("", "What every text begins with; latents are drawn without it.")
     order: str = order_option()
     threshold: float = threshold_option()
     entropy_bound: float = entropy_bound_option()

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diladiff_cli.core.autocast import autocast
 from diladiff_cli.core.hashing import tensors_hash
-from diladiff_cli.core.precision import autocast
 from diladiff_cli.downloads import download
 from diladiff_cli.errors import UserError, first_line, meant_instead
 from diladiff_cli.hub import names_a_path

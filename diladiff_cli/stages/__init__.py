@@ -3,7 +3,7 @@
 - Training: ``train_mdlm`` (with ``initial``), ``train_ae``, ``train_prior``, ``distill``; shared: ``common``,
   ``feature_sources``, ``latent_data``, ``masked_logits``, ``networks`` (from artifacts).
 - ``encode`` (with ``encode_finished``), ``encode_latents``.
-- ``sample``: ``sampler`` (the networks), ``sample_settings``, ``graphs`` (CUDA), ``trace``.
+- ``sample``: ``sampler`` (the networks), ``sample_settings``, ``prompts``, ``graphs`` (CUDA), ``trace``.
 - ``eval``: ``eval_files`` takes all targets; of samples ``eval_samples``, ``sample_sets``, ``sample_measure``,
   ``reference_text``, ``kept_scores``; of artifacts ``eval_artifact``, ``eval_figures``.
 - ``bench``: ``bench_frontier``, ``bench_points``, ``bench_kept``, ``bench_lines``, ``bench_tables``, ``bench_picture``;

@@ -20,7 +20,7 @@ from diladiff_cli.stages.sampler import Sampler, content_of, load_sampler, sampl
 
 SHARED = ("n", "top_p", "order", "threshold", "entropy_bound", "batch_size", "precision", "compile")  # by all points
 # Options added later: left out of the key at these values, so that older keys still match.
-YOUNGER = {"latent_scale": 1.0, "solver": "ddim"}
+YOUNGER = {"latent_scale": 1.0, "solver": "ddim", "prompt": ""}
 FORMAT_VERSION = 2  # of the kept points; raised when samples or figures of the same settings change beyond rounding
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diladiff_cli.config import AeConfig, BenchConfig, DistillConfig, MdlmConfig, PriorConfig, StageConfig
-from diladiff_cli.core.precision import autocast
+from diladiff_cli.core.autocast import autocast
 from diladiff_cli.networks.autoencoder import AutoEncoder
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.features import SelfFeatures

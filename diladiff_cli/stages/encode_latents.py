@@ -9,7 +9,7 @@ import numpy as np
 from accelerate import PartialState
 
 from diladiff_cli import __version__
-from diladiff_cli.core.precision import autocast
+from diladiff_cli.core.autocast import autocast
 from diladiff_cli.data.latents import FORMAT_VERSION
 from diladiff_cli.data.shards import is_whole, shard_name, write_shard
 from diladiff_cli.data.tokens import TokenData, TokenSplit

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diladiff_cli.config import EvalConfig
-from diladiff_cli.core.precision import autocast
+from diladiff_cli.core.autocast import autocast
 from diladiff_cli.metrics import agreement
 from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.runtime.progress import Bar

@@ -13,6 +13,7 @@ from diladiff_cli.core.unmask import BLIND_ORDERS
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.precision import has_fast_bf16, settled_precision
 from diladiff_cli.settings import ConfigError, flag
+from diladiff_cli.stages.prompts import prompt_problems
 from diladiff_cli.stages.sampler import (
     EULER_STEPS,
     LATENT_STEPS,
@@ -46,6 +47,9 @@ def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
         problems.append(f"--guidance is {config.guidance}, but {what}; it is for a prior, leave it out")
     if solver_in_use(config) and sampler.stage != "prior":
         problems.append(f"--solver is {config.solver}, but {what}; it is for a prior, leave it out")
+    if config.prompt and sampler.stage == "ae":
+        problems.append(f"a --prompt is given, but {what}, whose latents are those of other texts; leave it out")
+    problems += prompt_problems(sampler, config.prompt)
     if config.n % config.decodings:
         problems.append(f"--n {config.n} is no multiple of --decodings {config.decodings}; change one")
     if sampler.stage == "ae" and config.n > len(sampler.held_out) * config.decodings:
@@ -65,12 +69,14 @@ def complete_for_latents(sampler: Sampler, config: SampleConfig) -> SampleConfig
     """The configuration of :func:`complete` for given latents: none is drawn, and the model's own factor is not theirs.
 
     Raises:
-        ConfigError: Settings of drawing latents are given.
+        ConfigError: Settings of drawing latents are given, or a prompt that leaves nothing to draw.
         UserError: The base that ``latent_until`` needs is missing.
     """
     idle = unusual(config, ("n", "steps", "gamma", "guidance", "solver"))
-    if idle:
-        raise ConfigError([f"{flag(k)} is {v}, but the latents are given; leave it out" for k, v in idle.items()])
+    problems = [f"{flag(k)} is {v}, but the latents are given; leave it out" for k, v in idle.items()]
+    problems += prompt_problems(sampler, config.prompt)
+    if problems:
+        raise ConfigError(problems)
     return _complete_decoding(sampler, config, 1.0)
 
 
@@ -155,6 +161,7 @@ def in_use(sampler: Sampler, config: SampleConfig) -> dict[str, Any]:
     """The settings that hold for some models and orders only, None where they do nothing."""
     of_prior = isinstance(sampler.latent, LatentPrior)
     return {
+        "prompt": config.prompt or None,
         "steps": config.steps or None,
         "gamma": config.gamma if config.steps > 1 and isinstance(sampler.latent, LatentStudent) else None,
         "guidance": config.guidance if of_prior and config.guidance else None,

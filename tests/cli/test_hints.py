@@ -11,7 +11,7 @@ EXTRA = "got unexpected extra argument(s) (extra)"
 NO_VALUE = "option '{}' requires an argument"
 NO_MODEL = "is no model; the values of one option go together, as in --temperatures 1.0,0.8"
 HINTS = [
-    ("sample extra", f"{EXTRA}; a model is named by --model, and takes no prompt, or see diladiff sample --help"),
+    ("sample extra", f"{EXTRA}; a model is named by --model, a prompt by --prompt, or see diladiff sample --help"),
     ("export extra", f"{EXTRA}; a model is named by --model, or see diladiff export --help"),
     ("train-ae extra", f"{EXTRA}; see diladiff train-ae --help"),
     ("sample --n", f"{NO_VALUE.format('--n')}; see diladiff sample --help"),
@@ -24,10 +24,8 @@ HINTS = [
     ("train-prior --lr 3", "no such option: --lr; did you mean --learning-rate?"),
     ("sample --bs 3", "no such option: --bs; did you mean --batch-size?"),
     ("train-mdlm --no-c", "no such option: --no-c; did you mean --no-compile?"),
-    ("bench --prompt hi", "no such option: --prompt; models take no prompt, see diladiff bench --help"),
-    ("sample --prompts hi", "no such option: --prompts; see diladiff sample --help"),
+    ("sample --prompts hi", "no such option: --prompts; did you mean --prompt?"),
     ("sample --lat 1", "no such option: --lat; did you mean --latent-scale or --latent-until?"),
-    ("sample --prompt hi", "no such option: --prompt; models take no prompt, see diladiff sample --help"),
     ("sample --seed -5 -n 3", "no such option: -n; did you mean --n?"),
     ("sample -steps 3", "no such option: -s; did you mean --steps?"),
     ("sample -steps=3", "no such option: -s; did you mean --steps?"),

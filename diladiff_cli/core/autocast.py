@@ -1,4 +1,4 @@
-"""The precision of matrix products."""
+"""Matrix products in bf16."""
 
 import torch
 

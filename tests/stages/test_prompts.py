@@ -1,0 +1,142 @@
+"""``--prompt``: what every text begins with."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from diladiff_cli.config import SampleConfig
+from diladiff_cli.model import load
+from diladiff_cli.settings import ConfigError
+from diladiff_cli.stages import graphs, prompts
+from diladiff_cli.stages.prompts import masked_behind, prompt_tokens
+from diladiff_cli.stages.sample import decode, draw_latents, generate
+from diladiff_cli.stages.sample_settings import complete, origin_of
+from diladiff_cli.stages.sampler import Sampler, load_sampler
+from diladiff_cli.stages.trace import record
+
+from ..chain import LENGTH, Chain
+
+STAGES = ("mdlm", "prior", "student")
+PROMPT = "the old dog sat"
+
+
+@pytest.fixture(scope="module")
+def samplers(tiny_chain: Chain) -> dict[str, Sampler]:
+    return {stage: load_sampler(getattr(tiny_chain, stage), "cpu") for stage in (*STAGES, "ae")}
+
+
+def draw(sampler: Sampler, **settings: Any) -> list[dict[str, Any]]:
+    steps = {"steps": 3} if sampler.stage == "prior" else {}
+    return list(generate(sampler, SampleConfig(**{"n": 6, "prompt": PROMPT} | steps | settings)))
+
+
+def of_tokens(sampler: Sampler, count: int) -> str:
+    """A prompt of so many tokens."""
+    return next(text for n in range(count + 1) if len(prompt_tokens(sampler, text := "ab" + " the" * n)) == count)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("order", ["random", "spread", "confidence", "threshold", "entropy"])
+def test_every_text_begins_with_the_prompt_and_goes_on_in_its_own_way(
+    samplers: dict[str, Sampler], stage: str, order: str
+) -> None:
+    sampler, found = samplers[stage], draw(samplers[stage], order=order, temperature=2.0)
+    tokens = prompt_tokens(sampler, PROMPT)
+    assert 0 < len(tokens) < LENGTH
+    assert all(sample["token_ids"][: len(tokens)] == tokens for sample in found)
+    assert all(sample["text"].startswith(PROMPT) for sample in found)
+    assert len({tuple(sample["token_ids"]) for sample in found}) > 1
+    assert {sample["prompt"] for sample in found} == {PROMPT}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_texts_with_a_prompt_do_not_depend_on_the_batch_size(samplers: dict[str, Sampler], stage: str) -> None:
+    assert draw(samplers[stage], batch_size=2) == draw(samplers[stage])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_replays_keep_the_prompt(samplers: dict[str, Sampler], stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = draw(samplers[stage])
+    monkeypatch.setattr(graphs, "replays_pay", lambda device: True)
+    assert draw(samplers[stage]) == wanted
+    assert samplers[stage].replays._kept
+
+
+def test_one_token_is_drawn_as_the_network_says_given_all_others(samplers: dict[str, Sampler]) -> None:
+    sampler, prompt = samplers["mdlm"], of_tokens(samplers["mdlm"], LENGTH - 1)
+    likeliest = sampler.decoder(masked_behind(sampler, prompt, 1))[0, -1].argmax()
+    assert {s["token_ids"][-1] for s in draw(sampler, prompt=prompt, temperature=0.0)} == {int(likeliest)}
+
+
+def test_behind_the_prompt_all_is_masked(samplers: dict[str, Sampler]) -> None:
+    sampler = samplers["mdlm"]
+    x, tokens = masked_behind(sampler, PROMPT, 3), prompt_tokens(sampler, PROMPT)
+    assert x.tolist() == [[*tokens, *[sampler.decoder.mask_id] * (LENGTH - len(tokens))]] * 3
+    assert (masked_behind(sampler, "", 2) == sampler.decoder.mask_id).all()
+
+
+def test_texts_without_a_prompt_say_so(samplers: dict[str, Sampler]) -> None:
+    assert {sample["prompt"] for sample in draw(samplers["student"], prompt="")} == {None}
+
+
+def test_latents_are_drawn_without_the_prompt(samplers: dict[str, Sampler]) -> None:
+    sampler = samplers["student"]
+    with_prompt, without = (complete(sampler, SampleConfig(prompt=prompt)) for prompt in (PROMPT, ""))
+    z_0 = draw_latents(sampler, range(2), with_prompt)
+    assert torch.equal(z_0, draw_latents(sampler, range(2), without))
+    given = decode(sampler, range(2), with_prompt, z_0).tolist()
+    assert given == [sample["token_ids"] for sample in draw(sampler, n=2)]
+
+
+def test_given_latents_are_decoded_behind_a_prompt(tiny_chain: Chain) -> None:
+    model = load(tiny_chain.ae, "cpu")
+    z_0 = model.encode(["the cat ran home", "one bird saw the sea"])
+    found = model.decode(z_0, decode_steps=4, prompt=PROMPT)
+    assert all(sample["text"].startswith(PROMPT) for sample in found)
+    assert {sample["prompt"] for sample in found} == {PROMPT}
+    with pytest.raises(ConfigError, match=r"steps is 3, but the latents are given(.|\n)*prompt has"):
+        model.decode(z_0, prompt=PROMPT * LENGTH, steps=3)
+
+
+@pytest.mark.parametrize(
+    ("stage", "prompt", "problem"),
+    [
+        ("mdlm", PROMPT * LENGTH, r"prompt has \d+ tokens, and the texts of .* have 16; give a shorter one"),
+        ("student", PROMPT * LENGTH, "give a shorter one"),
+        ("ae", PROMPT, "a prompt is given, but .* is of stage ae"),
+    ],
+)
+def test_prompts_that_make_no_sense_are_refused(
+    samplers: dict[str, Sampler], stage: str, prompt: str, problem: str
+) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        draw(samplers[stage], prompt=prompt)
+
+
+def test_a_prompt_may_leave_a_single_token_and_no_less(samplers: dict[str, Sampler]) -> None:
+    sampler = samplers["mdlm"]
+    assert prompts.prompt_problems(sampler, of_tokens(sampler, LENGTH - 1)) == []
+    assert len(prompts.prompt_problems(sampler, of_tokens(sampler, LENGTH))) == 1
+
+
+def test_a_prompt_without_tokens_is_refused(samplers: dict[str, Sampler], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompts, "prompt_tokens", lambda sampler, prompt: [])  # as WordPiece makes of white space
+    with pytest.raises(ConfigError, match="prompt has no tokens"):
+        draw(samplers["mdlm"], prompt=" ")
+
+
+def test_another_prompt_is_another_origin(samplers: dict[str, Sampler]) -> None:
+    sampler = samplers["student"]
+    assert len({origin_of(sampler, SampleConfig(prompt=prompt)) for prompt in ("", PROMPT, "the")}) == 3
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_trace_has_the_prompt_from_the_start(samplers: dict[str, Sampler], stage: str) -> None:
+    sampler = samplers[stage]
+    config = SampleConfig(n=2, steps=0 if stage == "mdlm" else 3, decode_steps=4, prompt=PROMPT)
+    found, count = record(sampler, config), len(prompt_tokens(sampler, PROMPT))
+    assert found.sample == next(generate(sampler, config))
+    assert found.revealed[:count] == [0] * count
+    assert set(found.revealed[count:]) <= {1, 2, 3, 4}
+    assert all(estimate.token_ids[:count] == found.sample["token_ids"][:count] for estimate in found.estimates)
