@@ -1,9 +1,8 @@
 """Exact categorical draws with temperature and nucleus (method section 6).
 
-Uniforms and cumulative sums are float64, so that rare tokens come as often as they should. What float32 still rounds is
-a token's weight, by a relative 2e-7 plus 6e-8 times its logit's distance to the largest (to 0 below 1e-45), and the sum
-of a block of tokens, by about as much. The CDF is inverted over blocks and then within one, so that a draw reads the
-vocabulary once.
+Uniforms and the CDF are float64, so that rare tokens come as often as they should. What float32 still rounds is a
+token's weight, by a relative 2e-7 plus 6e-8 times its logit's distance to the largest (to 0 below 1e-45). The CDF is
+inverted over blocks of tokens and then within one, so that a draw reads the vocabulary once.
 
 The nucleus is never built. A token is drawn from the whole distribution, and drawn again where the tokens likelier
 than it already reach ``top_p``: what is accepted has the law of the nucleus, without a sort of the vocabulary.
@@ -57,7 +56,7 @@ class Categorical:
 
     @classmethod
     def of(cls, weights: Tensor) -> "Categorical":
-        return cls(weights, weights.sum(-1).cumsum(-1, dtype=torch.float64))
+        return cls(weights, weights.sum(-1, dtype=torch.float64).cumsum(-1))
 
     def __getitem__(self, rows: Tensor) -> "Categorical":
         return Categorical(self.weights[rows], self.cumulative[rows])
@@ -81,9 +80,8 @@ class Categorical:
         block = inverse_cdf(self.cumulative, point)  # (M, T)
         weights = self.weights.take_along_dim(block[..., None], 1)  # (M, T, BLOCK)
         before = self.cumulative.gather(-1, (block - 1).clamp(min=0)).where(block > 0, 0.0)
-        share = (point - before) / (self.cumulative.gather(-1, block) - before)
-        within = weights.cumsum(-1, dtype=torch.float64)  # whose total is the block's but for rounding
-        return BLOCK * block + inverse_cdf(within, (share[..., None] * within[..., -1:]).clamp(min=0.0)).squeeze(-1)
+        within = weights.cumsum(-1, dtype=torch.float64)
+        return BLOCK * block + inverse_cdf(within, (point - before)[..., None].clamp(min=0.0)).squeeze(-1)
 
     def in_nucleus(self, tokens: Tensor, top_p: float) -> Tensor:
         """(M,) whether the tokens that are strictly likelier than each of ``tokens`` total less than ``top_p``."""
