@@ -125,11 +125,16 @@ class SampleConfig(Settings):
     precision: str = precision_option("fp32", ", whose rounding gives other texts")
 
     def _problems(self, good: Good) -> list[str]:
+        problems = []
         if good("temperature") and 0 < self.temperature < COLDEST:
-            return [f"--temperature is {self.temperature}; give 0 for the likeliest token, or at least {COLDEST}"]
+            problems.append(
+                f"--temperature is {self.temperature}; give 0 for the likeliest token, or at least {COLDEST}"
+            )
         if good("latent_scale") and 0 < self.latent_scale < LEAST_SCALE:
-            return [f"--latent-scale is {self.latent_scale}; {TOO_SMALL}"]
-        return untimed_problem(self.order, self.latent_until) if good("order", "latent_until") else []
+            problems.append(f"--latent-scale is {self.latent_scale}; {TOO_SMALL}")
+        if good("prompt") and any("\ud800" <= character <= "\udfff" for character in self.prompt):
+            problems.append(f"--prompt is {shown(self.prompt)}, which is no text in UTF-8; give it as that")
+        return problems + (untimed_problem(self.order, self.latent_until) if good("order", "latent_until") else [])
 
     def use_of_latents(self) -> dict[str, float | None]:
         """What the decoder makes of latents, None where that is nothing, or left to the model."""

@@ -19,8 +19,6 @@ from diladiff_cli.stages.sample_settings import complete, notes_on
 from diladiff_cli.stages.sampler import Sampler, content_of, load_sampler, sampling_device
 
 SHARED = ("n", "top_p", "order", "threshold", "entropy_bound", "batch_size", "precision", "compile")  # by all points
-# Options added later: left out of the key at these values, so that older keys still match.
-YOUNGER = {"latent_scale": 1.0, "solver": "ddim", "prompt": ""}
 FORMAT_VERSION = 2  # of the kept points; raised when samples or figures of the same settings change beyond rounding
 
 
@@ -55,7 +53,6 @@ class Point:
         settings = replace(self.settings, seed=seed, batch_size=1).to_dict()
         unset = SampleConfig().to_dict()
         settings |= {name: unset[name] for name, value in self.settings.bounds_in_use().items() if value is None}
-        settings = {k: v for k, v in settings.items() if k not in YOUNGER or v != YOUNGER[k]}
         content = [FORMAT_VERSION, __version__, *self.content, settings, *more]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 

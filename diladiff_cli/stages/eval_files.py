@@ -15,7 +15,7 @@ from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.settings import ConfigError, flag
 from diladiff_cli.stages.common import open_recorded_data, path_or_none
 from diladiff_cli.stages.eval_artifact import artifact_table, evaluate_artifact
-from diladiff_cli.stages.eval_samples import cell, report_table
+from diladiff_cli.stages.eval_samples import brief_settings, cell, report_table
 from diladiff_cli.stages.sample_measure import Report, SampleMeasure
 from diladiff_cli.stages.sample_sets import SETTINGS, Sample, group_samples, read_samples
 from diladiff_cli.stages.sampler import autoencoder_of, sampling_device
@@ -188,7 +188,7 @@ def overview_table(reports: Sequence[Report]) -> "Table | None":
     for name in (*names, *FIGURES):
         table.add_column(name.replace("_", " "), justify="left" if name == "model" else "right")
     for report in found:
-        settings, side = report["settings"], report["samples"]
+        settings, side = brief_settings(report), report["samples"]
         table.add_row(*(cell(settings.get(name)) for name in names), *(cell(side.get(name)) for name in FIGURES))
     references = {json.dumps(r["reference"]): r["reference"] for r in found if "reference" in r}
     for side in references.values():

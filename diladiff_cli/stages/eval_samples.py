@@ -8,6 +8,7 @@ from torch import Tensor
 from diladiff_cli.metrics import agreement, diversity, genppl
 from diladiff_cli.metrics import mauve as mauve_metric
 from diladiff_cli.metrics.scorers import Scorer, Scores
+from diladiff_cli.settings import shown
 from diladiff_cli.stages.sample_sets import (
     SETTINGS,
     Sample,
@@ -250,8 +251,10 @@ def report_table(report: dict[str, Any]) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    settings = ", ".join(f"{key} {value}" for key, value in report["settings"].items() if value is not None)
+    settings = ", ".join(f"{key} {value}" for key, value in brief_settings(report).items() if value is not None)
     lines = [f"reference: {report['reference']['source']}"] if "reference" in report else []
+    if report["settings"].get("prompt") is not None:
+        lines.append("the prompt counts in all figures but latent agreement")
     lines.append(f"scorer: {report['scorer']['note'] or report['scorer']['name']}")
     few = report["samples"]["n"] < FEW
     if "mauve" in report["samples"] and few:
@@ -273,6 +276,11 @@ def report_table(report: dict[str, Any]) -> "Table":
         if any(value is not None for value in values):
             table.add_row("mauve (few texts)" if name == "mauve" and few else name, *map(cell, values))
     return table
+
+
+def brief_settings(report: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a report's samples as tables show them: a prompt is cut to what fits."""
+    return {k: shown(v) if k == "prompt" and v is not None else v for k, v in report["settings"].items()}
 
 
 def cell(value: Any) -> str:

@@ -8,23 +8,22 @@ import torch
 from torch import Tensor
 
 from diladiff_cli.data.tokenizer import encode_documents
+from diladiff_cli.settings import shown
 from diladiff_cli.stages.sampler import Sampler
 
 
 def prompt_tokens(sampler: Sampler, prompt: str) -> list[int]:
-    """Token ids of a prompt; none of an empty one.
-
-    Raises:
-        UserError: The tokenizer has no token for some of it.
-    """
+    """Token ids of a prompt; none of an empty one."""
     return encode_documents(sampler.tokenizer, [prompt])[0][:-1] if prompt else []
 
 
 def prompt_problems(sampler: Sampler, prompt: str) -> list[str]:
-    """What makes a prompt too short or too long for a model, in the words of the option."""
+    """What makes a prompt too short, too long or foreign to a model, in the words of the option."""
     tokens, length = prompt_tokens(sampler, prompt), sampler.decoder.length
     if prompt and not tokens:
-        return ["--prompt has no tokens; give some words, or leave it out"]
+        return [f"--prompt is {shown(prompt)}, which has no tokens; give some words, or leave it out"]
+    if sampler.tokenizer.unk_token_id in tokens:  # of which the text would show nothing
+        return [f"--prompt is {shown(prompt)}, and {sampler.name} has no token for part of it; give other words"]
     if len(tokens) >= length:
         return [f"--prompt has {len(tokens)} tokens, and the texts of {sampler.name} have {length}; give a shorter one"]
     return []

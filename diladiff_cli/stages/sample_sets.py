@@ -20,7 +20,7 @@ ENOUGH = 1 << 20  # tokens or characters of a reference text to choose from
 REFERENCE = Path(__file__).parent.parent / "assets" / "text" / "valid.jsonl.zst"
 # What tells one way of sampling from another; the rest of a line differs from sample to sample.
 SETTINGS = (
-    *("model", "steps", "decode_steps", "temperature", "top_p", "gamma", "guidance", "solver"),
+    *("model", "prompt", "steps", "decode_steps", "temperature", "top_p", "gamma", "guidance", "solver"),
     *("latent_until", "latent_scale", "order", "threshold", "entropy_bound", "precision"),
 )
 
@@ -82,13 +82,14 @@ def decodings_by_latent(samples: Iterable[Sample]) -> Tensor | None:
     """(N, D, L) token ids of the latents that several texts were decoded from; None where there are none.
 
     A latent is known by its ``seed`` and its number ``latent``. All are cut to the fewest texts that one of them has.
-    Texts of different lengths do not compare: None.
+    The tokens of a prompt, which were not drawn, are left out. Texts of different lengths do not compare: None.
     """
     latents: dict[str, list[list[int]]] = {}
     for sample in samples:
         if sample.get("latent") is not None and sample.get("token_ids"):
             key = json.dumps([sample.get("seed"), sample["latent"]])
-            latents.setdefault(key, []).append(sample["token_ids"])
+            given = sample.get("prompt_tokens")
+            latents.setdefault(key, []).append(sample["token_ids"][given if type(given) is int and given > 0 else 0 :])
     several = [texts for texts in latents.values() if len(texts) > 1]
     if len({len(ids) for texts in several for ids in texts}) != 1:
         return None

@@ -12,8 +12,8 @@ from diladiff_cli.core.ode import MOST_JUMPS
 from diladiff_cli.core.unmask import BLIND_ORDERS
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.precision import has_fast_bf16, settled_precision
-from diladiff_cli.settings import ConfigError, flag
-from diladiff_cli.stages.prompts import prompt_problems
+from diladiff_cli.settings import ConfigError, flag, shown
+from diladiff_cli.stages.prompts import prompt_problems, prompt_tokens
 from diladiff_cli.stages.sampler import (
     EULER_STEPS,
     LATENT_STEPS,
@@ -48,8 +48,10 @@ def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
     if solver_in_use(config) and sampler.stage != "prior":
         problems.append(f"--solver is {config.solver}, but {what}; it is for a prior, leave it out")
     if config.prompt and sampler.stage == "ae":
-        problems.append(f"a --prompt is given, but {what}, whose latents are those of other texts; leave it out")
-    problems += prompt_problems(sampler, config.prompt)
+        found = f"--prompt is {shown(config.prompt)}, but {what}"
+        problems.append(f"{found}, whose latents are those of other texts; leave it out")
+    else:
+        problems += prompt_problems(sampler, config.prompt)
     if config.n % config.decodings:
         problems.append(f"--n {config.n} is no multiple of --decodings {config.decodings}; change one")
     if sampler.stage == "ae" and config.n > len(sampler.held_out) * config.decodings:
@@ -99,13 +101,15 @@ def base_steps(config: SampleConfig) -> int:
 
 
 def notes_on(sampler: Sampler, config: SampleConfig) -> list[str]:
-    """Lines for the user on steps that do nothing, and on a precision that is slow here.
+    """Lines for the user on steps that do nothing, on a precision that is slow here, and on how a prompt ends.
 
     Where there are more decoding steps than tokens to reveal, samples are exact all the same: in random and spread
     order fewer tokens share a step, and the other orders end early.
     """
     length, steps = sampler.decoder.length, config.decode_steps or default_decode_steps(sampler, config.order)
     of_base, notes = base_steps(replace(config, decode_steps=steps)), []
+    if config.prompt != config.prompt.rstrip():
+        notes.append("--prompt ends in white space, which tokenizers mostly join to the next word; leave that out")
     if config.guidance and config.steps == 1:
         notes.append(f"--guidance {config.guidance} does nothing in one latent step")
     if isinstance(sampler.latent, LatentStudent) and config.steps > MOST_JUMPS:
@@ -162,6 +166,7 @@ def in_use(sampler: Sampler, config: SampleConfig) -> dict[str, Any]:
     of_prior = isinstance(sampler.latent, LatentPrior)
     return {
         "prompt": config.prompt or None,
+        "prompt_tokens": len(prompt_tokens(sampler, config.prompt)) or None,
         "steps": config.steps or None,
         "gamma": config.gamma if config.steps > 1 and isinstance(sampler.latent, LatentStudent) else None,
         "guidance": config.guidance if of_prior and config.guidance else None,

@@ -157,6 +157,22 @@ def test_a_step_shows_just_the_tokens_that_are_known_by_then(browser: Browser, p
 
 @in_browser
 @pytest.mark.slow
+def test_a_prompt_is_there_from_the_start(browser: Browser, cli: Cli, tiny_chain: Chain, tmp_path: Path) -> None:
+    options = ("--prompt", "the old dog", "--steps", "2", "--n", "1", "--trace", "t.html")
+    assert cli("sample", "--model", tiny_chain.student, *options).status == 0
+    found = data_of(tmp_path / "t.html")
+    given = found["sample"]["prompt_tokens"]
+    dom = browser(tmp_path / "t.html", "step=0&latent=1")
+    assert (count(dom, "kept"), count(dom, "masked"), count(dom, "new")) == (given, LENGTH - given, 0)
+    assert dom.count(', of the prompt"') == given
+    assert '<span id="but-prompt">' in dom
+    pairs = zip(found["estimates"][0]["token_ids"], found["sample"]["token_ids"], strict=True)
+    same = sum(a == b for a, b in pairs) - given
+    assert says(dom)[1] == f"Latent step 1 of 2: {same} of {LENGTH - given} tokens as in the final text"
+
+
+@in_browser
+@pytest.mark.slow
 def test_steps_end_where_all_is_revealed(browser: Browser, cli: Cli, tiny_chain: Chain, tmp_path: Path) -> None:
     options = ("--order", "threshold", "--threshold", "0", "--n", "1", "--trace", "t.html")
     assert cli("sample", "--model", tiny_chain.mdlm, *options).status == 0

@@ -1,17 +1,24 @@
 """``--prompt``: what every text begins with."""
 
+from dataclasses import replace
+from io import StringIO
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.model import load
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages import graphs, prompts
+from diladiff_cli.stages.eval_samples import evaluate_groups, report_table
 from diladiff_cli.stages.prompts import masked_behind, prompt_tokens
 from diladiff_cli.stages.sample import decode, draw_latents, generate
-from diladiff_cli.stages.sample_settings import complete, origin_of
+from diladiff_cli.stages.sample_sets import SETTINGS, decodings_by_latent, group_samples
+from diladiff_cli.stages.sample_settings import complete, in_use, notes_on, origin_of
 from diladiff_cli.stages.sampler import Sampler, load_sampler
 from diladiff_cli.stages.trace import record
 
@@ -104,7 +111,8 @@ def test_given_latents_are_decoded_behind_a_prompt(tiny_chain: Chain) -> None:
     [
         ("mdlm", PROMPT * LENGTH, r"prompt has \d+ tokens, and the texts of .* have 16; give a shorter one"),
         ("student", PROMPT * LENGTH, "give a shorter one"),
-        ("ae", PROMPT, "a prompt is given, but .* is of stage ae"),
+        ("ae", PROMPT, "prompt is 'the old dog sat', but .* is of stage ae"),
+        ("ae", PROMPT * LENGTH, "leave it out$"),
     ],
 )
 def test_prompts_that_make_no_sense_are_refused(
@@ -120,10 +128,60 @@ def test_a_prompt_may_leave_a_single_token_and_no_less(samplers: dict[str, Sampl
     assert len(prompts.prompt_problems(sampler, of_tokens(sampler, LENGTH))) == 1
 
 
-def test_a_prompt_without_tokens_is_refused(samplers: dict[str, Sampler], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompts, "prompt_tokens", lambda sampler, prompt: [])  # as WordPiece makes of white space
-    with pytest.raises(ConfigError, match="prompt has no tokens"):
-        draw(samplers["mdlm"], prompt=" ")
+@pytest.mark.parametrize(
+    ("prompt", "problem"),
+    [(" \t", "has no tokens; give some words"), ("the zebra", "has no token for part of it"), ("a the", None)],
+)
+def test_a_prompt_is_refused_that_the_tokenizer_does_not_know(
+    samplers: dict[str, Sampler], prompt: str, problem: str | None
+) -> None:
+    core = Tokenizer(models.WordPiece({"[UNK]": 0, "[SEP]": 1, "a": 2, "the": 3}, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]", sep_token="[SEP]")
+    found = prompts.prompt_problems(replace(samplers["mdlm"], tokenizer=tokenizer), prompt)
+    assert [problem in line for line in found] == [True] if problem else found == []
+
+
+def test_special_tokens_that_a_prompt_spells_are_text(samplers: dict[str, Sampler]) -> None:
+    sampler, prompt = samplers["mdlm"], "<|mask|>"
+    assert sampler.decoder.mask_id not in prompt_tokens(sampler, prompt)
+    assert masked_behind(sampler, prompt, 1)[0, : len(prompt_tokens(sampler, prompt))].tolist() == prompt_tokens(
+        sampler, prompt
+    )
+
+
+def test_white_space_at_the_end_of_a_prompt_is_told(samplers: dict[str, Sampler]) -> None:
+    notes = [notes_on(samplers["mdlm"], SampleConfig(prompt=prompt)) for prompt in ("the dog", " the", "the ", "the\n")]
+    assert [len(each) for each in notes] == [0, 0, 1, 1]
+    assert "white space" in notes[2][0]
+
+
+def test_texts_of_several_prompts_are_several_ways_of_sampling(samplers: dict[str, Sampler]) -> None:
+    drawn = [draw(samplers["student"], prompt=prompt, decodings=2) for prompt in ("", PROMPT, "the")]
+    assert group_samples(sample for each in drawn for sample in each) == drawn
+    told = in_use(samplers["student"], complete(samplers["student"], SampleConfig(prompt=PROMPT))).keys()
+    assert told - set(SETTINGS) == {"prompt_tokens"}
+
+
+def test_the_tokens_of_a_prompt_count_in_no_agreement(samplers: dict[str, Sampler]) -> None:
+    found = draw(samplers["student"], decodings=2, temperature=2.0)
+    count = found[0]["prompt_tokens"]
+    assert count == len(prompt_tokens(samplers["student"], PROMPT))
+    wanted = [[sample["token_ids"][count:] for sample in found[i : i + 2]] for i in range(0, len(found), 2)]
+    decodings = decodings_by_latent(found)
+    assert decodings is not None
+    assert decodings.tolist() == wanted
+
+
+def test_a_table_cuts_a_long_prompt_and_says_what_it_counts_in(samplers: dict[str, Sampler]) -> None:
+    samples = [sample | {"prompt": "long " * 50} for sample in draw(samplers["mdlm"])]
+    (report,) = evaluate_groups(samples, None, None)
+    console = Console(width=400, record=True, file=StringIO())
+    console.print(report_table(report))
+    text = " ".join(console.export_text().split())
+    assert "prompt 'long long" in text
+    assert "long " * 20 not in text
+    assert "the prompt counts in all figures but latent agreement" in text
 
 
 def test_another_prompt_is_another_origin(samplers: dict[str, Sampler]) -> None:
