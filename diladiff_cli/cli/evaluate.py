@@ -82,8 +82,8 @@ def _with_tables(reports: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
     shown = []
     for report in reports:
-        show(table_of(report))
         yield report
+        show(table_of(report))  # below its JSON, where both are on a terminal
         shown.append(report)
     overview = overview_table(shown)
     if overview is not None:

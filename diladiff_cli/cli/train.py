@@ -22,7 +22,7 @@ def _finish(figures: Mapping[str, Any], out: Path, dry_run: bool) -> Result:
     line = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in numbers.items())
     earlier = figures["validated_step"]
     when = f", by the validation after step {earlier}" if 0 < earlier < figures["step"] else ""
-    say(f"{out}: {line}{when} (in words: {out / 'README.md'})")
+    say(f"{out}: {line}{when} (explained in {out / 'README.md'})")
     return None
 
 

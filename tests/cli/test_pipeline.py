@@ -143,4 +143,4 @@ def test_sigterm_during_training_saves_and_the_same_command_continues(warm_shell
     finished = warm_shell(*arguments)
     assert finished.status == 0
     assert f"is finished, at step {steps}; --fresh trains it again" in finished.err
-    assert finished.errors[-1].endswith(" (in words: ckpt/mdlm/README.md)")
+    assert finished.errors[-1].endswith(" (explained in ckpt/mdlm/README.md)")
