@@ -133,7 +133,7 @@ class SampleConfig(Settings):
         if good("latent_scale") and 0 < self.latent_scale < LEAST_SCALE:
             problems.append(f"--latent-scale is {self.latent_scale}; {TOO_SMALL}")
         if good("prompt") and any("\ud800" <= character <= "\udfff" for character in self.prompt):
-            problems.append(f"--prompt is {shown(self.prompt)}, which is no text in UTF-8; give it as that")
+            problems.append(f"--prompt is {shown(self.prompt)}; give text in UTF-8")
         return problems + (untimed_problem(self.order, self.latent_until) if good("order", "latent_until") else [])
 
     def use_of_latents(self) -> dict[str, float | None]:

@@ -1,6 +1,5 @@
 """``--latent-scale``: the decoder looks at latents times a factor."""
 
-import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from diladiff_cli import __version__
 from diladiff_cli.config import BenchConfig, EvalConfig, SampleConfig
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CHECKSUM, sealed
 from diladiff_cli.settings import ConfigError, Settings
-from diladiff_cli.stages.bench_points import FORMAT_VERSION, Point, plan_points
+from diladiff_cli.stages.bench_points import plan_points
 from diladiff_cli.stages.eval_files import evaluate_files
 from diladiff_cli.stages.export import export
 from diladiff_cli.stages.sample import decode, draw_latents, generate
@@ -80,14 +78,6 @@ def test_bench_scales_the_latents_of_models_that_have_some(tiny_chain: Chain) ->
         f"{option} is 0.5, but none of the models has latents; leave it out"
         for option in ("--latent-until", "--latent-scale")
     ]
-
-
-def test_points_that_were_kept_before_there_were_factors_and_solvers_are_found_again() -> None:
-    point = Point("m", "student", ("hash",), SampleConfig(steps=2, decode_steps=4, latent_scale=1.0))
-    settings = replace(point.settings, seed=3, batch_size=1).to_dict()
-    del settings["latent_scale"], settings["solver"]
-    content = json.dumps([FORMAT_VERSION, __version__, "hash", settings], sort_keys=True)
-    assert point.key(3) == hashlib.sha256(content.encode()).hexdigest()[:20]
 
 
 def test_a_models_own_factor_is_told_and_can_be_taken_away(tiny_chain: Chain, tmp_path: Path) -> None:
