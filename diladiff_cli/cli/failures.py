@@ -121,7 +121,7 @@ def _usage(error: BaseException, arguments: Sequence[str]) -> str:
     words = ["diladiff", *(argument for argument in arguments if not argument.startswith("-"))]
     remedy = f"see {context.command_path if context else ' '.join(words[:2])} --help"
     text = one_line(error.format_message()).rstrip(".").replace("Value error, ", "")  # type: ignore[attr-defined]
-    if getattr(error, "option_name", None) == "--prompt" and "--prompt" not in _options(context):
+    if context and getattr(error, "option_name", None) == "--prompt" and "--prompt" not in _options(context):
         text, remedy = one_line(error.message), "it is one of diladiff sample"  # type: ignore[attr-defined]
     elif options := _meant_options(error, context):
         text, remedy = one_line(error.message), f"did you mean {' or '.join(options)}?"  # type: ignore[attr-defined]

@@ -81,6 +81,7 @@ class Categorical:
         weights = self.weights.take_along_dim(block[..., None], 1)  # (M, T, BLOCK)
         before = self.cumulative.gather(-1, (block - 1).clamp(min=0)).where(block > 0, 0.0)
         within = weights.cumsum(-1, dtype=torch.float64)
+        # The point is below its block's begin at most on a GPU, whose parallel sums need not rise.
         return BLOCK * block + inverse_cdf(within, (point - before)[..., None].clamp(min=0.0)).squeeze(-1)
 
     def in_nucleus(self, tokens: Tensor, top_p: float) -> Tensor:

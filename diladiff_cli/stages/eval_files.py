@@ -177,6 +177,7 @@ def overview_table(reports: Sequence[Report]) -> "Table | None":
         reports: Of :func:`evaluate_files`; those of artifacts have no place here.
     """
     from rich.table import Table
+    from rich.text import Text
 
     found = [report for report in reports if "samples" in report]
     if len(found) < 2:
@@ -189,9 +190,11 @@ def overview_table(reports: Sequence[Report]) -> "Table | None":
         table.add_column(name.replace("_", " "), justify="left" if name == "model" else "right")
     for report in found:
         settings, side = brief_settings(report), report["samples"]
-        table.add_row(*(cell(settings.get(name)) for name in names), *(cell(side.get(name)) for name in FIGURES))
+        # As text: a prompt like [b] is no markup.
+        told = (Text(cell(settings.get(name))) for name in names)
+        table.add_row(*told, *(cell(side.get(name)) for name in FIGURES))
     references = {json.dumps(r["reference"]): r["reference"] for r in found if "reference" in r}
     for side in references.values():
         empty = ["-"] * (len(names) - 1)
-        table.add_row(f"reference: {side['source']}", *empty, *(cell(side.get(name)) for name in FIGURES))
+        table.add_row(Text(f"reference: {side['source']}"), *empty, *(cell(side.get(name)) for name in FIGURES))
     return table

@@ -66,6 +66,9 @@ def _parse(line: bytes, place: str) -> Sample:
     ids = sample.get("token_ids")
     if ids is not None and not (isinstance(ids, list) and all(type(i) is int and 0 <= i < MOST_TOKENS for i in ids)):
         raise UserError(f"{place} has token_ids that are no list of integers from 0", remedy)
+    prompt = sample.get("prompt")
+    if not (isinstance(prompt, str) and prompt and type(sample.get("prompt_tokens")) is int):
+        sample.pop("prompt", None)  # that of another program is no way of sampling
     # JSON may hold halves of surrogate pairs, which no text may.
     return sample | {"text": sample["text"].encode(errors="replace").decode()}
 
@@ -89,7 +92,8 @@ def decodings_by_latent(samples: Iterable[Sample]) -> Tensor | None:
         if sample.get("latent") is not None and sample.get("token_ids"):
             key = json.dumps([sample.get("seed"), sample["latent"]])
             given = sample.get("prompt_tokens")
-            latents.setdefault(key, []).append(sample["token_ids"][given if type(given) is int and given > 0 else 0 :])
+            if drawn := sample["token_ids"][given if type(given) is int and given > 0 else 0 :]:
+                latents.setdefault(key, []).append(drawn)
     several = [texts for texts in latents.values() if len(texts) > 1]
     if len({len(ids) for texts in several for ids in texts}) != 1:
         return None

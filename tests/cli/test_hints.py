@@ -25,6 +25,7 @@ HINTS = [
     ("sample --bs 3", "no such option: --bs; did you mean --batch-size?"),
     ("train-mdlm --no-c", "no such option: --no-c; did you mean --no-compile?"),
     ("bench --prompt hi", "no such option: --prompt; it is one of diladiff sample"),
+    ("sample --prompt", f"{NO_VALUE.format('--prompt')}; see diladiff sample --help"),
     ("sample --prompts hi", "no such option: --prompts; did you mean --prompt?"),
     ("sample --lat 1", "no such option: --lat; did you mean --latent-scale or --latent-until?"),
     ("sample --seed -5 -n 3", "no such option: -n; did you mean --n?"),

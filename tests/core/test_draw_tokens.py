@@ -42,6 +42,16 @@ def test_tokens_follow_the_renormalised_nucleus(top_p: float) -> None:
     assert p_value(tokens, kept / kept.sum()) > 1e-3
 
 
+def test_bounds_between_blocks_of_tokens_are_those_of_a_sum_in_float64() -> None:
+    logits = torch.randn(1, 4096, generator=torch.Generator().manual_seed(6))
+    weights = logits.softmax(-1).double()[0]
+    cumulative = weights.cumsum(0) / weights.sum()
+    last = range(BLOCK - 1, 4095, BLOCK)
+    beside = torch.stack([cumulative[k] + side for k in last for side in (-1e-12, 1e-12)])
+    tokens, _ = draw_tokens(logits.expand(len(beside), -1), beside)
+    assert tokens.tolist() == [k + following for k in last for following in (0, 1)]
+
+
 def test_each_row_has_its_own_distribution() -> None:
     logits = torch.full((4, 4), NEVER)
     logits[range(4), [2, 0, 3, 1]] = 1.0

@@ -11,6 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from diladiff_cli.cli.evaluate import _with_tables
 from diladiff_cli.config import EvalConfig, SampleConfig
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
@@ -221,6 +222,15 @@ def test_a_missing_scorer_or_reference_is_told_before_the_work(tiny_chain: Chain
         evaluate_files(EvalConfig(scorer="./none"), [tiny_chain.mdlm, texts])
     with pytest.raises(UserError, match="there is no file or folder none.txt"):
         evaluate_files(EvalConfig(scorer="none"), [tiny_chain.mdlm, texts], reference=["none.txt"])
+
+
+def test_the_table_of_a_report_follows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("diladiff_cli.cli.evaluate.show", lambda table: told.append("table"))
+    monkeypatch.setattr("diladiff_cli.stages.eval_files.table_of", lambda report: None)
+    for report in _with_tables(iter([{"kind": "first"}, {"kind": "second"}])):
+        told.append(report["kind"])
+    assert told == ["first", "table", "second", "table"]
 
 
 def test_the_overview_has_a_row_for_each_way_of_sampling_and_the_settings_that_tell_them_apart(

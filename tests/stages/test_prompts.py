@@ -1,7 +1,9 @@
 """``--prompt``: what every text begins with."""
 
+import json
 from dataclasses import replace
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +16,11 @@ from diladiff_cli.config import SampleConfig
 from diladiff_cli.model import load
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages import graphs, prompts
+from diladiff_cli.stages.eval_files import overview_table
 from diladiff_cli.stages.eval_samples import evaluate_groups, report_table
 from diladiff_cli.stages.prompts import masked_behind, prompt_tokens
 from diladiff_cli.stages.sample import decode, draw_latents, generate
-from diladiff_cli.stages.sample_sets import SETTINGS, decodings_by_latent, group_samples
+from diladiff_cli.stages.sample_sets import SETTINGS, decodings_by_latent, group_samples, read_samples
 from diladiff_cli.stages.sample_settings import complete, in_use, notes_on, origin_of
 from diladiff_cli.stages.sampler import Sampler, load_sampler
 from diladiff_cli.stages.trace import record
@@ -128,16 +131,25 @@ def test_a_prompt_may_leave_a_single_token_and_no_less(samplers: dict[str, Sampl
     assert len(prompts.prompt_problems(sampler, of_tokens(sampler, LENGTH))) == 1
 
 
+@pytest.mark.parametrize("knows_unknown", [True, False])
 @pytest.mark.parametrize(
     ("prompt", "problem"),
-    [(" \t", "has no tokens; give some words"), ("the zebra", "has no token for part of it"), ("a the", None)],
+    [
+        (" \t", "has no tokens; give some words"),
+        ("the zebra", "has no token for part of it"),
+        ("a [MASK]", "has no token for part of it"),
+        ("a the", None),
+    ],
 )
 def test_a_prompt_is_refused_that_the_tokenizer_does_not_know(
-    samplers: dict[str, Sampler], prompt: str, problem: str | None
+    samplers: dict[str, Sampler], prompt: str, problem: str | None, knows_unknown: bool
 ) -> None:
-    core = Tokenizer(models.WordPiece({"[UNK]": 0, "[SEP]": 1, "a": 2, "the": 3}, unk_token="[UNK]"))
-    core.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]", sep_token="[SEP]")
+    words = {"[SEP]": 0, "[MASK]": samplers["mdlm"].decoder.mask_id, "a": 2, "the": 3}
+    words |= {"[UNK]": 4} if knows_unknown else {}
+    core = Tokenizer(models.WordPiece(words, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = {"unk_token": "[UNK]"} if knows_unknown else {}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, sep_token="[SEP]", **special)
     found = prompts.prompt_problems(replace(samplers["mdlm"], tokenizer=tokenizer), prompt)
     assert [problem in line for line in found] == [True] if problem else found == []
 
@@ -173,15 +185,37 @@ def test_the_tokens_of_a_prompt_count_in_no_agreement(samplers: dict[str, Sample
     assert decodings.tolist() == wanted
 
 
-def test_a_table_cuts_a_long_prompt_and_says_what_it_counts_in(samplers: dict[str, Sampler]) -> None:
-    samples = [sample | {"prompt": "long " * 50} for sample in draw(samplers["mdlm"])]
-    (report,) = evaluate_groups(samples, None, None)
+def test_tables_show_prompts_as_they_are_but_cut_and_say_what_they_count_in(samplers: dict[str, Sampler]) -> None:
+    drawn = draw(samplers["mdlm"])
+    prompts = ("long " * 50, "see [/b] and [red] x")
+    samples = [sample | {"prompt": prompt} for prompt in prompts for sample in drawn]
+    reports = evaluate_groups(samples, None, None)
+    overview = overview_table(reports)
+    assert overview is not None
+    for table in (report_table(reports[0]), overview):
+        text = shown_on_terminal(table)
+        assert "'long long" in text
+        assert "long " * 20 not in text
+    assert "'see [/b] and [red] x'" in shown_on_terminal(overview)
+    assert "the prompt counts in all figures but latent agreement" in shown_on_terminal(report_table(reports[1]))
+
+
+def shown_on_terminal(table: Any) -> str:
     console = Console(width=400, record=True, file=StringIO())
-    console.print(report_table(report))
-    text = " ".join(console.export_text().split())
-    assert "prompt 'long long" in text
-    assert "long " * 20 not in text
-    assert "the prompt counts in all figures but latent agreement" in text
+    console.print(table)
+    return " ".join(console.export_text().split())
+
+
+@pytest.mark.parametrize("prompt", ["hi", "", ["hi"], {"role": "user"}, None])
+def test_prompts_of_other_programs_are_no_way_of_sampling(tmp_path: Path, prompt: Any) -> None:
+    lines = [{"text": "one", "prompt": prompt}, {"text": "two", "prompt": "another"}]
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert len(group_samples(read_samples(str(tmp_path / "s.jsonl")))) == 1
+
+
+def test_texts_that_are_all_prompt_agree_in_nothing(samplers: dict[str, Sampler]) -> None:
+    damaged = [sample | {"prompt_tokens": LENGTH} for sample in draw(samplers["student"], decodings=2)]
+    assert decodings_by_latent(damaged) is None
 
 
 def test_another_prompt_is_another_origin(samplers: dict[str, Sampler]) -> None:
