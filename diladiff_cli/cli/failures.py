@@ -25,6 +25,7 @@ class Terminated(SystemExit):
 
     def __init__(self, number: int) -> None:
         super().__init__(SIGNALLED + number)
+        self.number = number
 
 
 def wants_debug(arguments: Sequence[str]) -> bool:

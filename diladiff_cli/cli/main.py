@@ -3,9 +3,10 @@
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -23,6 +24,11 @@ from diladiff_cli.cli.train import distill, train_ae, train_mdlm, train_prior
 from diladiff_cli.runtime.heap import keep_freed_memory
 from diladiff_cli.runtime.signals import STOPPING, is_heard
 from diladiff_cli.runtime.threads import wait_briefly
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
+AGAIN = 0.05  # seconds
 
 # In the order of the pipeline, which is that of the help.
 COMMANDS = (encode, train_mdlm, train_ae, train_prior, distill, sample, evaluate, bench, plot, info, export)
@@ -90,6 +96,23 @@ def _terminate(number: int, _: FrameType | None) -> NoReturn:
     raise Terminated(number)
 
 
+def _send_again(lost: "UnraisableHookArgs") -> None:
+    # Where a callback of Python's own was interrupted, as many are in imports, what a handler raises ends there.
+    if isinstance(lost.exc_value, KeyboardInterrupt | Terminated):
+        number = lost.exc_value.number if isinstance(lost.exc_value, Terminated) else signal.SIGINT
+        threading.Timer(AGAIN, os.kill, [os.getpid(), number]).start()
+    else:
+        sys.__unraisablehook__(lost)
+
+
+def answer_signals() -> None:
+    """Let the signals that end a process raise an exception in the main thread, so that what is open is closed."""
+    for number in STOPPING:
+        if number != signal.SIGINT and is_heard(number):  # of which Python makes an exception by itself
+            signal.signal(number, _terminate)
+    sys.unraisablehook = _send_again
+
+
 def leave(status: int) -> NoReturn:
     """End this process. After a failure of one of several, whose connections may be broken, nothing is cleaned up.
 
@@ -106,9 +129,7 @@ def leave(status: int) -> NoReturn:
 def main() -> NoReturn:
     """The console script."""
     settle_streams()
-    for number in STOPPING:
-        if number != signal.SIGINT and is_heard(number):  # of which Python makes an exception by itself
-            signal.signal(number, _terminate)
+    answer_signals()
     if not wants_debug(sys.argv[1:]):
         quiet_libraries()
     keep_freed_memory()

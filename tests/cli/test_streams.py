@@ -121,6 +121,32 @@ def test_a_full_disk_under_stderr_ends_nothing(tiny_chain: Chain, tmp_path: Path
     assert saved_step(tmp_path / "m") == 2
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_in_a_callback_of_python_is_not_lost(name: str) -> None:
+    program = f"""
+import signal, time, weakref
+from diladiff_cli.cli.main import answer_signals
+
+class Watched:
+    pass
+
+answer_signals()
+watched = Watched()
+weak = weakref.ref(watched, lambda _: signal.raise_signal(signal.{name}))
+try:
+    del watched
+    print("an exception of a callback is ignored")
+    time.sleep(1000)
+except (KeyboardInterrupt, SystemExit) as error:
+    print(type(error).__name__)
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    raised = "KeyboardInterrupt" if name == "SIGINT" else "Terminated"
+    assert done.stdout.splitlines() == ["an exception of a callback is ignored", raised]
+    assert done.stderr == ""
+
+
 @pytest.mark.parametrize(
     ("name", "word"),
     [("SIGINT", "interrupted"), ("SIGTERM", "terminated"), ("SIGHUP", "terminated"), ("SIGUSR1", "terminated")],
