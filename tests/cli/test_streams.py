@@ -130,6 +130,7 @@ from diladiff_cli.cli.main import answer_signals
 class Watched:
     pass
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
 answer_signals()
 watched = Watched()
 weak = weakref.ref(watched, lambda _: signal.raise_signal(signal.{name}))
