@@ -60,7 +60,7 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None, in_bf16: bool
         with bf16_factors():
             return F.linear(x, weight, bias)
     if len(x) == 1:  # alone it takes longer than with another
-        return project(x.expand(2, -1), weight, bias)[:1]
+        return project(x.repeat(2, 1), weight, bias)[:1]
     logits = x.new_empty(len(x), len(weight))
     for rows, vectors in zip(torch.split(logits, VECTORS), torch.split(x, VECTORS), strict=True):
         for part, table in zip(torch.split(rows, TOKENS, dim=1), torch.split(weight, TOKENS), strict=True):
