@@ -4,11 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diladiff_cli.networks.attention import attend
 from diladiff_cli.networks.denoiser import latent_positions
 from diladiff_cli.networks.layers import (
     FeedForward,
     QKNorm,
-    attend,
     init_weights,
     merge_heads,
     split_heads,

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diladiff_cli.networks.attention import attend
 from diladiff_cli.networks.norms import RMSNorm, make_norm
 from diladiff_cli.networks.rotary import rotate
 
-SHORT = 256  # tokens, see attend
 LOCAL_START = 0.7  # of the learned constant behind QK-norm: rotary attention then starts local
 
 
@@ -21,25 +21,6 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 def merge_heads(x: Tensor) -> Tensor:
     """(B, H, N, d) -> (B, N, H * d)."""
     return x.transpose(1, 2).flatten(-2)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, plain: bool = False) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v (B, H, N, d) of queries q (B, H, N, d), and keys k and values v (B, H, M, d).
-
-    ``mask``, broadcast to (B, H, N, M), is True where attention may look: somewhere for each query. ``plain`` asks for
-    plain products, which have a forward-mode derivative.
-
-    On a CPU in bf16, plain products replace the fused kernel for up to :data:`SHORT` positions: in batches of 8 or more
-    the kernel takes 1.3 to 1.9 times as long, and its backward pass 2 to 5 times. Plain scores are rounded to bf16, so
-    the error is 0.4 to 0.8 % of the values instead of 0.2 %.
-    """
-    short = max(q.shape[-2], k.shape[-2]) <= SHORT and q.dtype == torch.bfloat16
-    if not (plain or (short and q.device.type == "cpu")):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, N, M)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    return scores.softmax(-1) @ v
 
 
 class QKNorm(nn.Module):

@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from diladiff_cli.networks import attention
+from diladiff_cli.networks.attention import attend
 from diladiff_cli.networks.layers import (
     LOCAL_START,
     Block,
     FeedForward,
     SelfAttention,
-    attend,
 )
 from diladiff_cli.networks.rotary import has_rotary, rotary_angles, rotate
 
@@ -48,17 +49,56 @@ def test_attention_and_its_gradients_are_those_of_its_definition(
 
 
 @pytest.mark.parametrize("gradients", [False, True])
-def test_short_texts_in_bf16_have_plain_products(monkeypatch: pytest.MonkeyPatch, gradients: bool) -> None:
+@pytest.mark.parametrize(("queries", "keys"), [(8, 5), (8, 300), (300, 8)])
+def test_the_fused_kernel_is_not_for_bf16_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, gradients: bool, queries: int, keys: int
+) -> None:
     def fused(*_: Tensor, **__: Tensor) -> Tensor:
         raise AssertionError
 
     monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", fused)
     with torch.set_grad_enabled(gradients):
-        attend(*inputs(8, 5, torch.bfloat16))
-        for others in (inputs(8, 300, torch.bfloat16), inputs(300, 8, torch.bfloat16), inputs(8, 5, torch.float32)):
-            with pytest.raises(AssertionError):
-                attend(*others)
-            attend(*others, plain=True)
+        attend(*inputs(queries, keys, torch.bfloat16))
+        others = inputs(queries, keys, torch.float32)
+        with pytest.raises(AssertionError):
+            attend(*others)
+        attend(*others, plain=True)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("at_once", [1, 2, 4, 100])
+def test_attention_in_parts_is_that_of_plain_products(
+    monkeypatch: pytest.MonkeyPatch, masked: bool, at_once: int
+) -> None:
+    """In six examples and heads, some at a time; in float64, so that rounding does not hide what differs."""
+    monkeypatch.setattr(attention, "SCORES_AT_ONCE", at_once * 7 * 5)
+    mask = (torch.arange(5) % 3 != torch.arange(3)[:, None])[:, None, None] if masked else None
+    wanted, found = inputs(7, 5, torch.float64), inputs(7, 5, torch.float64)
+    expected = attend(*wanted, mask, plain=True)
+    q, k, v = (x.flatten(0, 1) for x in found)
+    in_parts = attention.attend_in_parts(q / 4.0, k, v, None if mask is None else mask.repeat_interleave(2, 0)[:, 0])
+    torch.testing.assert_close(in_parts.unflatten(0, (3, 2)), expected)
+    weights = torch.randn_like(expected)
+    (expected * weights).sum().backward()
+    (in_parts.unflatten(0, (3, 2)) * weights).sum().backward()
+    for x, y in zip(found, wanted, strict=True):
+        torch.testing.assert_close(x.grad, y.grad)
+
+
+def test_scores_of_long_texts_are_never_all_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    product = torch.bmm
+
+    def counted(left: Tensor, right: Tensor, **others: Tensor) -> Tensor:
+        sizes.append(len(left) * left.shape[1] * right.shape[2])
+        return product(left, right, **others)
+
+    monkeypatch.setattr(torch, "bmm", counted)
+    monkeypatch.setattr(attention, "SCORES_AT_ONCE", 2 * 300 * 300)
+    q, k, v = inputs(300, 300, torch.bfloat16)
+    attend(q, k, v).sum().backward()
+    assert max(sizes) == 2 * 300 * 300
+    assert len(sizes) == 3 * (2 + 5)
 
 
 @pytest.mark.parametrize("length", [5, 64, 256, 300])
