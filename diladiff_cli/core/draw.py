@@ -11,7 +11,6 @@ than it already reach ``top_p``: what is accepted has the law of the nucleus, wi
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from diladiff_cli.core.splitmix import GOLDEN, mixed, shifted
@@ -20,16 +19,22 @@ BLOCK = 256  # tokens
 
 
 def tempered_weights(logits: Tensor, temperature: float) -> Tensor:
-    """(M, N, BLOCK) softmax(logits / temperature) of logits (M, K), in their precision or float32; temperature > 0.
+    """(M, K) softmax(logits / temperature), in the precision of the logits or float32; temperature > 0.
 
-    Vocabularies that are no multiple of the block are followed by zeros. On a CPU torch's softmax takes half as long as
-    its exponential.
+    On a CPU torch's softmax takes half as long as its exponential.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if temperature != 1.0:  # the largest becomes 0, and stays so at temperatures that are 0 in this precision
         logits = (logits - logits.amax(-1, keepdim=True)) / max(temperature, torch.finfo(logits.dtype).tiny)
-    weights = logits.softmax(-1)
-    return torch.unflatten(F.pad(weights, (0, -logits.shape[1] % BLOCK)), -1, (-1, BLOCK))
+    return logits.softmax(-1)
+
+
+def block_sums(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """(M, N) sums of values (M, K) over blocks of :data:`BLOCK`, of which the last may be shorter."""
+    whole = values.shape[1] // BLOCK
+    sums = torch.unflatten(values[:, : whole * BLOCK], -1, (whole, BLOCK)).sum(-1, dtype=dtype)
+    rest = values[:, whole * BLOCK :]
+    return torch.cat([sums, rest.sum(-1, keepdim=True, dtype=dtype)], dim=1) if rest.shape[1] else sums
 
 
 def inverse_cdf(cumulative: Tensor, point: Tensor) -> Tensor:
@@ -47,7 +52,7 @@ class Categorical:
     """Distributions to draw from, one a row.
 
     Attributes:
-        weights: (M, N, BLOCK), see :func:`tempered_weights`.
+        weights: (M, K), see :func:`tempered_weights`.
         cumulative: (M, N) float64 weights of all blocks up to each.
     """
 
@@ -56,7 +61,7 @@ class Categorical:
 
     @classmethod
     def of(cls, weights: Tensor) -> "Categorical":
-        return cls(weights, weights.sum(-1, dtype=torch.float64).cumsum(-1))
+        return cls(weights, block_sums(weights, torch.float64).cumsum(-1))
 
     def __getitem__(self, rows: Tensor) -> "Categorical":
         return Categorical(self.weights[rows], self.cumulative[rows])
@@ -68,7 +73,7 @@ class Categorical:
 
     def of_tokens(self, tokens: Tensor) -> Tensor:
         """(M,) weights of a token a row."""
-        return self.weights.flatten(1).gather(-1, tokens[:, None]).squeeze(-1)
+        return self.weights.gather(-1, tokens[:, None]).squeeze(-1)
 
     def draw(self, uniform: Tensor) -> Tensor:
         """(M,) tokens whose cumulative weight is the first to exceed u times the total; u (M,) float64 in [0, 1]."""
@@ -78,7 +83,9 @@ class Categorical:
         """(M, T) tokens as of :meth:`draw`, for T numbers a row (M, T)."""
         point = uniform * self.cumulative[:, -1:]
         block = inverse_cdf(self.cumulative, point)  # (M, T)
-        weights = self.weights.take_along_dim(block[..., None], 1)  # (M, T, BLOCK)
+        tokens = BLOCK * block[..., None] + torch.arange(BLOCK, device=block.device)  # (M, T, BLOCK)
+        last = self.weights.shape[1] - 1
+        weights = self.weights.gather(-1, tokens.clamp(max=last).flatten(1)).view_as(tokens).where(tokens <= last, 0.0)
         before = self.cumulative.gather(-1, (block - 1).clamp(min=0)).where(block > 0, 0.0)
         within = weights.cumsum(-1, dtype=torch.float64)
         # The point is below its block's begin at most on a GPU, whose parallel sums need not rise.
@@ -86,10 +93,11 @@ class Categorical:
 
     def in_nucleus(self, tokens: Tensor, top_p: float) -> Tensor:
         """(M,) whether the tokens that are strictly likelier than each of ``tokens`` total less than ``top_p``."""
-        own = self.of_tokens(tokens)[:, None, None]
+        own = self.of_tokens(tokens)[:, None]
         # compared straight into floats: by way of booleans it takes 9 times as long on a CPU
         likelier = torch.gt(self.weights, own, out=torch.empty_like(self.weights))
-        return likelier.mul_(self.weights).sum(-1).sum(-1, dtype=torch.float64) < top_p * self.total
+        mass = block_sums(likelier.mul_(self.weights), self.weights.dtype).sum(-1, dtype=torch.float64)
+        return mass < top_p * self.total
 
 
 def next_uniform(uniform: Tensor) -> Tensor:

@@ -104,7 +104,7 @@ def test_decoding_hands_over_rows_of_the_stated_shapes() -> None:
     with jaxtyped("context"):
         assert fit(Int64[Tensor, "m"], tokens)
         assert fit(Float64[Tensor, "m"], points, sureness, draw.next_uniform(points))
-        assert fit(Float32[Tensor, "m n block"], draw.tempered_weights(logits, 1.0))
+        assert fit(Float32[Tensor, "m k"], draw.tempered_weights(logits, 1.0))
 
     def body(x_t: Tensor, rows: Tensor, select: Tensor) -> Tensor:
         with jaxtyped("context"):
