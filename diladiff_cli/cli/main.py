@@ -28,7 +28,7 @@ from diladiff_cli.runtime.threads import wait_briefly
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
-AGAIN = 0.05  # seconds
+AGAIN = 0.05  # seconds, in which the callback ends
 
 # In the order of the pipeline, which is that of the help.
 COMMANDS = (encode, train_mdlm, train_ae, train_prior, distill, sample, evaluate, bench, plot, info, export)
@@ -98,11 +98,11 @@ def _terminate(number: int, _: FrameType | None) -> NoReturn:
 
 def _send_again(lost: "UnraisableHookArgs") -> None:
     # Where a callback of Python's own was interrupted, as many are in imports, what a handler raises ends there.
-    if isinstance(lost.exc_value, KeyboardInterrupt | Terminated):
+    if not isinstance(lost.exc_value, KeyboardInterrupt | Terminated):
+        sys.__unraisablehook__(lost)
+    elif not sys.is_finalizing():  # as then no other thread would ever run
         number = lost.exc_value.number if isinstance(lost.exc_value, Terminated) else signal.SIGINT
         threading.Timer(AGAIN, os.kill, [os.getpid(), number]).start()
-    else:
-        sys.__unraisablehook__(lost)
 
 
 def answer_signals() -> None:

@@ -15,7 +15,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, plain: b
     """softmax(q k^T / sqrt(d)) v (B, H, N, d) of queries q (B, H, N, d), and keys k and values v (B, H, M, d).
 
     ``mask``, broadcast to (B, H, N, M), is True where attention may look: somewhere for each query. ``plain`` asks for
-    plain products, which have a forward-mode derivative.
+    plain products, which have a forward-mode derivative; without it there may be none, and a NotImplementedError.
 
     On a CPU in bf16 products replace torch's fused kernel, which takes 1.3 to 2.7 times as long, and its backward pass
     2 to 5 times: plain ones up to :data:`SHORT` positions, those of :func:`attend_in_parts` beyond. Their scores are
@@ -26,12 +26,22 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, plain: b
     if plain or (in_bf16 and is_short):
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, N, M)
         return _weights(scores, mask) @ v
-    if not in_bf16:
+    if not in_bf16 or _has_tangent(q, k, v):  # the operation below would drop it without a word
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     batch, heads = q.shape[:2]
-    mask = None if mask is None else mask.expand(batch, heads, *mask.shape[2:]).flatten(0, 1)
+    if mask is not None:
+        mask = mask[(None,) * (4 - mask.dim())]
+        mask = mask.expand(batch, heads, *mask.shape[2:]).flatten(0, 1)
     q = q * q.shape[-1] ** -0.5
     return attend_in_parts(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), mask).unflatten(0, (batch, heads))
+
+
+def _has_tangent(*tensors: Tensor) -> bool:
+    """Whether a forward-mode derivative is asked for."""
+    if torch.compiler.is_compiling():
+        return False
+    unpack: Any = torch.autograd.forward_ad.unpack_dual  # which has no types
+    return any(unpack(x).tangent is not None for x in tensors)
 
 
 def _weights(scores: Tensor, mask: Tensor | None) -> Tensor:
@@ -51,7 +61,7 @@ def attend_in_parts(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Ten
         v: Values.
         mask: Broadcasts to (A, N, M) but for its A; True where attention may look.
     """
-    out = torch.empty_like(q)
+    out = q.new_empty(*q.shape[:2], v.shape[-1])
     for q_part, k_part, v_part, out_part, mask_part in _parts(mask, q, k, v, out):
         torch.bmm(_weights(torch.bmm(q_part, k_part.transpose(1, 2)), mask_part), v_part, out=out_part)
     return out
@@ -75,7 +85,7 @@ def _backward_in_parts(
 
 def _parts(mask: Tensor | None, q: Tensor, k: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """All of them in parts of :data:`SCORES_AT_ONCE`, with the mask, or None for it, as the last."""
-    size = max(1, SCORES_AT_ONCE // (q.shape[1] * k.shape[1]))
+    size = max(1, SCORES_AT_ONCE // max(1, q.shape[1] * k.shape[1]))
     parts = [torch.split(x, size) for x in (q, k, *others)]
     masks = [None] * len(parts[0]) if mask is None else torch.split(mask, size)
     yield from zip(*parts, masks, strict=True)
@@ -83,7 +93,7 @@ def _parts(mask: Tensor | None, q: Tensor, k: Tensor, *others: Tensor) -> Iterat
 
 @attend_in_parts.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    return torch.empty_like(q)
+    return q.new_empty(*q.shape[:2], v.shape[-1])
 
 
 @_backward_in_parts.register_fake

@@ -125,19 +125,20 @@ def test_a_full_disk_under_stderr_ends_nothing(tiny_chain: Chain, tmp_path: Path
 def test_a_signal_in_a_callback_of_python_is_not_lost(name: str) -> None:
     program = f"""
 import signal, time, weakref
-from diladiff_cli.cli.main import answer_signals
+from diladiff_cli.cli import main
 
 class Watched:
     pass
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
-answer_signals()
+main.AGAIN = 1.0
+main.answer_signals()
 watched = Watched()
 weak = weakref.ref(watched, lambda _: signal.raise_signal(signal.{name}))
 try:
     del watched
     print("an exception of a callback is ignored")
-    time.sleep(1000)
+    time.sleep(60)
 except (KeyboardInterrupt, SystemExit) as error:
     print(type(error).__name__)
 """
@@ -169,3 +170,54 @@ def test_a_file_of_samples_that_is_interrupted_is_said_not_to_be_there(
     assert told[-2].startswith(f"{tmp_path / 'samples.jsonl'} is not written, since it is not complete")
     left = [file for file in tmp_path.iterdir() if not file.name.endswith(".lock")]
     assert len(left) == ("samples are kept" in told[-2])
+
+
+def test_other_faults_of_callbacks_are_told_as_ever() -> None:
+    program = """
+import weakref
+from diladiff_cli.cli import main
+
+class Watched:
+    pass
+
+main.answer_signals()
+watched = Watched()
+weak = weakref.ref(watched, lambda _: [][0])
+del watched
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    assert "IndexError" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_while_the_last_of_stdout_is_written_leaves_nothing_hanging(name: str) -> None:
+    """At its very end Python writes what print has kept; a thread that is started then never runs."""
+    program = """
+import fcntl, os, signal
+from diladiff_cli.cli import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main.answer_signals()
+os.set_blocking(1, False)
+try:
+    while True:
+        os.write(1, b"." * 4096)  # until the pipe is full
+except BlockingIOError:
+    os.set_blocking(1, True)
+print("kept until the end")
+os.write(2, b"ready")
+"""
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stderr.read(5)
+        time.sleep(1.0)  # for Python to come to its end
+        process.send_signal(signal.Signals[name])
+        time.sleep(0.2)
+        process.stdout.read(1 << 16)
+        try:
+            assert process.wait(timeout=60) == 120  # of Python, whose last write was cut short
+        finally:
+            process.kill()

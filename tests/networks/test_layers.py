@@ -66,12 +66,12 @@ def test_the_fused_kernel_is_not_for_bf16_on_a_cpu(
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("at_once", [1, 2, 4, 100])
+@pytest.mark.parametrize("at_once", [0.5, 1, 2, 4, 100])
 def test_attention_in_parts_is_that_of_plain_products(
-    monkeypatch: pytest.MonkeyPatch, masked: bool, at_once: int
+    monkeypatch: pytest.MonkeyPatch, masked: bool, at_once: float
 ) -> None:
     """In six examples and heads, some at a time; in float64, so that rounding does not hide what differs."""
-    monkeypatch.setattr(attention, "SCORES_AT_ONCE", at_once * 7 * 5)
+    monkeypatch.setattr(attention, "SCORES_AT_ONCE", int(at_once * 7 * 5))
     mask = (torch.arange(5) % 3 != torch.arange(3)[:, None])[:, None, None] if masked else None
     wanted, found = inputs(7, 5, torch.float64), inputs(7, 5, torch.float64)
     expected = attend(*wanted, mask, plain=True)
@@ -83,6 +83,46 @@ def test_attention_in_parts_is_that_of_plain_products(
     (in_parts.unflatten(0, (3, 2)) * weights).sum().backward()
     for x, y in zip(found, wanted, strict=True):
         torch.testing.assert_close(x.grad, y.grad)
+
+
+@pytest.mark.parametrize("shape", [(300,), (4, 300), (2, 1, 300), (3, 1, 1, 300), (3, 2, 4, 300), (1, 2, 4, 1)])
+def test_masks_of_all_shapes_are_those_of_plain_products(shape: tuple[int, ...]) -> None:
+    q, k, v = inputs(4, 300, torch.bfloat16)
+    mask = torch.rand(shape) < 0.7
+    mask[..., :1] = True
+    torch.testing.assert_close(attend(q, k, v, mask), attend(q, k, v, mask, plain=True), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(0, 300), (300, 0)])
+def test_nothing_attends_to_nothing(queries: int, keys: int) -> None:
+    assert attend(*inputs(queries, keys, torch.bfloat16)).shape == (3, 2, queries, 16)
+
+
+@pytest.mark.parametrize("length", [256, 257])
+def test_long_texts_alone_are_made_in_parts(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(attention, "attend_in_parts", lambda q, k, v, mask: calls.append(q.shape[1]) or v)
+    attend(*inputs(length, length, torch.bfloat16))
+    attend(*inputs(length, length, torch.bfloat16), plain=True)
+    assert calls == [257] * (length > 256)
+
+
+def test_attention_in_parts_is_an_operation_as_torch_wants_them() -> None:
+    shapes = ((6, 4, 8), (6, 5, 8), (6, 5, 3))
+    tensors = [torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in shapes]
+    for mask in (None, torch.ones(6, 1, 5, dtype=torch.bool)):
+        torch.library.opcheck(attention.attend_in_parts, (*tensors, mask))
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_forward_mode_derivative_is_refused_where_there_is_none(number: int) -> None:
+    tensors = [x.detach() for x in inputs(300, 300, torch.bfloat16)]
+
+    def attended(x: Tensor) -> Tensor:
+        return attend(*tensors[:number], x, *tensors[number + 1 :])
+
+    with pytest.raises(NotImplementedError):
+        torch.func.jvp(attended, (tensors[number],), (torch.ones_like(tensors[number]),))
 
 
 def test_scores_of_long_texts_are_never_all_there(monkeypatch: pytest.MonkeyPatch) -> None:
