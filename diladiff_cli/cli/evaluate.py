@@ -50,7 +50,7 @@ def evaluate(
             "--reference",
             metavar="TEXT",
             help="Of samples: text to compare with; may be repeated. "
-            r"\[default: what the model's data set held out, else the text that ships with diladiff]",
+            r"\[default: what the model's data set held out, else the held-out text that ships with diladiff]",
         ),
     ] = None,
     data: Annotated[

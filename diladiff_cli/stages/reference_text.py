@@ -15,7 +15,7 @@ from diladiff_cli.runtime.model_paths import named_model
 from diladiff_cli.stages.common import open_recorded_data
 from diladiff_cli.stages.sample_sets import Sample, blocks_as_samples, evenly_spaced, reference_samples
 
-SHIPPED = "the text that ships with diladiff"
+SHIPPED = "the held-out text that ships with diladiff"
 
 
 @dataclass(frozen=True, eq=False)

@@ -85,9 +85,14 @@ class SampleMeasure:
     def _scores(self, *groups: list[Sample]) -> list[Scores | None]:
         """What the scorer says of groups of texts, kept or new."""
         scorer, _ = self.scorer
-        with Bar("scoring", sum(map(len, groups)), enabled=scorer is not None) as bar:
+        with self._bar(sum(map(len, groups))) as bar:
             options = self._options(bar)
             return [kept_scores(self.keep, group, scorer, **options) for group in groups]
+
+    def _bar(self, total: int) -> Bar:
+        """Counts texts, those of the reference included; nothing without a scorer."""
+        scorer, _ = self.scorer
+        return Bar(f"scoring by {scorer.name}" if scorer else "scoring", total, enabled=scorer is not None)
 
     def _options(self, bar: Bar) -> dict[str, Any]:
         """How texts are scored, and told of as they are."""
@@ -116,7 +121,7 @@ class SampleMeasure:
         scorer, note = self.scorer
         score = partial(kept_scores, self.keep)
         total = len(samples) + (len(pieces) if known is None else 0)
-        with Bar("scoring", total, enabled=scorer is not None) as bar:
+        with self._bar(total) as bar:
             options = self._options(bar)
             if known is None:
                 known = _Reference(text.source, pieces, score(pieces, scorer, **options))
