@@ -42,6 +42,7 @@ def _check(config: SampleConfig | None, given: Mapping[str, Any], format: str, *
         "diladiff sample --model ckpt/prior --steps 50 --n 1000 --out samples.jsonl",
         "diladiff sample --order spread --latent-until 0.5 --format text",
         'diladiff sample --prompt "Once upon a time" --format text',
+        'diladiff sample --prompt "A king had" --suffix " wept." --format text',
         "diladiff sample --n 1 --trace trace.html",
     ),
     check=_check,

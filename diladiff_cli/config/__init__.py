@@ -14,6 +14,7 @@ from diladiff_cli.config.training import (
     StageConfig,
 )
 from diladiff_cli.config.use import (
+    ENDS,
     FOR_SPEED,
     LEAST_SCALE,
     MOST_SCALE,
@@ -29,6 +30,7 @@ from diladiff_cli.config.use import (
 __all__ = [
     "AUGMENTATIONS",
     "BASE_NETWORK",
+    "ENDS",
     "FOR_SPEED",
     "LEAST_SCALE",
     "MOST_SCALE",

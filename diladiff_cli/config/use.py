@@ -91,6 +91,9 @@ class EncodeConfig(Settings):
         return [f"{start}most train:{LARGEST_VOCABULARY}"] if int(size[:10]) > LARGEST_VOCABULARY else []
 
 
+ENDS = ("prompt", "suffix")  # what texts begin and end with, there before the first decoding step
+
+
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig(Settings):
     """How texts are drawn (method sections 4 to 6)."""
@@ -116,6 +119,7 @@ class SampleConfig(Settings):
     )
     decodings: int = option(1, "Texts decoded from each latent; two or more give the latent agreement.", low=1)
     prompt: str = option("", "What every text begins with; latents are drawn without it.")
+    suffix: str = option("", "What every text ends with, a space first; with --prompt the middle is drawn.")
     order: str = order_option()
     threshold: float = threshold_option()
     entropy_bound: float = entropy_bound_option()
@@ -132,8 +136,10 @@ class SampleConfig(Settings):
             )
         if good("latent_scale") and 0 < self.latent_scale < LEAST_SCALE:
             problems.append(f"--latent-scale is {self.latent_scale}; {TOO_SMALL}")
-        if good("prompt") and any("\ud800" <= character <= "\udfff" for character in self.prompt):
-            problems.append(f"--prompt is {shown(self.prompt)}; give text in UTF-8")
+        for name in ENDS:
+            text = getattr(self, name)
+            if good(name) and any("\ud800" <= character <= "\udfff" for character in text):
+                problems.append(f"{flag(name)} is {shown(text)}; give text in UTF-8")
         return problems + (untimed_problem(self.order, self.latent_until) if good("order", "latent_until") else [])
 
     def use_of_latents(self) -> dict[str, float | None]:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 DEFINITION = (
     "share of equal tokens at equal positions in two texts decoded from one latent with different token randomness, "
-    "averaged over pairs of texts and over latents; 1 if the latent fixes the text; tokens of a prompt are left out"
+    "averaged over pairs of texts and over latents; 1 if the latent fixes the text; tokens of a prompt and a suffix "
+    "are left out"
 )
 CHANCE_DEFINITION = (
     "the same share between texts decoded from neighbouring latents: what frequent tokens alone give, and all that "

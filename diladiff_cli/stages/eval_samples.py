@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from diladiff_cli.config import ENDS
 from diladiff_cli.metrics import agreement, diversity, genppl
 from diladiff_cli.metrics import mauve as mauve_metric
 from diladiff_cli.metrics.scorers import Scorer, Scores
@@ -253,8 +254,9 @@ def report_table(report: dict[str, Any]) -> "Table":
 
     settings = ", ".join(f"{key} {value}" for key, value in brief_settings(report).items() if value is not None)
     lines = [f"reference: {report['reference']['source']}"] if "reference" in report else []
-    if report["settings"].get("prompt") is not None:
-        lines.append("the prompt counts in all figures but latent agreement")
+    if given := [name for name in ENDS if report["settings"].get(name) is not None]:
+        what = f"the {' and the '.join(given)} {'counts' if len(given) == 1 else 'count'}"
+        lines.append(f"{what} in all figures but latent agreement")
     lines.append(f"scorer: {report['scorer']['note'] or report['scorer']['name']}")
     few = report["samples"]["n"] < FEW
     if "mauve" in report["samples"] and few:
@@ -279,8 +281,8 @@ def report_table(report: dict[str, Any]) -> "Table":
 
 
 def brief_settings(report: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a report's samples as tables show them: a prompt is cut to what fits."""
-    return {k: shown(v) if k == "prompt" and v is not None else v for k, v in report["settings"].items()}
+    """The settings of a report's samples as tables show them: what texts begin and end with is cut."""
+    return {k: shown(v) if k in ENDS and v is not None else v for k, v in report["settings"].items()}
 
 
 def cell(value: Any) -> str:

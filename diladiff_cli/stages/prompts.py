@@ -1,46 +1,65 @@
-"""Texts that begin with a prompt: its tokens, and what is masked behind them. Not in the paper, whose texts have none.
+"""Texts whose beginning or end is given: its tokens, and what is masked beside them. Not in the paper.
 
 A masked diffusion model needs no more: tokens that are there from the start stay, and every step sees them. Latents are
-drawn without the prompt.
+drawn without them.
 """
 
 import torch
 from torch import Tensor
 
+from diladiff_cli.config import ENDS
 from diladiff_cli.data.tokenizer import encode_documents
 from diladiff_cli.errors import UserError
-from diladiff_cli.settings import shown
+from diladiff_cli.settings import flag, shown
 from diladiff_cli.stages.sampler import Sampler
 
 
-def prompt_tokens(sampler: Sampler, prompt: str) -> list[int]:
-    """Token ids of a prompt; none of an empty one.
+def given_tokens(sampler: Sampler, text: str) -> list[int]:
+    """Token ids of a prompt or suffix; none of an empty one.
 
     Raises:
         UserError: The tokenizer cannot encode it, for want of a token.
     """
-    return encode_documents(sampler.tokenizer, [prompt])[0][:-1] if prompt else []
+    return encode_documents(sampler.tokenizer, [text])[0][:-1] if text else []
 
 
-def prompt_problems(sampler: Sampler, prompt: str) -> list[str]:
-    """What makes a prompt too short, too long or foreign to a model, in the words of the option."""
-    unknown = [f"--prompt is {shown(prompt)}, and {sampler.name} has no token for part of it; give other words"]
+def given_problems(sampler: Sampler, prompt: str, suffix: str = "") -> list[str]:
+    """What makes a prompt and a suffix too short, too long or foreign to a model, in the words of the options."""
+    given = {name: text for name, text in zip(ENDS, (prompt, suffix), strict=True) if text}
+    problems = [line for name, text in given.items() if (line := _problem(sampler, name, text))]
+    if problems:
+        return problems
+    total, length = sum(len(given_tokens(sampler, text)) for text in given.values()), sampler.decoder.length
+    if total < length:
+        return []
+    names, several = " and ".join(map(flag, given)), len(given) > 1
+    found = f"{names} {'have' if several else 'has'} {total} tokens{' together' if several else ''}"
+    return [f"{found}, and the texts of {sampler.name} have {length}; give {'less' if several else 'a shorter one'}"]
+
+
+def _problem(sampler: Sampler, name: str, text: str) -> str | None:
+    """Of one of them alone, but for its length."""
+    start = f"{flag(name)} is {shown(text)}"
+    unknown = f"{start}, and {sampler.name} has no token for part of it; give other words"
     try:
-        tokens, length = prompt_tokens(sampler, prompt), sampler.decoder.length
+        tokens = given_tokens(sampler, text)
     except UserError:
         return unknown
-    if prompt and not tokens:
-        return [f"--prompt is {shown(prompt)}, which has no tokens; give some words, or leave it out"]
-    if {sampler.tokenizer.unk_token_id, sampler.decoder.mask_id} & set(tokens):  # which texts do not show
-        return unknown
-    if len(tokens) >= length:
-        return [f"--prompt has {len(tokens)} tokens, and the texts of {sampler.name} have {length}; give a shorter one"]
-    return []
+    if not tokens:
+        return f"{start}, which has no tokens; give some words, or leave it out"
+    # Tokens that texts do not show.
+    return unknown if {sampler.tokenizer.unk_token_id, sampler.decoder.mask_id} & set(tokens) else None
 
 
-def masked_behind(sampler: Sampler, prompt: str, count: int) -> Tensor:
-    """Tokens (B, L) of ``count`` texts before the first decoding step: the prompt, and masks behind it."""
-    tokens = prompt_tokens(sampler, prompt)
+def masked_between(sampler: Sampler, prompt: str, suffix: str, count: int) -> Tensor:
+    """Tokens (B, L) of ``count`` texts before the first decoding step: the prompt, masks, and the suffix at the end."""
+    first, last = (torch.tensor(given_tokens(sampler, text), dtype=torch.int64) for text in (prompt, suffix))
     x = torch.full((count, sampler.decoder.length), sampler.decoder.mask_id)
-    x[:, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
+    x[:, : len(first)] = first
+    x[:, x.shape[1] - len(last) :] = last
     return x
+
+
+def joins_a_word(sampler: Sampler, suffix: str) -> bool:
+    """Whether a suffix goes on with the word before it, for want of a space."""
+    return suffix[:1].isalnum() and given_tokens(sampler, suffix) != given_tokens(sampler, f" {suffix}")

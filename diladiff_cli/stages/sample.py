@@ -24,7 +24,7 @@ from diladiff_cli.runtime.memory import Halving
 from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.runtime.randomness import SampleNoise
 from diladiff_cli.stages import graphs
-from diladiff_cli.stages.prompts import masked_behind
+from diladiff_cli.stages.prompts import masked_between
 from diladiff_cli.stages.sample_settings import base_steps, complete, in_use
 from diladiff_cli.stages.sampler import Sampler, decoding_functions
 
@@ -108,7 +108,7 @@ def _decode_batch(
     if z_0 is not None:
         z = sampler.require_autoencoder().latents_for_decoder(config.latent_scale * z_0.to(device, torch.float32))
     noise, decoding = SampleNoise(config.seed, ids), _decoding(config)
-    x = masked_behind(sampler, config.prompt, len(ids))
+    x = masked_between(sampler, config.prompt, config.suffix, len(ids))
     reveal_times, uniform = (noise.uniform(kind, decoder.length) for kind in (noise.REVEAL, noise.TOKEN))
     with autocast(sampler.device, config.precision):
         found = None

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diladiff_cli.config import ENDS
 from diladiff_cli.data.text import Piece, iter_pieces
 from diladiff_cli.data.tokenizer import decode_text, encode_documents
 from diladiff_cli.errors import UserError, meant_instead
@@ -20,7 +21,7 @@ ENOUGH = 1 << 20  # tokens or characters of a reference text to choose from
 REFERENCE = Path(__file__).parent.parent / "assets" / "text" / "valid.jsonl.zst"
 # What tells one way of sampling from another; the rest of a line differs from sample to sample.
 SETTINGS = (
-    *("model", "prompt", "steps", "decode_steps", "temperature", "top_p", "gamma", "guidance", "solver"),
+    *("model", "prompt", "suffix", "steps", "decode_steps", "temperature", "top_p", "gamma", "guidance", "solver"),
     *("latent_until", "latent_scale", "order", "threshold", "entropy_bound", "precision"),
 )
 
@@ -66,9 +67,10 @@ def _parse(line: bytes, place: str) -> Sample:
     ids = sample.get("token_ids")
     if ids is not None and not (isinstance(ids, list) and all(type(i) is int and 0 <= i < MOST_TOKENS for i in ids)):
         raise UserError(f"{place} has token_ids that are no list of integers from 0", remedy)
-    prompt = sample.get("prompt")
-    if not (isinstance(prompt, str) and prompt and type(sample.get("prompt_tokens")) is int):
-        sample.pop("prompt", None)  # that of another program is no way of sampling
+    for name in ENDS:
+        text = sample.get(name)
+        if not (isinstance(text, str) and text and type(sample.get(f"{name}_tokens")) is int):
+            sample.pop(name, None)  # that of another program is no way of sampling
     # JSON may hold halves of surrogate pairs, which no text may.
     return sample | {"text": sample["text"].encode(errors="replace").decode()}
 
@@ -85,20 +87,27 @@ def decodings_by_latent(samples: Iterable[Sample]) -> Tensor | None:
     """(N, D, L) token ids of the latents that several texts were decoded from; None where there are none.
 
     A latent is known by its ``seed`` and its number ``latent``. All are cut to the fewest texts that one of them has.
-    The tokens of a prompt, which were not drawn, are left out. Texts of different lengths do not compare: None.
+    Tokens of a prompt and a suffix, which were not drawn, are left out. Texts of different lengths do not compare:
+    None.
     """
     latents: dict[str, list[list[int]]] = {}
     for sample in samples:
         if sample.get("latent") is not None and sample.get("token_ids"):
             key = json.dumps([sample.get("seed"), sample["latent"]])
-            given = sample.get("prompt_tokens")
-            if drawn := sample["token_ids"][given if type(given) is int and given > 0 else 0 :]:
+            first, last = (_count(sample.get(f"{name}_tokens")) for name in ENDS)
+            ids = sample["token_ids"]
+            if drawn := ids[first : len(ids) - last]:
                 latents.setdefault(key, []).append(drawn)
     several = [texts for texts in latents.values() if len(texts) > 1]
     if len({len(ids) for texts in several for ids in texts}) != 1:
         return None
     fewest = min(map(len, several))
     return torch.tensor([texts[:fewest] for texts in several])
+
+
+def _count(value: Any) -> int:
+    """What a sample's line has for a number of tokens, 0 where that is none."""
+    return value if type(value) is int and value > 0 else 0
 
 
 def reference_samples(tokenizer: Any, length: int, n: int, sources: Sequence[str] = ()) -> list[Sample]:

@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from diladiff_cli import __version__
-from diladiff_cli.config import SampleConfig, solver_in_use, unusual
+from diladiff_cli.config import ENDS, SampleConfig, solver_in_use, unusual
 from diladiff_cli.core.ode import MOST_JUMPS
 from diladiff_cli.core.unmask import BLIND_ORDERS
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.precision import has_fast_bf16, settled_precision
 from diladiff_cli.settings import ConfigError, flag, shown
-from diladiff_cli.stages.prompts import prompt_problems, prompt_tokens
+from diladiff_cli.stages.prompts import given_problems, given_tokens, joins_a_word
 from diladiff_cli.stages.sampler import (
     EULER_STEPS,
     LATENT_STEPS,
@@ -47,11 +47,13 @@ def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
         problems.append(f"--guidance is {config.guidance}, but {what}; it is for a prior, leave it out")
     if solver_in_use(config) and sampler.stage != "prior":
         problems.append(f"--solver is {config.solver}, but {what}; it is for a prior, leave it out")
-    if config.prompt and sampler.stage == "ae":
-        found = f"--prompt is {shown(config.prompt)}, but {what}"
-        problems.append(f"{found}, whose latents are those of other texts; leave it out")
+    if sampler.stage == "ae":
+        problems += [
+            f"{flag(k)} is {shown(v)}, but {what}, whose latents are those of other texts; leave it out"
+            for k, v in unusual(config, ENDS).items()
+        ]
     else:
-        problems += prompt_problems(sampler, config.prompt)
+        problems += given_problems(sampler, config.prompt, config.suffix)
     if config.n % config.decodings:
         problems.append(f"--n {config.n} is no multiple of --decodings {config.decodings}; change one")
     if sampler.stage == "ae" and config.n > len(sampler.held_out) * config.decodings:
@@ -71,12 +73,12 @@ def complete_for_latents(sampler: Sampler, config: SampleConfig) -> SampleConfig
     """The configuration of :func:`complete` for given latents: none is drawn, and the model's own factor is not theirs.
 
     Raises:
-        ConfigError: Settings of drawing latents are given, or a prompt that leaves nothing to draw.
+        ConfigError: Settings of drawing latents are given, or a prompt and suffix that leave nothing to draw.
         UserError: The base that ``latent_until`` needs is missing.
     """
     idle = unusual(config, ("n", "steps", "gamma", "guidance", "solver"))
     problems = [f"{flag(k)} is {v}, but the latents are given; leave it out" for k, v in idle.items()]
-    problems += prompt_problems(sampler, config.prompt)
+    problems += given_problems(sampler, config.prompt, config.suffix)
     if problems:
         raise ConfigError(problems)
     return _complete_decoding(sampler, config, 1.0)
@@ -101,7 +103,7 @@ def base_steps(config: SampleConfig) -> int:
 
 
 def notes_on(sampler: Sampler, config: SampleConfig) -> list[str]:
-    """Lines for the user on steps that do nothing, on a precision that is slow here, and on how a prompt ends.
+    """Lines for the user on steps that do nothing, on a precision that is slow here, and on a given text's white space.
 
     Where there are more decoding steps than tokens to reveal, samples are exact all the same: in random and spread
     order fewer tokens share a step, and the other orders end early.
@@ -110,6 +112,8 @@ def notes_on(sampler: Sampler, config: SampleConfig) -> list[str]:
     of_base, notes = base_steps(replace(config, decode_steps=steps)), []
     if config.prompt != config.prompt.rstrip():
         notes.append("--prompt ends in white space, which tokenizers mostly join to the next word; leave that out")
+    if joins_a_word(sampler, config.suffix):
+        notes.append("--suffix begins without a space, so it goes on with the word before it; begin it with one")
     if config.guidance and config.steps == 1:
         notes.append(f"--guidance {config.guidance} does nothing in one latent step")
     if isinstance(sampler.latent, LatentStudent) and config.steps > MOST_JUMPS:
@@ -166,7 +170,9 @@ def in_use(sampler: Sampler, config: SampleConfig) -> dict[str, Any]:
     of_prior = isinstance(sampler.latent, LatentPrior)
     return {
         "prompt": config.prompt or None,
-        "prompt_tokens": len(prompt_tokens(sampler, config.prompt)) or None,
+        "prompt_tokens": len(given_tokens(sampler, config.prompt)) or None,
+        "suffix": config.suffix or None,
+        "suffix_tokens": len(given_tokens(sampler, config.suffix)) or None,
         "steps": config.steps or None,
         "gamma": config.gamma if config.steps > 1 and isinstance(sampler.latent, LatentStudent) else None,
         "guidance": config.guidance if of_prior and config.guidance else None,

@@ -13,7 +13,7 @@ from torch import Tensor
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.data.tokenizer import decode_text, find_separator
 from diladiff_cli.runtime.memory import Halving
-from diladiff_cli.stages.prompts import masked_behind
+from diladiff_cli.stages.prompts import masked_between
 from diladiff_cli.stages.sample import Sample, decode, describe, draw_latents, ids_of, latent_batches
 from diladiff_cli.stages.sample_settings import base_steps, complete
 from diladiff_cli.stages.sampler import Sampler
@@ -45,7 +45,7 @@ class Trace:
         sample: The sample with its settings, as ``sample`` writes it.
         pieces: (L) The texts of its tokens, which join to the text of the sample; empty where a token has none, or
             only part of a character that a later one completes.
-        revealed: (L) The decoding step, from 1, that revealed each token; 0 of those of a prompt.
+        revealed: (L) The decoding step, from 1, that revealed each token; 0 of those that are given.
         estimates: Of every latent step; none without latents drawn.
         base_steps: How many decoding steps, the last ones, are the base's in place of a decoder that looks at a latent.
     """
@@ -73,7 +73,7 @@ def record(sampler: Sampler, config: SampleConfig) -> Trace:
     z_0 = None
     if sampler.autoencoder is not None:
         z_0 = draw_latents(sampler, latents, config, note_latent).repeat_interleave(config.decodings, 0)[: len(ids)]
-    masked = masked_behind(sampler, config.prompt, 1)[0] == sampler.decoder.mask_id
+    masked = masked_between(sampler, config.prompt, config.suffix, 1)[0] == sampler.decoder.mask_id
     revealed = torch.zeros(sampler.decoder.length, dtype=torch.int64)
 
     def note_tokens(step: int, x: Tensor) -> None:

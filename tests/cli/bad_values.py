@@ -29,6 +29,7 @@ FREE_TEXT: dict[str, tuple[str, ...]] = {
     "ae.cross_layers": ("", "middle", "first;last", "-1", "1.5", "first,", "9" * 99),
     "eval.scorer": ("",),
     "sample.prompt": ("\udcff",),
+    "sample.suffix": ("\udcff",),
     "bench.scorer": ("",),
     "bench.decode_steps": (*WHOLE_LIST, "0"),
     "bench.steps": (*WHOLE_LIST, "", "0"),

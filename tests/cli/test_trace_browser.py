@@ -164,7 +164,7 @@ def test_a_prompt_is_there_from_the_start(browser: Browser, cli: Cli, tiny_chain
     given = found["sample"]["prompt_tokens"]
     dom = browser(tmp_path / "t.html", "step=0&latent=1")
     assert (count(dom, "kept"), count(dom, "masked"), count(dom, "new")) == (given, LENGTH - given, 0)
-    assert (dom.count(', of the prompt"'), '<span id="but-prompt">' in dom) == (given, True)
+    assert (dom.count(', of the prompt"'), '<span id="but-given">' in dom) == (given, True)
     first, last = found["estimates"][0]["token_ids"], found["sample"]["token_ids"]
     same = sum(a == b for a, b in zip(first, last, strict=True)) - given
     assert f"Latent step 1 of 2: {same} of {LENGTH - given} tokens as in the final text" == says(dom)[1]

@@ -1,4 +1,4 @@
-"""``--prompt``: what every text begins with."""
+"""``--prompt`` and ``--suffix``: what every text begins and ends with."""
 
 import json
 from dataclasses import replace
@@ -18,7 +18,7 @@ from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages import graphs, prompts
 from diladiff_cli.stages.eval_files import overview_table
 from diladiff_cli.stages.eval_samples import evaluate_groups, report_table
-from diladiff_cli.stages.prompts import masked_behind, prompt_tokens
+from diladiff_cli.stages.prompts import given_tokens, masked_between
 from diladiff_cli.stages.sample import decode, draw_latents, generate
 from diladiff_cli.stages.sample_sets import SETTINGS, decodings_by_latent, group_samples, read_samples
 from diladiff_cli.stages.sample_settings import complete, in_use, notes_on, origin_of
@@ -43,7 +43,7 @@ def draw(sampler: Sampler, **settings: Any) -> list[dict[str, Any]]:
 
 def of_tokens(sampler: Sampler, count: int) -> str:
     """A prompt of so many tokens."""
-    return next(text for n in range(count + 1) if len(prompt_tokens(sampler, text := "ab" + " the" * n)) == count)
+    return next(text for n in range(count + 1) if len(given_tokens(sampler, text := "ab" + " the" * n)) == count)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -52,7 +52,7 @@ def test_every_text_begins_with_the_prompt_and_goes_on_in_its_own_way(
     samplers: dict[str, Sampler], stage: str, order: str
 ) -> None:
     sampler, found = samplers[stage], draw(samplers[stage], order=order, temperature=2.0)
-    tokens = prompt_tokens(sampler, PROMPT)
+    tokens = given_tokens(sampler, PROMPT)
     assert 0 < len(tokens) < LENGTH
     assert all(sample["token_ids"][: len(tokens)] == tokens for sample in found)
     assert all(sample["text"].startswith(PROMPT) for sample in found)
@@ -75,15 +75,15 @@ def test_replays_keep_the_prompt(samplers: dict[str, Sampler], stage: str, monke
 
 def test_one_token_is_drawn_as_the_network_says_given_all_others(samplers: dict[str, Sampler]) -> None:
     sampler, prompt = samplers["mdlm"], of_tokens(samplers["mdlm"], LENGTH - 1)
-    likeliest = sampler.decoder(masked_behind(sampler, prompt, 1))[0, -1].argmax()
+    likeliest = sampler.decoder(masked_between(sampler, prompt, "", 1))[0, -1].argmax()
     assert {s["token_ids"][-1] for s in draw(sampler, prompt=prompt, temperature=0.0)} == {int(likeliest)}
 
 
 def test_behind_the_prompt_all_is_masked(samplers: dict[str, Sampler]) -> None:
     sampler = samplers["mdlm"]
-    x, tokens = masked_behind(sampler, PROMPT, 3), prompt_tokens(sampler, PROMPT)
+    x, tokens = masked_between(sampler, PROMPT, "", 3), given_tokens(sampler, PROMPT)
     assert x.tolist() == [[*tokens, *[sampler.decoder.mask_id] * (LENGTH - len(tokens))]] * 3
-    assert (masked_behind(sampler, "", 2) == sampler.decoder.mask_id).all()
+    assert (masked_between(sampler, "", "", 2) == sampler.decoder.mask_id).all()
 
 
 def test_texts_without_a_prompt_say_so(samplers: dict[str, Sampler]) -> None:
@@ -127,8 +127,8 @@ def test_prompts_that_make_no_sense_are_refused(
 
 def test_a_prompt_may_leave_a_single_token_and_no_less(samplers: dict[str, Sampler]) -> None:
     sampler = samplers["mdlm"]
-    assert prompts.prompt_problems(sampler, of_tokens(sampler, LENGTH - 1)) == []
-    assert len(prompts.prompt_problems(sampler, of_tokens(sampler, LENGTH))) == 1
+    assert prompts.given_problems(sampler, of_tokens(sampler, LENGTH - 1)) == []
+    assert len(prompts.given_problems(sampler, of_tokens(sampler, LENGTH))) == 1
 
 
 @pytest.mark.parametrize("knows_unknown", [True, False])
@@ -150,16 +150,15 @@ def test_a_prompt_is_refused_that_the_tokenizer_does_not_know(
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = {"unk_token": "[UNK]"} if knows_unknown else {}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, sep_token="[SEP]", **special)
-    found = prompts.prompt_problems(replace(samplers["mdlm"], tokenizer=tokenizer), prompt)
+    found = prompts.given_problems(replace(samplers["mdlm"], tokenizer=tokenizer), prompt)
     assert [problem in line for line in found] == [True] if problem else found == []
 
 
 def test_special_tokens_that_a_prompt_spells_are_text(samplers: dict[str, Sampler]) -> None:
     sampler, prompt = samplers["mdlm"], "<|mask|>"
-    assert sampler.decoder.mask_id not in prompt_tokens(sampler, prompt)
-    assert masked_behind(sampler, prompt, 1)[0, : len(prompt_tokens(sampler, prompt))].tolist() == prompt_tokens(
-        sampler, prompt
-    )
+    assert sampler.decoder.mask_id not in given_tokens(sampler, prompt)
+    tokens = given_tokens(sampler, prompt)
+    assert masked_between(sampler, prompt, "", 1)[0, : len(tokens)].tolist() == tokens
 
 
 def test_white_space_at_the_end_of_a_prompt_is_told(samplers: dict[str, Sampler]) -> None:
@@ -172,13 +171,13 @@ def test_texts_of_several_prompts_are_several_ways_of_sampling(samplers: dict[st
     drawn = [draw(samplers["student"], prompt=prompt, decodings=2) for prompt in ("", PROMPT, "the")]
     assert group_samples(sample for each in drawn for sample in each) == drawn
     told = in_use(samplers["student"], complete(samplers["student"], SampleConfig(prompt=PROMPT))).keys()
-    assert told - set(SETTINGS) == {"prompt_tokens"}
+    assert told - set(SETTINGS) == {"prompt_tokens", "suffix_tokens"}
 
 
 def test_the_tokens_of_a_prompt_count_in_no_agreement(samplers: dict[str, Sampler]) -> None:
     found = draw(samplers["student"], decodings=2, temperature=2.0)
     count = found[0]["prompt_tokens"]
-    assert count == len(prompt_tokens(samplers["student"], PROMPT))
+    assert count == len(given_tokens(samplers["student"], PROMPT))
     wanted = [[sample["token_ids"][count:] for sample in found[i : i + 2]] for i in range(0, len(found), 2)]
     decodings = decodings_by_latent(found)
     assert decodings is not None
@@ -227,7 +226,7 @@ def test_another_prompt_is_another_origin(samplers: dict[str, Sampler]) -> None:
 def test_the_trace_has_the_prompt_from_the_start(samplers: dict[str, Sampler], stage: str) -> None:
     sampler = samplers[stage]
     config = SampleConfig(n=2, steps=0 if stage == "mdlm" else 3, decode_steps=4, prompt=PROMPT)
-    found, count = record(sampler, config), len(prompt_tokens(sampler, PROMPT))
+    found, count = record(sampler, config), len(given_tokens(sampler, PROMPT))
     assert found.sample == next(generate(sampler, config))
     assert found.revealed[:count] == [0] * count
     assert set(found.revealed[count:]) <= {1, 2, 3, 4}
