@@ -10,6 +10,7 @@ SMALLEST_VOCABULARY = 258  # all bytes, the separator and the mask token
 LARGEST_VOCABULARY = 1 << 24
 COLDEST = 1e-4  # logits divided by less overflow
 LEAST_SCALE, MOST_SCALE = 0.01, 10.0  # factors on latents
+MOST_CORRECTOR = 0.99  # a share of the steps must be left to reveal what is then corrected
 ADAPTIVE_ORDERS = ("threshold", "entropy")  # that end when the predictions allow, not at a time
 TOO_SMALL = f"give 0 for the model's own, or at least {LEAST_SCALE}"
 
@@ -118,6 +119,12 @@ class SampleConfig(Settings):
         high=MOST_SCALE,
     )
     decodings: int = option(1, "Texts decoded from each latent; two or more give the latent agreement.", low=1)
+    corrector: float = option(
+        0.0,
+        "Share of the decoding steps, the last ones, that each draw an eighth of the tokens anew (0: none).",
+        low=0,
+        high=MOST_CORRECTOR,
+    )
     prompt: str = option("", "What every text begins with; latents are drawn without it.")
     suffix: str = option("", "What every text ends with, a space first; with --prompt the middle is drawn.")
     order: str = order_option()
@@ -171,7 +178,11 @@ class EvalConfig(Settings):
     seed: int = option(0, "Of artifacts: seed of masks, noise and samples.", low=0)
 
 
-MOST_OF_FRACTIONS = {"temperatures": 1e6, "latent_scale": MOST_SCALE}  # in lists whose numbers need not be whole
+MOST_OF_FRACTIONS = {
+    "temperatures": 1e6,
+    "latent_scale": MOST_SCALE,
+    "corrector": MOST_CORRECTOR,
+}  # in lists whose numbers need not be whole
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -209,6 +220,9 @@ class BenchConfig(Settings):
     guidance: float = guidance_option()
     solver: str = solver_option()
     latent_until: float = latent_until_option()
+    corrector: str = option(
+        "0", "Shares of the decoding steps, the last ones, that draw tokens anew, a list.", listed=True
+    )
     latent_scale: str = option(
         "0", "Factors on latents before decoding, a list (0: the model's own, else 1).", listed=True
     )
@@ -228,7 +242,7 @@ class BenchConfig(Settings):
 
     def _problems(self, good: Good) -> list[str]:
         lows = {"decode_steps": 1, "steps": 1, "prior_steps": 0, "seeds": 0, "temperatures": 0}
-        lows |= {"latent_scale": 0, "vocab_sizes": 2, "lengths": 2, "batch_sizes": 1}
+        lows |= {"latent_scale": 0, "corrector": 0, "vocab_sizes": 2, "lengths": 2, "batch_sizes": 1}
         problems = [p for name, low in lows.items() if good(name) and (p := self._list_problem(name, low))]
         if good("n", "decodings") and self.n % self.decodings:
             problems.append(f"--n {self.n} is no multiple of --decodings {self.decodings}; change one")

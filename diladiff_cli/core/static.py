@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diladiff_cli.core.draw import Categorical, next_uniform, tempered_weights
 from diladiff_cli.core.times import sampling_grid, spread_times
-from diladiff_cli.core.unmask import BLIND_ORDERS, Decoding, Head
+from diladiff_cli.core.unmask import BLIND_ORDERS, SWEEP, Decoding, Head, Redraws, check_redraws, turns
 
 LEAST_WIDTH = 16
 LEFT_OUT = 1e-9  # chance that a draw ends outside of the nucleus, which is noticed
@@ -25,7 +25,7 @@ class RevealPlan:
     """What is revealed when, for a batch (B, L).
 
     Attributes:
-        numbers: Indices of the S steps that reveal something.
+        numbers: Indices of the S steps that reveal something, or draw it anew.
         places: (S, M) positions in the flattened batch; B * L pads.
         uniform: (S, M, T) float64, the numbers that each position's token is drawn with, until it is in the nucleus.
     """
@@ -40,27 +40,41 @@ class RevealPlan:
         return self.places.shape[1]
 
     @classmethod
-    def of(cls, x: Tensor, mask_id: int, reveal_times: Tensor, uniform: Tensor, decoding: Decoding) -> "RevealPlan":
+    def of(
+        cls,
+        x: Tensor,
+        mask_id: int,
+        reveal_times: Tensor,
+        uniform: Tensor,
+        decoding: Decoding,
+        redraws: Redraws | None = None,
+    ) -> "RevealPlan":
         """The plan for tokens x, reveal times and uniform draws (B, L) on the CPU; see :func:`unmask`.
 
         Raises:
-            ValueError: The order looks at predictions.
+            ValueError: The order looks at predictions, or as of :func:`unmask`.
         """
+        check_redraws(decoding, redraws)
         if decoding.order not in BLIND_ORDERS:
             raise ValueError(f"order {decoding.order} cannot be planned")
         times = spread_times(reveal_times) if decoding.order == "spread" else reveal_times
-        ends = sampling_grid(decoding.steps)[1:].to(times.dtype)
+        ends = sampling_grid(decoding.revealing_steps)[1:].to(times.dtype)
         passed = torch.searchsorted(ends.flip(0), times.contiguous(), right=True)  # ends at or below each time
-        number = torch.where(x == mask_id, decoding.steps - passed, decoding.steps).flatten()  # steps: never
+        number, draws = (len(ends) - passed)[None], uniform[None]  # (1 + W, B, L)
+        if redraws is not None:
+            sweeps = len(ends) + SWEEP * torch.arange(len(redraws.times))
+            number = torch.cat([number, sweeps[:, None, None] + turns(redraws.times)])
+            draws = torch.cat([draws, redraws.uniform])
+        number = torch.where(x == mask_id, number.clamp(max=decoding.steps), decoding.steps).flatten()  # steps: never
         counts = torch.bincount(number, minlength=decoding.steps + 1)[: decoding.steps]
         order = number.argsort(stable=True)[: int(counts.sum())]
         width = padded_width(int(counts.max()))
         rows = counts.nonzero().squeeze(1)
         places = torch.full((len(rows), width), x.numel())
         filled = torch.arange(width) < counts[rows][:, None]
-        places[filled] = order
+        places[filled] = order % x.numel()
         drawn = torch.zeros(*places.shape, draws_at_most(decoding), dtype=torch.float64)
-        following = uniform.double().flatten()[order]
+        following = draws.double().flatten()[order]
         for turn in range(drawn.shape[2]):
             drawn[filled, turn] = following
             following = next_uniform(following)
@@ -93,6 +107,7 @@ class StaticStep:
         head: Logits of hidden states.
         shape: (B, L).
         width: M, positions that a step reveals at most.
+        mask_id: The mask token, which ``places`` hold as they are looked at.
         decoding: Temperature and nucleus.
         device: Where the buffers are.
 
@@ -109,10 +124,11 @@ class StaticStep:
         head: Head,
         shape: tuple[int, int],
         width: int,
+        mask_id: int,
         decoding: Decoding,
         device: torch.device,
     ) -> None:
-        self.body, self.head, self.shape, self.decoding = body, head, shape, decoding
+        self.body, self.head, self.shape, self.mask_id, self.decoding = body, head, shape, mask_id, decoding
         size = shape[0] * shape[1]
         self.tokens = torch.zeros(size + 1, dtype=torch.int64, device=device)
         self.places = torch.full((width,), size, device=device)
@@ -125,8 +141,9 @@ class StaticStep:
         return self.tokens[:-1].view(self.shape)
 
     def __call__(self) -> None:
-        """Reveal ``places``."""
+        """Reveal ``places``, or draw them anew."""
         size = len(self.tokens) - 1
+        self.tokens.index_fill_(0, self.places, self.mask_id)
         hidden = self.body(self.x).flatten(0, 1)[self.places.clamp(max=size - 1)]  # (M, D)
         logits = self.head(hidden)
         if self.decoding.temperature == 0.0:

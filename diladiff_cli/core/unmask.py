@@ -4,6 +4,10 @@ A position is revealed when the time of the chain falls to its own uniform revea
 the step to s with probability (t - s) / t, exactly the ancestral law, and independent of the prediction. So the
 vocabulary head, the softmax, the draw and most of the last block run only where a token is revealed.
 :class:`Decoding` tells other orders.
+
+Corrector steps follow where they are asked for: each masks some positions once more, far apart, and draws their tokens
+given all others (Gibbs sampling in blocks). So tokens that were drawn together without seeing one another are mended.
+Not in the paper; correctors of other kinds: Campbell et al. (2022), Wang et al. (2025, ReMDM).
 """
 
 from collections.abc import Callable
@@ -21,6 +25,7 @@ Head = Callable[[Tensor], Tensor]  # hidden (M, D) -> logits (M, K)
 BLIND_ORDERS = ("random", "spread")  # that do not look at the predictions
 ADAPTIVE_ORDERS = ("threshold", "entropy")  # that reveal as many positions a step as the predictions allow
 ORDERS = (*BLIND_ORDERS, "confidence", *ADAPTIVE_ORDERS)
+SWEEP = 8  # corrector steps in which every position is drawn anew once
 HEADS_AT_ONCE = 1024  # positions whose logits exist at the same time
 # Of them, vocabulary entries drawn from at once: few MB for the caches of a CPU, or what fills a GPU.
 ENTRIES_AT_ONCE, ENTRIES_AT_ONCE_GPU = 1 << 20, 1 << 25
@@ -32,6 +37,7 @@ class Decoding:
 
     Attributes:
         steps: N_disc, network calls at most.
+        corrector_steps: How many of them, the last ones, are corrector steps.
         temperature: Divides the logits; 0 takes the likeliest token.
         top_p: Nucleus: the likeliest tokens that together reach this probability; 1 keeps all.
         order: "random" is exact; "spread" reveals positions that lie far apart, as many a step as random order would
@@ -43,7 +49,7 @@ class Decoding:
         entropy_bound: Nats for "entropy".
 
     Raises:
-        ValueError: No steps, or an unknown order.
+        ValueError: No steps that reveal, or an unknown order.
     """
 
     steps: int
@@ -52,12 +58,38 @@ class Decoding:
     order: str = "random"
     threshold: float = 0.9
     entropy_bound: float = 0.5
+    corrector_steps: int = 0
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.order not in ORDERS:
             raise ValueError(
                 f"{self.steps} steps in order {self.order}; give 1 or more, and one of {', '.join(ORDERS)}"
             )
+        if not 0 <= self.corrector_steps < self.steps:
+            raise ValueError(f"{self.corrector_steps} of {self.steps} steps correct; leave 1 or more that reveal")
+
+    @property
+    def revealing_steps(self) -> int:
+        """The steps before those of the corrector."""
+        return self.steps - self.corrector_steps
+
+    @property
+    def sweeps(self) -> int:
+        """W, how often the corrector begins anew with all positions; the last sweep may be cut short."""
+        return -(-self.corrector_steps // SWEEP)
+
+
+@dataclass(frozen=True)
+class Redraws:
+    """Random numbers of corrector steps, by sweep.
+
+    Attributes:
+        times: (W, B, L) uniform draws; see :func:`turns` for what is made of them.
+        uniform: (W, B, L) float64 uniform draws, one per position, for its token.
+    """
+
+    times: Tensor
+    uniform: Tensor
 
 
 @dataclass(frozen=True)
@@ -85,8 +117,9 @@ def unmask(
     decoding: Decoding,
     on_step: Callable[[int, Tensor], None] | None = None,
     successor: Successor | None = None,
+    redraws: Redraws | None = None,
 ) -> Tensor:
-    """Reveal all masked positions of ``x`` in ``decoding.steps`` steps.
+    """Reveal all masked positions of ``x`` in ``decoding.steps`` steps, those of the corrector among them.
 
     Args:
         body: Hidden states of the examples ``rows`` of the batch, at some positions.
@@ -99,25 +132,53 @@ def unmask(
         decoding: Steps, temperature, nucleus and order.
         on_step: Called with the step's number and the tokens after it.
         successor: Takes the place of ``body`` and ``head`` in the last steps.
+        redraws: The random numbers of corrector steps, where there are some.
 
     Returns:
         (B, L) tokens without masks.
+
+    Raises:
+        ValueError: Corrector steps without as many sweeps of random numbers.
     """
+    check_redraws(decoding, redraws)
     x = x.clone()
     if decoding.order == "spread":
         reveal_times = spread_times(reveal_times)
-    hidden_at_first = (x == mask_id).sum(1)
-    grid = sampling_grid(decoding.steps).tolist()
-    for step, end in enumerate(grid[1:]):
+    drawn = x == mask_id
+    hidden_at_first = drawn.sum(1)
+    ends = sampling_grid(decoding.revealing_steps).tolist()[1:]
+    for step in range(decoding.steps):
         if successor is not None and step + successor.steps >= decoding.steps:
             body, head = successor.body, successor.head
-        if decoding.order in BLIND_ORDERS:
-            _reveal_at_times(body, head, x, mask_id, reveal_times, uniform, decoding, end)
+        if redraws is not None and step >= len(ends):
+            sweep, turn = divmod(step - len(ends), SWEEP)
+            reveal = drawn & (turns(redraws.times[sweep]) == turn)
+            _reveal(body, head, x, mask_id, reveal, redraws.uniform[sweep], decoding)
+        elif decoding.order in BLIND_ORDERS:
+            reveal = (x == mask_id) & (reveal_times >= ends[step])
+            _reveal(body, head, x, mask_id, reveal, uniform, decoding)
         else:
-            _reveal_by_confidence(body, head, x, mask_id, uniform, decoding, end, hidden_at_first)
+            _reveal_by_confidence(body, head, x, mask_id, uniform, decoding, ends[step], hidden_at_first)
         if on_step is not None:
             on_step(step, x)
     return x
+
+
+def check_redraws(decoding: Decoding, redraws: Redraws | None) -> None:
+    """Refuse corrector steps without random numbers.
+
+    Raises:
+        ValueError: See :func:`unmask`.
+    """
+    sweeps = 0 if redraws is None else len(redraws.times)
+    if sweeps < decoding.sweeps:
+        raise ValueError(f"{decoding.corrector_steps} corrector steps need {decoding.sweeps} sweeps, not {sweeps}")
+
+
+def turns(uniform: Tensor) -> Tensor:
+    """(..., L) which of the :data:`SWEEP` steps of a sweep draws each position anew, from uniform draws (..., L)."""
+    times = spread_times(uniform.flatten(0, -2)).view(uniform.shape)
+    return (times * SWEEP).long().clamp(max=SWEEP - 1)
 
 
 def _draw(head: Head, hidden: Tensor, uniform: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor]:
@@ -138,20 +199,13 @@ def _draw(head: Head, hidden: Tensor, uniform: Tensor, decoding: Decoding) -> tu
     return torch.cat([tokens for tokens, _ in drawn]), torch.cat([sureness for _, sureness in drawn])
 
 
-def _reveal_at_times(
-    body: Body,
-    head: Head,
-    x: Tensor,
-    mask_id: int,
-    reveal_times: Tensor,
-    uniform: Tensor,
-    decoding: Decoding,
-    end: float,
+def _reveal(
+    body: Body, head: Head, x: Tensor, mask_id: int, reveal: Tensor, uniform: Tensor, decoding: Decoding
 ) -> None:
-    reveal = (x == mask_id) & (reveal_times >= end)
     rows = reveal.any(1).nonzero().squeeze(1)  # examples in which nothing happens need no call
     if len(rows) == 0:
         return
+    x[reveal] = mask_id  # where a corrector step finds tokens
     hidden = body(x[rows], rows, reveal[rows])  # (M, D)
     x[reveal] = _draw(head, hidden, uniform[reveal], decoding)[0]
 

@@ -89,7 +89,7 @@ class SampleNoise:
     Each kind of number has its own stream, so that asking for more of one does not move another.
     """
 
-    REVEAL, TOKEN, START, GAMMA = range(4)
+    REVEAL, TOKEN, START, GAMMA, REDRAW, REDRAWN_TOKEN = range(6)
 
     def __init__(self, seed: int, indices: Sequence[int]) -> None:
         self.seed, self.indices = seed, indices

@@ -229,6 +229,7 @@ def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int], pooled: 
         "guidance": point.settings.guidance or None,
         "solver": solver_in_use(point.settings),
         **point.settings.use_of_latents(),
+        "corrector": point.settings.corrector or None,
         **point.settings.bounds_in_use(),
         "precision": point.settings.precision,
         "seeds": list(seeds),

@@ -9,7 +9,7 @@ from diladiff_cli.metrics.frontier import interpolated
 
 Report = dict[str, Any]
 ALIKE = ("decode_steps", "order", "threshold", "entropy_bound")  # of points that are compared
-WHOSE = ("model", "steps", "latent_until", "latent_scale")  # what a line is told by
+WHOSE = ("model", "steps", "latent_until", "corrector", "latent_scale")  # what a line is told by
 COMPARED = ("genppl", "mauve", "mauve_pooled", "latent_agreement", "distinct_2", "repetition_4")
 
 
@@ -19,12 +19,14 @@ class Way(NamedTuple):
     Attributes:
         steps: Latent steps; 0 without.
         until: Share of the decoding steps, the last ones, that are the base's.
+        corrector: Share of the decoding steps, the last ones, that draw tokens anew.
         scale: Factor on latents.
         order: Of decoding.
     """
 
     steps: int
     until: float
+    corrector: float
     scale: float
     order: str
 
@@ -32,15 +34,16 @@ class Way(NamedTuple):
     def of(cls, report: Report) -> "Way":
         """How a point was drawn."""
         scale = report.get("latent_scale")
-        until = report["latent_until"] or 0.0
-        return cls(report["steps"] or 0, until, 1.0 if scale is None else scale, report["order"])
+        until, corrector = report["latent_until"] or 0.0, report.get("corrector") or 0.0
+        return cls(report["steps"] or 0, until, corrector, 1.0 if scale is None else scale, report["order"])
 
     @property
-    def latents(self) -> str:
+    def words(self) -> str:
         """In words, after the name of a model; nothing where there is nothing to say."""
         words = f", {self.steps} latent step{'s' * (self.steps > 1)}" if self.steps else ""
         words += f" until {self.until:g}" if self.until else ""
-        return words + (f", latents times {self.scale:g}" if self.scale != 1 else "")
+        words += f", latents times {self.scale:g}" if self.scale != 1 else ""
+        return words + (f", corrector {self.corrector:g}" if self.corrector else "")
 
 
 class Line(NamedTuple):
@@ -86,11 +89,11 @@ def compared(reports: Sequence[Report]) -> list[Report]:
     """The reports with ``at_equal_entropy``: of every other model, what it reaches at this point's entropy.
 
     Each figure is interpolated along the other's temperatures, in the same number of decoding steps and order. There is
-    an entry for each model and way to draw its latents, with both beside the figures; a base's is named as its model.
+    an entry for each model and way to draw from it, with both beside the figures.
     """
     lines: dict[str, list[Report]] = defaultdict(list)
     for report in reports:
-        lines[report["model"] + Way.of(report).latents].append(report)
+        lines[report["model"] + Way.of(report).words].append(report)
     return [report | {"at_equal_entropy": _at_equal_entropy(report, lines)} for report in reports]
 
 

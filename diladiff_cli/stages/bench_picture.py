@@ -126,4 +126,4 @@ def _draw_panel(panel: "Axes", name: str, reports: Sequence[Report]) -> None:
 
 def _label(model: str, line: Line, with_temperature: bool) -> str:
     order = "" if line.way.order == "random" else f", {line.way.order}"
-    return model + line.way.latents + order + (f", T {line.temperature:g}" if with_temperature else "")
+    return model + line.way.words + order + (f", T {line.temperature:g}" if with_temperature else "")

@@ -46,6 +46,7 @@ class Point:
         latent += f", solver {self.settings.solver}" if solver_in_use(self.settings) else ""
         scale = self.settings.latent_scale
         latent += f", latents times {scale:g}" if scale != 1 else ""
+        latent += f", corrector {self.settings.corrector:g}" if self.settings.corrector else ""
         return f"{self.model}{latent}, {self.settings.decode_steps} decoding steps, T {self.settings.temperature:g}"
 
     def key(self, seed: int, *more: Any) -> str:
@@ -138,5 +139,7 @@ def _asked(sampler: Sampler, config: BenchConfig) -> Iterator[SampleConfig]:
         scales = config.fractions("latent_scale")
     usual = () if config.order in ADAPTIVE_ORDERS else powers
     decode_steps = config.integers("decode_steps") or usual or (length,)
-    for n_cont, scale, temperature, n_disc in product(steps, scales, config.fractions("temperatures"), decode_steps):
-        yield SampleConfig(steps=n_cont, latent_scale=scale, temperature=temperature, decode_steps=n_disc, **shared)
+    fractions = [config.fractions(name) for name in ("corrector", "temperatures")]
+    for n_cont, scale, corrector, temperature, n_disc in product(steps, scales, *fractions, decode_steps):
+        way = {"latent_scale": scale, "corrector": corrector, "temperature": temperature}
+        yield SampleConfig(steps=n_cont, decode_steps=n_disc, **way, **shared)

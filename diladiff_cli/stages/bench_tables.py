@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from diladiff_cli.stages.bench_lines import short_names
+from diladiff_cli.stages.bench_lines import Way, short_names
 from diladiff_cli.stages.eval_samples import FEW, cell
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ def _common(reports: Sequence[Report]) -> str:
     for name, title in titles.items():
         used = [r[name] for r in reports if r[name] is not None]
         parts += [f"{title} {used[0] if isinstance(used[0], str) else format(used[0], 'g')}"] if used else []
+    shares = _correctors(reports)
+    parts += [f"corrector {shares[0]:g}"] if len(shares) == 1 and shares != [0.0] else []
     factors = _factors(reports)
     parts += [f"latents times {factors[0]:g}"] if len(factors) == 1 and factors != [1.0] else []
     parts.append(r["precision"])
@@ -46,6 +48,11 @@ def _common(reports: Sequence[Report]) -> str:
 def _factors(reports: Sequence[Report]) -> list[float]:
     """The factors on latents of points that have some, each once."""
     return list(dict.fromkeys(_factor(r) for r in reports if r["stage"] != "mdlm"))
+
+
+def _correctors(reports: Sequence[Report]) -> list[float]:
+    """The shares of steps that draw tokens anew, each once."""
+    return list(dict.fromkeys(r.get("corrector") or 0.0 for r in reports))
 
 
 def _factor(report: Report) -> float:
@@ -77,8 +84,18 @@ def frontier_table(reports: Sequence[Report]) -> "Table":
     pooled = [r["figures"]["mauve_pooled"]["n"] for r in reports if "mauve_pooled" in r["figures"]]
     if pooled:
         measured["mauve_pooled"] = f"mauve of {max(pooled)}"
-    several = len(_factors(reports)) > 1
-    columns = ["model", "latent", *["times"] * several, "decode", "T", "seconds", "tokens/s", *measured.values()]
+    several, shares = len(_factors(reports)) > 1, len(_correctors(reports)) > 1
+    columns = [
+        "model",
+        "latent",
+        *["times"] * several,
+        *["corrector"] * shares,
+        "decode",
+        "T",
+        "seconds",
+        "tokens/s",
+        *measured.values(),
+    ]
     others = _others(reports)
     columns += [_beside(name, figures, reports, names) for name, figures in others.items()]
     whole = (Column(name, overflow="fold") for name in columns)  # no figure is cut, however narrow the terminal
@@ -86,13 +103,14 @@ def frontier_table(reports: Sequence[Report]) -> "Table":
     for r in reports:
         figures = [_shown(r["figures"], name) for name in measured]
         times = ["-" if r["stage"] == "mdlm" else f"{_factor(r):g}"] * several
-        settings = [names[r["model"]], cell(r["steps"]), *times, str(r["decode_steps"]), f"{r['temperature']:g}"]
+        settings = [names[r["model"]], cell(r["steps"]), *times, *[cell(r.get("corrector"))] * shares]
+        settings += [str(r["decode_steps"]), f"{r['temperature']:g}"]
         beside = [_figures_at(r, other, names_of) for other, names_of in others.items()]
         table.add_row(*settings, f"{r['seconds']:.3g}", f"{r['tokens_per_second']['mean']:,.0f}", *figures, *beside)
     reference = reports[0]["reference"]
     if reference:
         figures = [cell(reference.get(name)) for name in measured]
-        table.add_row("reference text", *["-"] * (5 + several), *figures, *("-" for _ in others))
+        table.add_row("reference text", *["-"] * (5 + several + shares), *figures, *("-" for _ in others))
     return table
 
 
@@ -104,7 +122,7 @@ def _others(reports: Sequence[Report]) -> dict[str, list[str]]:
         figures = [f for f in BESIDE if any(k.get(f) is not None for k in known)]
         if figures:
             found[name] = [f for f in figures if f != "mauve" or "mauve_pooled" not in figures]
-    bases = {r["model"] for r in reports if r["stage"] == "mdlm"}
+    bases = {r["model"] + Way.of(r).words for r in reports if r["stage"] == "mdlm"}
     return {name: figures for name, figures in found.items() if not bases or name in bases}
 
 

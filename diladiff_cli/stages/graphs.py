@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diladiff_cli.core.static import RevealPlan, StaticStep
-from diladiff_cli.core.unmask import Decoding
+from diladiff_cli.core.unmask import Decoding, Redraws
 from diladiff_cli.errors import is_out_of_memory
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.layers import LatentCache
@@ -106,7 +106,7 @@ class DecodingReplay:
         self._caches = caches
         decoding = Decoding(1, temperature=drawing.temperature, top_p=drawing.top_p)
         body, head = partial(decoder.body, caches=caches), decoder.float32_logits
-        self.step = StaticStep(body, head, drawing.shape, drawing.width, decoding, device)
+        self.step = StaticStep(body, head, drawing.shape, drawing.width, decoder.mask_id, decoding, device)
         self.run = captured(self.step, device)
 
     def look_at(self, caches: Caches | None) -> None:
@@ -180,6 +180,7 @@ class Replays:
         uniform: Tensor,
         decoding: Decoding,
         on_step: OnStep | None = None,
+        redraws: Redraws | None = None,
     ) -> Tensor | None:
         """Tokens of :func:`diladiff_cli.core.unmask.unmask`, from inputs on the CPU.
 
@@ -189,7 +190,7 @@ class Replays:
             the nucleus.
         """
         first = turns[0].decoder
-        plan = RevealPlan.of(x, first.mask_id, reveal_times, uniform, decoding)
+        plan = RevealPlan.of(x, first.mask_id, reveal_times, uniform, decoding, redraws)
         if plan.width * first.vocab_size > MOST_LOGITS:
             return None
         device = first.embedding.weight.device

@@ -16,7 +16,7 @@ from diladiff_cli.config import SampleConfig
 from diladiff_cli.core.autocast import autocast
 from diladiff_cli.core.ode import average_velocity_steps, probability_flow
 from diladiff_cli.core.static import can_be_static
-from diladiff_cli.core.unmask import Decoding, Successor, unmask
+from diladiff_cli.core.unmask import Decoding, Redraws, Successor, unmask
 from diladiff_cli.data.tokenizer import decode_text
 from diladiff_cli.errors import is_out_of_memory
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
@@ -25,7 +25,7 @@ from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.runtime.randomness import SampleNoise
 from diladiff_cli.stages import graphs
 from diladiff_cli.stages.prompts import masked_between
-from diladiff_cli.stages.sample_settings import base_steps, complete, in_use
+from diladiff_cli.stages.sample_settings import base_steps, complete, corrector_steps, in_use
 from diladiff_cli.stages.sampler import Sampler, decoding_functions
 
 Sample = dict[str, Any]
@@ -83,7 +83,7 @@ def decode(
     Args:
         sampler: The networks.
         ids: Numbers of the samples; reveal times and token draws depend on the seed and on these alone.
-        config: Seed, order, temperature, nucleus and so on, as :func:`complete` returns it.
+        config: Seed, order, temperature, nucleus, share of corrector steps and so on, as :func:`complete` returns it.
         z_0: (B, N, C) standardised latents, one a sample; None for an ``mdlm``.
         on_step: Called after each decoding step of each batch.
 
@@ -110,24 +110,34 @@ def _decode_batch(
     noise, decoding = SampleNoise(config.seed, ids), _decoding(config)
     x = masked_between(sampler, config.prompt, config.suffix, len(ids))
     reveal_times, uniform = (noise.uniform(kind, decoder.length) for kind in (noise.REVEAL, noise.TOKEN))
+    redraws = _redraws(noise, decoding.sweeps, decoder.length)
     with autocast(sampler.device, config.precision):
         found = None
         if graphs.replays_pay(device) and can_be_static(decoding):
             turns = [graphs.Turn(0, decoder, z)]
             turns += [] if base is None else [graphs.Turn(decoding.steps - base_steps(config), base)]
-            found = sampler.replays.unmask(turns, x, reveal_times, uniform, decoding, on_step)
+            found = sampler.replays.unmask(turns, x, reveal_times, uniform, decoding, on_step, redraws)
         if found is None:
             body, head = decoding_functions(decoder, z)
             late = None if base is None else decoding_functions(base)
             successor = None if late is None else Successor(base_steps(config), *late)
             inputs = (x.to(device), decoder.mask_id, reveal_times.to(device), uniform.to(device))
-            found = unmask(body, head, *inputs, decoding, on_step, successor)
+            redraws = None if redraws is None else Redraws(redraws.times.to(device), redraws.uniform.to(device))
+            found = unmask(body, head, *inputs, decoding, on_step, successor, redraws)
     return found.cpu()
+
+
+def _redraws(noise: SampleNoise, sweeps: int, length: int) -> Redraws | None:
+    if not sweeps:
+        return None
+    times, uniform = (noise.uniform(kind, sweeps, length) for kind in (noise.REDRAW, noise.REDRAWN_TOKEN))
+    return Redraws(times.transpose(0, 1), uniform.transpose(0, 1))  # each (W, B, L)
 
 
 def _decoding(config: SampleConfig) -> Decoding:
     names = ("temperature", "top_p", "order", "threshold", "entropy_bound")
-    return Decoding(config.decode_steps, **{name: getattr(config, name) for name in names})
+    options = {name: getattr(config, name) for name in names}
+    return Decoding(config.decode_steps, corrector_steps=corrector_steps(config), **options)
 
 
 def describe(sampler: Sampler, ids: range, config: SampleConfig, tokens: Tensor) -> list[Sample]:

@@ -22,7 +22,7 @@ REFERENCE = Path(__file__).parent.parent / "assets" / "text" / "valid.jsonl.zst"
 # What tells one way of sampling from another; the rest of a line differs from sample to sample.
 SETTINGS = (
     *("model", "prompt", "suffix", "steps", "decode_steps", "temperature", "top_p", "gamma", "guidance", "solver"),
-    *("latent_until", "latent_scale", "order", "threshold", "entropy_bound", "precision"),
+    *("latent_until", "corrector", "latent_scale", "order", "threshold", "entropy_bound", "precision"),
 )
 
 

@@ -91,6 +91,8 @@ def _complete_decoding(sampler: Sampler, config: SampleConfig, latent_scale: flo
         latent_scale=config.latent_scale or latent_scale,
         decode_steps=config.decode_steps or default_decode_steps(sampler, config.order),
     )
+    if not corrector_steps(completed):
+        completed = replace(completed, corrector=0.0)
     if not base_steps(completed):
         return replace(completed, latent_until=0.0)
     autoencoder_of(sampler.artifact).parent("mdlm")  # told before any work if it is missing
@@ -98,8 +100,17 @@ def _complete_decoding(sampler: Sampler, config: SampleConfig, latent_scale: flo
 
 
 def base_steps(config: SampleConfig) -> int:
-    """How many of the decoding steps begin at ``latent_until`` or later, and are the base's."""
-    return math.floor(config.latent_until * config.decode_steps + 1e-6)
+    """How many of the decoding steps, the last ones, are the base's."""
+    return _share_of_steps(config.latent_until, config)
+
+
+def corrector_steps(config: SampleConfig) -> int:
+    """How many of the decoding steps, the last ones, draw tokens anew."""
+    return min(_share_of_steps(config.corrector, config), config.decode_steps - 1)
+
+
+def _share_of_steps(share: float, config: SampleConfig) -> int:
+    return math.floor(share * config.decode_steps + 1e-6)
 
 
 def notes_on(sampler: Sampler, config: SampleConfig) -> list[str]:
@@ -109,7 +120,8 @@ def notes_on(sampler: Sampler, config: SampleConfig) -> list[str]:
     order fewer tokens share a step, and the other orders end early.
     """
     length, steps = sampler.decoder.length, config.decode_steps or default_decode_steps(sampler, config.order)
-    of_base, notes = base_steps(replace(config, decode_steps=steps)), []
+    with_steps, notes = replace(config, decode_steps=steps), []
+    of_base = base_steps(with_steps)
     if config.prompt != config.prompt.rstrip():
         notes.append("--prompt ends in white space, which tokenizers mostly join to the next word; leave that out")
     if joins_a_word(sampler, config.suffix):
@@ -135,6 +147,8 @@ def notes_on(sampler: Sampler, config: SampleConfig) -> list[str]:
         notes.append(f"{factor}; --latent-scale 1 takes it away")
     if config.latent_until and not of_base:
         notes.append(f"--latent-until {config.latent_until} does nothing: it is less than one of {steps} steps")
+    if config.corrector and not corrector_steps(with_steps):
+        notes.append(f"--corrector {config.corrector} does nothing: it is less than one of {steps} steps")
     return notes
 
 
@@ -173,6 +187,7 @@ def in_use(sampler: Sampler, config: SampleConfig) -> dict[str, Any]:
         "prompt_tokens": len(given_tokens(sampler, config.prompt)) or None,
         "suffix": config.suffix or None,
         "suffix_tokens": len(given_tokens(sampler, config.suffix)) or None,
+        "corrector": config.corrector or None,
         "steps": config.steps or None,
         "gamma": config.gamma if config.steps > 1 and isinstance(sampler.latent, LatentStudent) else None,
         "guidance": config.guidance if of_prior and config.guidance else None,

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from diladiff_cli.data.tokenizer import decode_text, find_separator
 from diladiff_cli.runtime.memory import Halving
 from diladiff_cli.stages.prompts import masked_between
 from diladiff_cli.stages.sample import Sample, decode, describe, draw_latents, ids_of, latent_batches
-from diladiff_cli.stages.sample_settings import base_steps, complete
+from diladiff_cli.stages.sample_settings import base_steps, complete, corrector_steps
 from diladiff_cli.stages.sampler import Sampler
 
 TEMPLATE = Path(__file__).parents[1] / "assets" / "trace.html"
@@ -38,16 +38,32 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Correction:
+    """What a corrector step made of the text.
+
+    Attributes:
+        step: Number of the decoding step, from 1.
+        pieces: (L) The texts of the tokens after it.
+        changed: (L) Whether each token is another than before.
+    """
+
+    step: int
+    pieces: list[str]
+    changed: list[bool]
+
+
+@dataclass(frozen=True)
 class Trace:
-    """The decoding of a sample. A token that is revealed stays, so when it was says all.
+    """The decoding of a sample. A token that is revealed stays, but for corrections, so when it was says all.
 
     Attributes:
         sample: The sample with its settings, as ``sample`` writes it.
-        pieces: (L) The texts of its tokens, which join to the text of the sample; empty where a token has none, or
+        pieces: (L) The texts of its tokens before corrections, which join to a text; empty where a token has none, or
             only part of a character that a later one completes.
         revealed: (L) The decoding step, from 1, that revealed each token; 0 of those that are given.
         estimates: Of every latent step; none without latents drawn.
         base_steps: How many decoding steps, the last ones, are the base's in place of a decoder that looks at a latent.
+        corrections: Of every corrector step.
     """
 
     sample: Sample
@@ -55,6 +71,7 @@ class Trace:
     revealed: list[int]
     estimates: list[Estimate]
     base_steps: int = 0
+    corrections: list[Correction] = field(default_factory=list)
 
 
 def record(sampler: Sampler, config: SampleConfig) -> Trace:
@@ -74,19 +91,28 @@ def record(sampler: Sampler, config: SampleConfig) -> Trace:
     if sampler.autoencoder is not None:
         z_0 = draw_latents(sampler, latents, config, note_latent).repeat_interleave(config.decodings, 0)[: len(ids)]
     masked = masked_between(sampler, config.prompt, config.suffix, 1)[0] == sampler.decoder.mask_id
-    revealed = torch.zeros(sampler.decoder.length, dtype=torch.int64)
+    revealed, complete_at = torch.zeros(sampler.decoder.length, dtype=torch.int64), config.decode_steps
+    complete_at -= corrector_steps(config)
+    texts: list[list[int]] = []
 
     def note_tokens(step: int, x: Tensor) -> None:
         revealed[masked & (revealed == 0) & (x[0] != sampler.decoder.mask_id).cpu()] = step + 1
+        if step + 1 >= complete_at:
+            texts.append(x[0].tolist())
 
     tokens = decode(sampler, ids, config, z_0, note_tokens)[:1]
     sample = describe(sampler, ids[:1], config, tokens)[0]
+    pieces = [token_pieces(sampler.tokenizer, text) for text in texts]
     return Trace(
         sample,
-        token_pieces(sampler.tokenizer, sample["token_ids"]),
+        pieces[0],
         revealed.tolist(),
         _estimates(sampler, ids[0], config, found, z_0, tokens) if z_0 is not None and found else [],
         base_steps(config),
+        [
+            Correction(step, pieces[i], [a != b for a, b in zip(*texts[i - 1 : i + 1], strict=True)])
+            for i, step in enumerate(range(complete_at + 1, config.decode_steps + 1), 1)
+        ],
     )
 
 

@@ -36,6 +36,7 @@ FREE_TEXT: dict[str, tuple[str, ...]] = {
     "bench.prior_steps": (*WHOLE_LIST, ""),
     "bench.temperatures": (*LIST, "", "1e-9", "1e7"),
     "bench.latent_scale": (*LIST, "", "10.1"),
+    "bench.corrector": (*LIST, "", "1"),
     "bench.seeds": (*WHOLE_LIST, ""),
     "bench.vocab_sizes": (*WHOLE_LIST, "", "1"),
     "bench.lengths": (*WHOLE_LIST, "", "1"),

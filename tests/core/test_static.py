@@ -45,7 +45,7 @@ def test_steps_of_one_shape_reveal_the_tokens_of_unmask(
     x, times, uniform = inputs(seed=steps)
     wanted = unmask(lambda x, rows, select: body(x)[select], head, x, MASK, times, uniform, decoding)
     plan = RevealPlan.of(x, MASK, times, uniform, decoding)
-    step = StaticStep(body, head, SHAPE, plan.width, decoding, CPU)
+    step = StaticStep(body, head, SHAPE, plan.width, MASK, decoding, CPU)
     step.x.copy_(x)
     for places, numbers in zip(plan.places, plan.uniform, strict=True):
         step.places.copy_(places)

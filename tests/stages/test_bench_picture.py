@@ -20,6 +20,7 @@ def point_at(model: str, temperature: float, speed: float = 100.0, **figures: fl
         "stage": "mdlm" if "base" in model else "student",
         "steps": None if "base" in model else 2,
         "latent_until": None,
+        "corrector": None,
         "latent_scale": None,
         "order": "random",
         "decode_steps": 8,
@@ -31,7 +32,7 @@ def point_at(model: str, temperature: float, speed: float = 100.0, **figures: fl
 
 
 NOTHING_ELSE: Report = dict.fromkeys(("mauve", "mauve_pooled", "latent_agreement", "distinct_2", "repetition_4"))
-OF_BASE: Report = {"model": "base", "steps": None, "latent_until": None, "latent_scale": None}
+OF_BASE: Report = dict.fromkeys(("steps", "latent_until", "corrector", "latent_scale")) | {"model": "base"}
 
 
 def at_equal_entropy(report: Report, others: list[Report]) -> Report:
@@ -65,7 +66,7 @@ def test_each_line_of_another_model_is_compared_with_by_itself() -> None:
 
     student = point_at("student", 1.0, entropy=3.5, genppl=150.0)
     own = [student | {"steps": 1}]
-    whose = {"model": "prior", "steps": 5, "latent_until": None, "latent_scale": 0.5}
+    whose = {"model": "prior", "steps": 5, "latent_until": None, "corrector": None, "latent_scale": 0.5}
     assert at_equal_entropy(student, [*prior(1.0, 400.0, 100.0), *prior(0.5, 90.0, 10.0), *own]) == {
         "prior, 5 latent steps": whose | {"latent_scale": 1.0, "genppl": pytest.approx(200.0)} | NOTHING_ELSE,
         "prior, 5 latent steps, latents times 0.5": whose | {"genppl": pytest.approx(30.0)} | NOTHING_ELSE,

@@ -1,0 +1,123 @@
+"""Corrector steps: positions that are masked and drawn anew, given all others."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from diladiff_cli.core.draw import draw_tokens
+from diladiff_cli.core.static import RevealPlan, StaticStep
+from diladiff_cli.core.unmask import ORDERS, SWEEP, Decoding, Redraws, Successor, turns, unmask
+
+from .test_static import MASK, SHAPE, body, head, inputs
+from .test_unmask import DRAWS, JOINT, LENGTH, TABLES, Denoiser, generator, law, p_value
+from .test_unmask import MASK as MASK_OF_THREE
+
+CPU = torch.device("cpu")
+
+
+def redraws(sweeps: int, shape: tuple[int, int], seed: int = 0) -> Redraws:
+    times, uniform = (
+        torch.rand(sweeps, *shape, generator=generator(seed + i), dtype=torch.float64) for i in (100, 200)
+    )
+    return Redraws(times, uniform)
+
+
+def selected(x: Tensor, rows: Tensor, select: Tensor) -> Tensor:
+    return body(x)[select]
+
+
+def corrected(decoding: Decoding, x: Tensor, times: Tensor, uniform: Tensor, more: Redraws) -> list[Tensor]:
+    """The tokens after every step."""
+    found: list[Tensor] = []
+    unmask(selected, head, x, MASK, times, uniform, decoding, lambda _, x: found.append(x.clone()), redraws=more)
+    return found
+
+
+def test_tokens_drawn_without_seeing_one_another_come_to_the_joint_law() -> None:
+    shape, sweeps = (DRAWS, LENGTH), 24
+    x, times = torch.full(shape, MASK_OF_THREE), torch.rand(shape, generator=generator(0))
+    uniform = torch.rand(shape, generator=generator(1), dtype=torch.float64)
+    denoiser, more = Denoiser(TABLES["exact"]), redraws(sweeps, shape)
+    decoding = Decoding(1 + sweeps * SWEEP, corrector_steps=sweeps * SWEEP)
+    found = unmask(denoiser.body, denoiser.head, x, MASK_OF_THREE, times, uniform, decoding, redraws=more)
+    assert p_value(found, JOINT) > 1e-3
+    alone = unmask(denoiser.body, denoiser.head, x, MASK_OF_THREE, times, uniform, Decoding(1))
+    assert p_value(alone, law(TABLES["exact"], 1)) > 1e-3
+    assert p_value(alone, JOINT) < 1e-9
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_step_draws_its_positions_given_all_others_and_leaves_those(order: str) -> None:
+    x, times, uniform = inputs(seed=5)
+    more, decoding = redraws(2, SHAPE), Decoding(16, 0.8, 0.9, order, corrector_steps=SWEEP + 3)
+    steps = corrected(decoding, x, times, uniform, more)
+    assert len(steps) == 16
+    before, masked = steps[decoding.revealing_steps - 1], x == MASK
+    assert not (before == MASK).any()
+    for number in range(decoding.corrector_steps):
+        sweep, turn = divmod(number, SWEEP)
+        again = masked & (turns(more.times[sweep]) == turn)
+        seen = before.masked_fill(again, MASK)
+        wanted = before.clone()
+        wanted[again] = draw_tokens(head(body(seen)[again]), more.uniform[sweep][again], 0.8, 0.9)[0]
+        assert torch.equal(steps[decoding.revealing_steps + number], wanted)
+        before = wanted
+    assert torch.equal(before[~masked], x[~masked])
+
+
+def test_a_sweep_comes_to_every_position_once_and_to_distant_ones_together() -> None:
+    found = turns(torch.rand(50, 64, generator=generator(3), dtype=torch.float64))
+    assert found.min() == 0
+    assert found.max() == SWEEP - 1
+    for row in found:
+        for turn in range(SWEEP):
+            places = (row == turn).nonzero().squeeze(1)
+            assert 4 <= len(places) <= 12  # of 8
+            assert places.diff().min() >= SWEEP / 5**0.5
+
+
+@pytest.mark.parametrize("order", ["random", "spread"])
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.8, 0.9), (0.0, 0.9)])
+def test_steps_of_one_shape_correct_as_unmask_does(order: str, temperature: float, top_p: float) -> None:
+    x, times, uniform = inputs(seed=6)
+    decoding, more = Decoding(20, temperature, top_p, order, corrector_steps=12), redraws(2, SHAPE)
+    wanted = corrected(decoding, x, times, uniform, more)
+    plan = RevealPlan.of(x, MASK, times, uniform, decoding, more)
+    assert plan.numbers[-1] == 19
+    step = StaticStep(body, head, SHAPE, plan.width, MASK, decoding, CPU)
+    step.x.copy_(x)
+    for number, places, numbers in zip(plan.numbers, plan.places, plan.uniform, strict=True):
+        step.places.copy_(places)
+        step.uniform.copy_(numbers)
+        step()
+        assert torch.equal(step.x, wanted[number])
+    assert not step.outside
+
+
+def test_the_last_networks_correct() -> None:
+    x, times, uniform = inputs(seed=7)
+    decoding, more, called = Decoding(6, corrector_steps=2), redraws(1, SHAPE), list[str]()
+
+    def noted(name: str, x: Tensor, select: Tensor) -> Tensor:
+        called.append(name)
+        return selected(x, torch.arange(len(x)), select)
+
+    successor = Successor(2, lambda x, rows, select: noted("late", x, select), head)
+    unmask(
+        lambda x, rows, select: noted("early", x, select),
+        head, x, MASK, times, uniform, decoding, successor=successor, redraws=more,
+    )  # fmt: skip
+    assert called == ["early"] * 4 + ["late"] * 2
+
+
+def test_corrector_steps_need_random_numbers_and_steps_to_correct() -> None:
+    x, times, uniform = inputs(seed=8)
+    decoding = Decoding(20, corrector_steps=SWEEP + 1)
+    for more in (None, redraws(1, SHAPE)):
+        with pytest.raises(ValueError, match="9 corrector steps need 2 sweeps"):
+            unmask(selected, head, x, MASK, times, uniform, decoding, redraws=more)
+        with pytest.raises(ValueError, match="9 corrector steps need 2 sweeps"):
+            RevealPlan.of(x, MASK, times, uniform, decoding, more)
+    for wrong in (4, 5, -1):
+        with pytest.raises(ValueError, match="leave 1 or more that reveal"):
+            Decoding(4, corrector_steps=wrong)
