@@ -1,8 +1,8 @@
 """Whether files are still what was written: checksums in JSON documents, hashes of files, and strict reading.
 
 Every ``config.json`` and ``state.json`` begins with a ``checksum`` of its own content, and lists the SHA-256 of the
-files that it vouches for. Folders that are older than this have no such entries, and are read without those checks.
-Neither is a signature: they tell damage, not forgery. Who changes a ``config.json`` on purpose deletes its checksum.
+files that it vouches for. Neither is a signature: they tell damage, not forgery. Who changes a ``config.json`` on
+purpose deletes its checksum.
 """
 
 import hashlib
@@ -61,25 +61,18 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError("it is no file")
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"it is longer than {MOST_BYTES} bytes")
-    odd: list[str] = []
-
-    def number(text: str) -> float | None:
-        value = float(text)
-        if math.isfinite(value):
-            return value
-        odd.append(text)
-        return None
-
     try:
-        found = json.loads(path.read_bytes().decode(), parse_constant=number, parse_float=number)
+        found = json.loads(path.read_bytes().decode(), parse_constant=_number, parse_float=_number)
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
     if not isinstance(found, dict):
         raise ValueError("it holds no JSON object")
-    if odd and CHECKSUM in found:
-        raise ValueError(f"{odd[0]} is no number")
     _check_depth(found)
     return found
+
+
+def _number(text: str) -> float | None:
+    return finite(float(text))
 
 
 def _check_depth(values: dict[str, Any]) -> None:

@@ -18,25 +18,17 @@ MOST_BYTES = 1 << 28  # of a file; the largest tokenizers have some 40 MB
 NO_TOKENIZER = "give one with a tokenizer.json, a Hub id that can be reached, or train:8192"
 
 
-def tokenizer_folder(home: Path) -> Path:
-    """Where an artifact or a data set has its tokenizer: among its own files, in format 1 in a folder ``tokenizer``."""
-    inside = home / "tokenizer"
-    return inside if inside.is_dir() and not (home / "tokenizer_config.json").exists() else home
-
-
 def tokenizer_paths(home: Path) -> dict[str, Path]:
     """The files, by name, that the tokenizer of an artifact, a data set or a folder of its own is made of."""
-    folder = tokenizer_folder(home)
-    found = {path for pattern in PATTERNS for path in folder.glob(pattern) if path.is_file()}
-    return {path.relative_to(folder).as_posix(): path for path in sorted(found)}
+    found = {path for pattern in PATTERNS for path in home.glob(pattern) if path.is_file()}
+    return {path.relative_to(home).as_posix(): path for path in sorted(found)}
 
 
 def check_tokenizer(home: Path) -> None:
     """Compare the files of a tokenizer with the hashes of the artifact or the data set that they belong to.
 
     Args:
-        home: The artifact, the data set, or the tokenizer's own folder. What belongs to neither, or to an older one,
-            which has no hashes, is not compared.
+        home: The artifact, the data set, or the tokenizer's own folder. What belongs to neither is not compared.
 
     Raises:
         UserError: A file is missing, was changed, was put there or is too large for one of a tokenizer, or the
@@ -64,16 +56,16 @@ def write_tokenizer(folder: Path, files: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def _checked(home: Path) -> dict[str, Path]:
-    folder, remedy = tokenizer_folder(home), f"restore it, or make {home} again"
+    remedy = f"restore it, or make {home} again"
     table, found = _recorded(home), tokenizer_paths(home)
     try:
         for path in found.values():
             if path.stat().st_size > MOST_BYTES:
                 raise UserError(f"{path} is larger than any tokenizer", remedy)
         if table is not None:
-            _compare(found, table, folder, remedy)
+            _compare(found, table, home, remedy)
     except OSError as error:
-        raise UserError(f"{error.filename or folder} cannot be read ({error.strerror})", remedy) from error
+        raise UserError(f"{error.filename or home} cannot be read ({error.strerror})", remedy) from error
     if not found:
         raise UserError(f"the folder {home} holds no tokenizer", NO_TOKENIZER)
     return found
@@ -90,16 +82,13 @@ def _compare(found: Mapping[str, Path], table: Mapping[str, str], folder: Path, 
 
 
 def _recorded(home: Path) -> dict[str, str] | None:
-    """The hashes by name that a config.json has; None where that is missing, older or of something else."""
-    for place in (home, *([home.parent] if home.name == "tokenizer" else [])):
-        config = place / CONFIG_FILE
-        try:
-            values = read_sealed(config)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except (OSError, ValueError) as error:
-            raise UserError(f"{config} cannot be read ({error})", "restore it, or make the folder again") from error
-        if "stage" in values:
-            table = values.get("tokenizer")
-            return table if isinstance(table, dict) else None
-    return None
+    """The hashes by name that a config.json has; None where that is missing or of something else."""
+    config = home / CONFIG_FILE
+    try:
+        values = read_sealed(config)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{config} cannot be read ({error})", "restore it, or make the folder again") from error
+    table = values.get("tokenizer") if "stage" in values else None
+    return table if isinstance(table, dict) else None

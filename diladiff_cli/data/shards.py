@@ -2,7 +2,7 @@
 
 Beside the rows lies a CRC-32 of each, compared whenever that row is read: a start reads no more than headers, however
 large the data, and still no damaged row is ever used. (Whole files could not be hashed: in a random order, the first
-batch touches all of them.) Shards that are older than this have none, and only their headers are checked.
+batch touches all of them.)
 """
 
 import json
@@ -133,8 +133,8 @@ class Shards:
         if len(set(dtypes_of)) > 1:
             raise UserError(f"the shards in {folder} hold different kinds of numbers", self._remedy(self._paths[-1]))
         self._rows = [_mapped(path, key, dtype) for path, dtype in zip(self._paths, dtypes_of, strict=True)]
-        self._sums: dict[int, np.ndarray | None] = {}  # of the shards read from so far
-        self._sums_of_sums = [shard.get(CHECKSUMS) for shard in record["shards"]]  # none in older records
+        self._sums: dict[int, np.ndarray] = {}  # of the shards read from so far
+        self._sums_of_sums = [shard[CHECKSUMS] for shard in record["shards"]]
         self._ends = np.cumsum(np.array(counts, dtype=np.int64))
 
     def _open(self, path: Path, count: int) -> Any:
@@ -181,11 +181,11 @@ class Shards:
         latents = self._wanted[0] == "latents"  # of which encode --ae makes those that are missing
         return f"remove {path.name} and repeat encode --ae" if latents else "run encode again"
 
-    def _checksums(self, shard: int) -> np.ndarray | None:
+    def _checksums(self, shard: int) -> np.ndarray:
         """The checksums of a shard's rows, which must be the recorded ones: else it is another shard."""
         opened, recorded = self._files[shard], self._sums_of_sums[shard]
         sums = opened.get_tensor(CHECKSUMS) if CHECKSUMS in opened.keys() else None  # noqa: SIM118
-        if recorded is not None and (sums is None or row_sum(sums) != recorded):
+        if sums is None or row_sum(sums) != recorded:
             path = self._paths[shard]
             raise UserError(f"{path} is not the shard that was written: its checksums differ", self._remedy(path))
         return sums
@@ -194,8 +194,6 @@ class Shards:
         if shard not in self._sums:
             self._sums[shard] = self._checksums(shard)
         sums = self._sums[shard]
-        if sums is None:
-            return
         changed = np.ones(len(rows), dtype=bool)
         if sums.shape == (len(self._rows[shard]),):
             changed = sums[places] != np.fromiter(map(row_sum, rows), dtype=np.uint32, count=len(rows))
@@ -223,6 +221,7 @@ def well_formed(splits: Any) -> bool:
     return all(
         isinstance(r, dict)
         and isinstance(r.get("file"), str)
+        and type(r.get(CHECKSUMS)) is int
         and type(r.get("rows")) is int
         and 0 < r["rows"] < 1 << 40
         for r in records

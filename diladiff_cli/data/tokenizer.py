@@ -17,7 +17,6 @@ from diladiff_cli.tokenizer_files import (
     VOCABULARIES,
     check_tokenizer,
     read_tokenizer,
-    tokenizer_folder,
 )
 
 MASK_TOKEN = "<|mask|>"
@@ -74,7 +73,6 @@ def load_tokenizer(spec: str | Path) -> Any:
     folder = Path(spec).expanduser()
     if folder.is_dir():
         check_tokenizer(folder)
-        folder = tokenizer_folder(folder)
         if not any(next(folder.glob(pattern), None) for pattern in VOCABULARIES):
             raise UserError(f"the folder {spec} holds no tokenizer", NO_TOKENIZER)
         spec = folder

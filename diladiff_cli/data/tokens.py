@@ -15,7 +15,7 @@ from diladiff_cli.tokenizer_files import tokenizer_paths
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT_VERSION = 2  # 1 had the tokenizer in a folder of its own
+FORMAT_VERSION = 2
 STAGE = "data"
 NEEDED = {"format_version", "fingerprint", "length", "vocab_size", "mask_id", "separator_id", "splits"}
 

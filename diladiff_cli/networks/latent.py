@@ -64,7 +64,7 @@ class LatentTrunk(nn.Module):
         width: int,
         layers: int,
         heads: int,
-        positions: str = "learned",  # as artifacts older than this option are
+        positions: str = "local",
         interval: bool = False,
     ) -> None:
         super().__init__()

@@ -35,24 +35,22 @@ from diladiff_cli.tokenizer_files import write_tokenizer
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT_VERSION = 2  # 1 had the tokenizer in a folder of its own
+FORMAT_VERSION = 2
 COMMANDS = {stage: KINDS[stage][1] for stage in ("mdlm", "ae", "prior", "student")}
 MAX_SHARD_SIZE = "5GB"
-TABLES = ("network", "training", "parents", "data", "files", "progress", "tokenizer", "sampling", "init")
+TABLES = ("network", "training", "parents", "data", "files", "progress", "tokenizer")  # that every config.json has
 
 
-def content_hash(
-    stage: str, network: Mapping[str, Any], files: Mapping[str, str], tokenizer: Mapping[str, str] | None = None
-) -> str:
+def content_hash(stage: str, network: Mapping[str, Any], files: Mapping[str, str], tokenizer: Mapping[str, str]) -> str:
     """Identity of an artifact: its stage, its network's arguments, its weights and its tokenizer.
 
     Args:
         stage: The stage.
         network: The network's keyword arguments.
         files: SHA-256 of the weight files by name.
-        tokenizer: SHA-256 of the tokenizer's files by name; None in artifacts older than these hashes.
+        tokenizer: SHA-256 of the tokenizer's files by name.
     """
-    parts = [stage, network, dict(files)] + ([] if tokenizer is None else [dict(tokenizer)])
+    parts = [stage, network, dict(files), dict(tokenizer)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -165,7 +163,7 @@ def load_artifact(path: Path | str, stage: str | tuple[str, ...] | None = None) 
     version = config.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise UserError(f"{path} has format {version}, newer than {FORMAT_VERSION}", "upgrade diladiff")
-    if not config.keys() >= {"stage", "format_version", "network", "training", "parents", "data", "files", "hash"}:
+    if not config.keys() >= {"stage", "format_version", "hash", *TABLES}:
         if config.get("stage") in COMMANDS:
             raise UserError(f"{path / CONFIG_FILE} is damaged", remedy)
         raise wrong_folder(path, wanted, config.get("stage"))
@@ -175,18 +173,18 @@ def load_artifact(path: Path | str, stage: str | tuple[str, ...] | None = None) 
         raise wrong_folder(path, wanted, config["stage"])
     if any(Path(name).name != name or name == ".." for name in config["files"]):
         raise UserError(f"{path / CONFIG_FILE} names a file outside its folder", remedy)
-    if config["hash"] != content_hash(config["stage"], config["network"], config["files"], config.get("tokenizer")):
+    if config["hash"] != content_hash(config["stage"], config["network"], config["files"], config["tokenizer"]):
         raise UserError(f"{path / CONFIG_FILE} was changed: its hash does not fit", remedy)
     return Artifact(path, config)
 
 
 def _is_well_formed(config: Mapping[str, Any]) -> bool:
     """Whether all parts of a config.json are of the kinds that its readers rely on."""
-    tables = [config.get(k, {}) for k in TABLES]
+    tables = [*(config[k] for k in TABLES), *(config.get(k, {}) for k in ("sampling", "init"))]
     if type(config["format_version"]) is not int or not all(isinstance(table, dict) for table in tables):
         return False
     links = config["parents"].values()
-    texts = [config["stage"], config["hash"], *config["files"].values(), *config.get("tokenizer", {}).values()]
+    texts = [config["stage"], config["hash"], *config["files"].values(), *config["tokenizer"].values()]
     if not all(isinstance(link, dict) and isinstance(link.get("path"), str) for link in links):
         return False
     scale = config.get("sampling", {}).get("latent_scale", 1.0)

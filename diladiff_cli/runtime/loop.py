@@ -35,7 +35,6 @@ from diladiff_cli.runtime.resume import (
     check_weights,
     is_finished,
     made_from,
-    validated_step,
 )
 from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import TIME_IS_UP, Clock, CutShort, Interrupted, Session, StopRequest
@@ -67,7 +66,7 @@ def _train(run: Run, session: Session, config: StageConfig, out: Path, resume: b
     if stored is not None and is_finished(stored, config):
         check_weights(out)
         say(f"{out} is finished, at step {stored['step']}; --fresh trains it again")
-        when = {"step": stored["step"], "seconds": stored["seconds"], "validated_step": validated_step(stored)}
+        when = {"step": stored["step"], "seconds": stored["seconds"], "validated_step": stored["validated_step"]}
         return when | stored["validation"]
     if stored is not None and (changed := changed_settings(stored, config)):
         say(f"going on with other settings: {', '.join(changed.values())}")
@@ -92,9 +91,9 @@ class _Loop:
         self.optimizers = build_optimizers(self.bare, config, run.learning_rate)
         self.step = int(stored["step"]) if stored else 0
         self.bad_steps = 0  # in a row
-        self.skipped_steps = int(stored.get("skipped_steps", 0)) if stored else 0  # in all
+        self.skipped_steps = int(stored["skipped_steps"]) if stored else 0  # in all
         self.saved_step: int | None = self.step if stored else None
-        self.validated_step = validated_step(stored) if stored else 0
+        self.validated_step = int(stored["validated_step"]) if stored else 0
         self.prepared_step = -1  # of the averaged network as it is validated and written
         self.clock = Clock(float(stored["seconds"]) if stored else 0.0)
         self.validation: dict[str, Any] = dict(stored["validation"]) if stored else {}

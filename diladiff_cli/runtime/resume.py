@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from diladiff_cli.config import STAGES, DistillConfig, PriorConfig, StageConfig
+from diladiff_cli.config import STAGES, StageConfig
 from diladiff_cli.errors import UserError, kind_of
 from diladiff_cli.integrity import CONFIG_FILE, read_sealed, short_hash
 from diladiff_cli.notes import say
@@ -21,12 +21,6 @@ FREE |= {"eval_every", "eval_batches", "save_every", "log_every", "log_with"}
 CHANGEABLE = {field.name for field in fields(StageConfig)} - {"seed", "optimizer"}
 
 INITIAL = "initial weights"
-
-# Options whose default is not what runs did before the option existed, with what they did.
-BEFORE: dict[type[StageConfig], dict[str, Any]] = {
-    PriorConfig: {"positions": "learned"},
-    DistillConfig: {"p_jumps": 0.0},
-}
 
 
 def made_from(artifact: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,10 +47,9 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[st
 def changed_settings(stored: Mapping[str, Any], config: StageConfig) -> dict[str, str]:
     """The settings, by name, in which a run asked for differs from that of a stored progress, see :func:`differences`.
 
-    An option that the run does not record counts as its default, unless :data:`BEFORE` says what runs did without it.
+    An option that the run does not record counts as its default.
     """
-    before = type(config)().to_dict() | BEFORE.get(type(config), {})
-    return differences(before | stored["training"], config.to_dict())
+    return differences(type(config)().to_dict() | stored["training"], config.to_dict())
 
 
 def check_resume(
@@ -114,8 +107,6 @@ def check_resume(
 
 def _check_made_from(out: Path, stored: Mapping[str, Any], wanted: dict[str, Any]) -> None:
     """Refuse a run made from something else: before its settings, since those of a base's network come with --init."""
-    if "feature encoder" not in stored:  # of a run older than this record
-        wanted.pop("feature encoder", None)
     others = differences(stored, wanted)
     if not others:
         return
@@ -146,15 +137,10 @@ def made_with(folder: Path) -> list[Path]:
     return found
 
 
-def validated_step(stored: Mapping[str, Any]) -> int:
-    """The step of a stored run's last validation; of a run older than this record, its own."""
-    return int(stored.get("validated_step", stored["step"]))
-
-
 def is_finished(stored: Mapping[str, Any], config: StageConfig) -> bool:
     """Whether a stored run is over, with its last validation, also if the one asked for has fewer steps."""
     steps = max(config.max_steps, int(stored["training"]["max_steps"]))
-    return bool(steps <= stored["step"] == validated_step(stored))
+    return bool(steps <= stored["step"] == stored["validated_step"])
 
 
 def check_weights(out: Path) -> None:

@@ -21,6 +21,9 @@ PROGRESS: dict[str, tuple[type, ...]] = {  # what every state.json has
     "validation": (dict,),
     "training": (dict,),
     "made_from": (dict,),
+    "validated_step": (int,),
+    "skipped_steps": (int,),
+    "files": (dict,),
 }
 
 
@@ -74,8 +77,8 @@ def _read(folder: Path) -> dict[str, Any]:
         raise ValueError(f"no {min(missing)}")
     odd = [k for k, kinds in PROGRESS.items() if not isinstance(progress[k], kinds) or isinstance(progress[k], bool)]
     odd = odd or [k for k in ("step", "seconds") if progress[k] < 0]
-    if odd or not isinstance(progress.get("files", {}), dict):
-        raise ValueError(f"an odd {min(odd, default='table of files')}")
+    if odd:
+        raise ValueError(f"an odd {min(odd)}")
     return progress
 
 
@@ -89,8 +92,7 @@ def load_state(
     """
     path = folder / TENSORS
     try:
-        wanted = _read(folder).get("files", {}).get(TENSORS)  # none in states older than this hash
-        if wanted is not None and file_hash(path) != wanted:
+        if file_hash(path) != _read(folder)["files"].get(TENSORS):
             raise ValueError("its hash is not the one in state.json")
         tensors = load_file(path)
         _put(model, tensors, "model/")

@@ -19,7 +19,6 @@ from diladiff_cli.stages.sample_sets import Sample
 from diladiff_cli.stages.sampler import Sampler
 
 SPEED_VERSION = 7  # of the kept speeds; raised when the sampler becomes faster, or something else is timed
-REFERENCE_FROM = "pieces from all over the text"  # changed when a reference that nobody named is chosen otherwise
 SPEED = ("seconds", "tokens_per_second", "latent_share", "batch_size", "machine")  # what a file of it holds
 FIGURES = ("samples", "definitions", "left_out", "scorer")
 POOLED = ("value", "values", "n", "reference", "buckets", "scale", "seeds", "scorer", "source")
@@ -101,8 +100,8 @@ def pooled_file(
 
 
 def _reference_given(sampler: Sampler, data: Path | None) -> list[str]:
-    """Content of the data set that was named as the reference, or how one is chosen where none was."""
-    return [REFERENCE_FROM] if data is None else [open_recorded_data(sampler.artifact, data).fingerprint]
+    """Content of the data set that was named as the reference, where one was."""
+    return [] if data is None else [open_recorded_data(sampler.artifact, data).fingerprint]
 
 
 def bench_plan(

@@ -19,7 +19,7 @@ from diladiff_cli.stages.sample_settings import complete, notes_on
 from diladiff_cli.stages.sampler import Sampler, content_of, load_sampler, sampling_device
 
 SHARED = ("n", "top_p", "order", "threshold", "entropy_bound", "batch_size", "precision", "compile")  # by all points
-FORMAT_VERSION = 2  # of the kept points; raised when samples or figures of the same settings change beyond rounding
+FORMAT_VERSION = 3  # of the kept points; raised when samples or figures of the same settings change beyond rounding
 
 
 @dataclass(frozen=True)

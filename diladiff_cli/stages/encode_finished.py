@@ -53,8 +53,8 @@ def finished_data(
 ) -> dict[str, Any] | None:
     """The record of a data set that is what :func:`~diladiff_cli.stages.encode.encode_text` would write.
 
-    Text is compared by what it says, wherever it lies now; a Hub data set by its name, and so is all text where the
-    data set is older than these comparisons. Text beside a Hub data set counts as other text.
+    Text is compared by what it says, wherever it lies now; a Hub data set by its name. Text beside a Hub data set
+    counts as other text.
 
     Args:
         config: As of that function.
@@ -83,9 +83,9 @@ def finished_data(
     if changed := differences(stored_settings, wanted):
         raise UserError(f"{out} holds a data set with other settings ({', '.join(changed.values())})", REMEDY)
     sources = [*text, *valid]
-    hashes = stored.get("text_hashes")
+    hashes = stored.get("text_hashes", {})
     on_hub = [source for source in sources if source != "-" and find_files(source) is None]
-    if on_hub or not isinstance(hashes, Mapping):
+    if on_hub:
         same = stored.get("sources") == sources and len(on_hub) in (0, len(sources))
     elif dry_run and "-" in sources:
         same = True

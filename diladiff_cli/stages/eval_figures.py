@@ -219,7 +219,7 @@ def teacher_distance(work: Evaluation) -> Figures:
     device = work.sampler.device
     teacher = build(work.artifact.parent("prior"), device)
     shape = (work.config.batches * SEQUENCES, *work.sampler.require_autoencoder().latent_shape)
-    guidance = work.artifact.config["training"].get("guidance", 0.0)  # students older than it have none
+    guidance = work.artifact.config["training"]["guidance"]
     wanted = teacher_samples(teacher, shape, device, guidance, work.config.seed)
     figures = student_figures(student, teacher.schedule, wanted)
     return {"teacher_distance": figures | {"samples": shape[0], "teacher_steps": TEACHER_STEPS}}

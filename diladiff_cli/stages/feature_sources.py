@@ -17,7 +17,7 @@ from diladiff_cli.networks.features import UNUSED, EncoderFeatures, FeatureSourc
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.artifacts import Artifact, linked
 from diladiff_cli.stages.networks import build
-from diladiff_cli.tokenizer_files import PATTERNS, check_tokenizer, tokenizer_folder
+from diladiff_cli.tokenizer_files import PATTERNS, check_tokenizer
 
 WEIGHTS = "model*.safetensors*"
 REMEDY = "give self, a Hub id or a folder with safetensors"
@@ -138,9 +138,8 @@ def recorded_feature_source(ae: Artifact) -> FeatureSource:
     Raises:
         UserError: It is missing, or has other weights than it had.
     """
-    name, wanted = recorded_features(ae), ae.network.get("features_hash")  # none in artifacts older than it
-    source = feature_source(name, ae.parent("mdlm"), "cpu")
-    if wanted is not None and isinstance(source, EncoderFeatures) and source.hash() != wanted:
+    name, source = recorded_features(ae), feature_source(recorded_features(ae), ae.parent("mdlm"), "cpu")
+    if isinstance(source, EncoderFeatures) and source.hash() != ae.network.get("features_hash"):
         raise UserError(
             f"the encoder {name} has other weights than when {ae.path} was trained on it",
             "restore them, or train the auto-encoder again",
@@ -164,7 +163,7 @@ def check_same_vocabulary(name: str, tokenizer_path: Path) -> None:
     if not known.keys() - set(theirs.all_special_tokens):
         return  # an empty tokenizer, made up where the folder has none
     check_tokenizer(tokenizer_path)
-    ours = AutoTokenizer.from_pretrained(tokenizer_folder(tokenizer_path), trust_remote_code=False)
+    ours = AutoTokenizer.from_pretrained(tokenizer_path, trust_remote_code=False)
     added = set(ours.all_special_tokens)  # the data's tokenizer may have got a mask token of its own
     if any(known.get(token, index if token in added else None) != index for token, index in ours.get_vocab().items()):
         raise UserError(

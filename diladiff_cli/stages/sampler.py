@@ -27,14 +27,10 @@ from diladiff_cli.stages.common import compile_method, open_recorded_data
 from diladiff_cli.stages.feature_sources import TextEncoder, text_encoder
 from diladiff_cli.stages.graphs import Replays
 from diladiff_cli.stages.networks import build
-from diladiff_cli.tokenizer_files import tokenizer_folder
 
 LATENT_STEPS = {"prior": 50, "student": 5}  # the default N_cont
 EULER_STEPS = 200  # that of a prior's Euler steps, as published
 LEAST_EULER_STEPS = 50  # that leave next to no noise on the tan-10 schedule: 0.035 of it
-# How latents come about, where that changed: the blocks that an auto-encoder encodes, the steps of a prior or student.
-# A prior's keep this name whatever the solver, which is in the settings.
-LATENTS_FROM = {"ae": "blocks from all over the text", "prior": "ddim", "student": "times of ddim"}
 
 
 N = TypeVar("N", bound=nn.Module)
@@ -222,10 +218,10 @@ def content_of(sampler: Sampler) -> tuple[str, ...]:
     """Hashes of the artifact, its parents and its tokenizer, and of the blocks that an auto-encoder encodes."""
     artifact = sampler.artifact
     found = [artifact.hash, *(link["hash"] for _, link in sorted(artifact.config["parents"].items()))]
-    found.append(file_hash(tokenizer_folder(artifact.path) / "tokenizer.json"))
+    found.append(file_hash(artifact.path / "tokenizer.json"))
     if sampler.stage == "ae":
         found.append(open_recorded_data(artifact, sampler.data).fingerprint)
-    return (*found, *([LATENTS_FROM[sampler.stage]] if sampler.stage in LATENTS_FROM else []))
+    return tuple(found)
 
 
 def sampling_device() -> torch.device:

@@ -11,13 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diladiff_cli.config import AeConfig, DistillConfig, PriorConfig, StageConfig
+from diladiff_cli.config import AeConfig
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CHECKSUM, sealed
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.metrics_log import read_metrics
 from diladiff_cli.runtime.randomness import BatchNoise
-from diladiff_cli.runtime.resume import INITIAL, _check_made_from, changed_settings, check_resume, differences
+from diladiff_cli.runtime.resume import INITIAL, _check_made_from, check_resume, differences
 from diladiff_cli.runtime.session import Interrupted
 from diladiff_cli.settings import ConfigError
 
@@ -175,18 +175,6 @@ def test_a_run_older_than_an_option_goes_on_with_its_default(
         toy.toy_train(toy.settings(max_steps=3, beta1=0.5), tmp_path / "run")
     assert toy.toy_train(toy.settings(max_steps=4), tmp_path / "run", True)["step"] == 4
     assert "going on with other settings: max_steps 3 -> 4\n" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("kind", "name", "before", "change"),
-    [(PriorConfig, "positions", "learned", "learned -> local"), (DistillConfig, "p_jumps", 0.0, "0.0 -> 0.7")],
-)
-def test_runs_older_than_an_option_did_what_was_done_then(
-    kind: type[StageConfig], name: str, before: object, change: str
-) -> None:
-    stored = {"training": {k: v for k, v in kind().to_dict().items() if k != name}}
-    assert changed_settings(stored, kind(**{name: before})) == {}
-    assert changed_settings(stored, kind()) == {name: f"{name} {change}"}
 
 
 def test_resuming_where_nothing_was_trained_is_refused(toy: ModuleType, tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ PROGRESS = {
     "validation": {"loss": 0.1 + 0.2},
     "training": {"seed": 0},
     "made_from": {"data set": "abc"},
+    "validated_step": 2,
+    "skipped_steps": 0,
+    "files": {},
 }
 
 
@@ -46,7 +49,7 @@ def test_weights_and_optimisers_go_on_bit_for_bit(tmp_path: Path) -> None:
         step(other, other_optimizers)
     assert torch.equal(model.weight, other.weight)
     assert torch.equal(model.bias, other.bias)
-    assert read_progress(tmp_path / "state") == PROGRESS
+    assert read_progress(tmp_path / "state") == {k: v for k, v in PROGRESS.items() if k != "files"}
 
 
 def test_a_run_that_was_never_saved_has_no_progress(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@ import io
 import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -172,16 +171,6 @@ def test_a_changed_record_is_told(made: Path) -> None:
     config.write_text(config.read_text().replace('"length": 16', '"length": 17'))
     with pytest.raises(UserError, match=r"config\.json is damaged \(it was changed .*\); use --fresh to encode again"):
         again(made)
-
-
-def test_a_data_set_older_than_hashes_of_its_text_is_known_by_the_names(made: Path) -> None:
-    config = made / "data" / "config.json"
-    values = json.loads(config.read_text())
-    config.write_text(json.dumps({k: v for k, v in values.items() if k not in ("checksum", "text_hashes")}))
-    again(made)
-    shutil.copy(made / "text.txt", made / "other.txt")
-    with pytest.raises(UserError, match=OTHER_TEXT):
-        again(made, text="other.txt")
 
 
 def test_the_command_starts_over_with_fresh_alone(cli: Cli, tmp_path: Path) -> None:
