@@ -91,6 +91,13 @@ spread_order() {
   bench "${student[@]}" --decode-steps "$powers" --order spread "${latents[@]}"
   bench "${student[@]}" --decode-steps "$powers" --order spread --latent-until 0.5 "${latents[@]}"
 }
+corrected() {
+  local base=(--model "$models/mdlm" --order spread)
+  bench "${base[@]}" --corrector 0.5 --decode-steps "$powers" --temperatures 0.92,0.85 "${many[@]}"
+  bench "${base[@]}" --corrector 0.25,0.75 --decode-steps 16,64 --temperatures 0.85 "${one[@]}"
+  bench "${student[@]}" --corrector 0.5 --decode-steps "$powers" --order spread --latent-until 0.5 \
+    --latent-scale "$scale" --temperatures 0.85 "${many[@]}"
+}
 surest_first() {
   bench "${student[@]}" --decode-steps 8,16,32 --order confidence --against "$models/mdlm" --temperatures 1.0 "${few[@]}"
 }
@@ -104,6 +111,7 @@ into scales.jsonl scales
 into ten_steps.jsonl ten_steps
 into latent_until.jsonl taking_over
 into spread.jsonl spread_order
+into corrected.jsonl corrected
 into latent_steps.jsonl latent_steps
 into orders.jsonl surest_first
 into oracle.jsonl bench --model "$models/ae" --decode-steps "$powers" "${few[@]}"

@@ -7,10 +7,13 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import finite
 from diladiff_cli.notes import is_main_process
+from diladiff_cli.runtime.folders import real
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -41,6 +44,22 @@ def connect_processes() -> None:
         from diladiff_cli.runtime.processes import process_state
 
         process_state()
+
+
+def check_place(file: Path, option: str) -> None:
+    """Refuse a file that cannot be where it is to be written.
+
+    Raises:
+        UserError: It is a folder, or there is no folder for it; blames ``option``.
+    """
+    above = real(file).parent
+    if not above.exists():
+        what = f"there is no folder {above if file.is_symlink() else file.parent}"
+    elif file.is_dir():
+        what = "it is a folder"
+    else:
+        return
+    raise UserError(f"cannot write {file} ({what})", f"choose another {option}")
 
 
 def show(table: "RenderableType") -> None:

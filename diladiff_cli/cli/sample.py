@@ -1,6 +1,5 @@
 """The command ``sample``."""
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
@@ -11,9 +10,8 @@ import typer
 
 from diladiff_cli.cli.command import command
 from diladiff_cli.cli.options import DryRun, EncodedData, idle_bounds, named_or_default
-from diladiff_cli.cli.output import Result
+from diladiff_cli.cli.output import Result, check_place
 from diladiff_cli.config import SampleConfig
-from diladiff_cli.errors import UserError
 from diladiff_cli.notes import is_main_process, say
 from diladiff_cli.settings import ConfigError, check_value
 
@@ -90,8 +88,8 @@ def sample(
     if out is not None and str(out) in STDOUT:
         out = None
     for file, option in ((out, "--out"), (trace, "--trace")):
-        if file is not None and os.path.isdir(file):
-            raise UserError(f"cannot write {file} (it is a folder)", f"choose another {option}")
+        if file is not None:
+            check_place(file, option)
     from diladiff_cli.model import load
     from diladiff_cli.stages.sample_settings import complete, notes_on, origin_of, sample_plan
 

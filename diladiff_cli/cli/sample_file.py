@@ -15,7 +15,7 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
-from diladiff_cli.cli.output import write
+from diladiff_cli.cli.output import check_place, write
 from diladiff_cli.errors import UserError
 from diladiff_cli.notes import is_main_process, say
 from diladiff_cli.runtime.folders import partial_name, real, remove_leftovers, replacing_file
@@ -106,12 +106,7 @@ class Ground:
 @contextmanager
 def writable(out: Path, option: str) -> Iterator[Ground]:
     """Have a file for oneself, which the block writes; where it cannot, a UserError blames ``option``."""
-    remedy = f"choose another {option}"
-    above = real(out).parent
-    if not above.exists():
-        raise UserError(f"cannot write {out} (there is no folder {above if out.is_symlink() else out.parent})", remedy)
-    if out.is_dir():
-        raise UserError(f"cannot write {out} (it is a folder)", remedy)
+    check_place(out, option)
     try:
         if out.exists() and not out.is_file():
             yield Ground(False, False)
@@ -119,7 +114,7 @@ def writable(out: Path, option: str) -> Iterator[Ground]:
             with sole_writer(out, option) as is_locked:
                 yield Ground(True, is_locked)
     except OSError as error:
-        raise UserError(f"cannot write {out} ({error.strerror})", remedy) from error
+        raise UserError(f"cannot write {out} ({error.strerror})", f"choose another {option}") from error
 
 
 def _agreed(kept: int) -> int:

@@ -25,7 +25,7 @@ STAGES: dict[str, type[Settings]] = {
 }
 
 
-def read_config_file(path: Path, stage: str) -> tuple[dict[str, Any], list[str]]:
+def read_config_file(path: Path | str, stage: str) -> tuple[dict[str, Any], list[str]]:
     """Settings of one stage from a TOML or JSON file that may serve a whole pipeline.
 
     A table named after the stage holds its own settings; keys outside of tables hold for every stage that knows them.
@@ -38,6 +38,7 @@ def read_config_file(path: Path, stage: str) -> tuple[dict[str, Any], list[str]]
     Raises:
         ConfigError: The file cannot be read.
     """
+    path = Path(path)
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -104,7 +105,7 @@ def _set_twice(values: Mapping[str, Any], place: str = "") -> list[str]:
 
 
 def resolve(
-    stage: str, preset: str | None = None, file: Path | None = None, options: Mapping[str, Any] | None = None
+    stage: str, preset: str | None = None, file: Path | str | None = None, options: Mapping[str, Any] | None = None
 ) -> Any:
     """The configuration of a stage (of class ``STAGES[stage]``) from preset, file and options, the later ones winning.
 

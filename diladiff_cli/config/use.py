@@ -28,7 +28,7 @@ def solver_option() -> Any:
 
 
 def solver_in_use(config: "SampleConfig | BenchConfig") -> str | None:
-    """The solver of priors; None for the usual one, as in samples and reports from before there was another."""
+    """The solver of priors; None for the usual one, which samples and reports leave unsaid."""
     return unusual(config, ("solver",)).get("solver")
 
 

@@ -37,7 +37,8 @@ def ending(path: Path | str) -> str | None:
 def find_files(source: str) -> list[Path] | None:
     """The files that a source names, in order and each once; None where it names no path but perhaps a Hub data set.
 
-    Links are followed, also in circles; folders that this package wrote, such as data sets, are left out.
+    Links are followed, also in circles. What lies in a folder is left out where its name begins with a dot, and so are
+    folders that this package wrote, such as data sets.
 
     Raises:
         UserError: A folder without text, a file of an unknown kind, or a path that is not there or cannot be read.
@@ -125,7 +126,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
     seen = set()
     for place, folders, names in os.walk(folder, onerror=fail, followlinks=True):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         if os.path.realpath(place) in seen:
             folders.clear()
             continue
@@ -133,7 +134,7 @@ def _walk(folder: Path) -> Iterator[Path]:
         if _is_ours(Path(place)):
             folders.clear()
             continue
-        yield from (Path(place, name) for name in names)
+        yield from (Path(place, name) for name in names if not name.startswith("."))
 
 
 def _is_ours(folder: Path) -> bool:

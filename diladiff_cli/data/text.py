@@ -205,6 +205,8 @@ def _parsed(line: Line) -> Any:
 
 
 def _text_of(row: Any, name: str, field: str, place: str = "it") -> str:
+    if isinstance(row, dict) and row.get(field, "") is None:
+        return ""  # a null is no document
     if isinstance(row, dict) and isinstance(row.get(field), str):
         # JSON may hold halves of surrogate pairs, which no text may
         return str(row[field]).encode(errors="replace").decode()

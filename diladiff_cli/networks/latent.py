@@ -119,6 +119,11 @@ class LatentPrior(nn.Module):
         self.schedule = TanSchedule(schedule_d)
         self.trunk = LatentTrunk(**trunk)
 
+    def ignore_estimates(self) -> None:
+        """Have the estimate z~ change nothing until that is trained: for a prior that never sees one in training."""
+        inputs = self.trunk.inputs.weight
+        nn.init.zeros_(inputs[:, inputs.shape[1] // 2 :])
+
     def forward(self, z_t: Tensor, t: Tensor, z_self: Tensor) -> Tensor:
         """z^ (B, N, C) at times t (B,)."""
         level = self.schedule(t)

@@ -108,7 +108,6 @@ def bench_speed(config: BenchConfig) -> Iterator[Report]:
 
 
 def _random_decoder(config: BenchConfig, vocab_size: int, length: int, device: torch.device) -> TokenDenoiser:
-    seeded(0)
     shape: dict[str, Any] = {
         "width": config.width,
         "layers": config.layers,
@@ -116,7 +115,8 @@ def _random_decoder(config: BenchConfig, vocab_size: int, length: int, device: t
         "activation": "gelu",
         "tie_embeddings": True,
     }
-    decoder = TokenDenoiser(vocab_size=vocab_size, mask_id=0, length=length, **shape)
+    with seeded(0):
+        decoder = TokenDenoiser(vocab_size=vocab_size, mask_id=0, length=length, **shape)
     decoder = decoder.requires_grad_(False).eval().to(device)
     decoder = with_bf16_matrices(decoder) if config.precision == "bf16" else decoder
     if not config.compile:

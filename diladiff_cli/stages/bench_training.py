@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,7 @@ from diladiff_cli.stages.train_mdlm import masked_batch, mdlm_flops, mdlm_loss
 from diladiff_cli.stages.train_prior import compile_trunk, prior_flops, prior_loss
 
 Report = dict[str, Any]
+N = TypeVar("N", bound=nn.Module)
 HEADS, LATENT_WIDTH, COMPRESSION, MASK = 4, 64, 2, 0
 CALLS = 10  # of a matrix product, between two waits for the device
 PLAIN_BYTES = 20  # of each of all logits, in the plain loop: bf16, float32, their logarithms and gradients
@@ -98,27 +99,32 @@ def matmul_rate(config: BenchConfig, rows: int, device: torch.device) -> float:
 
 def works(config: BenchConfig, vocab_size: int, length: int, batch_size: int, device: torch.device) -> Iterator[Work]:
     """The four stages, with networks of one width and depth."""
-    seeded(0)
+
+    def made(kind: Callable[..., N], **arguments: Any) -> N:
+        with seeded(0):
+            network = kind(**arguments)
+        return network.to(device)
+
     x = torch.randint(MASK + 1, vocab_size, (batch_size, length), generator=generator(device, 21), device=device)
     shape: dict[str, Any] = {"width": config.width, "layers": config.layers, "heads": HEADS}
     tokens = shape | {"vocab_size": vocab_size, "mask_id": MASK, "length": length, "tie_embeddings": True}
     latents = {"latents": max(1, length // COMPRESSION), "latent_width": LATENT_WIDTH}
-    base = TokenDenoiser(**tokens).to(device)
+    base = made(TokenDenoiser, **tokens)
     # Copies come first: what is measured may then be compiled in place.
     features = SelfFeatures(copy.deepcopy(base))
     yield Work("train-mdlm", base, mdlm_loss(MASK, exact=False), x, mdlm_flops(base), partial(compile_method, "body"))
     encoder = {"feature_width": config.width, "length": length, "width": config.width, "layers": 2, "heads": HEADS}
     decoder = tokens | latents | {"cross_layers": sorted({0, config.layers - 1})}
-    autoencoder = AutoEncoder(encoder=encoder | latents, decoder=decoder).to(device)
+    autoencoder = made(AutoEncoder, encoder=encoder | latents, decoder=decoder)
     autoencoder.decoder.embedding.weight.requires_grad_(False)
     loss = ae_loss(features, autoencoder, AeConfig(), MASK)
     yield Work("train-ae", autoencoder, loss, x, autoencoder_flops(autoencoder, features), compile_decoder)
     z_0 = torch.randn(batch_size, *latents.values(), generator=generator(device, 22), device=device)
-    prior = LatentPrior(schedule_d=10.0, **shape, **latents).to(device)
+    prior = made(LatentPrior, schedule_d=10.0, **shape, **latents)
     teacher, of_prior = copy.deepcopy(prior).requires_grad_(False), PriorConfig()
     loss = prior_loss(lambda z: z, prior.schedule, of_prior.p_self_cond)
     yield Work("train-prior", prior, loss, z_0, prior_flops(prior, latents["latents"], of_prior), compile_trunk)
-    student = LatentStudent(schedule_d=10.0, **shape, **latents).to(device)
+    student = made(LatentStudent, schedule_d=10.0, **shape, **latents)
     use_plain_attention(student)
     of_student = DistillConfig(tangent_warmup_steps=0)
     meanflow = MeanFlowLoss(lambda z: z, teacher, of_student)

@@ -1,7 +1,9 @@
 """What the training stages share: data, order, provenance."""
 
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from torch import nn
 
 from diladiff_cli.config import StageConfig
 from diladiff_cli.data.order import batch_rows
+from diladiff_cli.data.tokenizer import same_tokenizer
 from diladiff_cli.data.tokens import TokenData, open_tokens
 from diladiff_cli.errors import UserError
 from diladiff_cli.networks.latent import LatentTrunk
@@ -135,19 +138,20 @@ def open_recorded_data(artifact: Artifact, given: Path | None) -> TokenData:
         if ships(artifact.path):
             remedy += ", here what diladiff encode --preset demo writes"
         raise UserError(what, remedy)
-    data = open_tokens(path)
-    if given is None and data.fingerprint != artifact.data.get("fingerprint"):
-        raise UserError(
-            f"{path} is not what {name_of(artifact.path)} was trained on",
-            f"restore that, or use this with --data {path}",
-        )
+    data, called = open_tokens(path), name_of(artifact.path)
     for name in ("length", "vocab_size", "mask_id"):
         found, wanted = getattr(data, name), artifact.data.get(name)
         if found != wanted:
             raise UserError(
-                f"{path} has {name} {found}, but {name_of(artifact.path)} was trained with {wanted}",
+                f"{path} has {name} {found}, but {called} was trained with {wanted}",
                 "encode the text with that artifact's tokenizer and length",
             )
+    tables = (artifact.config["tokenizer"], data.config.get("tokenizer"))
+    if tables[0] != tables[1] and not same_tokenizer(artifact.path, path):
+        remedy = f"encode the text with --tokenizer {called} --length {data.length}"
+        raise UserError(f"{path} has another tokenizer than {called}", remedy)
+    if given is None and data.fingerprint != artifact.data.get("fingerprint"):
+        raise UserError(f"{path} is not what {called} was trained on", f"restore that, or use this with --data {path}")
     return data
 
 
@@ -185,6 +189,15 @@ def compile_method(name: str, model: nn.Module, **options: Any) -> None:
     setattr(model, name, torch.compile(getattr(model, name), **options))
 
 
-def seeded(seed: int) -> None:
-    """Seed the initialisation of networks, the only use of the global generator."""
-    torch.manual_seed(seed)
+_INITIALISING = threading.Lock()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Networks that are made in the block begin as a seed has it.
+
+    This is the only use of the global generator, which is as before afterwards; other threads wait.
+    """
+    with _INITIALISING, torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

@@ -223,8 +223,8 @@ def distill(
     session = Session(config, out)
     source.to(session.device)
     teacher: LatentPrior = build(parent, session.device)
-    seeded(config.seed)
-    model = LatentStudent(**parent.network)
+    with seeded(config.seed):
+        model = LatentStudent(**parent.network)
     model.load_state_dict(teacher.state_dict(), strict=False)
     use_plain_attention(model)
     shape = (256, parent.network["latents"], parent.network["latent_width"])

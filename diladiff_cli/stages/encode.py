@@ -42,6 +42,7 @@ from diladiff_cli.tokenizer_files import write_tokenizer
 
 DOCUMENTS_AT_ONCE, CHARACTERS_AT_ONCE = 256, 1 << 20
 MOST_KINDS = 5  # of skipped files that are named
+MANY_UNKNOWN = 0.01  # share of tokens that the tokenizer has no better one for
 
 
 class Packer:
@@ -226,7 +227,8 @@ def _pack(
         name: Packer(ShardWriter(folder, name, "tokens", row_bytes), config.length, dtype)
         for name in ("train", "valid")
     }
-    number, began = 0, time.monotonic()
+    number, unknown, began = 0, 0, time.monotonic()
+    is_unknown = -1 if tokenizer.unk_token_id in (None, separator_id(tokenizer)) else int(tokenizer.unk_token_id)
     with Spinner("encoding", size_of([source for given, _ in sources.values() for source in given])) as spinner:
         for side, (given, names) in sources.items():
             found = some_pieces(given, config.text_field, names, spinner.advance) if given else ()
@@ -236,6 +238,7 @@ def _pack(
                     holds = side == "valid" or (not sources["valid"][0] and is_held_out(config, number))
                     packers["valid" if holds else "train"].add(ids if piece.last else ids[:-1], piece.last)
                     number += piece.last
+                    unknown += ids.count(is_unknown)
                 tokens = sum(p.tokens for p in packers.values())
                 rate = tokens / max(time.monotonic() - began, 1e-9)
                 spinner.update(f"{number:,} documents, {tokens:,} tokens ({rate:,.0f}/s)")
@@ -250,6 +253,9 @@ def _pack(
                 f"less than one block of {config.length} (in text files blank lines separate documents)",
                 remedy,
             )
+    share = unknown / sum(p.tokens for p in packers.values())
+    if share > MANY_UNKNOWN:
+        say(f"{share:.0%} of the tokens are {tokenizer.unk_token}: there is much in the text that the tokenizer lacks")
     return {name: packer.close() for name, packer in packers.items()}
 
 

@@ -126,8 +126,11 @@ def idle_options(
 ) -> list[str]:
     """A line for each option that none of the targets would heed; ``given`` are the names of settings.
 
-    Settings are left in peace where a target is no artifact and no file, which is told later.
+    Settings are left in peace where a target is no artifact and no file, and all where what may be a folder is not
+    there, which is told later.
     """
+    if any(str(target) != "-" and not Path(target).suffix and not Path(target).exists() for target in targets):
+        return []
     artifacts, idle = _artifacts(targets), dict[str, str]()
     stages = [_stage_of(folder) for folder in artifacts]
     given = [

@@ -25,7 +25,7 @@ Made = TypeVar("Made")
 
 
 def replays_pay(device: torch.device) -> bool:
-    """Whether a device is told what to do kernel by kernel, which takes longer than a small network does."""
+    """True on a GPU, where launching kernels one by one takes longer than a small network's work."""
     return device.type == "cuda"
 
 

@@ -89,6 +89,13 @@ def matching_latents(ae: Artifact, tokens: TokenData, folder: Path) -> LatentDat
     return stored
 
 
+def data_of(latents: Path) -> Path | None:
+    """The data set that latents record as theirs, where it is still there."""
+    restore(latents)
+    place = linked(latents, str(open_latents(latents).config.get("data", "")))
+    return place if is_there(place) else None
+
+
 def recorded_latents(prior: Artifact, ae: Artifact, tokens: TokenData, out: Path, resume: bool | None) -> Path | None:
     """The folder of latents that a prior was trained on, where it still holds those of this auto-encoder and data set.
 

@@ -69,7 +69,8 @@ def build(artifact: Artifact, device: torch.device | str = "cpu") -> Any:
             f"the weights of {artifact.path} do not fit its config.json ({odd[0]} is {found}, wanted {needed})",
             "make it again",
         )
-    model = make(**network)
+    with _NoStartingValues():
+        model = make(**network)
     model.load_state_dict(state)
     return model.requires_grad_(False).eval().to(device, torch.float32)  # whatever the default is
 

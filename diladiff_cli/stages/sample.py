@@ -38,7 +38,7 @@ def draw_latents(sampler: Sampler, indices: range, config: SampleConfig, on_step
     """Standardised latents z_0 (B, N, C) of those numbers.
 
     A prior takes its solver's steps and a student average-velocity steps from noise that depends on (seed, index)
-    alone; an auto-encoder encodes held-out blocks from all over the text (the oracle).
+    alone; an auto-encoder encodes held-out blocks from all over the text, others with each seed (the oracle).
 
     ``config`` is as :func:`complete` returns it; what concerns the texts alone is not read.
     ``on_step`` is called with the clean estimate of each latent step, see :mod:`diladiff_cli.core.ode`; an auto-encoder
@@ -48,7 +48,7 @@ def draw_latents(sampler: Sampler, indices: range, config: SampleConfig, on_step
     network = sampler.latent_in(config.compile)
     with autocast(sampler.device, config.precision):
         if network is None:
-            return sampler.encoder(sampler.blocks(indices).to(sampler.device))
+            return sampler.encoder(sampler.blocks(indices, config.seed).to(sampler.device))
         noise = SampleNoise(config.seed, indices)
         z, noises = noise.normal(noise.START, *shape).float().to(sampler.device), None
         if isinstance(network, LatentStudent) and config.gamma > 0 and config.steps > 1:
@@ -160,7 +160,7 @@ def describe(sampler: Sampler, ids: range, config: SampleConfig, tokens: Tensor)
 
 
 def is_whole(sampler: Sampler, config: SampleConfig, number: int, found: Any) -> bool:
-    """Whether something is a sample as :func:`describe` tells the one of that number and those tokens.
+    """Whether ``found`` equals what :func:`describe` makes of its own token ids, as the sample of that number.
 
     ``config`` is as :func:`complete` returns it. What is damaged is found, but for tokens and text that changed alike.
     """

@@ -60,7 +60,8 @@ class SampleMeasure:
         for group in group_samples(samples):  # those of one text and length share a reference
             text = self.text(group[0].get("model"))
             length = text.length_of(group)
-            together.setdefault((text.key, length), (text, length, []))[2].extend(group)
+            # Pieces are spread over the text as it suits so many samples.
+            together.setdefault((text.key, length, len(group)), (text, length, []))[2].extend(group)
         for text, length, found in together.values():
             yield from self._measure(found, text, length)
 
@@ -113,8 +114,9 @@ class SampleMeasure:
         return self._texts[name]
 
     def _measure(self, samples: list[Sample], text: ReferenceText, length: int) -> list[Report]:
+        """Reports of ways of sampling with equally many samples."""
         # Twice as many, so that one half of the real text can be measured against the other.
-        n = 2 * max(map(len, group_samples(samples)))
+        n = 2 * len(group_samples(samples)[0])
         key = (text.key, length, n)
         known = self._references.get(key)
         pieces = text.pieces(length, n) if known is None else known.pieces

@@ -122,11 +122,14 @@ class Sampler:
         """The validation blocks of the data set; a UserError where it is missing."""
         return open_recorded_data(self.artifact, self.data).split("valid")
 
-    def blocks(self, numbers: range) -> torch.Tensor:
-        """Held-out blocks (B, L) of those numbers, below their count; neighbours in number lie far apart in text."""
+    def blocks(self, numbers: range, seed: int = 0) -> torch.Tensor:
+        """Held-out blocks (B, L) of those numbers, below their count; neighbours in number lie far apart in text.
+
+        Other seeds begin with other blocks, those of neighbouring seeds far apart in number as well.
+        """
         total = len(self.held_out)
         stride = scattering_stride(total)
-        return self.held_out.gather([number * stride % total for number in numbers])
+        return self.held_out.gather([(number + seed * stride) * stride % total for number in numbers])
 
     def require_autoencoder(self) -> AutoEncoder:
         """The auto-encoder; a UserError where there is none."""

@@ -258,8 +258,9 @@ def train_ae(
     session = Session(config, out)
     device = session.device
     source = source.to(device)
-    seeded(config.seed)
-    model = AutoEncoder(**own_arguments(network)).to(device)
+    with seeded(config.seed):
+        model = AutoEncoder(**own_arguments(network))
+    model.to(device)
     base_network = build(parent, device)
     load_base_weights(model.decoder, base_network.state_dict())
     split = tokens.split("train")

@@ -135,8 +135,8 @@ def train_mdlm(
     if dry_run:
         return plan(artifact, config, out, resume)
     session = Session(config, out)
-    seeded(config.seed)
-    model = TokenDenoiser(**network)
+    with seeded(config.seed):
+        model = TokenDenoiser(**network)
     if initial is not None:
         model.load_state_dict(initial.weights)
     split = tokens.split("train")

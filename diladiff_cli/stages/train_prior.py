@@ -34,7 +34,7 @@ from diladiff_cli.stages.common import (
     validation_batches,
 )
 from diladiff_cli.stages.feature_sources import text_encoder
-from diladiff_cli.stages.latent_data import encoded_latents, maker_of, stored_latents, validation_latents
+from diladiff_cli.stages.latent_data import data_of, encoded_latents, maker_of, stored_latents, validation_latents
 from diladiff_cli.stages.networks import build
 
 NOISE_SEED = 11  # of the noise in validation; another one for each seed
@@ -58,7 +58,7 @@ def network_arguments(config: PriorConfig, ae: Artifact) -> dict[str, Any]:
 def prior_loss(
     to_latents: Callable[[Tensor], Tensor], schedule: TanSchedule, p_self_cond: float
 ) -> Callable[[nn.Module, Tensor, BatchNoise], tuple[Tensor, dict[str, Tensor]]]:
-    """Mean squared error to z_0, half of the examples with self-conditioning (method section 4)."""
+    """Mean squared error to z_0, a share ``p_self_cond`` of the examples with self-conditioning (method section 4)."""
 
     def loss_fn(model: nn.Module, batch: Tensor, noise: BatchNoise) -> tuple[Tensor, dict[str, Tensor]]:
         z_0 = to_latents(batch)
@@ -106,10 +106,9 @@ def prior_figures(model: nn.Module, schedule: TanSchedule, latents: Sequence[Ten
         t_of = [torch.full((len(z_0),), time, device=z_0.device) for z_0 in latents]
         loss = _mean_error(model, schedule, latents, t_of, seed)
         by_noise.append({"sigma": sigma, "time": time, "loss": loss, "white": sigma**2})
-    spread = []
-    for z_0 in latents:
-        places = torch.arange(len(z_0), device=z_0.device)
-        spread.append(low_discrepancy(0.5 / len(z_0), places, len(z_0)).float())
+    rows = sum(map(len, latents))
+    times = low_discrepancy(0.5 / rows, torch.arange(rows, device=latents[0].device), rows).float()
+    spread = torch.split(times, [len(z_0) for z_0 in latents])  # over all batches, however small each is
     ratios = [level["loss"] / level["white"] for level in by_noise]
     loss = _mean_error(model, schedule, latents, spread, seed)
     return {"loss": loss, "share_of_white": sum(ratios) / len(ratios), "by_noise": by_noise}
@@ -150,7 +149,7 @@ def train_prior(
         config: Network and optimisation.
         ae: Artifact of ``train-ae``; None for the one that made the latents.
         latents: Folder of ``encode --ae``; None encodes on the fly.
-        data: Token data set; None for the one that the auto-encoder was trained on.
+        data: Token data set; None for the one that the latents, or else the auto-encoder, record.
         out: Folder of the artifact.
         resume: Continue, start over, or (None) continue an unfinished identical run.
         dry_run: Only check the inputs.
@@ -169,6 +168,8 @@ def train_prior(
         ae = maker_of(latents)
     config = settled(config, out, resume)
     parent = load_parent(Path(ae), "ae")
+    if data is None and latents is not None:
+        data = data_of(latents)
     tokens = open_recorded_data(parent, data)
     network = network_arguments(config, parent)
     encoder = text_encoder(parent, build(parent), "cpu")
@@ -178,8 +179,10 @@ def train_prior(
         return plan(artifact, config, out, resume)
     session = Session(config, out)
     encoder.to(session.device)
-    seeded(config.seed)
-    model = LatentPrior(**network)
+    with seeded(config.seed):
+        model = LatentPrior(**network)
+    if config.p_self_cond == 0:
+        model.ignore_estimates()
     valid = validation_latents(encoder, validation_batches(tokens, config, session.device))
     run = Run(
         model=model,

@@ -100,7 +100,6 @@ BAD: dict[str, tuple[str, bytes | Callable[[Path], None], str]] = {
         rows('"a"') + b'{"id": 1, "body": "b"}\n',
         "a row without a string 'text' (line 2 has id, body); name one with --text-field",
     ),
-    "null": ("a.jsonl", rows('"a"', "null"), "(line 2 has text of type NoneType)"),
     "number": ("a.jsonl", rows("3"), "(line 1 has text of type int)"),
     "list": ("a.jsonl", rows('["a"]'), "(line 1 has text of type list)"),
     "no object": ("a.jsonl", b'"a"\n', "(line 1 is of type str)"),
@@ -116,7 +115,6 @@ BAD: dict[str, tuple[str, bytes | Callable[[Path], None], str]] = {
         lambda path: parquet(path, body=["a"], n=[1]),
         "without a string 'text' (it has body, n)",
     ),
-    "parquet with null": ("a.parquet", lambda path: parquet(path, text=["a", None]), "(it has text of type NoneType)"),
     "parquet of numbers": ("a.parquet", lambda path: parquet(path, text=[1, 2]), "(it has text of type int)"),
     "parquet of bytes": ("a.parquet", lambda path: parquet(path, text=[b"a"]), "(it has text of type bytes)"),
 }

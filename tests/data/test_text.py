@@ -179,7 +179,6 @@ FAULTS: dict[str, tuple[str, str | bytes | None, str]] = {
         r"a\.jsonl .*'text' \(line 1 has body, n\); .*--text-field",
     ),
     "numbers": ("a.jsonl", '{"text": 3}\n', r"a\.jsonl has a row without a string 'text'"),
-    "null": ("a.jsonl", '{"text": "x"}\n{"text": null}\n', r"a\.jsonl has a row without a string 'text'"),
     "no parquet": ("a.parquet", "PAR1 or not", r"a\.parquet cannot be read \(.+\); give UTF-8 text"),
     "no zstandard": ("a.jsonl.zst", None, r"there is no file or folder"),
 }

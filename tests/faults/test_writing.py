@@ -243,6 +243,8 @@ def test_an_input_that_vanishes_after_the_start_is_named(
         return found
 
     monkeypatch.setattr(module, loader, load_then_remove)
+    if case.startswith("sample"):
+        (tmp_path / "out").mkdir()  # else the command does not start
     names = {n: getattr(chain_copy, n) for n in ("text", "data", "mdlm", "ae", "prior", "student")}
     found = cli(*(part.format(out=tmp_path / "out", **names) for part in command))
     assert (found.status, found.out) == (1, "")

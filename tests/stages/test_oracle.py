@@ -42,6 +42,20 @@ def test_an_oracle_decodes_held_out_blocks_from_all_over_the_text(sampler: Sampl
     assert draw(sampler, n=5) == decode(sampler, range(5), config, wanted).tolist()
 
 
+def test_other_seeds_encode_other_blocks(sampler: Sampler) -> None:
+    total = len(sampler.held_out)
+    n = total // 5
+    found = [sampler.blocks(range(n), seed) for seed in range(3)]
+    different = {tuple(row) for blocks in found for row in blocks.tolist()}
+    assert len(different) == len({tuple(row) for row in sampler.blocks(range(total)).tolist()} & different)
+    assert len(different) > 2.5 * n  # blocks of equal text are the same
+    with torch.no_grad():
+        config = complete(sampler, SampleConfig(n=2, seed=1))
+        wanted = sampler.encoder(found[1][:2])
+        torch.testing.assert_close(draw_latents(sampler, range(2), config), wanted)
+    assert sampler.blocks(range(2), 2**62).shape == found[0][:2].shape
+
+
 def test_an_oracle_never_repeats_a_block(sampler: Sampler) -> None:
     rows = len(sampler.held_out)
     with pytest.raises(ConfigError, match=f"give at most {rows}$"):
