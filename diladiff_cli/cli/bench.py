@@ -92,7 +92,8 @@ def bench(
         typer.Option(
             "--out",
             metavar="FOLDER",
-            help=r"Where points are kept and pictures go. \[default: bench]",
+            help="Where points are kept and the picture goes, which has the points of this call; those measured before "
+            r"cost nothing. \[default: bench]",
             show_default=False,
         ),
     ] = None,
@@ -152,10 +153,10 @@ def _plan(config: BenchConfig, models: list[Path], out: Path, data: Path | None)
 def _frontier(config: BenchConfig, models: list[Path], out: Path, data: Path | None) -> Iterator[Mapping[str, Any]]:
     from diladiff_cli.stages.bench_frontier import bench_frontier
     from diladiff_cli.stages.bench_picture import frontier_picture
-    from diladiff_cli.stages.bench_tables import frontier_table
+    from diladiff_cli.stages.bench_tables import FrontierView
 
     reports = yield from _kept(bench_frontier(config, models, out, data))
-    show(frontier_table(reports))
+    show(FrontierView(reports))
     for file in frontier_picture(reports, out):
         say(str(file))
 

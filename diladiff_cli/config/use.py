@@ -238,7 +238,9 @@ class BenchConfig(Settings):
     batch_sizes: str = option("1,32", "With --speed: batch sizes, a list.", listed=True)
     width: int = option(256, "With --speed: width of the network.", low=8, high=1 << 16)
     layers: int = option(6, "With --speed: layers of the network.", low=1, high=1024)
-    seconds: float = option(10.0, "With --speed: about how long a measurement may take.", low=0.01)
+    seconds: float = option(
+        10.0, "With --speed: about how long each measurement may take, beside warming up.", low=0.01
+    )
 
     def _problems(self, good: Good) -> list[str]:
         lows = {"decode_steps": 1, "steps": 1, "prior_steps": 0, "seeds": 0, "temperatures": 0}

@@ -8,29 +8,58 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from diladiff_cli.notes import say
 
 SILENT_SECONDS = 30.0
+AT_ONCE = 0.5  # seconds within which units count as done together
+NARROW = 80  # columns of a terminal that leave no room for a long bar
 
 
-class RateColumn(ProgressColumn):
-    """Units of work per second; nothing until that is known."""
+class NoteColumn(ProgressColumn):
+    """A short text, which is cut where the terminal is too narrow for all columns."""
 
     def render(self, task: Task) -> Text:
-        """The rate over the last units, or over all where the work is done."""
-        speed = task.finished_speed or task.speed
-        return Text("" if not speed else f"{speed:,.0f}/s" if speed >= 100 else f"{speed:.3g}/s")
+        """The text on one line."""
+        return Text(task.fields["text"], no_wrap=True, overflow="ellipsis")
+
+
+class Pace:
+    """How fast units of work are done.
+
+    The first ones, which are slow in many kinds of work, count until others follow. Units that come together, as those
+    of a batch, took the time since the ones before.
+
+    Args:
+        done: Units done before.
+    """
+
+    def __init__(self, done: int) -> None:
+        self._since = self._first = self._last = time.monotonic(), done
+        self._begun: float | None = None
+
+    def note(self, now: float, done: int) -> None:
+        """So many units are done."""
+        self._begun = now if self._begun is None else self._begun
+        if now - self._begun < AT_ONCE:
+            self._first = now, done
+        else:
+            self._since = self._first
+        self._last = now, done
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether others followed the first units."""
+        return self._last[1] > self._first[1]
+
+    @property
+    def rate(self) -> float:
+        """Units per second; 0 before it is known."""
+        seconds, units = self._last[0] - self._since[0], self._last[1] - self._since[1]
+        return units / seconds if units > 0 and seconds > 0 else 0.0
 
 
 class Bar:
@@ -50,19 +79,20 @@ class Bar:
         self.terminal = enabled and console.is_terminal
         columns = (
             TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            RateColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}"),
+            BarColumn(bar_width=8 if console.width < NARROW else 40),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[left]}"),
+            NoteColumn(),
         )
         self._progress = Progress(*columns, console=console, disable=not self.terminal)
-        self._task = self._progress.add_task(title, total=total, completed=done, text="")
+        self._task = self._progress.add_task(title, total=total, completed=done, text="", rate="", left="")
         self.patient, self._spoke = patient, time.monotonic() if patient else 0.0
-        self._began: tuple[float, int] | None = None  # when the first units were done, and how many then
+        self._pace = Pace(done)
 
     def __enter__(self) -> "Bar":
         self._progress.start()
+        self._pace = Pace(self.done)
         return self
 
     def __exit__(
@@ -73,24 +103,25 @@ class Bar:
     def update(self, advance: int = 1, text: str | None = None) -> None:
         """Advance the bar; off a terminal, print a line with the time left at most every half minute."""
         self.done += advance
-        values: dict[str, Any] = {} if text is None else {"text": text}
-        self._progress.update(self._task, advance=advance, **values)
         now = time.monotonic()
-        left = self._left(now)
+        if advance:
+            self._pace.note(now, self.done)
+        rate, left = self._pace.rate, self._left()
+        values: dict[str, Any] = {} if text is None else {"text": text}
+        values |= {"rate": f"{rate:,.0f}/s" if rate >= 100 else f"{rate:.3g}/s" if rate else "", "left": left}
+        self._progress.update(self._task, advance=advance, **values)
         due = text is not None and (
             now - self._spoke > SILENT_SECONDS or (self.done >= self.total and not self.patient)
         )
         if self.enabled and not self.terminal and due:
             self._spoke = now
-            say(f"{self.title} {self.done}/{self.total} {text}{left}")
+            said = " ".join([f"{self.title} {self.done}/{self.total}", *([text] if text else [])])
+            say(said + (f", {left} left" if left else ""))
 
-    def _left(self, now: float) -> str:
-        """The time left at the rate since the first units, as the end of a line; nothing where that is not known."""
-        if self._began is None:
-            self._began = now, self.done
-        since, units = now - self._began[0], self.done - self._began[1]
-        seconds = round(since / units * (self.total - self.done)) if units else 0
-        return f", {timedelta(seconds=seconds)} left" if seconds else ""
+    def _left(self) -> str:
+        """The time left; nothing where that is less than a second, or only the first units are known."""
+        seconds = round((self.total - self.done) / self._pace.rate) if self._pace.is_settled else 0
+        return str(timedelta(seconds=seconds)) if seconds > 0 else ""
 
     @contextmanager
     def doing(self, text: str) -> Iterator[None]:

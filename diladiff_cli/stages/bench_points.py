@@ -41,7 +41,8 @@ class Point:
     @property
     def title(self) -> str:
         """In words."""
-        latent = f", {self.settings.steps} latent steps" if self.settings.steps else ""
+        steps = self.settings.steps
+        latent = f", {steps} latent step{'s' * (steps > 1)}" if steps else ""
         latent += f", guidance {self.settings.guidance:g}" if self.settings.guidance else ""
         latent += f", solver {self.settings.solver}" if solver_in_use(self.settings) else ""
         scale = self.settings.latent_scale

@@ -1,17 +1,21 @@
 """What ``bench`` shows on the terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from diladiff_cli.stages.bench_lines import Way, short_names
+from diladiff_cli.stages.bench_lines import Way, means, short_names
 from diladiff_cli.stages.eval_samples import FEW, cell
 
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType
     from rich.table import Table
 
 Report = dict[str, Any]
 BESIDE = {"genppl": "genppl", "mauve": "mauve", "mauve_pooled": "mauve", "latent_agreement": "agreement"}
 CHANCE = "chance_agreement"
+ROOMY = 72  # columns of a terminal in which narrow tables have spaces between theirs
+WIDEST = 1000  # columns, more than any table has
+NO_SPREAD = 1e-12  # of a figure, is rounding
 
 
 def _common(reports: Sequence[Report]) -> str:
@@ -63,6 +67,8 @@ def _with_spread(figure: dict[str, Any] | None) -> str:
     if figure is None:
         return "-"
     std = figure["std"]
+    if std is not None and std < NO_SPREAD * abs(figure["mean"]):
+        std = 0.0
     return cell(figure["mean"]) + ("" if std is None else f" ± {cell(float(f'{std:.2g}'))}")
 
 
@@ -70,6 +76,62 @@ def _shown(figures: Mapping[str, Any], name: str) -> str:
     """A figure, that of latent agreement with what chance would give."""
     beside = figures.get(CHANCE) if name == "latent_agreement" else None
     return _with_spread(figures.get(name)) + ("" if beside is None else f" ({beside['mean']:.2g})")
+
+
+class FrontierView:
+    """The table of :func:`frontier_table`, or where the terminal is too narrow for it, one for each line of points."""
+
+    def __init__(self, reports: Sequence[Report]) -> None:
+        self.reports = reports
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "Iterator[RenderableType]":
+        whole = frontier_table(self.reports)
+        if whole.__rich_measure__(console, options.update_width(WIDEST)).maximum <= options.max_width:
+            yield whole
+            return
+        yield from narrow_tables(self.reports, padding=int(options.max_width >= ROOMY))
+
+
+def narrow_tables(reports: Sequence[Report], padding: int = 1) -> "Iterator[RenderableType]":
+    """What a narrow terminal has room for: no spreads, no seconds, and of a base at equal entropy its GenPPL alone."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    names, others = short_names(reports), _others(reports)
+    base = next((name for name, figures in others.items() if "genppl" in figures), None)
+    figures = {"genppl": "genppl", "entropy": "entropy", "mauve_pooled": "mauve", "mauve": "mauve"}
+    figures = {name: title for name, title in figures.items() if any(name in r["figures"] for r in reports)}
+    if "mauve_pooled" in figures:
+        figures.pop("mauve", None)
+    figures |= {"latent_agreement": "agreement"} if any("latent_agreement" in r["figures"] for r in reports) else {}
+    lines: dict[str, list[Report]] = {}
+    for r in reports:
+        lines.setdefault(names[r["model"]] + Way.of(r).words, []).append(r)
+    for name, points in lines.items():
+        columns = {"steps": [str(r["decode_steps"]) for r in points], "T": [f"{r['temperature']:g}" for r in points]}
+        columns["tokens/s"] = [f"{r['tokens_per_second']['mean']:,.0f}" for r in points]
+        columns |= {title: [_brief(means(r).get(figure)) for r in points] for figure, title in figures.items()}
+        if base is not None:
+            columns["base"] = [_brief(r["at_equal_entropy"].get(base, {}).get("genppl")) for r in points]
+        columns = {title: cells for title, cells in columns.items() if set(cells) != {"-"}}
+        heads = (Column(title, justify="right", no_wrap=True) for title in columns)
+        table = Table(
+            *heads, title=Text(name), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, padding)
+        )
+        for row in zip(*columns.values(), strict=True):
+            table.add_row(*row)
+        yield table
+    reference = reports[0]["reference"] or {}
+    told = ", ".join(f"{title} {cell(reference.get(name))}" for name, title in figures.items() if name in reference)
+    yield Text(f"reference text: {told}") if told else Text()
+    yield Text(_common(reports).replace("; ± over seeds, that of MAUVE of all seeds' texts over clusterings", ""))
+    if base is not None:
+        yield Text(f"base: genppl of {names.get(base, base)} at this entropy; a wider terminal shows more")
+
+
+def _brief(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def frontier_table(reports: Sequence[Report]) -> "Table":

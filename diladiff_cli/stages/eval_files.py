@@ -45,7 +45,8 @@ def evaluate_files(
         data: Of artifacts: token data set; None for the one that each was trained on.
 
     Returns:
-        Reports of :func:`evaluate_groups` and :func:`evaluate_artifact`, in the order of the targets, as they come.
+        Reports of :func:`evaluate_groups`, each with its ``target``, and of :func:`evaluate_artifact`, in the order of
+        the targets, as they come.
 
     Raises:
         ConfigError: An option that nothing would heed.
@@ -163,7 +164,7 @@ def _reports(
 ) -> Iterator[Report]:
     for name, samples in targets:
         if samples is not None:
-            yield from measure.reports(samples)
+            yield from ({"target": name} | report for report in measure.reports(samples))
             continue
         yield evaluate_artifact(config, Path(name), data=data)
 
@@ -188,16 +189,18 @@ def overview_table(reports: Sequence[Report]) -> "Table | None":
     # What else tells the rows apart.
     others = [k for k in SETTINGS if k not in COLUMNS and len({r["settings"].get(k) for r in found}) > 1]
     names = [*COLUMNS, *others]
+    targets = ["target"] * (len({r.get("target") for r in found}) > 1)
     table = Table(title="all ways of sampling")
-    for name in (*names, *FIGURES):
-        table.add_column(name.replace("_", " "), justify="left" if name == "model" else "right")
+    for name in (*targets, *names, *FIGURES):
+        left = name in ("target", "model")
+        table.add_column(name.replace("_", " "), justify="left" if left else "right")
     for report in found:
         settings, side = brief_settings(report), report["samples"]
         # As text: a prompt like [b] is no markup.
-        told = (Text(cell(settings.get(name))) for name in names)
+        told = [Text(cell((report | settings).get(name))) for name in (*targets, *names)]
         table.add_row(*told, *(cell(side.get(name)) for name in FIGURES))
     references = {json.dumps(r["reference"]): r["reference"] for r in found if "reference" in r}
     for side in references.values():
-        empty = ["-"] * (len(names) - 1)
+        empty = ["-"] * (len(targets) + len(names) - 1)
         table.add_row(Text(f"reference: {side['source']}"), *empty, *(cell(side.get(name)) for name in FIGURES))
     return table

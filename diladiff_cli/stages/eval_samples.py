@@ -258,7 +258,7 @@ def report_table(report: dict[str, Any]) -> "Table":
         what = f"the {' and the '.join(given)} {'counts' if len(given) == 1 else 'count'}"
         lines.append(f"{what} in all figures but latent agreement")
     lines.append(f"scorer: {report['scorer']['note'] or report['scorer']['name']}")
-    few = report["samples"]["n"] < FEW
+    few, target = report["samples"]["n"] < FEW, report.get("target")
     if "mauve" in report["samples"] and few:
         lines.append(f"mauve of {report['samples']['n']} texts says little; it takes {FEW:,} or more")
     for reason in dict.fromkeys(report["left_out"].values()):
@@ -266,9 +266,8 @@ def report_table(report: dict[str, Any]) -> "Table":
         told = reason == report["scorer"]["note"]  # in the line above
         lines.append(f"{names} left out" if told else f"{names} left out: {reason}")
     # As text: a name like diladiff[scorer] is no markup.
-    table = Table(
-        title=Text(settings or "samples"), caption=Text("\n".join(lines)), caption_justify="left", min_width=72
-    )
+    title = Text(": ".join([*([target] if target else []), settings or "samples"]))
+    table = Table(title=title, caption=Text("\n".join(lines)), caption_justify="left", min_width=72)
     table.add_column("figure")
     sides = [side for side in ("samples", "reference") if side in report]
     for side in sides:

@@ -83,10 +83,10 @@ LEARNING_RATE = Panel("learning rate", {"learning_rate": ""}, "train")
 
 
 def running_mean(values: Sequence[float]) -> list[float]:
-    """Each value's mean with its neighbours, half of :data:`SMOOTHING` on either side; gaps stay out."""
-    found = []
+    """Each value's mean with its neighbours, half of :data:`SMOOTHING` on either side, or of a sixth; gaps stay out."""
+    found, reach = [], min(SMOOTHING // 2, len(values) // 6)
     for i in range(len(values)):
-        near = values[max(0, i - SMOOTHING // 2) : i + SMOOTHING // 2 + 1]
+        near = values[max(0, i - reach) : i + reach + 1]
         window = [value for value in near if not math.isnan(value)]
         found.append(sum(window) / len(window) if window else math.nan)
     return found

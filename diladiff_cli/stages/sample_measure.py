@@ -93,7 +93,8 @@ class SampleMeasure:
     def _bar(self, total: int) -> Bar:
         """Counts texts, those of the reference included; nothing without a scorer."""
         scorer, _ = self.scorer
-        return Bar(f"scoring by {scorer.name}" if scorer else "scoring", total, enabled=scorer is not None)
+        title = f"scoring by {scorer.name}" if scorer else "scoring"
+        return Bar(title, total, enabled=scorer is not None, patient=True)
 
     def _options(self, bar: Bar) -> dict[str, Any]:
         """How texts are scored, and told of as they are."""

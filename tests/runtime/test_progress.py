@@ -1,13 +1,12 @@
 import re
 import time
-from functools import partial
+from collections.abc import Callable
 
 import pytest
-from rich.progress import Progress
 
 from diladiff_cli.notes import say
 from diladiff_cli.runtime import progress
-from diladiff_cli.runtime.progress import Bar, RateColumn, Spinner
+from diladiff_cli.runtime.progress import Bar, Spinner
 
 
 def test_off_a_terminal_a_bar_speaks_now_and_then_and_at_its_end(
@@ -87,33 +86,51 @@ def test_words_for_the_user_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr() == ("", "hello\n")
 
 
-def test_on_a_terminal_a_bar_shows_its_rate_and_the_time_left(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [1000.0]
-    monkeypatch.setattr(progress, "Progress", partial(Progress, get_time=lambda: now[0]))
-    for name, value in (("TTY_COMPATIBLE", "1"), ("TTY_INTERACTIVE", "0"), ("COLUMNS", "120")):
-        monkeypatch.setenv(name, value)
-    with Bar("work", 100) as bar:
-        for _ in range(5):
-            now[0] += 0.5
-            bar.update(2, "loss 3")
-    found = " ".join(re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err).split())
-    assert "10/100 4/s 0:00:23 loss 3" in found  # 90 left at 4/s, rounded up
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What a bar of 100 shows last on a terminal, from the seconds and units of its updates."""
+
+    def bar_of(*updates: tuple[float, int], columns: int = 120, text: str = "loss 3") -> str:
+        now = [1000.0]
+        monkeypatch.setattr(time, "monotonic", lambda: now[0])
+        for name, value in (("TTY_COMPATIBLE", "1"), ("TTY_INTERACTIVE", "0"), ("COLUMNS", str(columns))):
+            monkeypatch.setenv(name, value)
+        with Bar("work", 100) as bar:
+            for seconds, units in updates:
+                now[0] += seconds
+                bar.update(units, text)
+        found = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err)
+        return " ".join(found.strip().splitlines()[-1].split())
+
+    return bar_of
 
 
-def test_a_slow_rate_keeps_its_digits_and_an_unknown_one_is_left_out() -> None:
-    now = [0.0]
-    bars = Progress(get_time=lambda: now[0])
-    task = bars.add_task("work", total=100_000)
-    texts = [RateColumn().render(bars.tasks[0]).plain]
-    for seconds, units in ((0, 1), (10, 0.25), (10, 0.25)):
-        now[0] += seconds
-        bars.update(task, advance=units)
-    texts.append(RateColumn().render(bars.tasks[0]).plain)
-    bars.update(task, advance=70_000)
-    texts.append(RateColumn().render(bars.tasks[0]).plain)
-    assert texts == ["", "0.025/s", "3,500/s"]
+def test_on_a_terminal_a_bar_shows_its_rate_and_the_time_left(shown: Callable[..., str]) -> None:
+    assert "10/100 4/s 0:00:22 loss 3" in shown(*[(0.5, 2)] * 5)  # 90 left at 4/s
+
+
+def test_units_that_come_together_took_the_time_before_them(shown: Callable[..., str]) -> None:
+    batch = [(8.0, 1), *[(0.001, 1)] * 31]
+    assert "32/100 3.98/s loss 3" in shown(*batch)
+    assert "64/100 3.98/s 0:00:09 loss 3" in shown(*batch, *batch)
+
+
+def test_slow_first_units_do_not_count_once_others_follow(shown: Callable[..., str]) -> None:
+    assert "1/100 0.0167/s loss 3" in shown((60.0, 1))
+    assert "11/100 1/s 0:01:29 loss 3" in shown((60.0, 1), *[(1.0, 1)] * 10)
+
+
+def test_a_fast_rate_is_whole_and_one_of_nothing_is_left_out(shown: Callable[..., str]) -> None:
+    assert "0/100 loss 3" in shown((5.0, 0))
+    assert "90/100 3,000/s loss 3" in shown((0.03, 90))
+
+
+def test_a_narrow_terminal_cuts_the_text_and_not_the_figures(shown: Callable[..., str]) -> None:
+    text = "loss 4.2834, lr 0.0016, 11,530 tokens/s"
+    found = shown(*[(0.5, 2)] * 5, columns=60, text=text)
+    assert "10/100 4/s 0:00:22 loss 4" in found
+    assert found.endswith("…")
+    assert shown(*[(0.5, 2)] * 5, columns=140, text=text).endswith(text)
 
 
 def test_a_spinner_tells_the_share_and_the_time_left_where_the_whole_is_known(

@@ -46,7 +46,7 @@ def measure(*targets: Path, **options: Any) -> list[Report]:
 
 
 def shown(table: Any) -> str:
-    console = Console(file=io.StringIO(), width=200)
+    console = Console(file=io.StringIO(), width=400)
     console.print(table)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -167,7 +167,9 @@ def test_a_reference_is_scored_once_for_all_files_and_models_that_share_it(
     assert reports[0]["samples"]["genppl"] == pytest.approx(torch.e)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("reference: ")
-    assert lines[1:] == [f"scoring by counting {count} texts" for count in ("6/9", "9/9", "3/3", "3/3")]
+    assert lines[1:] == []  # of work of less than half a minute
+    assert [report["target"] for report in reports] == [str(file) for file in (*files, files[0])]
+    assert str(table_of(reports[1]).title).startswith(f"{files[1]}: model ")  # type: ignore[attr-defined]
 
 
 def test_a_text_that_is_cut_in_two_ways_is_told_once(
@@ -239,10 +241,14 @@ def test_the_overview_has_a_row_for_each_way_of_sampling_and_the_settings_that_t
     files = [draw(tiny_chain.mdlm, tmp_path / f"{p}.jsonl", top_p=p, decode_steps=4) for p in (0.5, 0.9)]
     reports = measure(*files)
     assert overview_table(reports[:1]) is None
+    together = tmp_path / "together.jsonl"
+    together.write_text("".join(file.read_text() for file in files))
+    assert "target" not in shown(overview_table(measure(together)))
     lines = [line.split("│")[1:-1] for line in shown(overview_table(reports)).splitlines() if line.startswith("│")]
     rows = [[part.strip() for part in line] for line in lines]
     entropies = [f"{report['samples']['entropy']:.4g}" for report in reports]
-    assert [row[1:] for row in rows[:2]] == [
+    assert [row[0] for row in rows[:2]] == [str(file) for file in files]
+    assert [row[2:] for row in rows[:2]] == [
         ["-", "4", "1", p, "3", "-", entropy, "-", "-"] for p, entropy in zip(("0.5", "0.9"), entropies, strict=True)
     ]
     assert rows[2][0] == f"reference: {reports[0]['reference']['source']}"

@@ -94,7 +94,13 @@ def test_the_running_mean_is_that_of_the_neighbours_without_gaps() -> None:
     reach = SMOOTHING // 2
     assert running_mean(values)[reach:-reach] == values[reach:-reach]  # a straight line stays
     assert running_mean(values)[0] == sum(values[: reach + 1]) / (reach + 1)
-    assert running_mean([1.0, math.nan, 3.0]) == [2.0, 2.0, 2.0]
+    assert running_mean([1.0, math.nan, 3.0, 5.0, 5.0, 5.0]) == [1.0, 2.0, 4.0, 13 / 3, 5.0, 5.0]
+
+
+def test_few_values_are_hardly_smoothed() -> None:
+    assert running_mean([4.0, 2.0, 1.0]) == [4.0, 2.0, 1.0]
+    falling = [4.0 / (i + 1) for i in range(12)]
+    assert running_mean(falling)[0] == sum(falling[:3]) / 3
 
 
 def test_recovery_is_drawn_for_the_auto_encoder_its_base_and_noise(tiny_chain: Chain) -> None:
