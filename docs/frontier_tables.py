@@ -28,6 +28,7 @@ from layout import (
 
 from diladiff_cli.metrics.frontier import interpolated, mean_and_std
 
+HALF = 0.5  # of the steps correct
 BETWEEN = 0.92  # a temperature of the base alone, where its curve bends
 
 
@@ -162,14 +163,15 @@ def orders() -> str:
     return table(["model", "decode steps", "T", *HEADS, "GenPPL of the base in random order at this entropy"], rows)
 
 
-def spread_order() -> str:
-    """Base, prior and student revealing distant positions together, beside the base in random order."""
-    reports, bases = stored("spread.jsonl"), stored("frontier.jsonl")
+def spread_order(name: str = "spread.jsonl") -> str:
+    """Base, prior and student revealing distant positions together, beside the base in random order and in this."""
+    spread, bases = stored("spread.jsonl"), stored("frontier.jsonl")
     rows = []
-    for r in in_order(reports):
+    for r in in_order(stored(name)):
         means = means_of(r)
-        beside = [number(base_at(others, r["decode_steps"], means["entropy"])) for others in (bases, reports)]
-        shown = [*figures_of(r), beside[0], "-" if r["stage"] == "mdlm" else beside[1]]
+        beside = [number(base_at(others, r["decode_steps"], means["entropy"])) for others in (bases, spread)]
+        is_base = r["stage"] == "mdlm" and not r.get("corrector")
+        shown = [*figures_of(r), beside[0], "-" if is_base else beside[1]]
         needed = steps_needed(bases, means["genppl"], means["entropy"])
         rows.append([name_of(r), *settings_of(r)[2:], *shown, needed])
     orders = [f"GenPPL of the base in {name} order at this entropy" for name in ("random", "this")]
@@ -210,6 +212,7 @@ def headline() -> str:
     taken_over = _at_085(stored("latent_until.jsonl"), "student")
     guided = [r for r in _at_085(stored("ten_steps.jsonl"), "prior") if r.get("guidance")]
     over, spread = way_of(taken_over[0]).split(", ")[1], stored("spread.jsonl")
+    corrected = [r for r in stored("corrected.jsonl") if r["corrector"] == HALF]
     spread_over = [r for r in spread if r.get("latent_until")]
     latents_alone = [r for r in spread if not r.get("latent_until")]
     ways = {
@@ -222,6 +225,8 @@ def headline() -> str:
         "student, 2 latent steps, `--order spread`": _at_085(latents_alone, "student"),
         f"student, 2 latent steps, {over}, `--order spread`": _at_085(spread_over, "student"),
         "prior, 5 latent steps, `--order spread`": _at_085(latents_alone, "prior"),
+        f"base, `--order spread --corrector {HALF}`": _at_085(corrected, "mdlm"),
+        f"student, 2 latent steps, {over}, `--order spread --corrector {HALF}`": _at_085(corrected, "student"),
     }
     steps = sorted({r["decode_steps"] for found in ways.values() for r in found})
     rows = []

@@ -57,10 +57,11 @@ def settings_of(report: Report) -> list[str]:
 
 
 def way_of(report: Report) -> str:
-    """What the decoder makes of latents, where it does not take them as they are drawn."""
-    scale, until = report.get("latent_scale"), report["latent_until"]
+    """What the decoder makes of latents, where it does not take them as they are drawn, and how much is corrected."""
+    scale, until, corrector = (report.get(name) for name in ("latent_scale", "latent_until", "corrector"))
     parts = [f"latents times {scale:g}"] if scale is not None else []
-    return ", ".join([*parts, *([f"base takes over at {until:g}"] if until else [])])
+    parts += [f"base takes over at {until:g}"] if until else []
+    return ", ".join([*parts, *([f"corrector {corrector:g}"] if corrector else [])])
 
 
 def name_of(report: Report) -> str:
@@ -95,7 +96,7 @@ def of_seed(report: Report, seed: int) -> Report:
 
 def base_at(reports: Iterable[Report], decode_steps: int, entropy: float | None, name: str = "genppl") -> float | None:
     """A figure of the base at an entropy, between its temperatures."""
-    bases = [r for r in reports if r["stage"] == "mdlm"]
+    bases = [r for r in reports if r["stage"] == "mdlm" and not r.get("corrector")]
     if name == "mauve":  # figures of different numbers of texts do not compare
         bases = [r for r in bases if "mauve_pooled" in r["figures"]] or bases
     same = [means_of(r) for r in bases if r["decode_steps"] == decode_steps]

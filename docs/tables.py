@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from ablation_tables import ablation, measured_groups
@@ -216,6 +217,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "orders": orders,
     "spread-base": spread_base,
     "spread-order": spread_order,
+    "corrected": partial(spread_order, "corrected.jsonl"),
     **{f"ablation-{group}": ablation(group) for group in measured_groups()},
     "savings": savings,
     "speed-bf16": sampling_speed("speed_bf16.jsonl"),

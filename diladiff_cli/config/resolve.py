@@ -42,7 +42,9 @@ def read_config_file(path: Path | str, stage: str) -> tuple[dict[str, Any], list
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise ConfigError([f"--config {path} cannot be read ({error.strerror}); give a TOML or JSON file"]) from error
+        inside = path / "config.json"
+        remedy = f"give {inside}" if inside.is_file() else "give a TOML or JSON file"
+        raise ConfigError([f"--config {path} cannot be read ({error.strerror}); {remedy}"]) from error
     try:
         if path.suffix == ".json":
             values = json.loads(raw, object_pairs_hook=_each_once)

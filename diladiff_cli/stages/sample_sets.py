@@ -57,7 +57,7 @@ def _different(samples: list[Sample]) -> list[Sample]:
 
 
 def _parse(line: bytes, place: str) -> Sample:
-    remedy = 'every line must be a JSON object like {"text": "...", "token_ids": [...]}'
+    remedy = 'every line must be a JSON object like {"text": "..."}, as sample writes them without --format text'
     try:
         sample = json.loads(line)
     except (ValueError, RecursionError) as error:
