@@ -167,11 +167,12 @@ def spread_order(name: str = "spread.jsonl") -> str:
     """Base, prior and student revealing distant positions together, beside the base in random order and in this."""
     spread, bases = stored("spread.jsonl"), stored("frontier.jsonl")
     rows = []
-    for r in in_order(stored(name)):
+    reports = in_order(stored(name))
+    for r in reports:
         means = means_of(r)
         beside = [number(base_at(others, r["decode_steps"], means["entropy"])) for others in (bases, spread)]
         is_base = r["stage"] == "mdlm" and not r.get("corrector")
-        shown = [*figures_of(r), beside[0], "-" if is_base else beside[1]]
+        shown = [*figures_of(r, reports), beside[0], "-" if is_base else beside[1]]
         needed = steps_needed(bases, means["genppl"], means["entropy"])
         rows.append([name_of(r), *settings_of(r)[2:], *shown, needed])
     orders = [f"GenPPL of the base in {name} order at this entropy" for name in ("random", "this")]
