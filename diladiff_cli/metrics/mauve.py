@@ -1,14 +1,14 @@
 """MAUVE: how close two sets of texts are, by the clustered features of a scorer (Pillutla et al., 2021)."""
 
 import importlib.util
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from diladiff_cli.metrics.quiet import silenced
 
-SCALE = 5
+SCALE = 5  # of the divergence curve; figures of different scales do not compare
+SEEDS = (25, 26, 27)  # of the clustering
 NOT_INSTALLED = "the package mauve-text is not installed"
 DEFINITION = (
     "area under the divergence curve (25 mixtures) of two sets of texts, quantised together by k-means into the given "
@@ -18,20 +18,16 @@ DEFINITION = (
 )
 
 
-def mauve_score(
-    p_features: Tensor | None, q_features: Tensor | None, seeds: Sequence[int] = (25,), scale: float = SCALE
-) -> dict[str, Any]:
+def mauve_score(p_features: Tensor | None, q_features: Tensor | None) -> dict[str, Any]:
     """MAUVE of two sets of features, 1 for equal distributions and near 0 for disjoint ones.
 
     Args:
         p_features: (N, D) features of one set, or None where there is no scorer.
         q_features: (M, D) features of the other.
-        seeds: Of the clustering; the value reported is that of the first.
-        scale: The constant that stretches the divergence curve; figures of different scales do not compare.
 
     Returns:
-        ``value`` (None if it cannot be had, then ``reason`` says why), ``values`` for each seed, ``n`` (the smaller
-        set), ``buckets`` (max(2, n / 10)), ``scale`` and ``seeds``.
+        ``value`` (None if it cannot be had, then ``reason`` says why), that of the first of ``values``, one for each
+        of the ``seeds``; ``n`` (the smaller set), ``buckets`` (max(2, n / 10)) and ``scale``.
     """
     if p_features is None or q_features is None:
         return {"value": None, "reason": "no scorer or no reference to take features from"}
@@ -46,14 +42,14 @@ def mauve_score(
     with silenced():
         from mauve.compute_mauve import compute_mauve
 
-        for seed in seeds:
+        for seed in SEEDS:
             outcome = compute_mauve(
                 p_features=p_features.float().cpu().numpy(),
                 q_features=q_features.float().cpu().numpy(),
                 num_buckets=buckets,
-                mauve_scaling_factor=scale,
+                mauve_scaling_factor=SCALE,
                 seed=seed,
                 verbose=False,
             )
             values.append(float(outcome.mauve))
-    return {"value": values[0], "values": values, "n": n, "buckets": buckets, "scale": scale, "seeds": list(seeds)}
+    return {"value": values[0], "values": values, "n": n, "buckets": buckets, "scale": SCALE, "seeds": list(SEEDS)}

@@ -252,11 +252,11 @@ def use_plain_attention(network: nn.Module) -> None:
             part.plain = True
 
 
-def init_weights(module: nn.Module, std: float = 0.02) -> None:
-    """Normal(0, std) matrices and embeddings, zero biases, then the parts' own starting values."""
+def init_weights(module: nn.Module) -> None:
+    """Normal(0, 0.02) matrices and embeddings, zero biases, then the parts' own starting values."""
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Embedding):
-            nn.init.normal_(part.weight, std=std)
+            nn.init.normal_(part.weight, std=0.02)
         if isinstance(part, nn.Linear) and part.bias is not None:
             nn.init.zeros_(part.bias)
     for part in module.modules():

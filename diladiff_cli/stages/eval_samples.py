@@ -20,7 +20,6 @@ from diladiff_cli.stages.sample_sets import (
 if TYPE_CHECKING:
     from rich.table import Table
 
-MAUVE_SEEDS = (25, 26, 27)
 FEW = 1000  # texts; MAUVE says little of fewer
 TOO_SHORT = "all samples are empty or too short"
 GIVEN = "texts that were given"
@@ -167,13 +166,13 @@ def _add_mauve(
     features = [s.features if s else None for s in (scores, reference_scores)]
     target = None if features[1] is None else features[1][:n]
     rest: Tensor | None = None if features[1] is None else features[1][n : 2 * n]
-    result = mauve_metric.mauve_score(features[0], target, MAUVE_SEEDS)
+    result = mauve_metric.mauve_score(features[0], target)
     if result["value"] is None:
         left_out["mauve"] = result["reason"]
     else:
         sides["samples"] |= {"mauve": result["value"], "mauve_by_seed": result["values"]}
         if rest is not None and len(rest) == n:
-            sides["reference"]["mauve"] = mauve_metric.mauve_score(rest, target, MAUVE_SEEDS)["value"]
+            sides["reference"]["mauve"] = mauve_metric.mauve_score(rest, target)["value"]
         else:
             left_out["reference mauve"] = TOO_FEW
     settings: dict[str, Any] = {key: result[key] for key in ("n", "buckets", "scale", "seeds") if key in result}

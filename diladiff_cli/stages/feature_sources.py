@@ -138,7 +138,8 @@ def recorded_feature_source(ae: Artifact) -> FeatureSource:
     Raises:
         UserError: It is missing, or has other weights than it had.
     """
-    name, source = recorded_features(ae), feature_source(recorded_features(ae), ae.parent("mdlm"), "cpu")
+    name = recorded_features(ae)
+    source = feature_source(name, ae.parent("mdlm"), "cpu")
     if isinstance(source, EncoderFeatures) and source.hash() != ae.network.get("features_hash"):
         raise UserError(
             f"the encoder {name} has other weights than when {ae.path} was trained on it",

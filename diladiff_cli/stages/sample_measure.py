@@ -13,7 +13,7 @@ from diladiff_cli.metrics.mauve import mauve_score
 from diladiff_cli.metrics.scorers import Scorer, Scores, load_scorer
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.progress import Bar
-from diladiff_cli.stages.eval_samples import MAUVE_SEEDS, evaluate_groups
+from diladiff_cli.stages.eval_samples import evaluate_groups
 from diladiff_cli.stages.kept_scores import kept_scores
 from diladiff_cli.stages.reference_text import ReferenceText, reference_text
 from diladiff_cli.stages.sample_sets import Sample, group_samples
@@ -80,8 +80,8 @@ class SampleMeasure:
         if len(found) <= len(sets):
             return mauve_score(None, None) | names
         target, rest = found[-1][:n], found[-1][n:]
-        reference = mauve_score(rest, target, MAUVE_SEEDS)["value"] if len(rest) == n else None
-        return mauve_score(torch.cat(found[:-1]), target, MAUVE_SEEDS) | names | {"reference": reference}
+        reference = mauve_score(rest, target)["value"] if len(rest) == n else None
+        return mauve_score(torch.cat(found[:-1]), target) | names | {"reference": reference}
 
     def _scores(self, *groups: list[Sample]) -> list[Scores | None]:
         """What the scorer says of groups of texts, kept or new."""
