@@ -62,8 +62,8 @@ class RevealPlan:
         passed = torch.searchsorted(ends.flip(0), times.contiguous(), right=True)  # ends at or below each time
         number, draws = (len(ends) - passed)[None], uniform[None]  # (1 + W, B, L)
         if redraws is not None:
-            sweeps = len(ends) + SWEEP * torch.arange(len(redraws.times))
-            number = torch.cat([number, sweeps[:, None, None] + turns(redraws.times)])
+            again = [len(ends) + SWEEP * i + turns(uniform, i) for i, uniform in enumerate(redraws.times)]
+            number = torch.cat([number, torch.stack(again)])
             draws = torch.cat([draws, redraws.uniform])
         number = torch.where(x == mask_id, number.clamp(max=decoding.steps), decoding.steps).flatten()  # steps: never
         counts = torch.bincount(number, minlength=decoding.steps + 1)[: decoding.steps]

@@ -25,24 +25,25 @@ def low_discrepancy(offset: float | Tensor, positions: Tensor, batch_size: int) 
     return 1.0 - torch.remainder(offset + strata / batch_size, 1.0)
 
 
-def spread_times(uniform: Tensor) -> Tensor:
+def spread_times(uniform: Tensor, ratio: float = GOLDEN_SECTION) -> Tensor:
     """Reveal times that put positions far apart in the text where they are near in time.
 
     Position p is revealed at frac(u + s p g): g is the golden section, u an offset and s = 1 or -1 a direction of each
-    example's own (a Kronecker sequence). Every interval of times holds nearly its share of the positions (within four,
-    for texts of up to 1,024), and positions revealed within the same Nth of the time lie N / sqrt 5 or more apart
-    (Hurwitz). Related to the Halton order for images (Besnier et al., 2025) and to dilated unmasking (Luxembourg
-    et al., 2025).
+    example's own (a Kronecker sequence). With it every interval of times holds nearly its share of the positions
+    (within four, for texts of up to 1,024), and positions revealed within the same Nth of the time lie N / sqrt 5 or
+    more apart (Hurwitz). Related to the Halton order for images (Besnier et al., 2025) and to dilated unmasking
+    (Luxembourg et al., 2025).
 
     Args:
         uniform: (B, L) draws from U(0, 1); only the first and the last column are used.
+        ratio: g, or another that no fraction of small numbers is near to.
 
     Returns:
         (B, L) times in [0, 1); each is uniform on its own.
     """
     directions = torch.where(uniform[:, -1:] < 0.5, 1.0, -1.0).to(uniform.dtype)
     places = torch.arange(uniform.shape[1], device=uniform.device, dtype=uniform.dtype)
-    return torch.remainder(uniform[:, :1] + directions * places * GOLDEN_SECTION, 1.0)
+    return torch.remainder(uniform[:, :1] + directions * places * ratio, 1.0)
 
 
 def scattering_stride(size: int) -> int:

@@ -6,10 +6,12 @@ vocabulary head, the softmax, the draw and most of the last block run only where
 :class:`Decoding` tells other orders.
 
 Corrector steps follow where they are asked for: each masks some positions once more, far apart, and draws their tokens
-given all others (Gibbs sampling in blocks). So tokens that were drawn together without seeing one another are mended.
-Not in the paper; correctors of other kinds: Campbell et al. (2022), Wang et al. (2025, ReMDM).
+given all others, as independent of one another as those of any step (of one token each, it is Gibbs sampling). So what
+was drawn together without seeing one another is mended. Not in the paper; correctors of other kinds: Campbell et al.
+(2022), Wang et al. (2025, ReMDM).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,6 +28,8 @@ BLIND_ORDERS = ("random", "spread")  # that do not look at the predictions
 ADAPTIVE_ORDERS = ("threshold", "entropy")  # that reveal as many positions a step as the predictions allow
 ORDERS = (*BLIND_ORDERS, "confidence", *ADAPTIVE_ORDERS)
 SWEEP = 8  # corrector steps in which every position is drawn anew once
+# Of sweeps by turns. Like the golden section they are far from all fractions of small numbers, and from it.
+RATIOS = (math.sqrt(2) - 1, math.sqrt(3) - 1)
 HEADS_AT_ONCE = 1024  # positions whose logits exist at the same time
 # Of them, vocabulary entries drawn from at once: few MB for the caches of a CPU, or what fills a GPU.
 ENTRIES_AT_ONCE, ENTRIES_AT_ONCE_GPU = 1 << 20, 1 << 25
@@ -152,7 +156,7 @@ def unmask(
             body, head = successor.body, successor.head
         if redraws is not None and step >= len(ends):
             sweep, turn = divmod(step - len(ends), SWEEP)
-            reveal = drawn & (turns(redraws.times[sweep]) == turn)
+            reveal = drawn & (turns(redraws.times[sweep], sweep) == turn)
             _reveal(body, head, x, mask_id, reveal, redraws.uniform[sweep], decoding)
         elif decoding.order in BLIND_ORDERS:
             reveal = (x == mask_id) & (reveal_times >= ends[step])
@@ -175,9 +179,13 @@ def check_redraws(decoding: Decoding, redraws: Redraws | None) -> None:
         raise ValueError(f"{decoding.corrector_steps} corrector steps need {decoding.sweeps} sweeps, not {sweeps}")
 
 
-def turns(uniform: Tensor) -> Tensor:
-    """(..., L) which of the :data:`SWEEP` steps of a sweep draws each position anew, from uniform draws (..., L)."""
-    times = spread_times(uniform.flatten(0, -2)).view(uniform.shape)
+def turns(uniform: Tensor, sweep: int) -> Tensor:
+    """(B, L) which of the :data:`SWEEP` steps of a sweep draws each position anew, from uniform draws (B, L).
+
+    Positions of a turn lie four apart or more. Those that shared a step of the order "spread", or a turn of the sweep
+    before, do so no more often than others: sweeps have two ratios by turns.
+    """
+    times = spread_times(uniform, RATIOS[sweep % len(RATIOS)])
     return (times * SWEEP).long().clamp(max=SWEEP - 1)
 
 

@@ -1,11 +1,14 @@
 """Corrector steps: positions that are masked and drawn anew, given all others."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
 
 from diladiff_cli.core.draw import draw_tokens
 from diladiff_cli.core.static import RevealPlan, StaticStep
+from diladiff_cli.core.times import spread_times
 from diladiff_cli.core.unmask import ORDERS, SWEEP, Decoding, Redraws, Successor, turns, unmask
 
 from .test_static import MASK, SHAPE, body, head, inputs
@@ -56,7 +59,7 @@ def test_a_step_draws_its_positions_given_all_others_and_leaves_those(order: str
     assert not (before == MASK).any()
     for number in range(decoding.corrector_steps):
         sweep, turn = divmod(number, SWEEP)
-        again = masked & (turns(more.times[sweep]) == turn)
+        again = masked & (turns(more.times[sweep], sweep) == turn)
         seen = before.masked_fill(again, MASK)
         wanted = before.clone()
         wanted[again] = draw_tokens(head(body(seen)[again]), more.uniform[sweep][again], 0.8, 0.9)[0]
@@ -65,15 +68,33 @@ def test_a_step_draws_its_positions_given_all_others_and_leaves_those(order: str
     assert torch.equal(before[~masked], x[~masked])
 
 
-def test_a_sweep_comes_to_every_position_once_and_to_distant_ones_together() -> None:
-    found = turns(torch.rand(50, 64, generator=generator(3), dtype=torch.float64))
+@pytest.mark.parametrize("sweep", range(4))
+def test_a_sweep_comes_to_every_position_once_and_to_distant_ones_together(sweep: int) -> None:
+    found = turns(torch.rand(50, 64, generator=generator(3), dtype=torch.float64), sweep)
     assert found.min() == 0
     assert found.max() == SWEEP - 1
     for row in found:
         for turn in range(SWEEP):
             places = (row == turn).nonzero().squeeze(1)
-            assert 4 <= len(places) <= 12  # of 8
-            assert places.diff().min() >= SWEEP / 5**0.5
+            assert 6 <= len(places) <= 10  # of 8
+            assert places.diff().min() >= 4
+
+
+@pytest.mark.parametrize(("length", "steps"), [(64, 8), (64, 32), (1024, 32), (1024, 128)])
+def test_what_was_drawn_together_is_not_drawn_together_again(length: int, steps: int) -> None:
+    def pairs(groups: Tensor) -> Tensor:
+        return (groups[:, :, None] == groups[:, None, :]) & ~torch.eye(length, dtype=torch.bool)
+
+    def uniform(seed: int) -> Tensor:
+        return torch.rand(10, length, generator=generator(seed), dtype=torch.float64)
+
+    revealed = pairs((spread_times(uniform(0)) * steps).long())
+    again = [pairs(turns(uniform(1 + sweep), sweep)) for sweep in range(4)]
+    for sweep in range(4):
+        assert again[sweep][revealed].float().mean() < 0.2  # an eighth by chance
+    for first, second in pairwise(again):
+        assert second[first].float().mean() < 0.2
+    assert torch.stack(again).all(0)[revealed].float().mean() < 0.02
 
 
 @pytest.mark.parametrize("order", ["random", "spread"])
