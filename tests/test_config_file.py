@@ -113,6 +113,12 @@ def test_an_unreadable_file_is_named_with_the_remedy(tmp_path: Path, name: str, 
     assert "\n" not in problem
 
 
+def test_the_folder_of_an_artifact_is_told_what_to_give_of_it(tiny_chain: Chain) -> None:
+    with pytest.raises(ConfigError, match=rf"cannot be read \(.*\); give {tiny_chain.mdlm}/config.json$"):
+        read_config_file(tiny_chain.mdlm, "mdlm")
+    assert read_config_file(str(tiny_chain.mdlm / "config.json"), "mdlm")[1] == []  # a path as text
+
+
 def test_the_config_of_an_artifact_repeats_its_training(tiny_chain: Chain) -> None:
     for stage in ("mdlm", "ae", "prior", "student"):
         file = getattr(tiny_chain, stage) / "config.json"

@@ -56,7 +56,7 @@ DryRun = Annotated[
 Out = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the artifact goes.")]
 RecordedData = Annotated[
     Path | None,
-    typer.Option("--data", metavar="FOLDER", help=r"Token data set. \[default: the one that the parent records]"),
+    typer.Option("--data", metavar="FOLDER", help=r"Token data set. \[default: the one that latents or parent record]"),
 ]
 EncodedData = Annotated[
     Path | None,

@@ -53,7 +53,7 @@ def check_place(file: Path, option: str) -> None:
         UserError: It is a folder, or there is no folder for it; blames ``option``.
     """
     above = real(file).parent
-    if not above.exists():
+    if not above.is_dir():
         what = f"there is no folder {above if file.is_symlink() else file.parent}"
     elif file.is_dir():
         what = "it is a folder"

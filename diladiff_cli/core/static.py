@@ -7,6 +7,7 @@ The tokens are those of :func:`diladiff_cli.core.unmask.unmask`, for the same ra
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -48,8 +49,11 @@ class RevealPlan:
         uniform: Tensor,
         decoding: Decoding,
         redraws: Redraws | None = None,
-    ) -> "RevealPlan":
-        """The plan for tokens x, reveal times and uniform draws (B, L) on the CPU; see :func:`unmask`.
+    ) -> "list[RevealPlan]":
+        """Plans for tokens x, reveal times and uniform draws (B, L) on the CPU, see :func:`unmask`.
+
+        One is of the steps that reveal, and where there are corrector steps another of those, which are wider or less
+        wide.
 
         Raises:
             ValueError: The order looks at predictions, or as of :func:`unmask`.
@@ -63,22 +67,31 @@ class RevealPlan:
         number, draws = (len(ends) - passed)[None], uniform[None]  # (1 + W, B, L)
         if redraws is not None:
             again = [len(ends) + SWEEP * i + turns(uniform, i) for i, uniform in enumerate(redraws.times)]
-            number = torch.cat([number, torch.stack(again)])
+            number = torch.cat([number.where(number < len(ends), decoding.steps), torch.stack(again)])
             draws = torch.cat([draws, redraws.uniform])
-        number = torch.where(x == mask_id, number.clamp(max=decoding.steps), decoding.steps).flatten()  # steps: never
-        counts = torch.bincount(number, minlength=decoding.steps + 1)[: decoding.steps]
-        order = number.argsort(stable=True)[: int(counts.sum())]
+        number = torch.where(x == mask_id, number, decoding.steps).flatten()  # from steps on: never
+        bounds = [0, len(ends), *([decoding.steps] if decoding.corrector_steps else [])]
+        return [cls._between(number, draws.double().flatten(), x.numel(), *some, decoding) for some in pairwise(bounds)]
+
+    @classmethod
+    def _between(
+        cls, number: Tensor, draws: Tensor, size: int, first: int, last: int, decoding: Decoding
+    ) -> "RevealPlan":
+        """Of the steps from ``first`` to before ``last``; ``number`` and ``draws`` are of B * L positions, or more."""
+        chosen = ((number >= first) & (number < last)).nonzero().squeeze(1)
+        order = chosen[number[chosen].argsort(stable=True)]
+        counts = torch.bincount(number[chosen] - first, minlength=last - first)
         width = padded_width(int(counts.max()))
         rows = counts.nonzero().squeeze(1)
-        places = torch.full((len(rows), width), x.numel())
+        places = torch.full((len(rows), width), size)
         filled = torch.arange(width) < counts[rows][:, None]
-        places[filled] = order % x.numel()
+        places[filled] = order % size
         drawn = torch.zeros(*places.shape, draws_at_most(decoding), dtype=torch.float64)
-        following = draws.double().flatten()[order]
+        following = draws[order]
         for turn in range(drawn.shape[2]):
             drawn[filled, turn] = following
             following = next_uniform(following)
-        return cls(rows.tolist(), places, drawn)
+        return cls((rows + first).tolist(), places, drawn)
 
 
 def padded_width(count: int) -> int:

@@ -128,6 +128,7 @@ def bench_plan(
                 "steps": point.settings.steps or None,
                 **{name: getattr(point.settings, name) for name in ("decode_steps", "temperature")},
                 **point.settings.use_of_latents(),
+                "corrector": point.settings.corrector or None,
                 "to_draw": [seed for seed, files in kept.items() if not files.drawn],
                 "to_score": [seed for seed, files in kept.items() if not files.scored],
                 "to_pool": len(kept) > 1 and kept_report(pooled_file(point, list(kept), *given), POOLED) is None,

@@ -40,7 +40,7 @@ def frontier_figure(reports: Sequence[Report]) -> "Figure":
     measured = [name for name in PANELS if any(name in r["figures"] for r in reports)]
     if "mauve_pooled" in measured:  # to which the other adds nothing
         measured = [name for name in measured if name != "mauve"]
-    base = next((r["model"] for r in reports if r["stage"] == "mdlm"), "")
+    base = next((r["model"] + Way.of(r).words for r in reports if r["stage"] == "mdlm"), "")
     comparable = any(_multiple(r, base) is not None for r in reports)
     panels = len(measured) + comparable
     figure, axes = new_figure(panels, "quality over throughput", columns=panels if panels < 4 else -(-panels // 2))

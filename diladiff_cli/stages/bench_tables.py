@@ -115,7 +115,7 @@ def narrow_tables(reports: Sequence[Report], padding: int = 1) -> "Iterator[Rend
         if base is not None:
             columns["base"] = [_brief(r["at_equal_entropy"].get(base, {}).get("genppl")) for r in points]
         columns = {title: cells for title, cells in columns.items() if set(cells) != {"-"}}
-        heads = (Column(title, justify="right", no_wrap=True) for title in columns)
+        heads = (Column(title, justify="right", overflow="fold") for title in columns)
         table = Table(
             *heads, title=Text(name), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, padding)
         )
@@ -126,8 +126,11 @@ def narrow_tables(reports: Sequence[Report], padding: int = 1) -> "Iterator[Rend
     told = ", ".join(f"{title} {cell(reference.get(name))}" for name, title in figures.items() if name in reference)
     yield Text(f"reference text: {told}") if told else Text()
     yield Text(_common(reports).replace("; ± over seeds, that of MAUVE of all seeds' texts over clusterings", ""))
+    told = "a wider terminal shows more"
     if base is not None:
-        yield Text(f"base: genppl of {names.get(base, base)} at this entropy; a wider terminal shows more")
+        model = next(r["at_equal_entropy"][base]["model"] for r in reports if base in r["at_equal_entropy"])
+        told = f"base: genppl of {names[model]}{base.removeprefix(model)} at this entropy; {told}"
+    yield Text(told)
 
 
 def _brief(value: float | None) -> str:

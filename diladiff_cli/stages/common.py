@@ -144,7 +144,7 @@ def open_recorded_data(artifact: Artifact, given: Path | None) -> TokenData:
         if found != wanted:
             raise UserError(
                 f"{path} has {name} {found}, but {called} was trained with {wanted}",
-                "encode the text with that artifact's tokenizer and length",
+                f"encode the text with --tokenizer {called} --length {artifact.data['length']}",
             )
     tables = (artifact.config["tokenizer"], data.config.get("tokenizer"))
     if tables[0] != tables[1] and not same_tokenizer(artifact.path, path):
@@ -196,7 +196,7 @@ _INITIALISING = threading.Lock()
 def seeded(seed: int) -> Iterator[None]:
     """Networks that are made in the block begin as a seed has it.
 
-    This is the only use of the global generator, which is as before afterwards; other threads wait.
+    The stages use the global generator for nothing else. It is as before afterwards, and other threads wait.
     """
     with _INITIALISING, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

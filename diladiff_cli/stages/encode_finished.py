@@ -83,7 +83,7 @@ def finished_data(
     if changed := differences(stored_settings, wanted):
         raise UserError(f"{out} holds a data set with other settings ({', '.join(changed.values())})", REMEDY)
     sources = [*text, *valid]
-    hashes = stored.get("text_hashes", {})
+    hashes = stored.get("text_hashes", {})  # none in a damaged record
     on_hub = [source for source in sources if source != "-" and find_files(source) is None]
     if on_hub:
         same = stored.get("sources") == sources and len(on_hub) in (0, len(sources))

@@ -190,62 +190,70 @@ class Replays:
             the nucleus.
         """
         first = turns[0].decoder
-        plan = RevealPlan.of(x, first.mask_id, reveal_times, uniform, decoding, redraws)
-        if plan.width * first.vocab_size > MOST_LOGITS:
+        plans = RevealPlan.of(x, first.mask_id, reveal_times, uniform, decoding, redraws)
+        if max(plan.width for plan in plans) * first.vocab_size > MOST_LOGITS:
             return None
-        device = first.embedding.weight.device
-        drawing = Drawing((x.shape[0], x.shape[1]), plan.width, decoding.temperature, decoding.top_p)
-        parts: list[DecodingReplay] = []
-        for turn in turns:
-            caches = None if turn.z is None else turn.decoder.latent_caches(turn.z)
+        device, starts = first.embedding.weight.device, [0, decoding.revealing_steps][: len(plans)]
+        caches = [None if turn.z is None else turn.decoder.latent_caches(turn.z) for turn in turns]
+        phases: list[Phase] = []
+        for start in sorted({*starts, *(turn.first for turn in turns)}):
+            number = bisect_right([turn.first for turn in turns], start) - 1
+            turn, plan = turns[number], plans[bisect_right(starts, start) - 1]
+            drawing = Drawing((x.shape[0], x.shape[1]), plan.width, decoding.temperature, decoding.top_p)
             key = ("decoding", id(turn.decoder), turn.z is None, drawing)
-            part = self.get(key, partial(DecodingReplay, turn.decoder, caches, drawing, device))
-            if part is None:
+            replay = self.get(key, partial(DecodingReplay, turn.decoder, caches[number], drawing, device))
+            if replay is None:
                 return None
-            part.look_at(caches)
-            parts.append(part)
-        return replay(parts, [turn.first for turn in turns], x, plan, decoding.steps, on_step)
+            replay.look_at(caches[number])
+            phases.append(Phase(start, replay, plan))
+        return replayed(phases, x, decoding.steps, on_step)
 
 
-def replay(
-    parts: Sequence[DecodingReplay],
-    firsts: Sequence[int],
-    x: Tensor,
-    plan: RevealPlan,
-    steps: int,
-    on_step: OnStep | None = None,
-) -> Tensor | None:
-    """Reveal what a plan says.
+@dataclass(frozen=True)
+class Phase:
+    """Decoding steps that are alike.
+
+    Attributes:
+        first: Number of the first of them.
+        replay: How one is taken.
+        plan: What they reveal or draw anew.
+    """
+
+    first: int
+    replay: DecodingReplay
+    plan: RevealPlan
+
+
+def replayed(phases: Sequence[Phase], x: Tensor, steps: int, on_step: OnStep | None = None) -> Tensor | None:
+    """Take all steps.
 
     Args:
-        parts: The steps of each network that takes its turn.
-        firsts: The first step of each, rising from 0.
+        phases: By their first steps, the first of which is 0.
         x: (B, L) tokens on the CPU.
-        plan: For x.
         steps: N_disc.
         on_step: Called with a step's number and the tokens after it.
 
     Returns:
         (B, L) tokens; None where one was left outside of the nucleus.
     """
-    device = parts[0].step.tokens.device
-    places, uniform = plan.places.to(device), plan.uniform.to(device)
-    rows = {number: row for row, number in enumerate(plan.numbers)}
-    for part in parts:
-        part.step.outside.zero_()
-    current = parts[0]
-    current.step.x.copy_(x)
-    for number in range(steps):
-        turn = parts[bisect_right(firsts, number) - 1]
-        if turn is not current:
-            turn.step.x.copy_(current.step.x)
-            current = turn
-        if number in rows:
-            current.step.places.copy_(places[rows[number]])
-            current.step.uniform.copy_(uniform[rows[number]])
-            current.run()
-        if on_step is not None:
-            on_step(number, current.step.x)
-    if any(bool(part.step.outside) for part in parts):
+    current = phases[0].replay.step
+    current.x.copy_(x)
+    for phase in phases:
+        phase.replay.step.outside.zero_()
+    for phase, end in zip(phases, [*(phase.first for phase in phases[1:]), steps], strict=True):
+        step, plan = phase.replay.step, phase.plan
+        if step is not current:
+            step.x.copy_(current.x)
+            current = step
+        places, uniform = plan.places.to(step.tokens.device), plan.uniform.to(step.tokens.device)
+        rows = {number: row for row, number in enumerate(plan.numbers)}
+        for number in range(phase.first, end):
+            if number in rows:
+                step.places.copy_(places[rows[number]])
+                step.uniform.copy_(uniform[rows[number]])
+                phase.replay.run()
+            if on_step is not None:
+                on_step(number, step.x)
+    if any(bool(phase.replay.step.outside) for phase in phases):
         return None
-    return current.step.x.clone()
+    return current.x.clone()

@@ -23,7 +23,11 @@ MOST_LENGTH = 1 << 24  # rotary positions leave no trace of it in the weights
 
 
 class _NoStartingValues(TorchFunctionMode):
-    """Leaves out the functions of ``nn.init``, of which some load torch's compiler for a tensor without memory."""
+    """Leaves out the functions of ``nn.init``.
+
+    Some load torch's compiler for a tensor without memory, most draw from the global generator, and all are in vain
+    where weights are loaded next.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

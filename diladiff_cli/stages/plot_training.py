@@ -83,7 +83,8 @@ LEARNING_RATE = Panel("learning rate", {"learning_rate": ""}, "train")
 
 
 def running_mean(values: Sequence[float]) -> list[float]:
-    """Each value's mean with its neighbours, half of :data:`SMOOTHING` on either side, or of a sixth; gaps stay out."""
+    """Each value's mean with its neighbours, at most half of :data:`SMOOTHING`, or a sixth of all, on
+    either side; gaps stay out."""
     found, reach = [], min(SMOOTHING // 2, len(values) // 6)
     for i in range(len(values)):
         near = values[max(0, i - reach) : i + reach + 1]

@@ -96,7 +96,7 @@ def decodings_by_latent(samples: Iterable[Sample]) -> Tensor | None:
             key = json.dumps([sample.get("seed"), sample["latent"]])
             first, last = (_count(sample.get(f"{name}_tokens")) for name in ENDS)
             ids = sample["token_ids"]
-            if drawn := ids[first : len(ids) - last]:
+            if drawn := ids[first : max(0, len(ids) - last)]:
                 latents.setdefault(key, []).append(drawn)
     several = [texts for texts in latents.values() if len(texts) > 1]
     if len({len(ids) for texts in several for ids in texts}) != 1:

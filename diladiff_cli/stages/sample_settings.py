@@ -9,7 +9,7 @@ from typing import Any
 from diladiff_cli import __version__
 from diladiff_cli.config import ENDS, SampleConfig, solver_in_use, unusual
 from diladiff_cli.core.ode import MOST_JUMPS
-from diladiff_cli.core.unmask import BLIND_ORDERS
+from diladiff_cli.core.unmask import ADAPTIVE_ORDERS, BLIND_ORDERS
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.precision import has_fast_bf16, settled_precision
 from diladiff_cli.settings import ConfigError, flag, shown
@@ -106,7 +106,7 @@ def base_steps(config: SampleConfig) -> int:
 
 def corrector_steps(config: SampleConfig) -> int:
     """How many of the decoding steps, the last ones, draw tokens anew."""
-    return min(_share_of_steps(config.corrector, config), config.decode_steps - 1)
+    return _share_of_steps(config.corrector, config)
 
 
 def _share_of_steps(share: float, config: SampleConfig) -> int:
@@ -116,12 +116,12 @@ def _share_of_steps(share: float, config: SampleConfig) -> int:
 def notes_on(sampler: Sampler, config: SampleConfig) -> list[str]:
     """Lines for the user on steps that do nothing, on a precision that is slow here, and on a given text's white space.
 
-    Where there are more decoding steps than tokens to reveal, samples are exact all the same: in random and spread
+    Where there are more revealing steps than tokens to reveal, that is exact all the same: in random and spread
     order fewer tokens share a step, and the other orders end early.
     """
     length, steps = sampler.decoder.length, config.decode_steps or default_decode_steps(sampler, config.order)
     with_steps, notes = replace(config, decode_steps=steps), []
-    of_base = base_steps(with_steps)
+    of_base, revealing = base_steps(with_steps), steps - corrector_steps(with_steps)
     if config.prompt != config.prompt.rstrip():
         notes.append("--prompt ends in white space, which tokenizers mostly join to the next word; leave that out")
     if joins_a_word(sampler, config.suffix):
@@ -135,11 +135,14 @@ def notes_on(sampler: Sampler, config: SampleConfig) -> list[str]:
         notes.append(f"{config.steps} steps of --solver euler leave noise in latents; {published}")
     if config.precision == "bf16" and not has_fast_bf16(sampler.device):
         notes.append("bf16 is emulated here, and slow; --precision fp32 is faster")
-    if steps > length:
+    if revealing > length:
         what = f"with --order {config.order} the steps beyond do nothing"
         if config.order in BLIND_ORDERS:
             what = "a step for each, the most that published figures have, is about as good"
-        notes.append(f"--decode-steps {steps} is more than the {length} tokens of a text: {what}")
+        few = "" if revealing == steps else f", of which {revealing} reveal,"
+        notes.append(f"--decode-steps {steps}{few} is more than the {length} tokens of a text: {what}")
+    if revealing < steps and config.order in ADAPTIVE_ORDERS:
+        notes.append(f"--corrector {config.corrector}: {steps - revealing} steps follow however soon all is revealed")
     if of_base == steps:
         notes.append(f"--latent-until {config.latent_until:g} makes all steps the base's: nothing looks at latents")
     elif config.latent_scale == 0 and sampler.latent_scale != 1:

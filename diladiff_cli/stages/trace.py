@@ -93,25 +93,25 @@ def record(sampler: Sampler, config: SampleConfig) -> Trace:
     masked = masked_between(sampler, config.prompt, config.suffix, 1)[0] == sampler.decoder.mask_id
     revealed, complete_at = torch.zeros(sampler.decoder.length, dtype=torch.int64), config.decode_steps
     complete_at -= corrector_steps(config)
-    texts: list[list[int]] = []
+    texts: dict[int, list[int]] = {}  # by step, since a GPU may have to take some once more
 
     def note_tokens(step: int, x: Tensor) -> None:
         revealed[masked & (revealed == 0) & (x[0] != sampler.decoder.mask_id).cpu()] = step + 1
         if step + 1 >= complete_at:
-            texts.append(x[0].tolist())
+            texts[step + 1] = x[0].tolist()
 
     tokens = decode(sampler, ids, config, z_0, note_tokens)[:1]
     sample = describe(sampler, ids[:1], config, tokens)[0]
-    pieces = [token_pieces(sampler.tokenizer, text) for text in texts]
+    pieces = {step: token_pieces(sampler.tokenizer, text) for step, text in texts.items()}
     return Trace(
         sample,
-        pieces[0],
+        pieces[complete_at],
         revealed.tolist(),
         _estimates(sampler, ids[0], config, found, z_0, tokens) if z_0 is not None and found else [],
         base_steps(config),
         [
-            Correction(step, pieces[i], [a != b for a, b in zip(*texts[i - 1 : i + 1], strict=True)])
-            for i, step in enumerate(range(complete_at + 1, config.decode_steps + 1), 1)
+            Correction(step, pieces[step], [a != b for a, b in zip(texts[step - 1], texts[step], strict=True)])
+            for step in range(complete_at + 1, config.decode_steps + 1)
         ],
     )
 

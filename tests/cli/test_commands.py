@@ -100,6 +100,9 @@ def test_sample_into_a_folder_that_is_not_there_is_an_error(cli: Cli, tiny_chain
     found = cli("sample", "--model", tiny_chain.mdlm, "--n", "1", "--out", "nowhere/s.jsonl")
     assert (found.status, found.out) == (1, "")
     assert found.errors == ["error: cannot write nowhere/s.jsonl (there is no folder nowhere); choose another --out"]
+    assert (
+        cli("sample", "--model", "none", "--out", "nowhere/s.jsonl").errors == found.errors
+    )  # before the model is read
     Path("s.jsonl").symlink_to("nowhere/s.jsonl")
     found = cli("sample", "--model", tiny_chain.mdlm, "--n", "1", "--out", "s.jsonl")
     assert "cannot write s.jsonl (there is no folder " in found.error

@@ -103,16 +103,28 @@ def test_steps_of_one_shape_correct_as_unmask_does(order: str, temperature: floa
     x, times, uniform = inputs(seed=6)
     decoding, more = Decoding(20, temperature, top_p, order, corrector_steps=12), redraws(2, SHAPE)
     wanted = corrected(decoding, x, times, uniform, more)
-    plan = RevealPlan.of(x, MASK, times, uniform, decoding, more)
-    assert plan.numbers[-1] == 19
-    step = StaticStep(body, head, SHAPE, plan.width, MASK, decoding, CPU)
-    step.x.copy_(x)
-    for number, places, numbers in zip(plan.numbers, plan.places, plan.uniform, strict=True):
-        step.places.copy_(places)
-        step.uniform.copy_(numbers)
-        step()
-        assert torch.equal(step.x, wanted[number])
-    assert not step.outside
+    plans = RevealPlan.of(x, MASK, times, uniform, decoding, more)
+    assert [plan.numbers[-1] for plan in plans] == [7, 19]
+    for plan in plans:
+        step = StaticStep(body, head, SHAPE, plan.width, MASK, decoding, CPU)
+        step.x.copy_(x)
+        for number, places, numbers in zip(plan.numbers, plan.places, plan.uniform, strict=True):
+            step.places.copy_(places)
+            step.uniform.copy_(numbers)
+            step()
+            assert torch.equal(step.x, wanted[number])
+        assert not step.outside
+        x = step.x.clone()
+
+
+def test_steps_that_reveal_are_no_wider_than_they_need_to_be_where_others_correct() -> None:
+    shape, generator_ = (32, 1024), generator(9)
+    times, uniform = (torch.rand(shape, generator=generator_, dtype=torch.float64) for _ in range(2))
+    decoding, more = Decoding(128, order="spread", corrector_steps=64), redraws(8, shape)
+    reveal, correct = RevealPlan.of(torch.full(shape, MASK), MASK, times, uniform, decoding, more)
+    (alone,) = RevealPlan.of(torch.full(shape, MASK), MASK, times, uniform, Decoding(64, order="spread"))
+    assert reveal.width == alone.width < 600
+    assert 4096 <= correct.width < 4700
 
 
 def test_the_last_networks_correct() -> None:

@@ -44,7 +44,7 @@ def test_steps_of_one_shape_reveal_the_tokens_of_unmask(
     decoding = Decoding(steps, temperature, top_p, order)
     x, times, uniform = inputs(seed=steps)
     wanted = unmask(lambda x, rows, select: body(x)[select], head, x, MASK, times, uniform, decoding)
-    plan = RevealPlan.of(x, MASK, times, uniform, decoding)
+    (plan,) = RevealPlan.of(x, MASK, times, uniform, decoding)
     step = StaticStep(body, head, SHAPE, plan.width, MASK, decoding, CPU)
     step.x.copy_(x)
     for places, numbers in zip(plan.places, plan.uniform, strict=True):
@@ -57,7 +57,7 @@ def test_steps_of_one_shape_reveal_the_tokens_of_unmask(
 
 def test_a_plan_has_every_masked_position_once_in_the_step_that_reveals_it() -> None:
     x, times, uniform = inputs(seed=3)
-    plan = RevealPlan.of(x, MASK, times, uniform, Decoding(4))
+    (plan,) = RevealPlan.of(x, MASK, times, uniform, Decoding(4))
     real = plan.places < x.numel()
     assert torch.equal(plan.places[real].sort().values, (x.flatten() == MASK).nonzero().squeeze(1))
     assert torch.equal(plan.uniform[real][:, 0], uniform.flatten()[plan.places[real]])
@@ -70,7 +70,7 @@ def test_what_is_never_revealed_and_steps_without_work_are_left_out_of_a_plan() 
     x, times, uniform = inputs(seed=4)
     times[:] = -1.0
     times[2, 3], times[4, 1] = 0.9, 0.1
-    plan = RevealPlan.of(x, MASK, times, uniform, Decoding(10))
+    (plan,) = RevealPlan.of(x, MASK, times, uniform, Decoding(10))
     assert plan.numbers == [0, 8]
     assert [places[places < x.numel()].tolist() for places in plan.places] == [[2 * 16 + 3], [4 * 16 + 1]]
 

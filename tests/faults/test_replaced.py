@@ -1,4 +1,4 @@
-"""Parents, tokenizers and data replaced behind an artifact's back; and folders that are older than the checksums."""
+"""Parents, tokenizers and data replaced behind an artifact's back, and numbers that JSON lacks."""
 
 import json
 import os

@@ -95,7 +95,9 @@ def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
         monkeypatch.setattr(time, "monotonic", lambda: now[0])
         for name, value in (("TTY_COMPATIBLE", "1"), ("TTY_INTERACTIVE", "0"), ("COLUMNS", str(columns))):
             monkeypatch.setenv(name, value)
-        with Bar("work", 100) as bar:
+        made = Bar("work", 100)
+        now[0] += 500.0  # which is no part of the work
+        with made as bar:
             for seconds, units in updates:
                 now[0] += seconds
                 bar.update(units, text)

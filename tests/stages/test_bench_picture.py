@@ -73,6 +73,17 @@ def test_each_line_of_another_model_is_compared_with_by_itself() -> None:
     }
 
 
+@pytest.mark.parametrize("corrector", [None, 0.5])
+def test_a_base_that_corrects_is_one_to_compare_with(corrector: float | None) -> None:
+    def of(model: str, temperature: float, **figures: float) -> Report:
+        return point_at(model, temperature, **figures) | {"corrector": corrector}
+
+    line = [of("base", 1.0, entropy=4.0, genppl=400.0), of("base", 0.5, entropy=3.0, genppl=100.0)]
+    figure = frontier_figure(compared([of("student", 1.0, entropy=3.5, genppl=150.0), *line]))
+    (drawn,) = (axes.lines[0] for axes in figure.axes if "equal entropy" in axes.get_ylabel())
+    assert list(drawn.get_ydata()) == [pytest.approx(0.75)]
+
+
 def test_the_picture_shows_quality_over_speed_a_line_for_each_model_and_temperature() -> None:
     reports = [
         point_at("base", 1.0, speed=300.0, genppl=80.0),

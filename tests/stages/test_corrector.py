@@ -13,9 +13,11 @@ from diladiff_cli.core.unmask import SWEEP, turns
 from diladiff_cli.runtime.randomness import SampleNoise
 from diladiff_cli.stages import graphs
 from diladiff_cli.stages.bench_frontier import bench_frontier
+from diladiff_cli.stages.bench_kept import bench_plan
 from diladiff_cli.stages.bench_lines import Line
+from diladiff_cli.stages.bench_points import plan_points
 from diladiff_cli.stages.bench_tables import frontier_table
-from diladiff_cli.stages.sample import generate
+from diladiff_cli.stages.sample import _redraws, decode, draw_latents, generate
 from diladiff_cli.stages.sample_sets import group_samples
 from diladiff_cli.stages.sample_settings import complete, corrector_steps, notes_on, origin_of
 from diladiff_cli.stages.sampler import Sampler, load_sampler
@@ -110,6 +112,39 @@ def test_corrected_texts_are_a_way_of_sampling(samplers: dict[str, Sampler]) -> 
     assert group_samples(sample for each in drawn for sample in each) == drawn
 
 
+def test_turns_and_tokens_have_random_numbers_of_their_own() -> None:
+    noise = SampleNoise(3, [4, 5])
+    found = _redraws(noise, 2, LENGTH)
+    assert found is not None
+    kinds = (SampleNoise.REDRAW, SampleNoise.REDRAWN_TOKEN)
+    for drawn, kind in zip((found.times, found.uniform), kinds, strict=True):
+        assert torch.equal(drawn[1], noise.uniform(kind, 2, LENGTH)[:, 1])
+    assert len({kind for name, kind in vars(SampleNoise).items() if name.isupper()}) == 6
+    assert _redraws(noise, 0, LENGTH) is None
+
+
+@pytest.mark.parametrize(
+    ("order", "steps", "told"),
+    [
+        ("random", 2 * LENGTH, 0),
+        ("random", 2 * LENGTH + 2, 1),
+        ("threshold", 2 * LENGTH, 1),
+        ("entropy", 2 * LENGTH + 2, 2),
+    ],
+)
+def test_steps_beyond_the_tokens_are_told_of_those_that_reveal(
+    samplers: dict[str, Sampler], order: str, steps: int, told: int
+) -> None:
+    notes = notes_on(samplers["mdlm"], SampleConfig(order=order, decode_steps=steps, corrector=0.5))
+    assert len(notes) == told
+    if steps > 2 * LENGTH:
+        assert notes[0].startswith(
+            f"--decode-steps {steps}, of which {steps // 2} reveal, is more than the {LENGTH} tokens"
+        )
+    if order != "random":
+        assert notes[-1] == f"--corrector 0.5: {steps // 2} steps follow however soon all is revealed"
+
+
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("order", ["spread", "threshold"])
 def test_the_trace_shows_corrections(samplers: dict[str, Sampler], stage: str, order: str) -> None:
@@ -123,7 +158,14 @@ def test_the_trace_shows_corrections(samplers: dict[str, Sampler], stage: str, o
     for (before, after), correction in zip(pairwise(texts), found.corrections, strict=True):
         if not any(correction.changed):
             assert before == after
-    assert any(any(correction.changed) for correction in found.corrections)
+    seen: list[torch.Tensor] = []
+    config, z_0 = complete(samplers[stage], config), None
+    if stage != "mdlm":
+        z_0 = draw_latents(samplers[stage], range(1), config)
+    decode(samplers[stage], range(1), config, z_0, lambda _, x: seen.append(x[0].clone()))
+    changed = [(a != b).tolist() for a, b in pairwise(seen[3:])]
+    assert [correction.changed for correction in found.corrections] == changed
+    assert any(map(any, changed))
 
 
 def test_traces_without_a_corrector_have_no_corrections(samplers: dict[str, Sampler]) -> None:
@@ -142,6 +184,10 @@ def test_bench_has_a_line_for_each_share(tiny_chain: Chain, tmp_path: Path) -> N
         str(tiny_chain.mdlm): None,
         f"{tiny_chain.mdlm}, corrector 0.5": 0.5,
     }
+    points = plan_points(config, [tiny_chain.mdlm], None).points
+    assert [", corrector 0.5, 4 decoding" in point.title for point in points] == [False, False, True, True]
+    planned = bench_plan(config, [tiny_chain.mdlm], tmp_path)["points"]
+    assert [point["corrector"] for point in planned] == [None, None, 0.5, 0.5]
     table = shown_on_terminal(frontier_table(reports))
     assert "latent │ corrector" in table.replace("┃", "│")
     assert "corrector 0.5" in shown_on_terminal(frontier_table([r for r in reports if r["corrector"]]))

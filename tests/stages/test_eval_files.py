@@ -28,6 +28,7 @@ from diladiff_cli.stages.sample import generate
 from diladiff_cli.stages.sampler import load_sampler
 
 from ..chain import LENGTH, Chain
+from ..command_line import Cli
 
 NO_SCORER = EvalConfig(scorer="none")
 Report = dict[str, Any]
@@ -190,6 +191,23 @@ def test_references_of_different_size_are_scored_apart(
     files = [draw(tiny_chain.mdlm, tmp_path / f"{n}.jsonl", n) for n in (1, 2)]
     assert [r["reference"]["n"] for r in evaluate_files(EvalConfig(), files)] == [1, 2]
     assert len(scorer.asked) == 3 * 1 + 3 * 2
+
+
+def test_each_way_of_sampling_in_a_file_meets_the_reference_that_it_meets_alone(
+    tiny_chain: Chain, tmp_path: Path
+) -> None:
+    few, many = (draw(tiny_chain.mdlm, tmp_path / f"{n}.jsonl", n, temperature=1.0 / n) for n in (2, 9))
+    together = tmp_path / "together.jsonl"
+    together.write_text(many.read_text() + few.read_text())
+    found = {report["samples"]["n"]: report["reference"] for report in measure(together)}
+    assert found == {report["samples"]["n"]: report["reference"] for report in measure(few, many)}
+    assert found[2] != found[9] | {"n": 2}
+
+
+def test_a_missing_folder_is_told_before_options_that_suit_it(cli: Cli) -> None:
+    found = cli("eval", "nope", "--batches", "1", "--draws", "1")
+    assert (found.status, len(found.errors)) == (1, 1)
+    assert found.errors[0].startswith("error: cannot read nope (No such file or directory)")
 
 
 def test_artifacts_are_measured_beside_samples_in_the_order_given(tiny_chain: Chain, tmp_path: Path) -> None:

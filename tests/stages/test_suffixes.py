@@ -125,7 +125,8 @@ def test_what_is_given_counts_in_no_agreement(samplers: dict[str, Sampler]) -> N
     decodings = decodings_by_latent(found)
     assert decodings is not None
     assert decodings.tolist() == wanted
-    assert decodings_by_latent([sample | {"suffix_tokens": LENGTH} for sample in found]) is None
+    for count in (LENGTH, LENGTH + 4):
+        assert decodings_by_latent([sample | {"suffix_tokens": count} for sample in found]) is None
 
 
 def test_texts_of_several_suffixes_are_several_ways_of_sampling(samplers: dict[str, Sampler]) -> None:
