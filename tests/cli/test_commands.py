@@ -96,13 +96,13 @@ def test_sample_into_stdout_by_name_is_as_without_a_file(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_sample_into_a_folder_that_is_not_there_is_an_error(cli: Cli, tiny_chain: Chain) -> None:
+def test_sample_into_a_folder_that_is_not_there_is_an_error_before_the_model_is_loaded(
+    cli: Cli, tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diladiff_cli.model.load", None)
     found = cli("sample", "--model", tiny_chain.mdlm, "--n", "1", "--out", "nowhere/s.jsonl")
     assert (found.status, found.out) == (1, "")
     assert found.errors == ["error: cannot write nowhere/s.jsonl (there is no folder nowhere); choose another --out"]
-    assert (
-        cli("sample", "--model", "none", "--out", "nowhere/s.jsonl").errors == found.errors
-    )  # before the model is read
     Path("s.jsonl").symlink_to("nowhere/s.jsonl")
     found = cli("sample", "--model", tiny_chain.mdlm, "--n", "1", "--out", "s.jsonl")
     assert "cannot write s.jsonl (there is no folder " in found.error
@@ -179,7 +179,8 @@ def test_eval_gives_one_report_for_each_way_of_sampling(cli: Cli, tiny_chain: Ch
     assert [report["settings"]["steps"] for report in samples(found.out)] == [1, 2, 1]
     title = next(i for i, line in enumerate(found.errors) if "all ways of sampling" in line)
     rows = [[part.strip() for part in line.split("│")[1:-1]] for line in found.errors[title:] if line.startswith("│")]
-    assert [row[1] for row in rows] == ["1", "2", "1", "-"]
+    assert [row[0] for row in rows[:3]] == ["both.jsonl", "both.jsonl", "one.jsonl"]
+    assert [row[2] for row in rows] == ["1", "2", "1", "-"]
     assert rows[-1][0] == f"reference: {tiny_chain.text}"
     single = cli("eval", "one.jsonl", "--scorer", "none", "--reference", tiny_chain.text)
     assert "all ways of sampling" not in single.err
