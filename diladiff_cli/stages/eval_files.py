@@ -200,7 +200,11 @@ def overview_table(reports: Sequence[Report]) -> "Table | None":
         told = [Text(cell((report | settings).get(name))) for name in (*targets, *names)]
         table.add_row(*told, *(cell(side.get(name)) for name in FIGURES))
     references = {json.dumps(r["reference"]): r["reference"] for r in found if "reference" in r}
-    for side in references.values():
+    sources: list[str] = []
+    for number, side in enumerate(references.values(), 1):
+        label = "reference" if len(references) == 1 else f"reference {number}"
         empty = ["-"] * (len(targets) + len(names) - 1)
-        table.add_row(Text(f"reference: {side['source']}"), *empty, *(cell(side.get(name)) for name in FIGURES))
+        table.add_row(label, *empty, *(cell(side.get(name)) for name in FIGURES))
+        sources.append(f"{label}: {side['source']}")
+    table.caption, table.caption_justify = Text("\n".join(sources)), "left"
     return table

@@ -181,7 +181,8 @@ def test_eval_gives_one_report_for_each_way_of_sampling(cli: Cli, tiny_chain: Ch
     rows = [[part.strip() for part in line.split("│")[1:-1]] for line in found.errors[title:] if line.startswith("│")]
     assert [row[0] for row in rows[:3]] == ["both.jsonl", "both.jsonl", "one.jsonl"]
     assert [row[2] for row in rows] == ["1", "2", "1", "-"]
-    assert rows[-1][0] == f"reference: {tiny_chain.text}"
+    assert rows[-1][0] == "reference"
+    assert f"reference: {tiny_chain.text}" in "".join(line.rstrip() for line in found.errors[title:])
     single = cli("eval", "one.jsonl", "--scorer", "none", "--reference", tiny_chain.text)
     assert "all ways of sampling" not in single.err
 
