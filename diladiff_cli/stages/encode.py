@@ -42,6 +42,7 @@ from diladiff_cli.tokenizer_files import write_tokenizer
 
 DOCUMENTS_AT_ONCE, CHARACTERS_AT_ONCE = 256, 1 << 20
 MOST_KINDS = 5  # of skipped files that are named
+FEW_HELD_OUT = 16  # blocks
 MANY_UNKNOWN = 0.01  # share of tokens that the tokenizer has no better one for
 
 
@@ -253,6 +254,9 @@ def _pack(
                 f"less than one block of {config.length} (in text files blank lines separate documents)",
                 remedy,
             )
+    if (blocks := packers["valid"].blocks) < FEW_HELD_OUT:
+        more = "give more --valid" if sources["valid"][0] else "a larger --valid-share holds out more"
+        say(f"{blocks} held-out block{'s' * (blocks > 1)} will say little of a model; {more}")
     share = unknown / sum(p.tokens for p in packers.values())
     if share > MANY_UNKNOWN:
         say(f"{share:.0%} of the tokens are {tokenizer.unk_token}: there is much in the text that the tokenizer lacks")

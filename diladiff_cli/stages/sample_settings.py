@@ -24,6 +24,8 @@ from diladiff_cli.stages.sampler import (
     default_decode_steps,
 )
 
+FEW_REVEALING = 4  # steps that leave too much for corrector steps to mend
+
 
 def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
     """The configuration with its zeros filled in for the sampler's stage.
@@ -141,6 +143,9 @@ def notes_on(sampler: Sampler, config: SampleConfig) -> list[str]:
             what = "a step for each, the most that published figures have, is about as good"
         few = "" if revealing == steps else f", of which {revealing} reveal,"
         notes.append(f"--decode-steps {steps}{few} is more than the {length} tokens of a text: {what}")
+    if revealing < min(steps, FEW_REVEALING):
+        few = f"--corrector {config.corrector} leaves {revealing} of {steps} steps to reveal a text"
+        notes.append(f"{few}, which costs more than the others mend; take more --decode-steps")
     if revealing < steps and config.order in ADAPTIVE_ORDERS:
         notes.append(f"--corrector {config.corrector}: {steps - revealing} steps follow however soon all is revealed")
     if of_base == steps:

@@ -145,6 +145,12 @@ def test_steps_beyond_the_tokens_are_told_of_those_that_reveal(
         assert notes[-1] == f"--corrector 0.5: {steps // 2} steps follow however soon all is revealed"
 
 
+@pytest.mark.parametrize(("steps", "told"), [(1, False), (4, True), (7, False), (8, False)])
+def test_few_steps_that_are_left_to_reveal_are_told(samplers: dict[str, Sampler], steps: int, told: bool) -> None:
+    notes = notes_on(samplers["mdlm"], SampleConfig(decode_steps=steps, corrector=0.5))
+    assert any("leaves 2 of 4 steps to reveal a text, which costs more" in note for note in notes) == told
+
+
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("order", ["spread", "threshold"])
 def test_the_trace_shows_corrections(samplers: dict[str, Sampler], stage: str, order: str) -> None:
