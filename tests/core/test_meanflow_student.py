@@ -42,7 +42,8 @@ class ExactPrior(nn.Module):
 
 def new_student() -> LatentStudent:
     """Of one layer, which learns the mixture more surely; derivatives through several have tests of their own."""
-    student = LatentStudent(schedule_d=D, latents=1, latent_width=1, width=32, layers=1, heads=2)
+    shape = {"latents": 1, "latent_width": 1, "width": 32, "layers": 1, "heads": 2}
+    student = LatentStudent(schedule_d=D, positions="learned", **shape)
     use_plain_attention(student)
     return student
 
