@@ -11,7 +11,7 @@ import torch
 from diladiff_cli.config import BenchConfig, SampleConfig
 from diladiff_cli.core.unmask import SWEEP, turns
 from diladiff_cli.runtime.randomness import SampleNoise
-from diladiff_cli.stages import graphs
+from diladiff_cli.stages import graphs, trace
 from diladiff_cli.stages.bench_frontier import bench_frontier
 from diladiff_cli.stages.bench_kept import bench_plan
 from diladiff_cli.stages.bench_lines import Line
@@ -172,6 +172,23 @@ def test_the_trace_shows_corrections(samplers: dict[str, Sampler], stage: str, o
     changed = [(a != b).tolist() for a, b in pairwise(seen[3:])]
     assert [correction.changed for correction in found.corrections] == changed
     assert any(map(any, changed))
+
+
+def test_steps_that_are_taken_once_more_count_as_they_are_in_the_end(
+    samplers: dict[str, Sampler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a GPU finds at the end that a token lies outside of the nucleus."""
+    sampler, config = samplers["mdlm"], config_for("mdlm", n=1, decode_steps=8)
+    wanted = record(sampler, config)
+
+    def twice(*args: Any) -> torch.Tensor:
+        given, on_step = args[:-1], args[-1]
+        decode(*given[:2], replace(given[2], seed=9), *given[3:], on_step)
+        return decode(*args)
+
+    monkeypatch.setattr(trace, "decode", twice)
+    found = record(sampler, config)
+    assert (found.sample, found.pieces, found.corrections) == (wanted.sample, wanted.pieces, wanted.corrections)
 
 
 def test_traces_without_a_corrector_have_no_corrections(samplers: dict[str, Sampler]) -> None:

@@ -114,6 +114,24 @@ def test_networks_made_in_several_threads_begin_as_they_do_alone(tiny_chain: Cha
 
 
 @pytest.mark.parametrize(
+    ("valid", "documents", "told"), [(False, 25, "a larger --valid-share"), (True, 8, "more --valid")]
+)
+def test_few_held_out_blocks_are_told(
+    tiny_chain: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str], valid: bool, documents: int, told: str
+) -> None:
+    (tmp_path / "few.txt").write_text("the dog sat by the sea and ran home\n\n" * documents)
+    config = EncodeConfig(tokenizer=str(tiny_chain.mdlm), length=LENGTH, valid_share=0.1)
+    text, out = str(tmp_path / "few.txt"), tmp_path / "data"
+    given = {"text": [str(tiny_chain.text)], "valid": [text]} if valid else {"text": [text]}
+    record = encode_text(config, **given, out=out)  # type: ignore[arg-type]
+    blocks = record["splits"]["valid"]["rows"]
+    assert 0 < blocks < 16
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "will say little of a model" in line]
+    assert line.startswith(f"{blocks} held-out block")
+    assert told in line
+
+
+@pytest.mark.parametrize(
     ("words", "unknown", "told"),
     [
         ("the dog sat", "[UNK]", None),
