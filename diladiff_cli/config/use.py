@@ -178,11 +178,8 @@ class EvalConfig(Settings):
     seed: int = option(0, "Of artifacts: seed of masks, noise and samples.", low=0)
 
 
-MOST_OF_FRACTIONS = {
-    "temperatures": 1e6,
-    "latent_scale": MOST_SCALE,
-    "corrector": MOST_CORRECTOR,
-}  # in lists whose numbers need not be whole
+# In lists whose numbers need not be whole.
+MOST_OF_FRACTIONS = {"temperatures": 1e6, "latent_scale": MOST_SCALE, "corrector": MOST_CORRECTOR}
 
 
 def numbers(text: str) -> tuple[float, ...]:

@@ -51,7 +51,7 @@ def open_latents(path: Path) -> LatentData:
         version != FORMAT_VERSION
         or not well_formed(config.get("splits"))
         or not (isinstance(shape, list) and all(type(size) is int for size in shape))
-        or not all(isinstance(config.get(key), str) for key in ("ae_hash", "fingerprint"))
+        or not all(isinstance(config.get(key), str) for key in ("ae_hash", "fingerprint", "data"))
     ):
         raise UserError(f"{path / CONFIG_FILE} is damaged", remedy)
     return LatentData(path, config)

@@ -18,8 +18,8 @@ WIDEST = 1000  # columns, more than any table has
 NO_SPREAD = 1e-12  # of a figure, is rounding
 
 
-def _common(reports: Sequence[Report]) -> str:
-    """The settings that hold for all points, or for all that they can hold for."""
+def _common(reports: Sequence[Report], spreads: bool = True) -> str:
+    """The settings that hold for all points, or for all that they can hold for, and what ``spreads`` are over."""
     r = reports[0]
     seeds, decodings = len(r["seeds"]), max(r["decodings"] for r in reports)
     parts = [f"{r['n']} texts", f"{seeds} seed{'s' * (seeds > 1)}", f"nucleus {r['top_p']:g}"]
@@ -44,7 +44,7 @@ def _common(reports: Sequence[Report]) -> str:
     parts += ["times: the factor on drawn latents"] * (len(factors) > 1)
     pooled = [r["figures"]["mauve_pooled"]["n"] for r in reports if "mauve_pooled" in r["figures"]]
     texts = max([*pooled, *(r["n"] for r in reports if "mauve" in r["figures"])], default=FEW)
-    told = "; ± over seeds, that of MAUVE of all seeds' texts over clusterings" if pooled else ""
+    told = "; ± over seeds, that of MAUVE of all seeds' texts over clusterings" if pooled and spreads else ""
     told += f"; mauve of {texts} texts says little, it takes {FEW:,} or more" if texts < FEW else ""
     return ", ".join(parts) + told
 
@@ -125,7 +125,7 @@ def narrow_tables(reports: Sequence[Report], padding: int = 1) -> "Iterator[Rend
     reference = reports[0]["reference"] or {}
     told = ", ".join(f"{title} {cell(reference.get(name))}" for name, title in figures.items() if name in reference)
     yield Text(f"reference text: {told}") if told else Text()
-    yield Text(_common(reports).replace("; ± over seeds, that of MAUVE of all seeds' texts over clusterings", ""))
+    yield Text(_common(reports, spreads=False))
     told = "a wider terminal shows more"
     if base is not None:
         model = next(r["at_equal_entropy"][base]["model"] for r in reports if base in r["at_equal_entropy"])

@@ -92,7 +92,7 @@ def matching_latents(ae: Artifact, tokens: TokenData, folder: Path) -> LatentDat
 def data_of(latents: Path) -> Path | None:
     """The data set that latents record as theirs, where it is still there."""
     restore(latents)
-    place = linked(latents, str(open_latents(latents).config.get("data", "")))
+    place = linked(latents, open_latents(latents).config["data"])
     return place if is_there(place) else None
 
 

@@ -138,7 +138,7 @@ def latents(folder: Path, **changes: Any) -> Path:
     record = shards_module.write_shard(folder / "train-00000.safetensors", np.zeros((2, 3, 4), np.float16), "latents")
     splits = {"train": {"shards": [record]}, "valid": {"shards": []}}
     config = {"stage": "latents", "format_version": 1, "shape": [3, 4], "splits": splits}
-    config |= {"ae_hash": "a", "fingerprint": "b"}
+    config |= {"data": "../data", "ae_hash": "a", "fingerprint": "b"}
     (folder / "config.json").write_text(json.dumps(config | changes))
     return folder
 

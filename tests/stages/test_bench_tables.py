@@ -57,6 +57,8 @@ def test_a_narrow_terminal_gets_a_table_for_each_line_whose_figures_are_whole(
 ) -> None:
     settings: dict[str, Any] = {"decode_steps": "2,4", "steps": "2", "temperatures": "1.0,0.5", "seeds": "0,1"}
     reports = bench(tiny_chain, tmp_path, "mdlm", "student", **settings)
+    for report in reports:
+        report["figures"]["mauve_pooled"] = {"mean": 0.5, "std": 0.1, "by_clustering": [0.5], "n": 8}
 
     def shown(width: int) -> str:
         console = Console(width=width, record=True, file=StringIO())
@@ -64,10 +66,12 @@ def test_a_narrow_terminal_gets_a_table_for_each_line_whose_figures_are_whole(
         return console.export_text()
 
     assert "quality and speed" in shown(400)
+    assert "± over seeds" in shown(400)
     for width in (60, 80):
         text = shown(width)
         assert "…" not in text
         assert "quality and speed" not in text
+        assert "±" not in text
         assert max(map(len, text.splitlines())) <= width
         for report in reports:
             means = {name: figure["mean"] for name, figure in report["figures"].items()}
