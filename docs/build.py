@@ -11,10 +11,10 @@ import re
 import sys
 from pathlib import Path
 
-from layout import NAMES, Report, base_at, means_of, stored
+from layout import NAMES, Report, stored
 from tables import TABLES
 
-from diladiff_cli.stages.bench_lines import Way, compared
+from diladiff_cli.stages.bench_lines import Way
 from diladiff_cli.stages.bench_picture import frontier_picture
 
 DOCS = Path(__file__).parent
@@ -27,7 +27,17 @@ PAGES = (
     ROOT / "README.md",
     ROOT / "diladiff_cli/assets/model/README.md",
 )
-DRAWN = 0.85  # the temperature in the picture, in which several would hide one another
+DRAWN_FROM = ("frontier.jsonl", "latent_scale.jsonl", "spread.jsonl", "corrected.jsonl")
+DRAWN = 0.85  # the temperature in the pictures, in which several would hide one another
+# Stage, order, share that is the base's, share that corrects: the lines of the README's picture.
+HEADLINES = {
+    ("mdlm", "random", 0.0, 0.0),
+    ("student", "random", 0.0, 0.0),
+    ("mdlm", "spread", 0.0, 0.0),
+    ("student", "spread", 0.5, 0.0),
+    ("mdlm", "spread", 0.0, 0.5),
+    ("student", "spread", 0.5, 0.5),
+}
 MARK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -41,25 +51,23 @@ def by_stage_name(reports: list[Report]) -> list[Report]:
     return [r | {"model": NAMES[r["stage"]]} for r in reports]
 
 
-def beside_random_order(frontier: list[Report]) -> list[Report]:
-    """The points in spread order, compared with the base in random order."""
-    found = []
-    for r in by_stage_name(stored("spread.jsonl")):
-        genppl = base_at(frontier, r["decode_steps"], means_of(r)["entropy"])
-        found.append(r | {"at_equal_entropy": {NAMES["mdlm"]: {"genppl": genppl}}})
-    return found
-
-
 def is_shown(report: Report) -> bool:
-    """Whether the picture has a point: those with latents only where these are made smaller."""
-    return report["temperature"] == DRAWN and (report["stage"] == "mdlm" or Way.of(report).scale != 1)
+    """Whether the pictures have a point: those with latents only where these are made smaller, and of several seeds."""
+    way = Way.of(report)
+    return report["temperature"] == DRAWN and (report["stage"] == "mdlm" or way.scale != 1) and len(report["seeds"]) > 1
+
+
+def is_headline(report: Report) -> bool:
+    """Whether the README's picture has a point that is shown."""
+    way = Way.of(report)
+    return (report["stage"], way.order, way.until, way.corrector) in HEADLINES
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 if a page is out of date")
     check = parser.parse_args().check
-    stale, frontier = [], stored("frontier.jsonl")
+    stale = []
     for path in PAGES:
         page = path.read_text(encoding="utf-8")
         if rebuilt(page) != page:
@@ -67,8 +75,11 @@ def main() -> None:
             if not check:
                 path.write_text(rebuilt(page), encoding="utf-8")
     if not check:
-        points = [*compared(by_stage_name([*frontier, *stored("latent_scale.jsonl")])), *beside_random_order(frontier)]
-        frontier_picture([r for r in points if is_shown(r)], DOCS)
+        points = by_stage_name([r for name in DRAWN_FROM for r in stored(name)])
+        shown = [r for r in points if is_shown(r)]
+        frontier_picture(shown, DOCS, "frontier_all", among=points)
+        headlines = [r for r in shown if is_headline(r)]
+        frontier_picture(headlines, DOCS, among=points, panels=("mauve_pooled", "multiple"))
     print(f"{'out of date' if check else 'written'}: {', '.join(stale) or 'nothing'}")
     sys.exit(bool(check and stale))
 

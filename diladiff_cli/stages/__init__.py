@@ -8,5 +8,6 @@
   ``reference_text``, ``kept_scores``; of artifacts ``eval_artifact``, ``eval_figures``.
 - ``bench``: ``bench_frontier``, ``bench_points``, ``bench_kept``, ``bench_lines``, ``bench_tables``, ``bench_picture``;
   with ``--speed`` ``bench_speed``, ``bench_training``.
-- ``plot`` (with ``plot_sources``, ``plot_training``), ``pictures`` (one look for all); ``export``, ``info``.
+- ``plot`` (with ``plot_sources``, ``plot_training``), ``pictures`` (one look for all, with ``point_labels``);
+  ``export``, ``info``.
 """

@@ -97,6 +97,42 @@ def compared(reports: Sequence[Report]) -> list[Report]:
     return [report | {"at_equal_entropy": _at_equal_entropy(report, lines)} for report in reports]
 
 
+class Yardstick(NamedTuple):
+    """What points in any number of steps are compared with: a base in its most decoding steps.
+
+    Attributes:
+        model: The base's name.
+        decode_steps: How many.
+        points: Its figures at several temperatures, means over seeds.
+    """
+
+    model: str
+    decode_steps: int
+    points: list[dict[str, float | None]]
+
+    @classmethod
+    def among(cls, reports: Sequence[Report]) -> "Yardstick | None":
+        """That of the first base, drawn as its first point is; None without a base."""
+        bases = [r for r in reports if r["stage"] == "mdlm"]
+        if not bases:
+            return None
+        alike = [r for r in bases if (r["model"], Way.of(r)) == (bases[0]["model"], Way.of(bases[0]))]
+        most = max(r["decode_steps"] for r in alike)
+        return cls(bases[0]["model"], most, [means(r) for r in alike if r["decode_steps"] == most])
+
+    def judges(self, report: Report) -> bool:
+        """Whether a point is not the yardstick's own, and at an entropy that this reaches."""
+        own = report["model"] == self.model and means(report) in self.points
+        return not own and self.multiple(report) is not None
+
+    def multiple(self, report: Report) -> float | None:
+        """GenPPL of a point over the yardstick's at the same entropy; None where its temperatures do not reach."""
+        figures = means(report)
+        genppl, entropy = figures.get("genppl"), figures.get("entropy")
+        theirs = None if entropy is None else interpolated(self.points, "genppl", entropy)
+        return genppl / theirs if genppl and theirs else None
+
+
 def _at_equal_entropy(report: Report, lines: Mapping[str, Sequence[Report]]) -> dict[str, Report]:
     entropy = means(report).get("entropy")
     found: dict[str, Report] = {}

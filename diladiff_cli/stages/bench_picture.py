@@ -1,71 +1,112 @@
 """The picture of ``bench``: quality over throughput, a line for each model, latents, order and temperature.
 
-Where the models are comparable, a panel has their GenPPL as a multiple of the base's at equal entropy.
+Where the models are comparable, a panel has their GenPPL as a multiple of that of the base in its most decoding steps,
+at equal entropy.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diladiff_cli.errors import writing
-from diladiff_cli.stages.bench_lines import Line, Way, lines_of, short_names, speed
-from diladiff_cli.stages.pictures import COLOURS, legend_below, new_figure, plain_log_axis, save_picture, styled
+from diladiff_cli.stages.bench_lines import Line, Way, Yardstick, lines_of, short_names, speed
+from diladiff_cli.stages.pictures import (
+    COLOURS,
+    legend_below,
+    new_figure,
+    plain_log_axis,
+    save_picture,
+    styled,
+)
+from diladiff_cli.stages.point_labels import Label, label_points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Report = dict[str, Any]
+Curves = dict[Line, list[tuple[Report, float, float]]]  # of a panel: points by falling throughput, mean, deviation
 
-
+MULTIPLE = "multiple"  # the panel that compares at equal entropy
 PANELS = {
     "genppl": "generative perplexity (lower is better)",
     "mauve": "MAUVE (higher is better)",
     "mauve_pooled": "MAUVE, all seeds together (higher is better)",
     "entropy": "token entropy (nats)",
     "latent_agreement": "latent agreement",
+    MULTIPLE: "GenPPL over that of the base in\n{steps} steps, at equal entropy",
 }
+LOGARITHMIC = ("genppl", MULTIPLE)
 STYLES = ("-", "--", ":", "-.")  # of temperatures
 REFERENCE: dict[str, Any] = {"color": "0.5", "linewidth": 1, "linestyle": (0, (1, 3)), "label": "reference text"}
 MARKERS = ("o", "s", "^", "D", "v", "P")  # of latents and orders
 
 
 @styled
-def frontier_figure(reports: Sequence[Report]) -> "Figure":
+def frontier_figure(
+    reports: Sequence[Report], among: Sequence[Report] | None = None, panels: Collection[str] = tuple(PANELS)
+) -> "Figure":
     """GenPPL, MAUVE, and entropy and latent agreement to judge them by, over tokens per second.
 
     Labels are decoding steps. With a base among the models (the first counts) another panel compares GenPPL with it at
-    equal entropy.
+    equal entropy, see :class:`~diladiff_cli.stages.bench_lines.Yardstick`.
+
+    Args:
+        reports: The points to draw.
+        among: Those to find the base's temperatures in, if there are more than are drawn.
+        panels: Which of :data:`PANELS` to draw, where there is something for them.
     """
-    measured = [name for name in PANELS if any(name in r["figures"] for r in reports)]
-    if "mauve_pooled" in measured:  # to which the other adds nothing
-        measured = [name for name in measured if name != "mauve"]
-    base = next((r["model"] + Way.of(r).words for r in reports if r["stage"] == "mdlm"), "")
-    comparable = any(_multiple(r, base) is not None for r in reports)
-    panels = len(measured) + comparable
-    figure, axes = new_figure(panels, "quality over throughput", columns=panels if panels < 4 else -(-panels // 2))
-    for panel, name in zip(axes, measured, strict=False):
-        _draw_panel(panel, name, reports)
-    if comparable:
-        _draw_comparison(axes[-1], reports, base)
-    entries = {look["label"]: look for look in _looks(reports).values()}
-    if any((reports[0]["reference"] or {}).get(name) is not None for name in measured):
-        entries[REFERENCE["label"]] = REFERENCE
+    yardstick = Yardstick.among(reports if among is None else among)
+    curves = {name: found for name, found in _all_curves(reports, yardstick).items() if name in panels}
+    columns = len(curves) if len(curves) < 4 else -(-len(curves) // 2)
+    figure, axes = new_figure(len(curves), "quality over throughput", columns)
+    looks = _looks(reports)
+    entries = {look["label"]: look for look in looks.values()}
+    references = {**(reports[0]["reference"] or {}), MULTIPLE: None}
+    for panel, name in zip(axes, curves, strict=True):
+        _draw_panel(panel, name, curves[name], looks)
+        panel.set_ylabel(PANELS[name].format(steps=yardstick and yardstick.decode_steps))
+        if name == MULTIPLE:
+            panel.axhline(1.0, color="0.5", linewidth=1)
+        elif references.get(name) is not None:
+            panel.axhline(references[name], **REFERENCE)
+            entries[REFERENCE["label"]] = REFERENCE
     legend_below(figure, entries)
+    for panel, found in zip(axes, curves.values(), strict=True):
+        points = [(r, y, looks[line]["color"]) for line, drawn in found.items() for r, y, _ in drawn]
+        label_points(panel, [Label(speed(r), y, str(r["decode_steps"]), colour) for r, y, colour in points])
     return figure
 
 
-def frontier_picture(reports: Sequence[Report], folder: Path) -> list[Path]:
-    """Write ``frontier.png`` and ``frontier.svg``; returns their paths."""
+def frontier_picture(reports: Sequence[Report], folder: Path, name: str = "frontier", **chosen: Any) -> list[Path]:
+    """Write the picture of :func:`frontier_figure`, that ``chosen`` goes to, as PNG and SVG; returns their paths."""
     with writing(folder):
-        return save_picture(frontier_figure(reports), folder, "frontier")
+        return save_picture(frontier_figure(reports, **chosen), folder, name)
 
 
-def _multiple(report: Report, base: str) -> float | None:
-    """GenPPL as a multiple of a base's at the same entropy, decoding steps and order."""
-    theirs = report.get("at_equal_entropy", {}).get(base, {}).get("genppl")
-    ours = report["figures"].get("genppl")
-    return ours["mean"] / theirs if ours and theirs else None
+def _all_curves(reports: Sequence[Report], yardstick: Yardstick | None) -> dict[str, Curves]:
+    """What each panel draws, without those that have nothing to draw."""
+    curves = {name: _curves(reports, _measured(name)) for name in PANELS if name != MULTIPLE}
+    if curves["mauve_pooled"]:  # to which the other adds nothing
+        curves["mauve"] = {}
+    if yardstick is not None and any(yardstick.judges(r) for r in reports):
+        curves[MULTIPLE] = _curves(reports, lambda r: (multiple, 0.0) if (multiple := yardstick.multiple(r)) else None)
+    return {name: found for name, found in curves.items() if found}
+
+
+def _curves(reports: Sequence[Report], value: Callable[[Report], tuple[float, float] | None]) -> Curves:
+    """The lines of a panel, of the points that have its value: a mean, and a deviation."""
+    valued = {line: [(r, value(r)) for r in points] for line, points in lines_of(reports).items()}
+    found = {line: [(r, *pair) for r, pair in points if pair is not None] for line, points in valued.items()}
+    return {line: points for line, points in found.items() if points}
+
+
+def _measured(name: str) -> Callable[[Report], tuple[float, float] | None]:
+    def value(report: Report) -> tuple[float, float] | None:
+        figure = report["figures"].get(name)
+        return (figure["mean"], figure["std"] or 0.0) if figure else None
+
+    return value
 
 
 def _looks(reports: Sequence[Report]) -> dict[Line, dict[str, Any]]:
@@ -85,43 +126,14 @@ def _looks(reports: Sequence[Report]) -> dict[Line, dict[str, Any]]:
     }
 
 
-def _draw_comparison(panel: "Axes", reports: Sequence[Report], base: str) -> None:
-    looks = _looks(reports)
-    for line, points in lines_of(reports).items():
-        found = sorted((r["decode_steps"], multiple) for r in points if (multiple := _multiple(r, base)) is not None)
-        if found:
-            panel.plot(*zip(*found, strict=True), **looks[line])
-    panel.axhline(1.0, color="0.5", linewidth=1)
+def _draw_panel(panel: "Axes", name: str, curves: Curves, looks: Mapping[Line, dict[str, Any]]) -> None:
+    for line, points in curves.items():
+        reports, means, deviations = zip(*points, strict=True)
+        panel.errorbar([speed(r) for r in reports], means, yerr=deviations, elinewidth=0.8, **looks[line])
     plain_log_axis(panel, "x")
-    panel.set_xticks(sorted({r["decode_steps"] for r in reports}))
-    panel.minorticks_off()
-    panel.set_xlabel("decoding steps")
-    panel.set_ylabel("perplexity / the base's at equal entropy")
-
-
-def _draw_panel(panel: "Axes", name: str, reports: Sequence[Report]) -> None:
-    looks = _looks(reports)
-    for line, points in lines_of(reports).items():
-        shown = [r for r in points if name in r["figures"]]
-        panel.errorbar(
-            [speed(r) for r in shown],
-            [r["figures"][name]["mean"] for r in shown],
-            yerr=[r["figures"][name]["std"] or 0.0 for r in shown],
-            **looks[line],
-        )
-        for r in shown:
-            place, colour = (speed(r), r["figures"][name]["mean"]), looks[line]["color"]
-            panel.annotate(
-                str(r["decode_steps"]), place, xytext=(4, 4), textcoords="offset points", fontsize=7, color=colour
-            )
-    reference = (reports[0]["reference"] or {}).get(name)
-    if reference is not None:
-        panel.axhline(reference, **REFERENCE)
-    plain_log_axis(panel, "x")
-    panel.set_xlabel("tokens per second (labels: decoding steps)")
-    panel.set_ylabel(PANELS[name])
-    if name == "genppl":
+    if name in LOGARITHMIC:
         plain_log_axis(panel, "y")
+    panel.set_xlabel("tokens per second (labels: decoding steps)")
 
 
 def _label(model: str, line: Line, with_temperature: bool) -> str:

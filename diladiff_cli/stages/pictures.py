@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-# Distinct for colour-blind readers too (Okabe and Ito).
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Distinct for colour-blind readers too (Okabe and Ito; the last three are Paul Tol's).
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255", "#999933", "#332288")
 DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
 GREY = "0.45"  # of what the lines are compared with
 FORMATS = ("png", "svg")

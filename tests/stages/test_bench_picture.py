@@ -125,30 +125,49 @@ def test_the_picture_shows_quality_over_speed_a_line_for_each_model_and_temperat
 def test_latent_agreement_has_a_panel_where_it_was_measured() -> None:
     reports = [point_at("base", 1.0, entropy=3.0), point_at("student", 1.0, entropy=3.0, latent_agreement=0.25)]
     _, panel = frontier_figure(reports).axes
-    assert [list(container.lines[0].get_ydata()) for container in panel.containers] == [[], [0.25]]
+    assert [list(container.lines[0].get_ydata()) for container in panel.containers] == [[0.25]]
     assert "agreement" in panel.get_ylabel()
 
 
-def test_the_picture_compares_at_equal_entropy_where_it_can() -> None:
+def drawn_in(panel: Any) -> dict[str, list[tuple[float, float]]]:
+    """The points of each line of a panel, by its label, as (throughput, value)."""
+    lines = {c.get_label(): c.lines[0] for c in panel.containers}
+    return {label: list(zip(line.get_xdata(), line.get_ydata(), strict=True)) for label, line in lines.items()}
+
+
+def test_the_picture_compares_at_equal_entropy_with_the_base_in_its_most_steps() -> None:
     base = [point_at("base", 1.0, entropy=4.0, genppl=400.0), point_at("base", 0.5, entropy=3.0, genppl=100.0)]
-    student = [point_at("student", 1.0, entropy=3.5, genppl=150.0), point_at("student", 0.7, entropy=2.0, genppl=90.0)]
-    *_, multiples = frontier_figure(compared([*base, *student])).axes
-    line, one = multiples.lines
-    assert (list(line.get_xdata()), list(line.get_ydata())) == ([8], [pytest.approx(150 / 200)])
-    assert (line.get_label(), list(one.get_ydata())) == ("student, 2 latent steps, T 1", [1.0, 1.0])
-    assert "equal entropy" in multiples.get_ylabel()
-    assert len(frontier_figure(compared(base)).axes) == 2
-    other = [point | {"model": "another base"} for point in base]
-    *_, multiples = frontier_figure(compared([*base, *student, *other])).axes
-    labels = [line.get_label() for line in multiples.lines[:-1]]  # the line of the base itself comes last
-    assert labels == ["student, 2 latent steps, T 1", "another base, T 1", "another base, T 0.5"]
+    quick = point_at("base", 1.0, speed=900.0, entropy=3.5, genppl=300.0) | {"decode_steps": 4}
+    student = point_at("student", 1.0, speed=500.0, entropy=3.5, genppl=150.0) | {"decode_steps": 2}
+    beyond = point_at("student", 0.7, entropy=2.0, genppl=90.0)
+    *_, multiples = frontier_figure([*base, quick, student, beyond]).axes
+    assert drawn_in(multiples) == {
+        "base, T 1": [(900.0, pytest.approx(1.5)), (100.0, pytest.approx(1.0))],
+        "base, T 0.5": [(100.0, pytest.approx(1.0))],
+        "student, 2 latent steps, T 1": [(500.0, pytest.approx(150 / 200))],
+    }
+    assert "8 steps, at equal entropy" in multiples.get_ylabel()
+    assert len(frontier_figure(base).axes) == 2  # nothing but what it would be compared with
+    other = [point | {"model": "another base", "decode_steps": 16} for point in base]
+    *_, multiples = frontier_figure([*base, student, *other]).axes
+    assert drawn_in(multiples)["another base, T 1"] == [(100.0, pytest.approx(1.0))]
+    spread = [point | {"order": "spread", "decode_steps": 16} for point in base]
+    assert "8 steps" in frontier_figure([*base, student, *spread]).axes[-1].get_ylabel()
+
+
+def test_a_picture_of_some_points_compares_with_all_of_the_base() -> None:
+    base = [point_at("base", 1.0, entropy=4.0, genppl=400.0), point_at("base", 0.5, entropy=3.0, genppl=100.0)]
+    student = point_at("student", 1.0, entropy=3.5, genppl=150.0)
+    assert len(frontier_figure([base[0], student]).axes) == 2
+    (panel,) = frontier_figure([base[0], student], among=[*base, student], panels=["multiple"]).axes
+    assert drawn_in(panel)["student, 2 latent steps"] == [(100.0, pytest.approx(0.75))]
 
 
 def test_mauve_of_all_seeds_takes_the_place_of_that_of_each_in_the_picture() -> None:
     reports = [point_at("base", 1.0, mauve=0.4), point_at("base", 0.7, mauve=0.5, mauve_pooled=0.3)]
     (panel,) = frontier_figure(reports).axes
     drawn = [list(container.lines[0].get_ydata()) for container in panel.containers]
-    assert drawn == [[], [0.3]]
+    assert drawn == [[0.3]]
     assert "all seeds" in panel.get_ylabel()
     (panel,) = frontier_figure([point_at("base", 0.7, mauve_pooled=0.3)]).axes
     assert "all seeds" in panel.get_ylabel()
