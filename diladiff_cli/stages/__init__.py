@@ -5,7 +5,7 @@
 - ``encode`` (with ``encode_finished``), ``encode_latents``.
 - ``sample``: ``sampler`` (the networks), ``sample_settings``, ``prompts``, ``graphs`` (CUDA), ``trace``.
 - ``eval``: ``eval_files`` takes all targets; of samples ``eval_samples``, ``sample_sets``, ``sample_measure``,
-  ``reference_text``, ``kept_scores``; of artifacts ``eval_artifact``, ``eval_figures``.
+  ``reference_text``, ``scoring``; of artifacts ``eval_artifact``, ``eval_figures``.
 - ``bench``: ``bench_frontier``, ``bench_points``, ``bench_kept``, ``bench_lines``, ``bench_tables``, ``bench_picture``;
   with ``--speed`` ``bench_speed``, ``bench_training``.
 - ``plot`` (with ``plot_sources``, ``plot_training``), ``pictures`` (one look for all, with ``point_labels``);

@@ -69,7 +69,7 @@ def bench_frontier(
     with writing(out):
         (out / "points").mkdir(parents=True, exist_ok=True)
     if not all(kept.scored for point in points for kept in files[point].values()):
-        _ = measure.scorer  # one asked for that cannot be had ends it before anything is drawn
+        _ = measure.scoring  # one asked for that cannot be had ends it before anything is drawn
     missing = sum(config.n for point in points for kept in files[point].values() if not kept.drawn)
     if missing:
         say(f"{missing:,} texts to draw and to score")

@@ -1,14 +1,12 @@
 """Measures generated text, with the same figures for a reference text beside them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
-
-from torch import Tensor
 
 from diladiff_cli.config import ENDS
 from diladiff_cli.metrics import agreement, diversity, genppl
 from diladiff_cli.metrics import mauve as mauve_metric
-from diladiff_cli.metrics.scorers import Scorer, Scores
+from diladiff_cli.metrics.scorers import Scorer
 from diladiff_cli.settings import shown
 from diladiff_cli.stages.sample_sets import (
     SETTINGS,
@@ -16,13 +14,15 @@ from diladiff_cli.stages.sample_sets import (
     decodings_by_latent,
     group_samples,
 )
+from diladiff_cli.stages.scoring import Scored, Scoring
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+Sides = dict[str, dict[str, Any]]  # figures of "samples" and of "reference"
+
 FEW = 1000  # texts; MAUVE says little of fewer
 TOO_SHORT = "all samples are empty or too short"
-GIVEN = "texts that were given"
 TOO_FEW = "needs twice as many reference texts as samples"
 NEEDS_DECODINGS = "needs samples drawn with --decodings 2"
 NO_LATENTS = "a base has no latents"
@@ -37,29 +37,11 @@ DIVERSITY = {
 }
 
 
-def score_texts(
-    texts: list[Sample] | None,
-    scorer: Scorer | None,
-    context: int | None = None,
-    batch_size: int = 8,
-    progress: Callable[[int], None] | None = None,
-) -> Scores | None:
-    """What a scorer says of texts, see :meth:`Scorer.score`; None where there are no texts or no scorer."""
-    return scorer.score([s["text"] for s in texts], context, batch_size, progress) if scorer and texts else None
-
-
 def evaluate_groups(
     samples: list[Sample],
-    reference: list[Sample] | None,
-    scorer: Scorer | None,
-    *,
-    source: str = GIVEN,
-    reference_scores: Scores | None = None,
-    scorer_note: str = "",
-    context: int | None = None,
-    batch_size: int = 8,
+    reference: Scored | None,
+    scoring: Scoring,
     progress: Callable[[int], None] | None = None,
-    score: Callable[..., Scores | None] = score_texts,
 ) -> list[dict[str, Any]]:
     """GenPPL, MAUVE, entropy, distinct-n, repetition and latent agreement of samples, the same of the reference.
 
@@ -70,83 +52,60 @@ def evaluate_groups(
 
     Args:
         samples: With ``text`` and preferably ``token_ids``.
-        reference: Of the same form and length, or None.
-        scorer: Or None; then GenPPL and MAUVE are left out.
-        source: What the reference is; goes into the report.
-        reference_scores: Of the reference by this scorer and context, where :func:`score_texts` has found them before.
-        scorer_note: Why this scorer, or why none; goes into the report.
-        context: The most scorer tokens of a text that count.
-        batch_size: Texts per call of the scorer.
-        progress: Called with numbers of texts as they have been scored.
-        score: What scores texts, with the arguments of :func:`score_texts`.
+        reference: Of the same form and length, scored in the same way, or None.
+        scoring: How to score the samples; without a scorer GenPPL and MAUVE are left out.
+        progress: Called with numbers of samples as they have been scored.
 
     Returns:
         Of each way ``settings``, ``samples`` and ``reference`` (the figures), ``definitions`` (of each figure),
         ``left_out`` (figure to reason) and ``scorer``; plain JSON values.
     """
-    scored = reference_scores or score(reference, scorer, context, batch_size, progress)
-    reports = []
-    for group in group_samples(samples):
-        scores = score(group, scorer, context, batch_size, progress)
-        reports.append(_report(group, reference, scorer, scores, scored, source, scorer_note, context))
-    return reports
+    groups = (scoring.of(group, progress) for group in group_samples(samples))
+    return [_report(group, reference if reference and reference.texts else None, scoring) for group in groups]
 
 
-def _report(
-    samples: list[Sample],
-    reference: list[Sample] | None,
-    scorer: Scorer | None,
-    scores: Scores | None,
-    reference_scores: Scores | None,
-    source: str,
-    note: str,
-    context: int | None,
-) -> dict[str, Any]:
+def _report(samples: Scored, reference: Scored | None, scoring: Scoring) -> dict[str, Any]:
+    scorer, n = scoring.scorer, len(samples.texts)
     definitions: dict[str, Any] = {}
     left_out: dict[str, str] = {}
-    n = len(samples)
-    sides: dict[str, dict[str, Any]] = {"samples": {"n": n}}
-    if reference:
-        sides["reference"] = {"n": min(n, len(reference)), "source": source}
-    else:
+    scored = {"samples": samples}
+    sides: Sides = {"samples": {"n": n}}
+    if reference is None:
         left_out["reference"] = "no reference text was given"
+    else:
+        scored["reference"] = reference
+        sides["reference"] = {"n": min(n, len(reference.texts)), "source": reference.source}
 
     if scorer is None:
-        left_out |= dict.fromkeys(("genppl", "mauve"), note or "no scorer")
+        left_out |= dict.fromkeys(("genppl", "mauve"), scoring.note or "no scorer")
     else:
-        definitions["genppl"] = _add_genppl(sides, scorer, scores, reference_scores, context)
+        definitions["genppl"] = _add_genppl(sides, scored, scorer, scoring.context)
         limit = int(definitions["genppl"]["context"])
         if sides["samples"]["genppl"] is None:
             del definitions["genppl"]
             left_out["genppl"] = TOO_SHORT
-        if reference:
-            definitions["mauve"] = _add_mauve(sides, left_out, scorer, scores, reference_scores, limit)
-        else:
+        if reference is None:
             left_out["mauve"] = "needs a reference text"
-    definitions |= _add_diversity(sides, left_out, _token_ids(samples, reference, scores, reference_scores))
-    definitions |= _add_agreement(sides, left_out, samples)
+        else:
+            definitions["mauve"] = _add_mauve(sides, left_out, scored, scorer, limit)
+    definitions |= _add_diversity(sides, left_out, _token_ids(scored))
+    definitions |= _add_agreement(sides, left_out, samples.texts)
     return {
-        "settings": {key: samples[0][key] for key in SETTINGS if key in samples[0]},
+        "settings": {key: samples.texts[0][key] for key in SETTINGS if key in samples.texts[0]},
         **sides,
         "definitions": definitions,
         "left_out": left_out,
-        "scorer": {"name": scorer.name if scorer else None, "note": note},
+        "scorer": {"name": scorer.name if scorer else None, "note": scoring.note},
     }
 
 
-def _add_genppl(
-    sides: dict[str, dict[str, Any]],
-    scorer: Scorer,
-    scores: Scores | None,
-    reference_scores: Scores | None,
-    context: int | None,
-) -> dict[str, Any]:
+def _add_genppl(sides: Sides, scored: Mapping[str, Scored], scorer: Scorer, context: int | None) -> dict[str, Any]:
     """Enter GenPPL on both sides; returns its definition."""
     n = sides["samples"]["n"]
     counted: dict[str, dict[str, float]] = {}
-    for side, found in (("samples", scores), ("reference", reference_scores)):
-        if found is not None:
-            figures = genppl.perplexity(found.nlls[:n])
+    for side, found in scored.items():
+        if found.scores is not None:
+            figures = genppl.perplexity(found.scores.nlls[:n])
             sides[side] |= {"genppl": figures["value"], "genppl_stderr": figures["stderr"]}
             sides[side] |= {"scored_tokens": figures["tokens"], "skipped": figures["skipped"]}
             counted[side] = {"n": figures["n"], "mean_length": figures["tokens"] / max(1, figures["n"])}
@@ -154,19 +113,14 @@ def _add_genppl(
 
 
 def _add_mauve(
-    sides: dict[str, dict[str, Any]],
-    left_out: dict[str, str],
-    scorer: Scorer,
-    scores: Scores | None,
-    reference_scores: Scores | None,
-    context: int,
+    sides: Sides, left_out: dict[str, str], scored: Mapping[str, Scored], scorer: Scorer, context: int
 ) -> dict[str, Any]:
     """Enter MAUVE on both sides; returns its definition."""
     n = sides["samples"]["n"]
-    features = [s.features if s else None for s in (scores, reference_scores)]
-    target = None if features[1] is None else features[1][:n]
-    rest: Tensor | None = None if features[1] is None else features[1][n : 2 * n]
-    result = mauve_metric.mauve_score(features[0], target)
+    real = scored["reference"].features
+    target = None if real is None else real[:n]
+    rest = None if real is None else real[n : 2 * n]
+    result = mauve_metric.mauve_score(scored["samples"].features, target)
     if result["value"] is None:
         left_out["mauve"] = result["reason"]
     else:
@@ -181,17 +135,14 @@ def _add_mauve(
     return {"definition": value, **shared, **settings}
 
 
-def _token_ids(
-    samples: list[Sample], reference: list[Sample] | None, scores: Scores | None, reference_scores: Scores | None
-) -> tuple[str, dict[str, list[list[int]]]]:
+def _token_ids(scored: Mapping[str, Scored]) -> tuple[str, dict[str, list[list[int]]]]:
     """Token ids of both sides under one tokenizer: the generator's where the samples have them, else the scorer's."""
-    sides = {"samples": samples, "reference": reference or []}
-    complete = {side: [s["token_ids"] for s in rows] for side, rows in sides.items() if rows and _has_ids(rows)}
-    if "samples" in complete and (not reference or "reference" in complete or reference_scores is None):
+    complete = {side: [s["token_ids"] for s in found.texts] for side, found in scored.items() if _has_ids(found.texts)}
+    real = scored.get("reference")
+    if "samples" in complete and (real is None or "reference" in complete or real.scores is None):
         return "the generator's token_ids", complete
-    scored = {"samples": scores, "reference": reference_scores}
-    found = {side: s.ids for side, s in scored.items() if s is not None}
-    return "text re-tokenised by the scorer", found
+    by_scorer = {side: found.scores.ids for side, found in scored.items() if found.scores is not None}
+    return "text re-tokenised by the scorer", by_scorer
 
 
 def _has_ids(rows: list[Sample]) -> bool:
@@ -199,7 +150,7 @@ def _has_ids(rows: list[Sample]) -> bool:
 
 
 def _add_diversity(
-    sides: dict[str, dict[str, Any]], left_out: dict[str, str], tokens: tuple[str, dict[str, list[list[int]]]]
+    sides: Sides, left_out: dict[str, str], tokens: tuple[str, dict[str, list[list[int]]]]
 ) -> dict[str, Any]:
     """Enter the figures of token ids on the sides that have some; returns their definitions."""
     tokenisation, ids = tokens
@@ -230,7 +181,7 @@ def _diversity(rows: list[list[int]]) -> dict[str, Any]:
     }
 
 
-def _add_agreement(sides: dict[str, dict[str, Any]], left_out: dict[str, str], samples: list[Sample]) -> dict[str, Any]:
+def _add_agreement(sides: Sides, left_out: dict[str, str], samples: list[Sample]) -> dict[str, Any]:
     """Enter the agreement of texts decoded from one latent; returns its definition and that of chance."""
     decodings = decodings_by_latent(samples)
     if decodings is None:

@@ -1,6 +1,7 @@
 import io
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from diladiff_cli.stages.eval_samples import (
     FEW,
     evaluate_groups,
     report_table,
-    score_texts,
 )
 from diladiff_cli.stages.sample_sets import (
     SETTINGS,
@@ -24,6 +24,7 @@ from diladiff_cli.stages.sample_sets import (
     read_samples,
     reference_samples,
 )
+from diladiff_cli.stages.scoring import GIVEN, Scoring
 
 
 def sample(text: str, **others: Any) -> dict[str, Any]:
@@ -34,9 +35,23 @@ SAMPLES = [sample(text) for text in ("a b c d e", "b b a f c", "f e d c b", "a a
 REFERENCE = [sample(text) for text in ("c b a f f", "e e b a c", "a b d f e", "d c d a b") * 2]
 
 
+def reports_of(
+    samples: list[Any],
+    reference: list[Any] | None,
+    scorer: Scorer | None,
+    source: str = GIVEN,
+    progress: Callable[[int], None] | None = None,
+    **how: Any,
+) -> list[dict[str, Any]]:
+    """Reports of samples beside a reference, both scored in one way."""
+    scoring = Scoring(scorer, **how)
+    real = None if reference is None else scoring.of(reference, progress, source)
+    return evaluate_groups(samples, real, scoring, progress)
+
+
 def one_report(*arguments: Any, **settings: Any) -> dict[str, Any]:
     """Of samples that were all drawn in one way."""
-    [report] = evaluate_groups(*arguments, **settings)
+    [report] = reports_of(*arguments, **settings)
     return report
 
 
@@ -78,7 +93,7 @@ def test_missing_and_empty_files_are_one_line(tmp_path: Path) -> None:
 def test_every_figure_has_a_definition_and_a_reference(tiny_scorer: Scorer) -> None:
     pytest.importorskip("mauve")
     samples = [s | {"latent": i // 2, "seed": 0} for i, s in enumerate(SAMPLES)]
-    report = one_report(samples, REFERENCE, tiny_scorer, scorer_note="tiny, as asked for")
+    report = one_report(samples, REFERENCE, tiny_scorer, note="tiny, as asked for")
     figures = {"genppl", "mauve", "entropy", "distinct_1", "distinct_2", "distinct_3", "repetition_4"}
     agreement = {"latent_agreement", "chance_agreement"}
     assert figures | agreement == set(report["definitions"])
@@ -152,7 +167,7 @@ def test_genppl_of_each_side_is_its_own(tiny_scorer: Scorer) -> None:
 
 
 def test_without_a_scorer_the_rest_remains_and_the_reason_is_given() -> None:
-    report = one_report(SAMPLES, REFERENCE, None, scorer_note="none installed")
+    report = one_report(SAMPLES, REFERENCE, None, note="none installed")
     assert report["left_out"]["genppl"] == report["left_out"]["mauve"] == "none installed"
     assert report["samples"]["distinct_1"] == pytest.approx(7 / 36)
     assert "genppl" not in report["samples"]
@@ -172,18 +187,19 @@ def test_each_way_of_sampling_gets_its_report(tiny_scorer: Scorer) -> None:
     mixed = [sample("a b", steps=s, seed=i) for i, s in enumerate([1, 2, 1, 2, 1])]
     assert [len(group) for group in group_samples(mixed)] == [3, 2]
     counts: list[int] = []
-    reports = evaluate_groups(mixed, REFERENCE, tiny_scorer, progress=counts.append)
+    reports = reports_of(mixed, REFERENCE, tiny_scorer, progress=counts.append)
     assert [r["settings"]["steps"] for r in reports] == [1, 2]
     assert sum(counts) == len(mixed) + len(REFERENCE)
     assert "seed" not in SETTINGS
 
 
 def test_known_scores_of_the_reference_are_taken_as_they_are(tiny_scorer: Scorer) -> None:
-    known = score_texts(REFERENCE, tiny_scorer)
+    scoring = Scoring(tiny_scorer)
+    known = scoring.of(REFERENCE)
     counts: list[int] = []
-    reports = evaluate_groups(SAMPLES, REFERENCE, tiny_scorer, reference_scores=known, progress=counts.append)
+    reports = evaluate_groups(SAMPLES, known, scoring, counts.append)
     assert sum(counts) == len(SAMPLES)
-    assert reports == evaluate_groups(SAMPLES, REFERENCE, tiny_scorer)
+    assert reports == reports_of(SAMPLES, REFERENCE, tiny_scorer)
 
 
 def test_the_report_names_the_reference() -> None:
@@ -193,7 +209,7 @@ def test_the_report_names_the_reference() -> None:
 
 
 def test_the_table_shows_both_sides_and_what_is_left_out() -> None:
-    report = one_report(SAMPLES, REFERENCE, None, source="an old book", scorer_note="none installed")
+    report = one_report(SAMPLES, REFERENCE, None, source="an old book", note="none installed")
     console = Console(file=io.StringIO(), width=100)
     console.print(report_table(report))
     text = console.file.getvalue()  # type: ignore[attr-defined]
@@ -212,7 +228,7 @@ def test_the_table_says_that_mauve_of_few_texts_says_little() -> None:
 
 def test_the_table_says_once_why_something_is_left_out() -> None:
     samples = [{"text": s["text"]} for s in SAMPLES]
-    report = one_report(samples, None, None, scorer_note="none installed")
+    report = one_report(samples, None, None, note="none installed")
     assert len(report["left_out"]) > len(set(report["left_out"].values()))
     caption = str(report_table(report).caption).splitlines()
     assert [line for line in caption if "none installed" in line] == ["scorer: none installed"]

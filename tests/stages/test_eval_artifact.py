@@ -21,6 +21,7 @@ from diladiff_cli.stages.export import export
 from diladiff_cli.stages.masked_logits import text_noise
 from diladiff_cli.stages.sample import generate
 from diladiff_cli.stages.sampler import load_sampler
+from diladiff_cli.stages.scoring import Scoring
 
 from ..chain import LATENTS, LENGTH, Chain
 
@@ -172,7 +173,7 @@ def test_agreement_is_that_of_samples_drawn_with_two_decodings(
     wanted = reports[stage]["figures"]["latent_agreement"][name]
     config = SampleConfig(n=2 * wanted["latents"], steps=steps, decodings=2, seed=SETTINGS["seed"])
     samples = list(generate(load_sampler(getattr(tiny_chain, stage), "cpu"), config))
-    found = evaluate_groups(samples, None, None)[0]["samples"]
+    found = evaluate_groups(samples, None, Scoring(None))[0]["samples"]
     assert found["latent_agreement"] == pytest.approx(wanted["latent_agreement"], abs=1e-12)
     assert found["chance_agreement"] == pytest.approx(wanted["chance_agreement"], abs=1e-12)
 

@@ -23,6 +23,7 @@ from diladiff_cli.stages.sample import decode, draw_latents, generate
 from diladiff_cli.stages.sample_sets import SETTINGS, decodings_by_latent, group_samples, read_samples
 from diladiff_cli.stages.sample_settings import complete, in_use, notes_on, origin_of
 from diladiff_cli.stages.sampler import Sampler, load_sampler
+from diladiff_cli.stages.scoring import Scoring
 from diladiff_cli.stages.trace import record
 
 from ..chain import LENGTH, Chain
@@ -188,7 +189,7 @@ def test_tables_show_prompts_as_they_are_but_cut_and_say_what_they_count_in(samp
     drawn = draw(samplers["mdlm"])
     prompts = ("long " * 50, "see [/b] and [red] x")
     samples = [sample | {"prompt": prompt} for prompt in prompts for sample in drawn]
-    reports = evaluate_groups(samples, None, None)
+    reports = evaluate_groups(samples, None, Scoring(None))
     overview = overview_table(reports)
     assert overview is not None
     for table in (report_table(reports[0]), overview):

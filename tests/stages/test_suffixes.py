@@ -17,6 +17,7 @@ from diladiff_cli.stages.sample import generate
 from diladiff_cli.stages.sample_sets import decodings_by_latent, group_samples, read_samples
 from diladiff_cli.stages.sample_settings import notes_on, origin_of
 from diladiff_cli.stages.sampler import Sampler, load_sampler
+from diladiff_cli.stages.scoring import Scoring
 from diladiff_cli.stages.trace import record
 
 from ..chain import LENGTH, Chain
@@ -137,7 +138,7 @@ def test_texts_of_several_suffixes_are_several_ways_of_sampling(samplers: dict[s
 
 def test_tables_say_what_prompt_and_suffix_count_in(samplers: dict[str, Sampler]) -> None:
     for prompt, wanted in (("", "the suffix counts in all"), (PROMPT, "the prompt and the suffix count in all")):
-        (report,) = evaluate_groups(draw(samplers["mdlm"], prompt=prompt), None, None)
+        (report,) = evaluate_groups(draw(samplers["mdlm"], prompt=prompt), None, Scoring(None))
         text = shown_on_terminal(report_table(report))
         assert f"{wanted} figures but latent agreement" in text
         assert "suffix ' saw the sea'" in text

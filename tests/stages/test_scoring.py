@@ -11,8 +11,7 @@ import torch
 from diladiff_cli.config import BenchConfig
 from diladiff_cli.metrics.scorers import Scorer, Scores
 from diladiff_cli.stages.bench_frontier import bench_frontier
-from diladiff_cli.stages.eval_samples import score_texts
-from diladiff_cli.stages.kept_scores import kept_scores
+from diladiff_cli.stages.scoring import Scoring
 
 from ..chain import Chain
 from ..scorer import build_scorer, give_scorer
@@ -51,10 +50,10 @@ def same(one: Scores | None, other: Scores | None) -> bool:
 
 
 def test_kept_scores_are_those_of_the_scorer(scorer: Scorer, tmp_path: Path, scored: list[int]) -> None:
-    wanted = score_texts(TEXTS, scorer)
+    wanted = Scoring(scorer).of(TEXTS).scores
     told: list[int] = []
     for given in (scorer, build_scorer()):  # the same one, loaded again
-        assert same(kept_scores(tmp_path / "new", TEXTS, given, progress=told.append), wanted)
+        assert same(Scoring(given, folder=tmp_path / "new").of(TEXTS, told.append).scores, wanted)
     assert scored == [4, 4]  # wanted, and once more
     assert sum(told) == 8
 
@@ -67,9 +66,9 @@ def test_another_text_context_precision_or_scorer_is_scored_anew(
         next(other.model.parameters())[0, 0] += 1
     configured.model.config.layer_norm_epsilon = 0.1  # type: ignore[union-attr]
     for given in (scorer, other, configured, dataclasses.replace(scorer, precision="bf16")):
-        kept_scores(tmp_path, TEXTS, given)
-    kept_scores(tmp_path, TEXTS, scorer, context=2)
-    kept_scores(tmp_path, TEXTS[:2], scorer)
+        Scoring(given, folder=tmp_path).of(TEXTS)
+    Scoring(scorer, context=2, folder=tmp_path).of(TEXTS)
+    Scoring(scorer, folder=tmp_path).of(TEXTS[:2])
     assert scored == [4, 4, 4, 4, 4, 2]
     assert len(list(tmp_path.iterdir())) == 6
 
@@ -78,19 +77,19 @@ def test_another_text_context_precision_or_scorer_is_scored_anew(
 def test_a_damaged_file_is_made_again(
     scorer: Scorer, tmp_path: Path, scored: list[int], damage: Callable[[bytes], bytes]
 ) -> None:
-    wanted = kept_scores(tmp_path, TEXTS, scorer)
+    wanted = Scoring(scorer, folder=tmp_path).of(TEXTS).scores
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()
     file.write_bytes(damage(whole))
-    assert same(kept_scores(tmp_path, TEXTS, scorer), wanted)
+    assert same(Scoring(scorer, folder=tmp_path).of(TEXTS).scores, wanted)
     assert scored == [4, 4]
     assert file.read_bytes() == whole
 
 
 def test_nothing_is_kept_without_a_folder_a_scorer_or_texts(scorer: Scorer, tmp_path: Path) -> None:
-    assert kept_scores(None, TEXTS, scorer) is not None
-    assert kept_scores(tmp_path, TEXTS, None) is None
-    assert kept_scores(tmp_path, [], scorer) is None
+    assert Scoring(scorer).of(TEXTS).scores is not None
+    assert Scoring(None, folder=tmp_path).of(TEXTS).scores is None
+    assert Scoring(scorer, folder=tmp_path).of([]).scores is None
     assert list(tmp_path.iterdir()) == []
 
 
