@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from diladiff_cli.config import BenchConfig, EvalConfig, SampleConfig, solver_in_use
-from diladiff_cli.data.files import several
 from diladiff_cli.errors import UserError, writing
 from diladiff_cli.metrics.frontier import mean_and_std
 from diladiff_cli.metrics.mauve import DEFINITION, NOT_INSTALLED
@@ -16,11 +15,10 @@ from diladiff_cli.runtime.folders import write_text
 from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.stages.bench_kept import FIGURES as KEPT
 from diladiff_cli.stages.bench_kept import POOLED as KEPT_POOLED
-from diladiff_cli.stages.bench_kept import SPEED, Kept, kept_files, kept_report, kept_samples, pooled_file
+from diladiff_cli.stages.bench_kept import SPEED, Bench, kept_report, kept_samples
 from diladiff_cli.stages.bench_lines import compared
-from diladiff_cli.stages.bench_points import Point, check_texts, plan_points
+from diladiff_cli.stages.bench_points import Point, check_texts
 from diladiff_cli.stages.bench_speed import machine, seconds
-from diladiff_cli.stages.common import path_or_none
 from diladiff_cli.stages.eval_samples import TOO_FEW
 from diladiff_cli.stages.graphs import replays_pay
 from diladiff_cli.stages.reference_text import SHIPPED
@@ -59,39 +57,37 @@ def bench_frontier(
         UserError: An unusable model, folder or scorer.
         ConfigError: Settings that do not fit a model.
     """
-    out, data = Path(out), path_or_none(data)
-    plan = plan_points(config, [Path(model) for model in several(models)], data)
-    config, samplers, points = plan.config, plan.samplers, plan.points
+    bench = Bench.planned(config, models, out, data)
+    config, out = bench.plan.config, bench.out
     settings = EvalConfig(scorer=config.scorer, batch_size=config.batch_size, precision=config.precision)
-    measure = SampleMeasure(settings, data=data, keep=out / "scores")
-    check_texts({measure.text(model).source: measure.text(model).title for model in samplers})
-    files = kept_files(plan, out, data)
+    measure = bench.measure(settings, keep=out / "scores")
+    files = bench.files()
     with writing(out):
         (out / "points").mkdir(parents=True, exist_ok=True)
-    if not all(kept.scored for point in points for kept in files[point].values()):
-        _ = measure.scoring  # one asked for that cannot be had ends it before anything is drawn
-    missing = sum(config.n for point in points for kept in files[point].values() if not kept.drawn)
+    every = [kept for of_point in files.values() for kept in of_point.values()]
+    if not all(kept.scored for kept in every):
+        _ = measure.scoring  # a scorer asked for that cannot be had ends it before anything is drawn
+    missing = sum(kept.n for kept in every if not kept.drawn)
     if missing:
         say(f"{missing:,} texts to draw and to score")
-    seeds = config.integers("seeds")
     found: list[Report] = []
     with telling_what_is_kept(lambda: f"{out}: what was measured is kept"):
-        for number, point in enumerate(points, 1):
-            drawn = " (drawn before)" if all(kept.drawn for kept in files[point].values()) else ""
-            say(f"point {number} of {len(points)}{drawn}: {point.title}")
-            runs = [_measured(point, seed, files[point][seed], samplers[point.model], measure, out) for seed in seeds]
-            samplers[point.model].replays.clear()
+        for number, (point, of_point) in enumerate(files.items(), 1):
+            drawn = " (drawn before)" if all(kept.drawn for kept in of_point.values()) else ""
+            say(f"point {number} of {len(files)}{drawn}: {point.title}")
+            runs = [_measured(bench, point, seed, measure) for seed in bench.seeds]
+            bench.sampler(point).replays.clear()
             _check_comparable([*found, *runs], out)
-            pooled = _pooled_mauve(point, seeds, runs[0], samplers[point.model], measure, config, out)
-            found.append(_report(point, runs, seeds, pooled))
+            found.append(_report(point, runs, bench.seeds, _pooled_mauve(bench, point, runs[0], measure)))
     yield from compared(found)
 
 
-def _measured(point: Point, seed: int, files: Kept, sampler: Sampler, measure: SampleMeasure, out: Path) -> Report:
+def _measured(bench: Bench, point: Point, seed: int, measure: SampleMeasure) -> Report:
     """Speed and figures of one seed, kept or new."""
+    files = bench.kept(point, seed)
     if not files.drawn:
-        samples, speed = _draw(sampler, replace(point.settings, seed=seed))
-        with writing(out):
+        samples, speed = _draw(bench.sampler(point), replace(point.settings, seed=seed))
+        with writing(bench.out):
             if kept_samples(files.samples, files.n) is None:  # another machine's, whose figures are kept, stay
                 write_text(files.samples, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples))
             write_text(files.speed, json.dumps(speed) + "\n")
@@ -100,7 +96,7 @@ def _measured(point: Point, seed: int, files: Kept, sampler: Sampler, measure: S
         (figures,) = measure.reports(_kept_samples(files.samples, point))
         # What was left out for want of a scorer or a package, a later call may have.
         if figures["scorer"]["name"] is not None and figures["left_out"].get("mauve") != NOT_INSTALLED:
-            with writing(out):
+            with writing(bench.out):
                 write_text(files.figures, json.dumps(figures) + "\n")
     kept = ("samples", "reference", "definitions", "left_out", "scorer")
     return {"speed": kept_report(files.speed, SPEED), **{name: figures.get(name) for name in kept}}
@@ -111,33 +107,24 @@ def _kept_samples(file: Path, point: Point) -> list[Sample]:
     return [sample | {"model": point.model} for sample in kept_samples(file, point.settings.n) or []]
 
 
-def _pooled_mauve(
-    point: Point,
-    seeds: Sequence[int],
-    run: Report,
-    sampler: Sampler,
-    measure: SampleMeasure,
-    config: BenchConfig,
-    out: Path,
-) -> Report:
+def _pooled_mauve(bench: Bench, point: Point, run: Report, measure: SampleMeasure) -> Report:
     """MAUVE of the texts of all seeds together, kept or new, by the scorer and beside the kind of text of one ``run``.
 
     Without a ``value`` there is a ``reason``.
     """
-    if len(seeds) < 2:
+    if len(bench.seeds) < 2:
         return {"value": None, "reason": "needs several seeds"}
     if run["scorer"]["name"] is None:
         return {"value": None, "reason": "no scorer"}
-    file = pooled_file(point, seeds, sampler, config, out, measure.data)
+    file = bench.pooled(point)
     kept = kept_report(file, KEPT_POOLED)
     if kept is not None and _agree(kept, run):
         return kept
-    drawn = [Kept.of(point, seed, sampler, config, out, measure.data).samples for seed in seeds]
-    found = measure.pooled_mauve([_kept_samples(samples, point) for samples in drawn])
+    found = measure.pooled_mauve([_kept_samples(bench.kept(point, seed).samples, point) for seed in bench.seeds])
     if not _agree(found, run):
         return {"value": None, "reason": "scorer or reference of the kept figures are not at hand"}
     if found["value"] is not None:
-        with writing(out):
+        with writing(bench.out):
             write_text(file, json.dumps(found) + "\n")
     return found
 

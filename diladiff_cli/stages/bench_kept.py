@@ -69,17 +69,6 @@ class Kept:
     speed: Path
     figures: Path
 
-    @classmethod
-    def of(cls, point: Point, seed: int, sampler: Sampler, config: BenchConfig, out: Path, data: Path | None) -> "Kept":
-        folder, place = out / "points", machine(sampler.device)
-        reference = _reference_given(sampler, data)
-        return cls(
-            n=point.settings.n,
-            samples=folder / f"{point.key(seed)}.jsonl",
-            speed=folder / f"{point.key(seed, config.batch_size, place, SPEED_VERSION)}.speed.json",
-            figures=folder / f"{point.key(seed, config.scorer, *reference)}.figures.json",
-        )
-
     @property
     def drawn(self) -> bool:
         """Whether samples and their speed are there."""
@@ -91,17 +80,86 @@ class Kept:
         return kept_report(self.figures, FIGURES) is not None
 
 
-def pooled_file(
-    point: Point, seeds: Sequence[int], sampler: Sampler, config: BenchConfig, out: Path, data: Path | None
-) -> Path:
-    """The file of what was measured of the texts of several seeds together."""
-    key = point.key(seeds[0], list(seeds), config.scorer, *_reference_given(sampler, data))
-    return out / "points" / f"{key}.pooled.json"
+@dataclass(frozen=True)
+class Bench:
+    """Points, and where what is measured of them lies.
 
+    Attributes:
+        plan: The points, and the settings that they share.
+        out: Folder of samples and figures.
+        data: Data set that was named as the reference; None for the one that each model was trained on.
+    """
 
-def _reference_given(sampler: Sampler, data: Path | None) -> list[str]:
-    """Content of the data set that was named as the reference, where one was."""
-    return [] if data is None else [open_recorded_data(sampler.artifact, data).fingerprint]
+    plan: Plan
+    out: Path
+    data: Path | None
+
+    @classmethod
+    def planned(
+        cls, config: BenchConfig, models: Path | str | Sequence[Path | str], out: Path | str, data: Path | str | None
+    ) -> "Bench":
+        """The points of a call, with their models loaded.
+
+        Raises:
+            UserError, ConfigError: As of :func:`plan_points`.
+        """
+        data = path_or_none(data)
+        return cls(plan_points(config, [Path(model) for model in several(models)], data), Path(out), data)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of every point."""
+        return self.plan.config.integers("seeds")
+
+    def sampler(self, point: Point) -> Sampler:
+        """The networks of a point's model."""
+        return self.plan.samplers[point.model]
+
+    def measure(self, settings: EvalConfig, keep: Path | None = None) -> SampleMeasure:
+        """What measures texts of all models beside one and the same text.
+
+        Raises:
+            UserError: They have several.
+        """
+        found = SampleMeasure(settings, data=self.data, keep=keep)
+        check_texts({found.text(model).source: found.text(model).title for model in self.plan.samplers})
+        return found
+
+    def kept(self, point: Point, seed: int) -> Kept:
+        """The files of a point with one seed."""
+        config, folder, place = self.plan.config, self.out / "points", machine(self.sampler(point).device)
+        return Kept(
+            n=point.settings.n,
+            samples=folder / f"{point.key(seed)}.jsonl",
+            speed=folder / f"{point.key(seed, config.batch_size, place, SPEED_VERSION)}.speed.json",
+            figures=folder / f"{point.key(seed, config.scorer, *self._reference(point))}.figures.json",
+        )
+
+    def pooled(self, point: Point) -> Path:
+        """The file of what was measured of the texts of all seeds together."""
+        key = point.key(self.seeds[0], list(self.seeds), self.plan.config.scorer, *self._reference(point))
+        return self.out / "points" / f"{key}.pooled.json"
+
+    def files(self) -> dict[Point, dict[int, Kept]]:
+        """The files of every point and seed.
+
+        Raises:
+            UserError: Figures are missing, or those of all seeds together, and the scorer cannot be had.
+        """
+        found = {point: {seed: self.kept(point, seed) for seed in self.seeds} for point in self.plan.points}
+        scored = all(kept.scored for files in found.values() for kept in files.values())
+        if not (scored and all(self.is_pooled(point) for point in found)):
+            check_scorer(self.plan.config.scorer)
+        return found
+
+    def is_pooled(self, point: Point) -> bool:
+        """Whether nothing is to be measured of all seeds together."""
+        return len(self.seeds) < 2 or kept_report(self.pooled(point), POOLED) is not None
+
+    def _reference(self, point: Point) -> list[str]:
+        """Content of the data set that was named as the reference, where one was."""
+        artifact = self.sampler(point).artifact
+        return [] if self.data is None else [open_recorded_data(artifact, self.data).fingerprint]
 
 
 def bench_plan(
@@ -112,45 +170,23 @@ def bench_plan(
     Kept figures that no longer fit the scorer or the reference are found out by the run itself, which loads the scorer.
 
     Raises:
-        UserError, ConfigError: As of :func:`plan_points` and :func:`kept_files`.
+        UserError, ConfigError: As of :meth:`Bench.planned`, :meth:`Bench.measure` and :meth:`Bench.files`.
     """
-    out, data = Path(out), path_or_none(data)
-    plan = plan_points(config, [Path(model) for model in several(models)], data)
-    measure = SampleMeasure(EvalConfig(), data=data)  # tells of each reference once
-    check_texts({measure.text(model).source: measure.text(model).title for model in plan.samplers})
-    found = []
-    for point, kept in kept_files(plan, out, data).items():
-        given = plan.samplers[point.model], plan.config, out, data
-        found.append(
-            {
-                "model": point.model,
-                "stage": point.stage,
-                "steps": point.settings.steps or None,
-                **{name: getattr(point.settings, name) for name in ("decode_steps", "temperature")},
-                **point.settings.use_of_latents(),
-                "corrector": point.settings.corrector or None,
-                "to_draw": [seed for seed, files in kept.items() if not files.drawn],
-                "to_score": [seed for seed, files in kept.items() if not files.scored],
-                "to_pool": len(kept) > 1 and kept_report(pooled_file(point, list(kept), *given), POOLED) is None,
-            }
-        )
-    settings = {name: value for name, value in plan.config.to_dict().items() if name not in FOR_SPEED}
-    return {"out": str(out), "settings": settings, "points": found}
-
-
-def kept_files(plan: Plan, out: Path, data: Path | None) -> dict[Point, dict[int, Kept]]:
-    """The files of every point and seed.
-
-    Raises:
-        UserError: Figures are missing, or those of all seeds together, and the scorer cannot be had.
-    """
-    seeds = plan.config.integers("seeds")
-    found = {
-        p: {seed: Kept.of(p, seed, plan.samplers[p.model], plan.config, out, data) for seed in seeds}
-        for p in plan.points
-    }
-    scored = all(kept.scored for files in found.values() for kept in files.values())
-    pooled = [pooled_file(p, seeds, plan.samplers[p.model], plan.config, out, data) for p in found if len(seeds) > 1]
-    if not (scored and all(kept_report(file, POOLED) for file in pooled)):
-        check_scorer(plan.config.scorer)
-    return found
+    bench = Bench.planned(config, models, out, data)
+    bench.measure(EvalConfig())  # tells of each reference once
+    found = [
+        {
+            "model": point.model,
+            "stage": point.stage,
+            "steps": point.settings.steps or None,
+            **{name: getattr(point.settings, name) for name in ("decode_steps", "temperature")},
+            **point.settings.use_of_latents(),
+            "corrector": point.settings.corrector or None,
+            "to_draw": [seed for seed, files in kept.items() if not files.drawn],
+            "to_score": [seed for seed, files in kept.items() if not files.scored],
+            "to_pool": not bench.is_pooled(point),
+        }
+        for point, kept in bench.files().items()
+    ]
+    settings = {name: value for name, value in bench.plan.config.to_dict().items() if name not in FOR_SPEED}
+    return {"out": str(bench.out), "settings": settings, "points": found}
