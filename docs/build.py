@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-from layout import NAMES, Report, stored
+from layout import NAMES, Report, stored, timed
 from tables import TABLES
 
 from diladiff_cli.stages.bench_lines import Way
@@ -75,7 +75,7 @@ def main() -> None:
             if not check:
                 path.write_text(rebuilt(page), encoding="utf-8")
     if not check:
-        points = by_stage_name([r for name in DRAWN_FROM for r in stored(name)])
+        points = by_stage_name(timed(r for name in DRAWN_FROM for r in stored(name)))
         shown = [r for r in points if is_shown(r)]
         frontier_picture(shown, DOCS, "frontier_all", among=points)
         headlines = [r for r in shown if is_headline(r)]

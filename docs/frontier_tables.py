@@ -22,6 +22,7 @@ from layout import (
     settings_of,
     stored,
     table,
+    timed,
     way_of,
     with_spread,
 )
@@ -29,12 +30,32 @@ from layout import (
 from diladiff_cli.metrics.frontier import interpolated, mean_and_std
 
 HALF = 0.5  # of the steps correct
+YARDSTICK = 64  # steps of the base in random order
+# Of what the README shows: the name in _ways_at_085, the model, the options, the steps.
+RECIPES = (
+    ("base, random order", "base", "", (4, 16, 64)),
+    ("student, 2 latent steps", "student", "`--steps 2`", (4, 16, 64)),
+    ("base, `--order spread`", "base", "`--order spread`", (4, 8, 16)),
+    (
+        "student, 2 latent steps, base takes over at 0.5, `--order spread`",
+        "student",
+        "`--steps 2 --order spread --latent-until 0.5`",
+        (4, 8, 16),
+    ),
+    ("base, `--order spread --corrector 0.5`", "base", "`--order spread --corrector 0.5`", (16, 64)),
+    (
+        "student, 2 latent steps, base takes over at 0.5, `--order spread --corrector 0.5`",
+        "student",
+        "`--steps 2 --order spread --latent-until 0.5 --corrector 0.5`",
+        (8, 16, 64),
+    ),
+)
 BETWEEN = 0.92  # a temperature of the base alone, where its curve bends
 
 
 def frontier() -> str:
     """All points of it but those that only bridge a gap, the last column between the base's temperatures."""
-    reports = stored("frontier.jsonl")
+    reports = timed(stored("frontier.jsonl"))
     rows = []
     for r in in_order(r for r in reports if r["temperature"] != BETWEEN):
         speed = f"{r['tokens_per_second']['mean']:,.0f}"
@@ -64,20 +85,20 @@ def ratios() -> str:
     return table(["model", "T", *(f"{n} steps" for n in steps)], body)
 
 
-def _ratio(report: Report, bases: Iterable[Report]) -> str:
-    """GenPPL over that of the base at the same entropy and decoding steps."""
+def _ratio(report: Report, bases: Iterable[Report], steps: int | None = None) -> str:
+    """GenPPL over that of the base at the same entropy, in as many decoding steps or in ``steps``."""
     means = means_of(report)
-    genppl, base = means.get("genppl"), base_at(bases, report["decode_steps"], means["entropy"])
+    genppl, base = means.get("genppl"), base_at(bases, steps or report["decode_steps"], means["entropy"])
     return f"{genppl / base:.2f}" if genppl and base else "-"
 
 
-def _ratio_spread(report: Report, bases: Iterable[Report]) -> str:
+def _ratio_spread(report: Report, bases: Iterable[Report], steps: int | None = None) -> str:
     """The deviation over seeds of :func:`_ratio`, each beside the base's texts of its own seed; nothing of one seed."""
     found = []
     for seed in report["seeds"]:
         own, bases_own = of_seed(report, seed), [of_seed(r, seed) for r in bases if seed in r["seeds"]]
         means = means_of(own)
-        base = base_at(bases_own, report["decode_steps"], means["entropy"])
+        base = base_at(bases_own, steps or report["decode_steps"], means["entropy"])
         if means["genppl"] and base:
             found.append(means["genppl"] / base)
     deviation = mean_and_std(found)[1] if len(found) > 1 else None
@@ -207,8 +228,30 @@ def equal_entropy() -> str:
     return table(["decoding steps", *(f"{name}, {model}" for name in ("GenPPL", "MAUVE") for model in models)], rows)
 
 
+def recipes() -> str:
+    """Some ways of decoding at temperature 0.85: speed, GenPPL over that of 64 random steps of the base, and MAUVE."""
+    reports, ways, rows = stored("frontier.jsonl"), _ways_at_085(), []
+    for name, model, options, steps in RECIPES:
+        for r in timed(r for r in ways[name] if r["decode_steps"] in steps):
+            ratio = _ratio(r, reports, YARDSTICK) + _ratio_spread(r, reports, YARDSTICK)
+            speed = f"{r['tokens_per_second']['mean']:,.0f}"
+            rows.append([model, options, str(r["decode_steps"]), speed, ratio, f"{means_of(r)['mauve']:.2f}"])
+    return table(["model", "options", "`--decode-steps`", "tokens/s", "GenPPL, relative", "MAUVE"], rows)
+
+
 def headline() -> str:
     """All ways of decoding at temperature 0.85: GenPPL over the base's in random order at equal entropy, and MAUVE."""
+    reports, ways = stored("frontier.jsonl"), _ways_at_085()
+    steps = sorted({r["decode_steps"] for found in ways.values() for r in found})
+    rows = []
+    for name, found in ways.items():
+        shown = {r["decode_steps"]: f"{_ratio(r, reports)} ({means_of(r)['mauve']:.2f})" for r in found}
+        rows.append([name, *(shown.get(n, "-") for n in steps)])
+    return table(["", *(f"{n} steps" for n in steps)], rows)
+
+
+def _ways_at_085() -> dict[str, list[Report]]:
+    """The points of each way of decoding, by its name."""
     reports, smaller = stored("frontier.jsonl"), stored("latent_scale.jsonl")
     taken_over = _at_085(stored("latent_until.jsonl"), "student")
     guided = [r for r in _at_085(stored("ten_steps.jsonl"), "prior") if r.get("guidance")]
@@ -216,7 +259,7 @@ def headline() -> str:
     corrected = [r for r in stored("corrected.jsonl") if r["corrector"] == HALF]
     spread_over = [r for r in spread if r.get("latent_until")]
     latents_alone = [r for r in spread if not r.get("latent_until")]
-    ways = {
+    return {
         "base, random order": _at_085(reports, "mdlm"),
         "student, 2 latent steps": _at_085(smaller, "student"),
         f"student, 2 latent steps, {over}": taken_over,
@@ -229,12 +272,6 @@ def headline() -> str:
         f"base, `--order spread --corrector {HALF}`": _at_085(corrected, "mdlm"),
         f"student, 2 latent steps, {over}, `--order spread --corrector {HALF}`": _at_085(corrected, "student"),
     }
-    steps = sorted({r["decode_steps"] for found in ways.values() for r in found})
-    rows = []
-    for name, found in ways.items():
-        shown = {r["decode_steps"]: f"{_ratio(r, reports)} ({means_of(r)['mauve']:.2f})" for r in found}
-        rows.append([name, *(shown.get(n, "-") for n in steps)])
-    return table(["", *(f"{n} steps" for n in steps)], rows)
 
 
 def _at_085(reports: Iterable[Report], stage: str) -> list[Report]:

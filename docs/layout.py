@@ -87,6 +87,19 @@ def means_of(report: Report) -> dict[str, float | None]:
     return {name: figure["mean"] for name, figure in figures_by_name(report).items()}
 
 
+def timed(reports: Iterable[Report]) -> list[Report]:
+    """Points with the tokens per second of throughput.jsonl, which has all ways to draw at one temperature."""
+    found = {_way_key(r): r for r in stored("throughput.jsonl")}
+    kept = ("tokens_per_second", "seconds", "latent_share", "machine")
+    return [r | {name: found[_way_key(r)][name] for name in kept if _way_key(r) in found} for r in reports]
+
+
+def _way_key(report: Report) -> tuple[Any, ...]:
+    """What the time for a point depends on: not on temperature or the scale of latents."""
+    names = ("stage", "steps", "decode_steps", "order", "latent_until", "corrector", "guidance")
+    return tuple(report.get(name) for name in names)
+
+
 def of_seed(report: Report, seed: int) -> Report:
     """A point's report as if it had been measured with one of its seeds alone."""
     place = report["seeds"].index(seed)

@@ -98,6 +98,22 @@ corrected() {
   bench "${student[@]}" --corrector 0.5 --decode-steps "$powers" --order spread --latent-until 0.5 \
     --latent-scale "$scale" --temperatures 0.85 "${many[@]}"
 }
+throughput() { # of all ways in the pictures, one after another, without figures that cost time
+  time_of() { # as `bench`, which has a folder of finished points
+    diladiff bench "$@" ${data[@]+"${data[@]}"} --scorer none --temperatures 0.85 --n 128 --seeds 0,1,2 --out "$out/throughput"
+  }
+  local spread=(--decode-steps "$powers" --order spread) over=(--latent-scale "$scale" --latent-until 0.5)
+  time_of --model "$models/mdlm" --decode-steps "$powers"
+  time_of "${student[@]}" --latent-scale "$scale" --decode-steps "$powers"
+  time_of "${student[@]}" "${over[@]}" --decode-steps "$powers"
+  time_of "${prior[@]}" --latent-scale "$scale" --decode-steps "$powers"
+  time_of --model "$models/mdlm" "${spread[@]}"
+  time_of --model "$models/mdlm" "${spread[@]}" --corrector 0.5
+  time_of "${student[@]}" --latent-scale "$scale" "${spread[@]}"
+  time_of "${prior[@]}" --latent-scale "$scale" "${spread[@]}"
+  time_of "${student[@]}" "${over[@]}" "${spread[@]}"
+  time_of "${student[@]}" "${over[@]}" "${spread[@]}" --corrector 0.5
+}
 surest_first() {
   bench "${student[@]}" --decode-steps 8,16,32 --order confidence --against "$models/mdlm" --temperatures 1.0 "${few[@]}"
 }
@@ -105,6 +121,7 @@ surest_first() {
 into chain.json chain_information
 for stage in mdlm ae prior student; do into "$stage.json" diladiff eval "$models/$stage" ${data[@]+"${data[@]}"}; done
 into samples.jsonl all_samples
+into throughput.jsonl throughput
 into frontier.jsonl whole_frontier
 into latent_scale.jsonl smaller_latents
 into scales.jsonl scales
