@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from diladiff_cli.config import SampleConfig
+from diladiff_cli.core.autocast import autocast
 from diladiff_cli.data.tokenizer import encode_documents, separator_id
 from diladiff_cli.errors import UserError
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.encoder import LatentEncoder
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
-from diladiff_cli.runtime.model_paths import default_model, named_model
+from diladiff_cli.runtime.model_paths import default_model, resolved
 from diladiff_cli.settings import shown
 from diladiff_cli.stages.sample import Progress, Sample, decode, describe, generate
 from diladiff_cli.stages.sample_settings import complete_for_latents
@@ -39,8 +41,8 @@ def load(
     Raises:
         UserError: The artifact or a parent is missing, changed or damaged, or the device cannot be used.
     """
-    found = default_model()[0] if path is None else named_model(path) if isinstance(path, str) else path
-    return Model(load_sampler(found, device, None if data is None else Path(data)))
+    found = default_model()[0] if path is None else resolved(path)
+    return Model(load_sampler(found, device, None if data is None else Path(data).absolute()))
 
 
 @dataclass(frozen=True, repr=False)
@@ -99,7 +101,8 @@ class Model:
             options: Other fields of :class:`diladiff_cli.config.SampleConfig`, ``prompt`` and ``order`` among them.
 
         Returns:
-            ``n`` dictionaries with ``id``, ``text``, ``token_ids`` and the settings.
+            ``n`` dictionaries with ``id``, ``text``, ``token_ids`` and the settings. Of several processes, which share
+            the work and must all call this, the main one has them and the others none.
 
         Raises:
             ConfigError: An unknown option, or one that makes no sense for this model.
@@ -138,15 +141,16 @@ class Model:
         blocks = blocks.to(self.sampler.device)
         starts = range(0, len(blocks), TEXTS_AT_ONCE)
         empty = torch.zeros(0, *shape, dtype=torch.float32, device=self.sampler.device)
-        return torch.cat([empty, *(self.sampler.encoder(blocks[i : i + TEXTS_AT_ONCE]) for i in starts)])
+        with autocast(self.sampler.device, "fp32"):
+            return torch.cat([empty, *(self.sampler.encoder(blocks[i : i + TEXTS_AT_ONCE]) for i in starts)])
 
     def decode(self, latents: Tensor, decode_steps: int = 0, seed: int = 0, **options: Any) -> list[Sample]:
         """Texts decoded from standardised latents z_0 (B, N, C), ``decodings`` of each.
 
         Args:
-            latents: As :meth:`encode` returns them.
+            latents: As :meth:`encode` returns them; an array, tensor or list of real numbers.
             decode_steps: Token steps (0: a quarter of the length; in the orders threshold and entropy the length).
-            seed: The draws of text i depend on the seed and i alone.
+            seed: The draws of text i depend on the seed and i alone, of every call; take another for other latents.
             options: Other fields of :class:`diladiff_cli.config.SampleConfig`. A model's own factor on latents is for
                 those that it draws: here ``latent_scale`` is 1 unless it is given.
 
@@ -155,7 +159,7 @@ class Model:
             ConfigError: An unknown option, or one that makes no sense here.
         """
         shape = self.sampler.require_autoencoder().latent_shape
-        latents = torch.as_tensor(latents)
+        latents = _as_latents(latents)
         if latents.shape[1:] != shape:
             raise UserError(
                 f"the latents are of shape {tuple(latents.shape)}, wanted (B, {shape[0]}, {shape[1]})",
@@ -170,3 +174,17 @@ class Model:
         ids = range(len(latents) * config.decodings)
         tokens = decode(self.sampler, ids, config, latents.repeat_interleave(config.decodings, 0))
         return describe(self.sampler, ids, config, tokens)
+
+
+def _as_latents(latents: Any) -> Tensor:
+    """Latents as float32; of an array or tensor of real numbers, or a list of them."""
+    wanted = "give real numbers of shape (B, N, C), as encode returns them"
+    try:
+        if isinstance(latents, list | tuple) and any(isinstance(part, Tensor) for part in latents):
+            latents = torch.stack([torch.as_tensor(part) for part in latents])
+        found = latents if isinstance(latents, Tensor) else torch.as_tensor(np.ascontiguousarray(latents))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"the latents are no array of numbers ({error})", wanted) from error
+    if found.is_complex():
+        raise UserError("the latents are complex", wanted)
+    return found.float()

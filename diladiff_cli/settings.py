@@ -131,10 +131,16 @@ def _is_of(kind: type, value: Any) -> bool:
     return isinstance(value, (int, float) if kind is float else kind)
 
 
-def _plain(field: "Field[Any]", value: Any, kind: type) -> Any:
-    """The value as the field's type has it, where a file may spell it in another way."""
-    if kind is float and type(value) is int and abs(value) <= LARGEST[float]:
-        return float(value)
+def _plain(value: Any, kind: type) -> Any:
+    """The value as the field's type has it, where a program may have it in another way."""
+    if getattr(value, "shape", None) == ():  # a number of numpy or torch
+        value = value.item()
+    whole = kind is float and type(value) is int and abs(value) <= LARGEST[float]
+    return float(value) if whole else value
+
+
+def _joined(field: "Field[Any]", value: Any) -> Any:
+    """The parts of a list, or a single one, as the text that the option has; other values as they are."""
     parts = value if isinstance(value, list) else [value]
     if field.metadata["listed"] and all(type(part) in (int, float, str) for part in parts):
         with suppress(ValueError):  # Python writes out no number of more than some thousand digits
@@ -155,6 +161,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         kinds = typing.get_type_hints(type(self))
+        for f in fields(self):
+            object.__setattr__(self, f.name, _plain(getattr(self, f.name), kinds[f.name]))
         found = {f.name: _check_field(f, getattr(self, f.name), kinds[f.name]) for f in fields(self)}
         bad = {name: problem for name, problem in found.items() if problem is not None}
         problems = [*bad.values(), *self._problems(lambda *names: bad.keys().isdisjoint(names))]
@@ -176,12 +184,12 @@ class Settings:
         Raises:
             ConfigError: With every unknown name, wrong type and value out of range.
         """
-        kinds = typing.get_type_hints(cls)
-        names = {f.name for f in fields(cls)}
-        unknown = [f"unknown setting {name!r}; {similar_name(name, names)}" for name in sorted(set(values) - names)]
-        plain = {f.name: _plain(f, values[f.name], kinds[f.name]) for f in fields(cls) if f.name in values}
+        known = {f.name: f for f in fields(cls)}
+        unknown = [
+            f"unknown setting {name!r}; {similar_name(name, known)}" for name in sorted(set(values) - set(known))
+        ]
         try:
-            made = cls(**plain)
+            made = cls(**{name: _joined(known[name], value) for name, value in values.items() if name in known})
         except ConfigError as error:
             raise ConfigError(unknown + error.problems) from None
         if unknown:

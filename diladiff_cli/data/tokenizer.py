@@ -171,7 +171,10 @@ def encode_documents(tokenizer: Any, documents: Sequence[str]) -> list[list[int]
         if is_out_of_memory(error):
             raise
         what = f"the tokenizer {tokenizer.name_or_path} cannot encode the text ({first_line(error)})"
-        raise UserError(what, "take one that knows all bytes or has a token for what it does not know") from error
+        remedy = "take one that knows all bytes or has a token for what it does not know"
+        if any("\ud800" <= letter <= "\udfff" for document in documents for letter in document):
+            remedy = "give text in UTF-8, which has no halves of surrogate pairs"
+        raise UserError(what, remedy) from error
     return [[*row, end] for row in rows]
 
 

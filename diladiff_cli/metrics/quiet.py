@@ -3,13 +3,21 @@
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Drop everything written to stdout and stderr inside the block, by Python and by compiled code alike."""
+    """Drop everything written to stdout and stderr inside the block, by Python and by compiled code alike.
+
+    Of the main thread alone: streams belong to the whole process, and another thread would silence or close those of
+    the rest.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     saved = {fd: os.dup(fd) for fd in (1, 2)}

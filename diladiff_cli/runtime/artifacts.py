@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,10 +56,20 @@ def content_hash(stage: str, network: Mapping[str, Any], files: Mapping[str, str
 
 @dataclass(frozen=True)
 class Artifact:
-    """A loaded and checked artifact folder."""
+    """A loaded and checked artifact folder.
+
+    Attributes:
+        path: As it was given.
+        config: What config.json holds.
+        place: The same folder, wherever the process goes.
+    """
 
     path: Path
     config: dict[str, Any]
+    place: Path = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "place", self.path.absolute())
 
     @property
     def stage(self) -> str:
@@ -120,7 +130,7 @@ class Artifact:
         link = self.config["parents"].get(stage)
         if link is None:
             raise UserError(f"{self.path} has no parent of stage {stage}", f"see what it has with: info {self.path}")
-        folder = linked(self.path, link["path"])
+        folder = linked(self.place, link["path"])
         if not is_there(folder):
             name = name_of(folder)
             remedy = f"put it back, or make it again with {COMMANDS[stage]}"

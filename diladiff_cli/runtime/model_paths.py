@@ -71,6 +71,13 @@ def named_model(name: str, offline: bool = False) -> Path:
     return shipped_model() / below
 
 
+def resolved(name: Path | str) -> Path | str:
+    """A name of what ships or is on the Hub as its folder, see :func:`named_model`; paths and other texts as given."""
+    if isinstance(name, str) and (name.startswith(ON_HUB) or name.partition("/")[0] == SHIPPED_NAME):
+        return named_model(name)
+    return name
+
+
 def _downloaded(name: str, offline: bool) -> Path:
     """The folder in the local cache of what is on the Hub; of several processes the main one looks for it."""
     user, _, rest = name.removeprefix(ON_HUB).partition("/")

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import (
     AutocastKwargs,
     DistributedDataParallelKwargs,
@@ -118,6 +118,8 @@ def check_tracker(name: str) -> None:
 class Session:
     """The Accelerator of a training run, and what depends on it; to be closed at its end.
 
+    It replaces what the process has set, see :func:`diladiff_cli.runtime.surroundings.by_itself`.
+
     Args:
         config: Precision, accumulation, batch size and tracker.
         out: The artifact's folder. Trackers write to ``logs`` beside it, as each checkpoint replaces the folder.
@@ -130,12 +132,12 @@ class Session:
         if config.precision not in ("bf16", "fp32"):
             raise ValueError(f"precision {config.precision} was not settled")
         place = out.absolute()
-        self._deterministic = torch.are_deterministic_algorithms_enabled()
+        check_tracker(config.log_with)
         if config.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, at the first product on a GPU
             torch.use_deterministic_algorithms(True)
-        check_tracker(config.log_with)
-        AcceleratorState._reset_state()  # else a stage that ran before in this process would dictate its precision
+        AcceleratorState._reset_state()  # else an Accelerator of before would dictate precision and accumulation
+        GradientState._reset_state()
         self.accelerator = Accelerator(
             mixed_precision="bf16" if config.precision == "bf16" else "no",
             gradient_accumulation_plugin=GradientAccumulationPlugin(
@@ -177,11 +179,9 @@ class Session:
             self.accelerator.init_trackers("diladiff", config=self.config.to_dict(), init_kwargs=purge)
 
     def close(self) -> None:
-        """End the tracker, and leave torch's choice of algorithms as it was."""
+        """End the tracker."""
         for tracker in self.accelerator.trackers:  # end_training() would end the processes' group as well
             tracker.finish()
-        if self.config.deterministic:
-            torch.use_deterministic_algorithms(self._deterministic)
 
     def micro_batches(self) -> list[range]:
         """The places in the global batch of each of this process's micro-batches."""

@@ -11,6 +11,7 @@ from diladiff_cli.config import FOR_SPEED, BenchConfig, EvalConfig
 from diladiff_cli.data.files import several
 from diladiff_cli.metrics.scorers import check_scorer
 from diladiff_cli.notes import say
+from diladiff_cli.runtime.model_paths import resolved
 from diladiff_cli.stages.bench_points import Plan, Point, check_texts, plan_points
 from diladiff_cli.stages.bench_speed import machine
 from diladiff_cli.stages.common import open_recorded_data, path_or_none
@@ -104,7 +105,7 @@ class Bench:
             UserError, ConfigError: As of :func:`plan_points`.
         """
         data = path_or_none(data)
-        return cls(plan_points(config, [Path(model) for model in several(models)], data), Path(out), data)
+        return cls(plan_points(config, [Path(resolved(model)) for model in several(models)], data), Path(out), data)
 
     @property
     def seeds(self) -> tuple[int, ...]:

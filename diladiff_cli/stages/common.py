@@ -129,7 +129,7 @@ def open_recorded_data(artifact: Artifact, given: Path | None) -> TokenData:
     """
     if given is None and "path" not in artifact.data:
         raise UserError(f"{artifact.path} records no data set", "name one with --data")
-    path = given or linked(artifact.path, artifact.data["path"])
+    path = given or linked(artifact.place, artifact.data["path"])
     if not is_there(path) and given is None:
         what = f"the data set of {artifact.path}, {path}, is missing"
         if "export" in artifact.config:

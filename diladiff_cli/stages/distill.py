@@ -19,10 +19,12 @@ from diladiff_cli.networks.layers import use_plain_attention
 from diladiff_cli.runtime.artifacts import Artifact
 from diladiff_cli.runtime.locks import with_out_locked
 from diladiff_cli.runtime.loop import train
+from diladiff_cli.runtime.model_paths import resolved
 from diladiff_cli.runtime.precision import settled
 from diladiff_cli.runtime.randomness import BatchNoise, generator
 from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import Session
+from diladiff_cli.runtime.surroundings import by_itself
 from diladiff_cli.stages.common import (
     child_fields,
     compile_method,
@@ -178,6 +180,7 @@ def compile_networks(teacher: LatentPrior, config: DistillConfig, student: Laten
 
 
 @with_out_locked
+@by_itself
 def distill(
     config: DistillConfig,
     *,
@@ -206,7 +209,7 @@ def distill(
     Raises:
         UserError: Unusable inputs.
     """
-    prior, latents, data, out = Path(prior), path_or_none(latents), path_or_none(data), Path(out)
+    prior, latents, data, out = Path(resolved(prior)), path_or_none(latents), path_or_none(data), Path(out)
     config = settled(config, out, resume)
     parent: Artifact = load_parent(prior, "prior")
     ae = parent.parent("ae")

@@ -144,7 +144,7 @@ def encode_text(
         UserError: A source or the tokenizer cannot be used, there is too little text for one block of a split, or
             ``out`` holds something else, or another run is writing it.
     """
-    text, valid = several(text), several(valid)
+    text, valid = ([str(source) for source in several(sources)] for sources in (text, valid))
     if not text:
         raise UserError("no text was given", "name files, folders, globs, a Hub data set, or - for standard input")
     out = Path(out)

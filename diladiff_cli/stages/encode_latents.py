@@ -20,6 +20,7 @@ from diladiff_cli.runtime.artifacts import parent_links
 from diladiff_cli.runtime.folders import partial_name, recover, share, take_place, write_text
 from diladiff_cli.runtime.locks import with_out_locked
 from diladiff_cli.runtime.memory import Halving
+from diladiff_cli.runtime.model_paths import resolved
 from diladiff_cli.runtime.precision import AUTO, agreed_precision
 from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.runtime.progress import Bar
@@ -63,7 +64,7 @@ def encode_latents(
     Raises:
         UserError: Unusable inputs, or a folder that holds something else.
     """
-    ae, data, out = Path(ae), path_or_none(data), Path(out)
+    ae, data, out = Path(resolved(ae)), path_or_none(data), Path(out)
     artifact = load_parent(ae, "ae")
     tokens = open_recorded_data(artifact, data)
     state = process_state()

@@ -11,6 +11,7 @@ from diladiff_cli.data.files import find_files, several
 from diladiff_cli.errors import UserError
 from diladiff_cli.metrics.scorers import check_scorer
 from diladiff_cli.runtime.artifacts import load_artifact
+from diladiff_cli.runtime.model_paths import resolved
 from diladiff_cli.runtime.precision import settled_precision
 from diladiff_cli.settings import ConfigError, flag
 from diladiff_cli.stages.common import open_recorded_data, path_or_none
@@ -52,7 +53,7 @@ def evaluate_files(
         ConfigError: An option that nothing would heed.
         UserError: A file of samples, an artifact, its data set or the scorer cannot be used.
     """
-    targets, reference, data = several(targets), several(reference), path_or_none(data)
+    targets, reference, data = _named(targets), [str(text) for text in several(reference)], path_or_none(data)
     config = replace(config, precision=settled_precision(config.precision, sampling_device()))
     found, measure = _read(targets, reference, data), SampleMeasure(config, tuple(reference))
     _check_inputs(config, found, reference, data)
@@ -72,7 +73,7 @@ def evaluation_plan(
     Raises:
         ConfigError, UserError: As of :func:`evaluate_files`.
     """
-    targets, reference, data = several(targets), several(reference), path_or_none(data)
+    targets, reference, data = _named(targets), [str(text) for text in several(reference)], path_or_none(data)
     found, measure = _read(targets, reference, data), SampleMeasure(config, tuple(reference))
     _check_inputs(config, found, reference, data)
     plans: list[dict[str, Any]] = []
@@ -86,6 +87,10 @@ def evaluation_plan(
         texts = dict.fromkeys(measure.text(group[0].get("model")).source for group in groups)
         plans.append({"target": name, "samples": [len(group) for group in groups], "reference": list(texts)})
     return {"targets": plans, "settings": config.to_dict()}
+
+
+def _named(targets: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    return [resolved(target) for target in several(targets)]
 
 
 def _read(
@@ -187,7 +192,7 @@ def overview_table(reports: Sequence[Report]) -> "Table | None":
     if len(found) < 2:
         return None
     # What else tells the rows apart.
-    others = [k for k in SETTINGS if k not in COLUMNS and len({r["settings"].get(k) for r in found}) > 1]
+    others = [k for k in SETTINGS if k not in COLUMNS and len({json.dumps(r["settings"].get(k)) for r in found}) > 1]
     names = [*COLUMNS, *others]
     targets = ["target"] * (len({r.get("target") for r in found}) > 1)
     table = Table(title="all ways of sampling")

@@ -185,8 +185,9 @@ def _add_agreement(sides: Sides, left_out: dict[str, str], samples: list[Sample]
     """Enter the agreement of texts decoded from one latent; returns its definition and that of chance."""
     decodings = decodings_by_latent(samples)
     if decodings is None:
-        stages = {sample.get("stage") for sample in samples}
-        reason = {frozenset({"mdlm"}): NO_LATENTS, frozenset({None}): NOT_OURS}.get(frozenset(stages), NEEDS_DECODINGS)
+        stages = [sample.get("stage") for sample in samples]
+        reasons = {"mdlm": NO_LATENTS, None: NOT_OURS}
+        reason = next((why for stage, why in reasons.items() if all(s == stage for s in stages)), NEEDS_DECODINGS)
         return _leave_out(left_out, ["latent_agreement"], reason)
     figures = agreement.agreement_figures(decodings)
     if figures["chance_agreement"] is None:

@@ -20,6 +20,7 @@ from diladiff_cli.runtime.artifacts import COMMANDS, Artifact, linked, load_arti
 from diladiff_cli.runtime.card import METADATA, metadata_problems
 from diladiff_cli.runtime.folders import METRICS_FILE, recover, replacing
 from diladiff_cli.runtime.locks import sole_writer
+from diladiff_cli.runtime.model_paths import resolved
 from diladiff_cli.settings import ConfigError, check_value
 from diladiff_cli.stages.common import relative
 from diladiff_cli.stages.feature_sources import recorded_feature_source, recorded_features
@@ -67,7 +68,7 @@ def export(
         raise ConfigError([f"--precision is {precision!r}; choose one of {', '.join(DTYPES)}"])
     if problems := metadata_problems(license=license, language=language):
         raise ConfigError(problems)
-    model, out = Path(model), Path(out)
+    model, out = Path(resolved(model)), Path(out)
     root = load_artifact(model)
     root = root if latent_scale is None else with_own_factor(root, latent_scale)
     named = license and license.lower()  # as the Hub spells them

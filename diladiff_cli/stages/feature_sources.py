@@ -120,7 +120,7 @@ def recorded_source(name: str, source: FeatureSource, out: Path) -> dict[str, st
 def recorded_features(ae: Artifact) -> str:
     """The name of an auto-encoder's feature source: ``self``, a Hub id, or the path of a folder."""
     name = str(ae.network["features"])
-    return str(linked(ae.path, name)) if name.startswith(".") else name
+    return str(linked(ae.place, name)) if name.startswith(".") else name
 
 
 def text_encoder(ae: Artifact, autoencoder: AutoEncoder, device: torch.device | str) -> TextEncoder:

@@ -15,6 +15,7 @@ from diladiff_cli.integrity import check_log, read_sealed, short_hash
 from diladiff_cli.runtime.artifacts import COMMANDS, Artifact, linked, load_artifact
 from diladiff_cli.runtime.card import TITLES
 from diladiff_cli.runtime.folders import METRICS_FILE, is_there, restore
+from diladiff_cli.runtime.model_paths import resolved
 from diladiff_cli.tokenizer_files import check_tokenizer
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ KINDS = "an artifact (of train-mdlm, train-ae, train-prior or distill), a token 
 STATISTICS = "_moments"  # running statistics lie beside the parameters in the weight files
 
 
-def describe(path: Path) -> Record:
+def describe(path: Path | str) -> Record:
     """What a folder written by ``diladiff`` is.
 
     Args:
@@ -44,7 +45,7 @@ def describe(path: Path) -> Record:
     Raises:
         UserError: The folder is none of these, or is damaged.
     """
-    path = Path(path)
+    path = Path(resolved(path))
     stage = _stage(path)
     readers: dict[str, Callable[[Path], Record]] = {"data": _describe_data, "latents": _describe_latents}
     record = readers.get(stage, _describe_artifact)(path)

@@ -14,7 +14,7 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import check_log
 from diladiff_cli.runtime.artifacts import COMMANDS, load_artifact
 from diladiff_cli.runtime.folders import METRICS_FILE
-from diladiff_cli.runtime.model_paths import name_of
+from diladiff_cli.runtime.model_paths import name_of, resolved
 
 LogLine = dict[str, Any]
 Style = dict[str, Any]  # how matplotlib draws a line
@@ -53,7 +53,7 @@ def read_sources(targets: Sequence[str | Path]) -> list[Source]:
         UserError: A target is neither, is damaged, or holds nothing to draw.
     """
     found: list[Source] = []
-    for target in dict.fromkeys(map(str, targets)):
+    for target in dict.fromkeys(str(resolved(target)) for target in targets):
         sources = [_artifact(Path(target))] if target != "-" and Path(target).is_dir() else _reports(target)
         if not any(source.training or source.figures for source in sources):
             raise UserError(f"{_name(target)} holds nothing to draw", REMEDY)

@@ -89,6 +89,10 @@ class Sampler:
 
     def _variant(self, name: str, precision: str, compiled: bool) -> TokenDenoiser:
         key = (name, precision, compiled)
+        if precision == "bf16" and self._is_stale(name):
+            self.replays.clear()
+            for other in [key for key in self._variants if key[:2] == (name, precision)]:
+                del self._variants[other]
         if key not in self._variants:
             if compiled:
                 found = with_compiled_blocks(self._variant(name, precision, False))
@@ -98,6 +102,16 @@ class Sampler:
                 found = self.decoder if name == "decoder" else self._base()
             self._variants[key] = found
         return self._variants[key]
+
+    def _is_stale(self, name: str) -> bool:
+        """Whether weights changed since their matrices were last cast, as where a caller trains them further."""
+        before, network = self._versions.get(name), self._variant(name, "fp32", False)
+        self._versions[name] = [(w.data_ptr(), 0 if w.is_inference() else w._version) for w in network.parameters()]
+        return before not in (None, self._versions[name])
+
+    @cached_property
+    def _versions(self) -> dict[str, list[tuple[int, int]]]:
+        return {}
 
     @cached_property
     def _variants(self) -> dict[tuple[str, str, bool], TokenDenoiser]:

@@ -23,12 +23,14 @@ from diladiff_cli.notes import is_main_process
 from diladiff_cli.runtime.artifacts import Artifact
 from diladiff_cli.runtime.locks import with_out_locked
 from diladiff_cli.runtime.loop import train
+from diladiff_cli.runtime.model_paths import resolved
 from diladiff_cli.runtime.optim import LearningRate
 from diladiff_cli.runtime.precision import settled
 from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.runtime.randomness import BatchNoise
 from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import Session
+from diladiff_cli.runtime.surroundings import by_itself
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import (
     child_fields,
@@ -216,6 +218,7 @@ def compile_decoder(autoencoder: AutoEncoder) -> None:
 
 
 @with_out_locked
+@by_itself
 def train_ae(
     config: AeConfig,
     *,
@@ -242,7 +245,7 @@ def train_ae(
         UserError: Unusable inputs, or a single training block.
         ConfigError: Settings that do not fit the base.
     """
-    base, data, out = Path(base), path_or_none(data), Path(out)
+    base, data, out = Path(resolved(base)), path_or_none(data), Path(out)
     config = settled(config, out, resume)
     parent = load_parent(base, "mdlm")
     tokens = open_recorded_data(parent, data)

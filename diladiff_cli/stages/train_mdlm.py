@@ -25,6 +25,7 @@ from diladiff_cli.runtime.precision import settled
 from diladiff_cli.runtime.randomness import BatchNoise
 from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import Session
+from diladiff_cli.runtime.surroundings import by_itself
 from diladiff_cli.stages.common import (
     compile_method,
     data_record,
@@ -87,6 +88,7 @@ def mdlm_loss(mask_id: int, exact: bool) -> Callable[[nn.Module, Tensor, BatchNo
 
 
 @with_out_locked
+@by_itself
 def train_mdlm(
     config: MdlmConfig,
     *,

@@ -16,10 +16,12 @@ from diladiff_cli.networks.latent import LatentPrior
 from diladiff_cli.runtime.artifacts import Artifact
 from diladiff_cli.runtime.locks import with_out_locked
 from diladiff_cli.runtime.loop import train
+from diladiff_cli.runtime.model_paths import resolved
 from diladiff_cli.runtime.precision import settled
 from diladiff_cli.runtime.randomness import BatchNoise, generator
 from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import Session
+from diladiff_cli.runtime.surroundings import by_itself
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import (
     child_fields,
@@ -133,6 +135,7 @@ def compile_trunk(prior: LatentPrior) -> None:
 
 
 @with_out_locked
+@by_itself
 def train_prior(
     config: PriorConfig,
     *,
@@ -167,7 +170,7 @@ def train_prior(
             raise ConfigError(["--ae is missing; name an auto-encoder, or --latents that one has made"])
         ae = maker_of(latents)
     config = settled(config, out, resume)
-    parent = load_parent(Path(ae), "ae")
+    parent = load_parent(Path(resolved(ae)), "ae")
     if data is None and latents is not None:
         data = data_of(latents)
     tokens = open_recorded_data(parent, data)

@@ -11,6 +11,7 @@ from rich.console import Console
 from diladiff_cli.data.tokenizer import SEPARATOR_TOKEN, train_tokenizer
 from diladiff_cli.errors import UserError
 from diladiff_cli.metrics.scorers import Scorer
+from diladiff_cli.stages.eval_files import overview_table
 from diladiff_cli.stages.eval_samples import (
     FEW,
     evaluate_groups,
@@ -18,7 +19,6 @@ from diladiff_cli.stages.eval_samples import (
 )
 from diladiff_cli.stages.sample_sets import (
     SETTINGS,
-    decodings_by_latent,
     evenly_spaced,
     group_samples,
     read_samples,
@@ -92,7 +92,7 @@ def test_missing_and_empty_files_are_one_line(tmp_path: Path) -> None:
 
 def test_every_figure_has_a_definition_and_a_reference(tiny_scorer: Scorer) -> None:
     pytest.importorskip("mauve")
-    samples = [s | {"latent": i // 2, "seed": 0} for i, s in enumerate(SAMPLES)]
+    samples = [s | {"id": i, "latent": i // 2, "seed": 0} for i, s in enumerate(SAMPLES)]
     report = one_report(samples, REFERENCE, tiny_scorer, note="tiny, as asked for")
     figures = {"genppl", "mauve", "entropy", "distinct_1", "distinct_2", "distinct_3", "repetition_4"}
     agreement = {"latent_agreement", "chance_agreement"}
@@ -119,7 +119,7 @@ def test_definitions_name_scorer_numbers_length_and_tokenisation(tiny_scorer: Sc
 
 def test_texts_of_one_latent_are_compared_with_each_other_and_with_the_next_latents() -> None:
     ids = {(0, 0): [1, 2, 3, 4], (0, 1): [1, 2, 9, 9], (1, 0): [5, 6, 3, 8], (1, 1): [5, 6, 3, 9]}
-    samples = [sample("x", latent=j, seed=0, decoding=d, token_ids=row) for (j, d), row in ids.items()]
+    samples = [sample("x", id=2 * j + d, latent=j, seed=0, token_ids=row) for (j, d), row in ids.items()]
     report = one_report(samples, None, None)
     assert report["samples"]["latent_agreement"] == pytest.approx((2 / 4 + 3 / 4) / 2)
     # Latent 0's first text with latent 1's second, and the other way round.
@@ -144,17 +144,19 @@ def test_one_text_a_latent_has_no_agreement_and_the_remedy_is_named(stage: dict[
 
 
 def test_a_single_latent_has_no_chance_to_compare_with() -> None:
-    report = one_report([sample("ab", latent=3), sample("ac", latent=3)], None, None)
+    report = one_report([sample("ab", id=6, latent=3), sample("ac", id=7, latent=3)], None, None)
     assert report["samples"]["latent_agreement"] == pytest.approx(1 / 2)
     assert report["left_out"]["chance_agreement"] == "needs samples of several latents"
 
 
-def test_equal_numbers_of_different_seeds_are_different_latents() -> None:
-    rows = [sample("ab", latent=0, seed=seed) for seed in (0, 1)]
-    assert decodings_by_latent(rows) is None
-    found = decodings_by_latent([*rows, *rows, rows[0]])
-    assert found is not None
-    assert found.shape == (2, 2, 2)
+@pytest.mark.parametrize("stage", [["a"], {"a": 1}, 3])
+def test_settings_of_other_programs_may_be_anything(stage: Any) -> None:
+    report = one_report([sample("ab", stage=stage, order=stage)], None, None)
+    assert report["left_out"]["latent_agreement"] == "needs samples drawn with --decodings 2"
+    other = one_report([sample("ab", stage=stage, order="random")], None, None)
+    table = overview_table([report, other])
+    assert table is not None
+    assert "order" in [column.header for column in table.columns]
 
 
 def test_genppl_of_each_side_is_its_own(tiny_scorer: Scorer) -> None:

@@ -60,23 +60,6 @@ def test_stages_of_different_precision_follow_one_another_in_one_process(tmp_pat
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == kind
 
 
-@pytest.mark.parametrize("before", [True, False])
-@pytest.mark.parametrize("wanted", [True, False])
-def test_deterministic_algorithms_are_asked_for_until_the_session_is_closed(
-    tmp_path: Path, before: bool, wanted: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    torch.use_deterministic_algorithms(before)
-    try:
-        found = session(tmp_path, deterministic=wanted)
-        assert torch.are_deterministic_algorithms_enabled() is (before or wanted)
-        assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) is wanted
-        found.close()
-        assert torch.are_deterministic_algorithms_enabled() is before
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
 def test_one_process_agrees_with_itself_and_averages_over_itself(tmp_path: Path) -> None:
     one = session(tmp_path)
     assert one.agree(15) == 15

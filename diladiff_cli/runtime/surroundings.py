@@ -1,0 +1,51 @@
+"""A training run beside other work in its process: what that has set does not reach it, and is there afterwards."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import torch
+from accelerate.state import AcceleratorState, GradientState
+
+from diladiff_cli.runtime.processes import process_state
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_ONE_RUN = threading.RLock()
+
+
+def by_itself(train: Callable[P, R]) -> Callable[P, R]:
+    """Decorator of functions that train: one run at a time, as Accelerate has one state a process; others wait.
+
+    Autocast, ``no_grad``, another default dtype and an Accelerator of the caller do nothing to the run, and all of it
+    is afterwards as it was, the choice of deterministic algorithms too.
+    """
+
+    @wraps(train)
+    def alone(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _ONE_RUN, _settings_set_aside():
+            return train(*args, **kwargs)
+
+    return alone
+
+
+@contextmanager
+def _settings_set_aside() -> Iterator[None]:
+    states = [(state._shared_state, dict(state._shared_state)) for state in (AcceleratorState, GradientState)]
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    dtype = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float32)
+        autocast = torch.autocast(process_state().device.type, enabled=False)
+        with torch.inference_mode(False), autocast:  # which has gradients as well
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        for shared, before in states:
+            shared.clear()
+            shared.update(before)
