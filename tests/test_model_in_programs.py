@@ -64,7 +64,9 @@ def test_names_of_models_are_understood_by_every_stage(tmp_path: Path, monkeypat
 def test_texts_may_be_paths(tmp_path: Path) -> None:
     file, out = tmp_path / "t.txt", tmp_path / "data"
     file.write_text("\n\n".join(f"This is text {i} of a few." for i in range(40)))
-    record = encode_text(resolve("data", options={"length": 8, "tokenizer": "train:300", "valid_share": 0.3}), text=[file], out=out)
+    record = encode_text(
+        resolve("data", options={"length": 8, "tokenizer": "train:300", "valid_share": 0.3}), text=[file], out=out
+    )
     assert record["splits"]["train"]["documents"] + record["splits"]["valid"]["documents"] == 40
 
 

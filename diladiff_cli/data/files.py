@@ -104,6 +104,25 @@ def check_apart(text: Sequence[str], valid: Sequence[str], files: Mapping[str, l
         raise UserError(f"{in_both[0]}{more} would be training and validation text at once", remedy)
 
 
+def check_once(sources: Sequence[str], files: Mapping[str, list[Path] | None]) -> None:
+    """Refuse text that would be read twice: of one copy the other may be held out.
+
+    Args:
+        sources: Of one side, training or validation text.
+        files: Of :func:`find_files` for each source that is not standard input.
+
+    Raises:
+        UserError: A file is of two sources, or a source is named twice.
+    """
+    seen = dict[Any, str]()
+    for source in sources:
+        places = {(path.stat().st_dev, path.stat().st_ino): path for path in files.get(source) or ()}
+        found: dict[Any, Any] = dict(places) or {source: source}
+        for key in found.keys() & seen.keys():
+            raise UserError(f"{found[key]} would be read twice, of {seen[key]} and of {source}", "name it once")
+        seen |= dict.fromkeys(found, source)
+
+
 def size_of(sources: Iterable[str]) -> int:
     """Bytes of the files of some text sources; 0 where one is no file, so that nobody knows."""
     found = [None if source == "-" else find_files(source) for source in sources]

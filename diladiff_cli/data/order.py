@@ -11,8 +11,8 @@ def epoch_order(seed: int, epoch: int, rows: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(rows)
 
 
-def batch_rows(seed: int, step: int, batch_size: int, rows: int) -> np.ndarray:
-    """(batch_size,) row numbers of the global batch of a step, which may reach into the next epoch."""
-    places = np.arange(step * batch_size, (step + 1) * batch_size)
+def batch_rows(seed: int, drawn: int, batch_size: int, rows: int) -> np.ndarray:
+    """(batch_size,) row numbers of the global batch after ``drawn`` rows, which may reach into the next epoch."""
+    places = np.arange(drawn, drawn + batch_size)
     epochs, offsets = np.divmod(places, rows)
     return np.concatenate([epoch_order(seed, int(e), rows)[offsets[epochs == e]] for e in np.unique(epochs)])

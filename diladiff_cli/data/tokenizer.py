@@ -1,9 +1,11 @@
 """Tokenizers: loaded, or trained on the spot; all have a mask token and a document separator."""
 
 import json
+import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -139,6 +141,11 @@ def saved_files(tokenizer: Any) -> dict[str, bytes]:
     return files | {"tokenizer.json": compact.encode()}
 
 
+def vocabulary_size(tokenizer: Any) -> int:
+    """K: all token ids lie below it, though some may be of no token."""
+    return max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=-1))
+
+
 def find_separator(tokenizer: Any) -> int | None:
     """The token between documents: the tokenizer's separator, else its end-of-text token, else None."""
     found = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
@@ -164,9 +171,14 @@ def encode_documents(tokenizer: Any, documents: Sequence[str]) -> list[list[int]
         UserError: The tokenizer has no token for some of the text.
     """
     end = separator_id(tokenizer)
-    options = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False}
     try:
-        rows = tokenizer(list(documents), verbose=False, **options)["input_ids"]
+        rows = _token_ids(tokenizer, list(documents))
+        reserved = {i for i in (tokenizer.mask_token_id, end) if i is not None}
+        for place, row in enumerate(rows):
+            if not reserved.isdisjoint(row):
+                rows[place] = _without(reserved, tokenizer, documents[place])
+    except UserError:
+        raise
     except Exception as error:  # the library raises no kind of its own
         if is_out_of_memory(error):
             raise
@@ -176,6 +188,30 @@ def encode_documents(tokenizer: Any, documents: Sequence[str]) -> list[list[int]
             remedy = "give text in UTF-8, which has no halves of surrogate pairs"
         raise UserError(what, remedy) from error
     return [[*row, end] for row in rows]
+
+
+def _token_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    options = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False}
+    rows: list[list[int]] = tokenizer(texts, verbose=False, **options)["input_ids"]
+    return rows
+
+
+def _without(reserved: set[int], tokenizer: Any, text: str) -> list[int]:
+    """The token ids of a text that spells reserved tokens which the vocabulary also has as plain ones.
+
+    Some Unigram models do. The text is cut within each such word, and its parts are encoded by themselves.
+
+    Raises:
+        UserError: A part still has one.
+    """
+    words = map(re.escape, tokenizer.convert_ids_to_tokens(sorted(reserved)))
+    cuts = [found.start() + 1 for found in re.finditer("|".join(words), text)]
+    parts = [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
+    row = [i for ids in _token_ids(tokenizer, parts) for i in ids]
+    if not reserved.isdisjoint(row):
+        names = ", ".join(tokenizer.convert_ids_to_tokens(sorted(set(row).intersection(reserved))))
+        raise UserError(f"the tokenizer {tokenizer.name_or_path} makes {names} of plain text", "take another")
+    return row
 
 
 def decode_text(tokenizer: Any, ids: Sequence[int]) -> str:

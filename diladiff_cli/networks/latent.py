@@ -89,6 +89,10 @@ class LatentTrunk(nn.Module):
         if self.interval is not None:
             nn.init.zeros_(self.interval.out.weight)
 
+    def ignore_estimates(self) -> None:
+        """Have the estimate z~ change nothing until that is trained: for a network that never sees one in training."""
+        nn.init.zeros_(self.inputs.weight[:, self.inputs.in_features // 2 :])
+
     def forward(self, z_t: Tensor, t: Tensor, z_self: Tensor, interval: Tensor | None = None) -> Tensor:
         """Direction F (B, N, C) for z_t and z_self (B, N, C), t and t - r (B,)."""
         embedded = self.time(t)
@@ -118,11 +122,6 @@ class LatentPrior(nn.Module):
         super().__init__()
         self.schedule = TanSchedule(schedule_d)
         self.trunk = LatentTrunk(**trunk)
-
-    def ignore_estimates(self) -> None:
-        """Have the estimate z~ change nothing until that is trained: for a prior that never sees one in training."""
-        inputs = self.trunk.inputs.weight
-        nn.init.zeros_(inputs[:, inputs.shape[1] // 2 :])
 
     def forward(self, z_t: Tensor, t: Tensor, z_self: Tensor) -> Tensor:
         """z^ (B, N, C) at times t (B,)."""

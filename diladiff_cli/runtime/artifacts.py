@@ -30,7 +30,7 @@ from diladiff_cli.integrity import (
 from diladiff_cli.runtime.card import model_card
 from diladiff_cli.runtime.folders import METRICS_FILE, is_there, replacing, restore
 from diladiff_cli.runtime.model_paths import name_of
-from diladiff_cli.tokenizer_files import write_tokenizer
+from diladiff_cli.tokenizer_files import PATTERNS, write_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +38,11 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 2
 COMMANDS = {stage: KINDS[stage][1] for stage in ("mdlm", "ae", "prior", "student")}
 MAX_SHARD_SIZE = "5GB"
+# What a save writes anew, or leaves out on purpose: all else in the folder is somebody else's.
+OURS = (
+    *(CONFIG_FILE, "README.md", "model*.safetensors*", METRICS_FILE, f".{METRICS_FILE}.partial-*", "state", "parents"),
+    *(name.partition("/")[0] for name in PATTERNS),
+)
 TABLES = ("network", "training", "parents", "data", "files", "progress", "tokenizer")  # that every config.json has
 
 
@@ -269,6 +274,6 @@ def write_artifact(
 
 
 def save_artifact(out: Path, extra: Callable[[Path], None] | None = None, **content: Any) -> dict[str, Any]:
-    """Write an artifact atomically; ``extra`` as in :func:`write_artifact`."""
-    with replacing(out, content["stage"]) as folder:
+    """Write an artifact atomically; ``extra`` as in :func:`write_artifact`. Files of the user's in the folder stay."""
+    with replacing(out, content["stage"], OURS) as folder:
         return write_artifact(folder, extra=extra, **content)

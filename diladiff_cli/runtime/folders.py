@@ -5,8 +5,9 @@ import glob
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 
 from diladiff_cli.errors import UserError, kind_of, writing
@@ -134,7 +135,8 @@ def check_replaceable(folder: Path, stage: str | None = None) -> str | None:
         found = read_json(folder / CONFIG_FILE)["stage"]
     except FileNotFoundError as error:
         # What a run writes before its first checkpoint.
-        if all(path.name.startswith((METRICS_FILE, f".{METRICS_FILE}.partial")) for path in folder.iterdir()):
+        begun = (METRICS_FILE, f".{METRICS_FILE}.partial-*")
+        if all(any(fnmatch(path.name, name) for name in begun) for path in folder.iterdir()):
             return None
         raise UserError(f"{folder} holds files that are not of diladiff", remedy) from error
     except (OSError, ValueError, LookupError) as error:
@@ -145,7 +147,7 @@ def check_replaceable(folder: Path, stage: str | None = None) -> str | None:
 
 
 @contextmanager
-def replacing(folder: Path, stage: str | None = None) -> Iterator[Path]:
+def replacing(folder: Path, stage: str | None = None, ours: Collection[str] = ("*",)) -> Iterator[Path]:
     """A new, empty folder that takes the place of ``folder`` when the block ends without error.
 
     A kill at any moment leaves the old content or the new one, never a mixture.
@@ -153,6 +155,7 @@ def replacing(folder: Path, stage: str | None = None) -> Iterator[Path]:
     Args:
         folder: See :func:`check_replaceable` for what may be there.
         stage: The only stage that may be replaced; None for any.
+        ours: Patterns of the names of what may vanish; all else that lies there is in the new folder as well.
 
     Raises:
         UserError: The folder cannot be written, or holds something else, or a file that is read inside is gone.
@@ -168,9 +171,29 @@ def replacing(folder: Path, stage: str | None = None) -> Iterator[Path]:
                 if path.is_file():
                     share(path)
                 sync(path)
+            _keep_others(folder, partial, ours)
             take_place(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _keep_others(folder: Path, new: Path, ours: Collection[str]) -> None:
+    for path in folder.iterdir() if folder.is_dir() else ():
+        place = new / path.name
+        if os.path.lexists(place) or any(fnmatch(path.name, name) for name in ours):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, place, symlinks=True, copy_function=_link)
+        else:
+            _link(path, place)
+
+
+def _link(path: str | Path, place: str | Path) -> None:
+    """The same file at another place, a copy where file systems or rights allow no second name for it."""
+    try:
+        os.link(path, place, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(path, place, follow_symlinks=False)
 
 
 def take_place(new: Path, folder: Path) -> None:

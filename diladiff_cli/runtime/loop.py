@@ -90,6 +90,7 @@ class _Loop:
             shard(self.bare, session.device)
         self.optimizers = build_optimizers(self.bare, config, run.learning_rate)
         self.step = int(stored["step"]) if stored else 0
+        self.shift = int(stored["rows"]) - self.step * config.batch_size if stored else 0  # by batches of another size
         self.bad_steps = 0  # in a row
         self.skipped_steps = int(stored["skipped_steps"]) if stored else 0  # in all
         self.saved_step: int | None = self.step if stored else None
@@ -107,7 +108,7 @@ class _Loop:
         else:
             self.model = session.accelerator.prepare(self.bare)
         self.wrapped_optimizers = [session.accelerator.prepare(optimizer) for optimizer in self.optimizers]
-        self.batches = Prefetch(partial(session.fetch, run), config.max_steps)
+        self.batches = Prefetch(lambda n: session.fetch(run, self.shift + n * config.batch_size), config.max_steps)
         self.metrics = MetricsLog(out, self.step, self.validated_step) if session.is_main else None
         session.start_tracker(self.step)
 
@@ -291,7 +292,8 @@ class _Loop:
         if self.metrics is not None:
             shutil.copyfile(self.metrics.path, folder / METRICS_FILE)
         made = {"training": self.config.to_dict(), "made_from": made_from(self.run.artifact)}
-        save_state(folder / "state", state, self._progress() | {"skipped_steps": self.skipped_steps} | made)
+        counts = {"skipped_steps": self.skipped_steps, "rows": self.shift + self.step * self.config.batch_size}
+        save_state(folder / "state", state, self._progress() | counts | made)
 
     def _progress(self) -> dict[str, Any]:
         found = {"step": self.step, "seconds": self.clock.seconds()}

@@ -58,12 +58,13 @@ class BatchNoise:
         )
 
     def some(self, share: float) -> Tensor:
-        """Rows of the micro-batch that are among a share of the global batch's places, the same ones in every step.
+        """Rows of the micro-batch that are among a share of all examples.
 
-        The places lie as evenly as they can, so that all micro-batches have about as many. Which examples stand there
-        is random, as the order of the data is.
+        They lie as evenly as they can, over steps too, so that all micro-batches have about as many and small batches
+        their share. Which examples stand there is random, as the order of the data is.
         """
-        rows = [row for row, i in enumerate(self._places) if math.floor((i + 1) * share) > math.floor(i * share)]
+        numbers = (self.step * self.batch_size + place for place in self._places)
+        rows = [row for row, i in enumerate(numbers) if math.floor((i + 1) * share) > math.floor(i * share)]
         return torch.tensor(rows, device=self._device, dtype=torch.int64)
 
     def shared_uniform(self) -> Tensor:

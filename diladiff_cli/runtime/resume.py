@@ -20,7 +20,7 @@ FREE |= {"eval_every", "eval_batches", "save_every", "log_every", "log_with"}
 # Settings of the optimisation, which an explicit --resume may change: the stored network and optimiser fit them.
 CHANGEABLE = {field.name for field in fields(StageConfig)} - {"seed", "optimizer"}
 
-INITIAL = "initial weights"
+INITIAL, ENCODER = "initial weights", "feature encoder"
 
 
 def made_from(artifact: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def made_from(artifact: Mapping[str, Any]) -> dict[str, Any]:
     """
     found = {f"{stage} artifact": short_hash(link["hash"]) for stage, link in artifact["parents"].items()}
     data, encoder = artifact["data"], artifact["network"].get("features_hash")
-    found |= {"feature encoder": short_hash(encoder)} if encoder else {}
+    found |= {ENCODER: short_hash(encoder)} if encoder else {}
     initial = artifact.get("also", {}).get("init")
     found |= {INITIAL: short_hash(initial["hash"])} if initial else {}
     return found | {"data set": short_hash(data["fingerprint"]), "stored latents": bool(data.get("latents"))}
@@ -47,9 +47,13 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[st
 def changed_settings(stored: Mapping[str, Any], config: StageConfig) -> dict[str, str]:
     """The settings, by name, in which a run asked for differs from that of a stored progress, see :func:`differences`.
 
-    An option that the run does not record counts as its default.
+    An option that the run does not record counts as its default. An encoder is what its weights are, see
+    :func:`made_from`, however its folder is named.
     """
-    return differences(type(config)().to_dict() | stored["training"], config.to_dict())
+    before, wanted = type(config)().to_dict() | stored["training"], config.to_dict()
+    if ENCODER in stored["made_from"] and wanted.get("features") != "self":
+        wanted["features"] = before["features"]
+    return differences(before, wanted)
 
 
 def check_resume(

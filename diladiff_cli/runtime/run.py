@@ -25,7 +25,7 @@ class Run:
         flops_per_row: Floating-point operations of a training step per row, for the model FLOP utilisation.
         validate: ``(averaged model) -> metrics``.
         artifact: The artifact's fields apart from weights and progress.
-        row_order: Step -> row numbers of its global batch.
+        row_order: How many rows were drawn before -> row numbers of a global batch.
         learning_rate: Law of a parameter's learning rate, by name.
         prepare: Called before the first step of a run, not where one goes on: what the network takes from the data.
         after_step: Called on the network after each optimiser step.

@@ -191,9 +191,9 @@ class Session:
             for i in range(self.config.grad_accum)
         ]
 
-    def fetch(self, run: Run, step: int) -> list[torch.Tensor]:
-        """This process's micro-batches of a step, ready to be copied to the device."""
-        rows = run.row_order(step)
+    def fetch(self, run: Run, drawn: int) -> list[torch.Tensor]:
+        """This process's micro-batches of the step after ``drawn`` rows, ready to be copied to the device."""
+        rows = run.row_order(drawn)
         found = [run.fetch(rows[places.start : places.stop]) for places in self.micro_batches()]
         return [batch.pin_memory() for batch in found] if self.device.type == "cuda" else found
 

@@ -156,14 +156,14 @@ def open_recorded_data(artifact: Artifact, given: Path | None) -> TokenData:
 
 
 def row_order(config: StageConfig, rows: int) -> Any:
-    """Step -> row numbers of its global batch; says where there are not enough rows for one."""
+    """Rows drawn before -> row numbers of a global batch; says where there are not enough rows for one."""
     if rows < config.batch_size:
         say(f"{rows} training blocks are fewer than --batch-size {config.batch_size}: a batch has some more than once")
     return partial(_rows, config, rows)
 
 
-def _rows(config: StageConfig, rows: int, step: int) -> np.ndarray:
-    return batch_rows(config.seed, step, config.batch_size, rows)
+def _rows(config: StageConfig, rows: int, drawn: int) -> np.ndarray:
+    return batch_rows(config.seed, drawn, config.batch_size, rows)
 
 
 def logits_batch(tokens: TokenData) -> int:

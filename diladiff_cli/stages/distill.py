@@ -229,6 +229,8 @@ def distill(
     with seeded(config.seed):
         model = LatentStudent(**parent.network)
     model.load_state_dict(teacher.state_dict(), strict=False)
+    if config.p_self_cond == 0:
+        model.trunk.ignore_estimates()
     use_plain_attention(model)
     shape = (256, parent.network["latents"], parent.network["latent_width"])
     drawn = cache(partial(teacher_samples, teacher, shape, session.device, config.guidance))  # once for all validations

@@ -16,7 +16,7 @@ import numpy as np
 
 from diladiff_cli import __version__
 from diladiff_cli.config import EncodeConfig
-from diladiff_cli.data.files import FORMATS, check_apart, find_files, several, size_of, skipped_kinds
+from diladiff_cli.data.files import FORMATS, check_apart, check_once, find_files, several, size_of, skipped_kinds
 from diladiff_cli.data.lines import OnRead, ignore
 from diladiff_cli.data.shards import ShardWriter
 from diladiff_cli.data.split import is_held_out, remedy_for_few, splittable
@@ -28,6 +28,7 @@ from diladiff_cli.data.tokenizer import (
     separator_id,
     train_size,
     train_tokenizer,
+    vocabulary_size,
 )
 from diladiff_cli.data.tokens import FORMAT_VERSION, STAGE
 from diladiff_cli.errors import UserError
@@ -162,6 +163,8 @@ def _encode_text(
     """:func:`encode_text` on the main process."""
     files = {source: find_files(source) for source in [*text, *valid] if source != "-"}
     check_apart(text, valid, files)
+    for side in (text, valid):
+        check_once(side, files)
     _tell_skipped(files)
     size = train_size(config.tokenizer)
     restore(out)
@@ -191,6 +194,9 @@ def _encode_text(
         recover(out)
         with replacing(out, STAGE) as folder:
             saved = saved_files(tokenizer)
+            if (vocabulary := vocabulary_size(tokenizer)) > len(saved["tokenizer.json"]):
+                what = f"the tokenizer {config.tokenizer} has {len(tokenizer)} tokens, with ids up to {vocabulary - 1}"
+                raise UserError(what, "give one whose ids have no such gaps")
             hashes_of_tokenizer = write_tokenizer(folder, saved)
             hashes = {"text": TextHash(), "valid": TextHash()}
             splits = _pack(config, {"text": (sources, text), "valid": (valid, valid)}, hashes, tokenizer, folder)
@@ -222,7 +228,7 @@ def _pack(
     ``sources`` are those of "text" and of "valid", which are held out, and their names for the user; ``hashes`` get
     their text.
     """
-    dtype = np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32
+    dtype = np.uint16 if vocabulary_size(tokenizer) <= 1 << 16 else np.uint32
     row_bytes = config.length * np.dtype(dtype).itemsize
     packers = {
         name: Packer(ShardWriter(folder, name, "tokens", row_bytes), config.length, dtype)
@@ -284,7 +290,7 @@ def _record(
         "package_version": __version__,
         "settings": config.to_dict(),
         "length": config.length,
-        "vocab_size": len(tokenizer),
+        "vocab_size": vocabulary_size(tokenizer),
         "mask_id": int(tokenizer.mask_token_id),
         "separator_id": separator_id(tokenizer),
         "splits": splits,

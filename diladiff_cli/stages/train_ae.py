@@ -269,8 +269,10 @@ def train_ae(
     split = tokens.split("train")
     order = row_order(config, len(split))
     measured = min(MOMENT_ROWS, len(split))
-    rows = np.concatenate([order(step) for step in range(-(-measured // config.batch_size))])[:measured]
+    rows = np.concatenate([order(drawn) for drawn in range(0, measured, config.batch_size)])[:measured]
     samples = [split.gather(part) for part in np.array_split(rows, -(-len(rows) // 64))]
+    if all(bool((part == samples[0][0]).all()) for part in samples):
+        raise UserError(f"the training blocks of {tokens.path} are all alike, and so are latents", "encode other text")
 
     def measure_features() -> None:
         with Bar("measuring the features", len(rows), enabled=is_main_process()) as bar:

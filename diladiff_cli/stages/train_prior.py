@@ -185,7 +185,7 @@ def train_prior(
     with seeded(config.seed):
         model = LatentPrior(**network)
     if config.p_self_cond == 0:
-        model.ignore_estimates()
+        model.trunk.ignore_estimates()
     valid = validation_latents(encoder, validation_batches(tokens, config, session.device))
     run = Run(
         model=model,

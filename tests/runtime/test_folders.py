@@ -155,3 +155,16 @@ def test_only_the_stage_asked_for_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is no folder"):
         write(tmp_path / "file", "new")
+
+
+@pytest.mark.parametrize(
+    ("name", "begun"), [("metrics.jsonl", True), (".metrics.jsonl.partial-7", True), ("metrics.jsonl.backup", False)]
+)
+def test_only_what_a_run_begins_with_may_be_replaced(tmp_path: Path, name: str, begun: bool) -> None:
+    (tmp_path / "metrics.jsonl").touch()
+    (tmp_path / name).touch()
+    if begun:
+        assert check_replaceable(tmp_path) is None
+    else:
+        with pytest.raises(UserError, match="files that are not of diladiff"):
+            check_replaceable(tmp_path)

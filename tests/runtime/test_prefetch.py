@@ -150,7 +150,7 @@ def test_a_training_reads_the_rows_of_its_steps_once_and_in_order(toy: ModuleTyp
         return toy.toy_loss(model, x, noise)
 
     toy.toy_train(config, tmp_path / "run", fetch=rows, loss_fn=noted)
-    order = [toy.order(config, step).reshape(parts, -1) for step in range(12)]
+    order = [toy.order(config, step * config.batch_size).reshape(parts, -1) for step in range(12)]
     assert rows.read == [part.tolist() for step in order for part in step]
     assert torch.equal(torch.stack(computed), torch.stack([toy.DATA[part] for step in order for part in step]))
 
@@ -160,11 +160,12 @@ def test_a_step_is_computed_while_the_rows_of_the_next_are_read(toy: ModuleType,
     reading = [threading.Event() for _ in range(12)]
     computed = [threading.Event() for _ in range(12)]
 
-    def row_order(step: int) -> np.ndarray:
+    def row_order(drawn: int) -> np.ndarray:
+        step = drawn // config.batch_size
         reading[step].set()
         if step:
             assert computed[step - 1].wait(PATIENCE)
-        found: np.ndarray = toy.order(config, step)
+        found: np.ndarray = toy.order(config, drawn)
         return found
 
     def loss(model: torch.nn.Module, x: Tensor, noise: BatchNoise) -> Any:

@@ -48,6 +48,15 @@ def test_a_share_of_the_places_is_spread_evenly_over_micro_batches(share: float)
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.5, 0.9])
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 8])
+def test_a_share_is_one_over_steps_however_small_the_batch(share: float, batch_size: int) -> None:
+    noises = [BatchNoise(1, step, range(batch_size), batch_size, CPU) for step in range(1000)]
+    counts = [len(noise.some(share)) for noise in noises]
+    assert abs(sum(counts) - share * 1000 * batch_size) <= 1
+    assert max(counts) - min(counts) <= 1
+
+
 @pytest.mark.parametrize("share", [0.25, 0.5])
 def test_times_of_a_share_of_the_places_have_the_law_of_all(share: float) -> None:
     found = []

@@ -15,6 +15,7 @@ PROGRESS = {
     "made_from": {"data set": "abc"},
     "validated_step": 2,
     "skipped_steps": 0,
+    "rows": 8,
     "files": {},
 }
 

@@ -126,8 +126,8 @@ def toy_student() -> LatentStudent:
     return model
 
 
-def order(config: StageConfig, step: int) -> np.ndarray:
-    return batch_rows(config.seed, step, config.batch_size, ROWS)
+def order(config: StageConfig, drawn: int) -> np.ndarray:
+    return batch_rows(config.seed, drawn, config.batch_size, ROWS)
 
 
 def validate(model: nn.Module) -> dict[str, Any]:

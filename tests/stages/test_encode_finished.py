@@ -156,12 +156,13 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_the_same_command_mends_a_damaged_data_set(tmp_path: Path, damage: str) -> None:
     write_text(tmp_path / "text.txt")
+    write_text(tmp_path / "more.txt")
     text = [str(tmp_path / "text.txt")]
     record = encode_text(CONFIG, text=text, out=tmp_path / "data")
     wanted = {p: p.read_bytes() for p in (tmp_path / "data").rglob("*") if p.is_file()}
     DAMAGES[damage](tmp_path / "data")
     with pytest.raises(UserError, match="holds a data set of other text .*; repeat what it was made with, use --fresh"):
-        encode_text(CONFIG, text=text * 2, out=tmp_path / "data")
+        encode_text(CONFIG, text=[*text, str(tmp_path / "more.txt")], out=tmp_path / "data")
     assert encode_text(CONFIG, text=text, out=tmp_path / "data") == record
     assert {p: p.read_bytes() for p in (tmp_path / "data").rglob("*") if p.is_file()} == wanted
 

@@ -124,6 +124,22 @@ def test_an_encoder_that_changed_is_refused(tiny_chain: Chain, trained: Path, tm
         encode_latents(ae=trained, data=tiny_chain.data, out=tmp_path / "latents", precision="fp32")
 
 
+def test_a_run_goes_on_however_the_folder_of_its_encoder_is_named(
+    tiny_chain: Chain, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = load_artifact(trained).hash
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    given = {"base": tiny_chain.mdlm, "data": tiny_chain.data, "out": trained}
+    for name in ("../encoder", str(tmp_path / "encoder")):
+        train_ae(ae_config(features=name), **given)  # finished
+        assert load_artifact(trained).hash == begun
+    found = train_ae(ae_config(features="../encoder", max_steps=9), **given, resume=True)
+    assert found["step"] == 9
+    with pytest.raises(UserError, match="made from something else"):
+        train_ae(ae_config(features="self"), **given)
+
+
 @pytest.mark.slow
 @needs_encoder
 def test_an_auto_encoder_trains_on_the_features_of_a_real_encoder(tmp_path: Path) -> None:

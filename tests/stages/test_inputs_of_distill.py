@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import trunk_flops
 from diladiff_cli.stages.distill import distill
 from diladiff_cli.stages.encode_latents import encode_latents
+from diladiff_cli.stages.networks import build
 from diladiff_cli.stages.train_prior import train_prior
 
 from ..chain import Chain, distill_config, prior_config
@@ -50,6 +52,20 @@ def test_a_prior_takes_the_auto_encoder_that_made_its_latents(chain_copy: Chain)
         train_prior(prior_config(max_steps=1), latents=chain_copy.root / "far" / "away", out=chain_copy.root / "new")
     with pytest.raises(ConfigError, match="ae is missing; name an auto-encoder, or latents"):
         train_prior(prior_config(max_steps=1), out=chain_copy.root / "none")
+
+
+@pytest.mark.parametrize("p_self_cond", [0.0, 0.5])
+def test_an_estimate_that_a_student_was_never_trained_with_changes_nothing(
+    tiny_chain: Chain, tmp_path: Path, p_self_cond: float
+) -> None:
+    distill(distill_config(p_self_cond=p_self_cond, max_steps=3), prior=tiny_chain.prior, out=tmp_path / "student")
+    artifact = load_artifact(tmp_path / "student")
+    model, shape = build(artifact), [artifact.network[name] for name in ("latents", "latent_width")]
+    z_t, z_self = torch.randn(2, 3, *shape, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([0.1, 0.5, 0.9])
+    with torch.no_grad():
+        changes = not torch.equal(model(z_t, t, t / 2, z_self), model(z_t, t, t / 2, torch.zeros_like(z_self)))
+    assert changes == (p_self_cond > 0)
 
 
 @pytest.mark.parametrize("kind", [LatentPrior, LatentStudent])

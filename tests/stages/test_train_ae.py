@@ -8,6 +8,7 @@ import torch
 import diladiff_cli.stages.distill as distill_module
 import diladiff_cli.stages.train_ae as ae_module
 from diladiff_cli.config import AeConfig, EncodeConfig
+from diladiff_cli.data.tokenizer import encode_documents, load_tokenizer
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
 from diladiff_cli.networks.autoencoder import load_base_weights
@@ -21,7 +22,7 @@ from diladiff_cli.stages.networks import build
 from diladiff_cli.stages.train_ae import train_ae
 from diladiff_cli.stages.train_mdlm import train_mdlm
 
-from ..chain import Chain, ae_config, distill_config, mdlm_config
+from ..chain import LENGTH, Chain, ae_config, distill_config, mdlm_config
 
 
 @pytest.mark.slow
@@ -126,6 +127,20 @@ def test_a_single_training_block_is_refused(tmp_path: Path, tiny_chain: Chain) -
     settings = EncodeConfig(tokenizer=str(tiny_chain.data), length=16)
     encode_text(settings, text=[str(tmp_path / "one.txt")], valid=[str(tmp_path / "two.txt")], out=tmp_path / "data")
     with pytest.raises(UserError, match=r"data has a single training block, whose latent has no spread; encode more"):
+        train_ae(ae_config(), base=tiny_chain.mdlm, data=tmp_path / "data", out=tmp_path / "ae")
+
+
+def test_training_blocks_that_are_all_alike_are_refused(tmp_path: Path, tiny_chain: Chain) -> None:
+    tokenizer = load_tokenizer(tiny_chain.data)
+    texts = ("the dog" + "!?" * n + "!" * odd for n in range(20) for odd in (0, 1))
+    block = next(text for text in texts if len(encode_documents(tokenizer, [text])[0]) == LENGTH)
+    (tmp_path / "one.txt").write_text(f"{block}\n\n" * 5)
+    (tmp_path / "two.txt").write_text(f"{block}\n")
+    settings = EncodeConfig(tokenizer=str(tiny_chain.data), length=LENGTH)
+    text, valid = ([str(tmp_path / name)] for name in ("one.txt", "two.txt"))
+    encode_text(settings, text=text, valid=valid, out=tmp_path / "data")
+    assert len(open_tokens(tmp_path / "data").split("train")) == 5
+    with pytest.raises(UserError, match="are all alike, and so are latents; encode other text"):
         train_ae(ae_config(), base=tiny_chain.mdlm, data=tmp_path / "data", out=tmp_path / "ae")
 
 

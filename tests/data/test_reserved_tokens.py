@@ -1,0 +1,77 @@
+"""Tokenizers with oddities of published ones: masks that are plain words too, and ids with gaps."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from diladiff_cli.config import EncodeConfig
+from diladiff_cli.data.tokenizer import encode_documents, load_tokenizer, vocabulary_size
+from diladiff_cli.data.tokens import open_tokens
+from diladiff_cli.errors import UserError
+from diladiff_cli.stages.encode import encode_text
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz<>/_"
+
+
+def unigram(folder: Path, letters: str = LETTERS) -> Any:
+    """Of the form that XLM-R has: the mask and the separator are words of the model as well."""
+    words = [("<unk>", 0.0), ("</s>", -1.0), *((letter, -9.0) for letter in letters), ("\u2581", -2.0), ("<mask>", 0.0)]
+    core = Tokenizer(models.Unigram(words, unk_id=0))
+    core.pre_tokenizer = pre_tokenizers.Metaspace()
+    core.decoder = decoders.Metaspace()
+    special = {"mask_token": "<mask>", "eos_token": "</s>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=core, **special).save_pretrained(folder)
+    return load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("text", ["a <mask> b", "<mask>", "x</s>y<mask><mask>", "<mask</s>>", "a<mas"])
+def test_a_mask_that_is_a_plain_word_too_is_spelled(tmp_path: Path, text: str) -> None:
+    tokenizer = unigram(tmp_path)
+    assert tokenizer.mask_token_id in tokenizer("a <mask> b", split_special_tokens=True)["input_ids"]
+    for texts in ([text], ["before", text, "after"]):
+        rows = encode_documents(tokenizer, texts)
+        (row,) = (row for row, given in zip(rows, texts, strict=True) if given == text)
+        assert row[-1] == tokenizer.eos_token_id
+        assert not {tokenizer.mask_token_id, tokenizer.eos_token_id} & set(row[:-1])
+        assert tokenizer.decode(row[:-1]).replace(" ", "") == text.replace(" ", "")
+
+
+def test_a_text_without_such_words_is_as_it_was(tmp_path: Path) -> None:
+    tokenizer = unigram(tmp_path)
+    (row,) = encode_documents(tokenizer, ["some plain words"])
+    assert row[:-1] == tokenizer("some plain words", add_special_tokens=False)["input_ids"]
+
+
+def test_a_mask_that_cannot_be_spelled_is_told(tmp_path: Path) -> None:
+    core = Tokenizer(models.WordLevel({"[UNK]": 0, "m": 1, "s": 2}, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"mask_token": "m", "eos_token": "s", "unk_token": "[UNK]"}
+    PreTrainedTokenizerFast(tokenizer_object=core, **special).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="makes m of plain text"):
+        encode_documents(load_tokenizer(tmp_path), ["x m x"])
+
+
+@pytest.mark.parametrize(("beyond", "fits"), [(300, True), (70_007, False)])
+def test_ids_may_have_gaps(tmp_path: Path, beyond: int, fits: bool) -> None:
+    words = {word: i for i, word in enumerate(["[UNK]", "[SEP]", "[MASK]", "a", "b"])} | {"far": beyond}
+    core = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"mask_token": "[MASK]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, **special)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    assert vocabulary_size(tokenizer) == beyond + 1
+    (tmp_path / "t.txt").write_text("a b far a b a a far\n\n" * 40)
+    config = EncodeConfig(tokenizer=str(tmp_path / "tokenizer"), length=8, valid_share=0.3)
+    if not fits:
+        with pytest.raises(UserError, match="has 6 tokens, with ids up to 70007; give one whose ids have no such gaps"):
+            encode_text(config, text=tmp_path / "t.txt", out=tmp_path / "data")
+        return
+    record = encode_text(config, text=tmp_path / "t.txt", out=tmp_path / "data")
+    assert record["vocab_size"] == beyond + 1
+    blocks = open_tokens(tmp_path / "data").split("train").gather([0, 1])
+    assert int(blocks.max()) == beyond
+    assert json.loads((tmp_path / "data" / "config.json").read_text())["mask_id"] == 2
