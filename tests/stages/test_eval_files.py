@@ -204,6 +204,14 @@ def test_each_way_of_sampling_in_a_file_meets_the_reference_that_it_meets_alone(
     assert found[2] != found[9] | {"n": 2}
 
 
+def test_ways_of_sampling_are_told_in_the_order_of_their_file(tmp_path: Path) -> None:
+    ways = [(1, 3), (2, 2), (3, 3), (4, 1), (5, 2)]  # steps, and how many
+    lines = [{"text": f"a text {i}", "token_ids": [i, 1, 2], "steps": steps} for steps, n in ways for i in range(n)]
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    reports = list(evaluate_files(EvalConfig(scorer="none"), tmp_path / "s.jsonl"))
+    assert [(r["settings"]["steps"], r["samples"]["n"]) for r in reports] == ways
+
+
 def test_a_missing_folder_is_told_before_options_that_suit_it(cli: Cli) -> None:
     found = cli("eval", "nope", "--batches", "1", "--draws", "1")
     assert (found.status, len(found.errors)) == (1, 1)
