@@ -182,9 +182,11 @@ def _as_latents(latents: Any) -> Tensor:
     try:
         if isinstance(latents, list | tuple) and any(isinstance(part, Tensor) for part in latents):
             latents = torch.stack([torch.as_tensor(part) for part in latents])
-        found = latents if isinstance(latents, Tensor) else torch.as_tensor(np.ascontiguousarray(latents))
+        found = latents if isinstance(latents, Tensor) else np.asarray(latents)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"the latents are no array of numbers ({error})", wanted) from error
-    if found.is_complex():
-        raise UserError("the latents are complex", wanted)
-    return found.float()
+    if isinstance(found, Tensor) and not found.is_complex():
+        return found.float()
+    if isinstance(found, np.ndarray) and found.dtype.kind in "biuf":
+        return torch.from_numpy(found.astype(np.float32))
+    raise UserError(f"the latents are of type {found.dtype}", wanted)

@@ -77,9 +77,9 @@ def main() -> None:
     if not check:
         points = by_stage_name(timed(r for name in DRAWN_FROM for r in stored(name)))
         shown = [r for r in points if is_shown(r)]
-        frontier_picture(shown, DOCS, "frontier_all", among=points)
+        frontier_picture(shown, DOCS, "frontier_all", ["svg"], among=points)
         headlines = [r for r in shown if is_headline(r)]
-        frontier_picture(headlines, DOCS, among=points, panels=("mauve_pooled", "multiple"))
+        frontier_picture(headlines, DOCS, formats=["png"], among=points, panels=("mauve_pooled", "multiple"))
     print(f"{'out of date' if check else 'written'}: {', '.join(stale) or 'nothing'}")
     sys.exit(bool(check and stale))
 

@@ -1,11 +1,9 @@
 """Tokenizers: loaded, or trained on the spot; all have a mask token and a document separator."""
 
 import json
-import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -143,7 +141,7 @@ def saved_files(tokenizer: Any) -> dict[str, bytes]:
 
 def vocabulary_size(tokenizer: Any) -> int:
     """K: all token ids lie below it, though some may be of no token."""
-    return max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=-1))
+    return 1 + int(max(tokenizer.get_vocab().values()))
 
 
 def find_separator(tokenizer: Any) -> int | None:
@@ -174,9 +172,9 @@ def encode_documents(tokenizer: Any, documents: Sequence[str]) -> list[list[int]
     try:
         rows = _token_ids(tokenizer, list(documents))
         reserved = {i for i in (tokenizer.mask_token_id, end) if i is not None}
-        for place, row in enumerate(rows):
-            if not reserved.isdisjoint(row):
-                rows[place] = _without(reserved, tokenizer, documents[place])
+        if not all(reserved.isdisjoint(row) for row in rows):  # some vocabularies have them as plain words, too
+            spelled = _spelled(tokenizer, reserved)
+            rows = [[j for i in row for j in spelled.get(i, (i,))] for row in rows]
     except UserError:
         raise
     except Exception as error:  # the library raises no kind of its own
@@ -196,22 +194,18 @@ def _token_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     return rows
 
 
-def _without(reserved: set[int], tokenizer: Any, text: str) -> list[int]:
-    """The token ids of a text that spells reserved tokens which the vocabulary also has as plain ones.
-
-    Some Unigram models do. The text is cut within each such word, and its parts are encoded by themselves.
+def _spelled(tokenizer: Any, reserved: set[int]) -> dict[int, list[int]]:
+    """Token ids that spell each of the reserved tokens, by its id: of its first letter, and of the rest.
 
     Raises:
-        UserError: A part still has one.
+        UserError: A part of one is a reserved token itself.
     """
-    words = map(re.escape, tokenizer.convert_ids_to_tokens(sorted(reserved)))
-    cuts = [found.start() + 1 for found in re.finditer("|".join(words), text)]
-    parts = [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
-    row = [i for ids in _token_ids(tokenizer, parts) for i in ids]
-    if not reserved.isdisjoint(row):
-        names = ", ".join(tokenizer.convert_ids_to_tokens(sorted(set(row).intersection(reserved))))
-        raise UserError(f"the tokenizer {tokenizer.name_or_path} makes {names} of plain text", "take another")
-    return row
+    words = {i: tokenizer.convert_ids_to_tokens(i) for i in sorted(reserved)}
+    parts = {i: _token_ids(tokenizer, [word[:1], word[1:]]) for i, word in words.items()}
+    found = {i: [*first, *rest] for i, (first, rest) in parts.items()}
+    if odd := [words[i] for i, ids in found.items() if not reserved.isdisjoint(ids)]:
+        raise UserError(f"the tokenizer {tokenizer.name_or_path} makes {odd[0]} of plain text", "take another")
+    return found
 
 
 def decode_text(tokenizer: Any, ids: Sequence[int]) -> str:

@@ -40,7 +40,8 @@ COMMANDS = {stage: KINDS[stage][1] for stage in ("mdlm", "ae", "prior", "student
 MAX_SHARD_SIZE = "5GB"
 # What a save writes anew, or leaves out on purpose: all else in the folder is somebody else's.
 OURS = (
-    *(CONFIG_FILE, "README.md", "model*.safetensors*", METRICS_FILE, f".{METRICS_FILE}.partial-*", "state", "parents"),
+    *(CONFIG_FILE, "README.md", METRICS_FILE, f".{METRICS_FILE}.partial-*", "state", "parents"),
+    *("model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
     *(name.partition("/")[0] for name in PATTERNS),
 )
 TABLES = ("network", "training", "parents", "data", "files", "progress", "tokenizer")  # that every config.json has

@@ -110,12 +110,17 @@ def remove_leftovers(place: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def check_replaceable(folder: Path, stage: str | None = None) -> str | None:
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def check_replaceable(folder: Path, stage: str | None = None, others_stay: bool = False) -> str | None:
     """Refuse to replace what this package did not make: the content would be lost.
 
     Args:
         folder: Missing, empty, begun by a run, or with the config.json of a stage.
         stage: The only stage that may be replaced; None for any.
+        others_stay: Whether files of others stay there: then they may lie beside what a run has begun.
 
     Returns:
         The stage found there, or None.
@@ -136,7 +141,8 @@ def check_replaceable(folder: Path, stage: str | None = None) -> str | None:
     except FileNotFoundError as error:
         # What a run writes before its first checkpoint.
         begun = (METRICS_FILE, f".{METRICS_FILE}.partial-*")
-        if all(any(fnmatch(path.name, name) for name in begun) for path in folder.iterdir()):
+        foreign = [path for path in _entries(folder) if not any(fnmatch(path.name, name) for name in begun)]
+        if not foreign or (others_stay and (folder / METRICS_FILE).exists()):
             return None
         raise UserError(f"{folder} holds files that are not of diladiff", remedy) from error
     except (OSError, ValueError, LookupError) as error:
@@ -160,40 +166,56 @@ def replacing(folder: Path, stage: str | None = None, ours: Collection[str] = ("
     Raises:
         UserError: The folder cannot be written, or holds something else, or a file that is read inside is gone.
     """
-    check_replaceable(folder, stage)
+    check_replaceable(folder, stage, others_stay="*" not in ours)
     folder = real(folder)
     partial = partial_name(folder)
     try:
         with writing(folder, partial):
             partial.mkdir(parents=True)
             yield partial
-            for path in [*partial.rglob("*"), partial]:
+            made = list(partial.rglob("*"))
+            others = [path for path in _entries(folder) if not any(fnmatch(path.name, name) for name in ours)]
+            for path in others:
+                if not os.path.lexists(partial / path.name):
+                    _keep(path, partial / path.name)
+            for path in [*made, partial]:
                 if path.is_file():
                     share(path)
                 sync(path)
-            _keep_others(folder, partial, ours)
             take_place(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _keep_others(folder: Path, new: Path, ours: Collection[str]) -> None:
-    for path in folder.iterdir() if folder.is_dir() else ():
-        place = new / path.name
-        if os.path.lexists(place) or any(fnmatch(path.name, name) for name in ours):
-            continue
+def _keep(path: Path, place: Path) -> None:
+    """Have a file, folder or link at another place as well, a file as the same one where rights and disks allow it.
+
+    What vanishes meanwhile is left out.
+    """
+    with suppress(FileNotFoundError):
         if path.is_dir() and not path.is_symlink():
-            shutil.copytree(path, place, symlinks=True, copy_function=_link)
-        else:
-            _link(path, place)
+            place.mkdir()
+            for below in path.iterdir():
+                _keep(below, place / below.name)
+            shutil.copystat(path, place)
+            return
+        try:
+            os.link(path, place, follow_symlinks=False)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            _copy(path, place)
 
 
-def _link(path: str | Path, place: str | Path) -> None:
-    """The same file at another place, a copy where file systems or rights allow no second name for it."""
+def _copy(path: Path, place: Path) -> None:
     try:
-        os.link(path, place, follow_symlinks=False)
-    except OSError:
         shutil.copy2(path, place, follow_symlinks=False)
+        if not place.is_symlink():
+            sync(place)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be kept ({error.strerror})", f"move it out of {path.parent}") from error
 
 
 def take_place(new: Path, folder: Path) -> None:

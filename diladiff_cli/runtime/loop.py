@@ -35,6 +35,7 @@ from diladiff_cli.runtime.resume import (
     check_weights,
     is_finished,
     made_from,
+    rows_drawn,
 )
 from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import TIME_IS_UP, Clock, CutShort, Interrupted, Session, StopRequest
@@ -90,7 +91,7 @@ class _Loop:
             shard(self.bare, session.device)
         self.optimizers = build_optimizers(self.bare, config, run.learning_rate)
         self.step = int(stored["step"]) if stored else 0
-        self.shift = int(stored["rows"]) - self.step * config.batch_size if stored else 0  # by batches of another size
+        self.shift = rows_drawn(stored) - self.step * config.batch_size if stored else 0  # of batches of another size
         self.bad_steps = 0  # in a row
         self.skipped_steps = int(stored["skipped_steps"]) if stored else 0  # in all
         self.saved_step: int | None = self.step if stored else None
@@ -113,8 +114,7 @@ class _Loop:
         session.start_tracker(self.step)
 
     def run_all(self, stop: StopRequest) -> dict[str, Any]:
-        tokens, mark, why = 0, self.clock.seconds(), 0
-        first = self.step + 1
+        tokens, mark, why, first = 0, self.clock.seconds(), 0, self.step + 1
         announce(self.run, self.session, self.config, self.step, self.parameters)
         with Bar(str(self.run.artifact["stage"]), self.config.max_steps, self.step, self.session.is_main) as bar:
             if self.step < self.config.max_steps and self._owes_validation():  # mostly one that was cut short

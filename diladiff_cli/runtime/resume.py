@@ -51,9 +51,14 @@ def changed_settings(stored: Mapping[str, Any], config: StageConfig) -> dict[str
     :func:`made_from`, however its folder is named.
     """
     before, wanted = type(config)().to_dict() | stored["training"], config.to_dict()
-    if ENCODER in stored["made_from"] and wanted.get("features") != "self":
+    if ENCODER in stored["made_from"]:
         wanted["features"] = before["features"]
     return differences(before, wanted)
+
+
+def rows_drawn(stored: Mapping[str, Any]) -> int:
+    """How many rows a stored run has drawn; where it does not say, its batches were all of one size."""
+    return int(stored.get("rows", stored["step"] * stored["training"]["batch_size"]))
 
 
 def check_resume(

@@ -23,7 +23,6 @@ PROGRESS: dict[str, tuple[type, ...]] = {  # what every state.json has
     "made_from": (dict,),
     "validated_step": (int,),
     "skipped_steps": (int,),
-    "rows": (int,),  # drawn so far
     "files": (dict,),
 }
 
@@ -77,7 +76,7 @@ def _read(folder: Path) -> dict[str, Any]:
     if missing:
         raise ValueError(f"no {min(missing)}")
     odd = [k for k, kinds in PROGRESS.items() if not isinstance(progress[k], kinds) or isinstance(progress[k], bool)]
-    odd = odd or [k for k in ("step", "seconds", "rows") if progress[k] < 0]
+    odd = odd or [k for k in ("step", "seconds") if progress[k] < 0]
     if odd:
         raise ValueError(f"an odd {min(odd)}")
     return progress

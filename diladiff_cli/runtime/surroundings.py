@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -20,13 +20,13 @@ _ONE_RUN = threading.RLock()
 def by_itself(train: Callable[P, R]) -> Callable[P, R]:
     """Decorator of functions that train: one run at a time, as Accelerate has one state a process; others wait.
 
-    Autocast, ``no_grad``, another default dtype and an Accelerator of the caller do nothing to the run, and all of it
-    is afterwards as it was, the choice of deterministic algorithms too.
+    Autocast, ``no_grad``, another default dtype or device and an Accelerator of the caller do nothing to the run, and
+    all of it is afterwards as it was, the choice of deterministic algorithms too. A dry run does not wait.
     """
 
     @wraps(train)
     def alone(*args: P.args, **kwargs: P.kwargs) -> R:
-        with _ONE_RUN, _settings_set_aside():
+        with nullcontext() if kwargs.get("dry_run") else _ONE_RUN, _settings_set_aside():
             return train(*args, **kwargs)
 
     return alone
@@ -41,7 +41,9 @@ def _settings_set_aside() -> Iterator[None]:
     try:
         torch.set_default_dtype(torch.float32)
         autocast = torch.autocast(process_state().device.type, enabled=False)
-        with torch.inference_mode(False), autocast:  # which has gradients as well
+        # Costs time with every call, and is seldom needed.
+        on_cpu = torch.device("cpu") if torch.get_default_device().type != "cpu" else nullcontext()
+        with torch.inference_mode(False), autocast, on_cpu:  # the first has gradients as well
             yield
     finally:
         torch.set_default_dtype(dtype)

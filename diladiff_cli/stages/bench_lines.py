@@ -103,11 +103,13 @@ class Yardstick(NamedTuple):
     Attributes:
         model: The base's name.
         decode_steps: How many.
+        order: In which.
         points: Its figures at several temperatures, means over seeds.
     """
 
     model: str
     decode_steps: int
+    order: str
     points: list[dict[str, float | None]]
 
     @classmethod
@@ -118,7 +120,7 @@ class Yardstick(NamedTuple):
             return None
         alike = [r for r in bases if (r["model"], Way.of(r)) == (bases[0]["model"], Way.of(bases[0]))]
         most = max(r["decode_steps"] for r in alike)
-        return cls(bases[0]["model"], most, [means(r) for r in alike if r["decode_steps"] == most])
+        return cls(bases[0]["model"], most, bases[0]["order"], [means(r) for r in alike if r["decode_steps"] == most])
 
     def judges(self, report: Report) -> bool:
         """Whether a point is not the yardstick's own, and at an entropy that this reaches."""

@@ -12,6 +12,7 @@ from diladiff_cli.errors import writing
 from diladiff_cli.stages.bench_lines import Line, Way, Yardstick, lines_of, short_names, speed
 from diladiff_cli.stages.pictures import (
     COLOURS,
+    FORMATS,
     legend_below,
     new_figure,
     plain_log_axis,
@@ -34,7 +35,7 @@ PANELS = {
     "mauve_pooled": "MAUVE, all seeds together (higher is better)",
     "entropy": "token entropy (nats)",
     "latent_agreement": "latent agreement",
-    MULTIPLE: "GenPPL over that of the base in\n{steps} steps, at equal entropy",
+    MULTIPLE: "GenPPL over that of the base in\n{steps}, at equal entropy",
 }
 LOGARITHMIC = ("genppl", MULTIPLE)
 STYLES = ("-", "--", ":", "-.")  # of temperatures
@@ -65,7 +66,7 @@ def frontier_figure(
     references = {**(reports[0]["reference"] or {}), MULTIPLE: None}
     for panel, name in zip(axes, curves, strict=True):
         _draw_panel(panel, name, curves[name], looks)
-        panel.set_ylabel(PANELS[name].format(steps=yardstick and yardstick.decode_steps))
+        panel.set_ylabel(PANELS[name].format(steps=yardstick and f"{yardstick.decode_steps} {yardstick.order} steps"))
         if name == MULTIPLE:
             panel.axhline(1.0, color="0.5", linewidth=1)
         elif references.get(name) is not None:
@@ -78,10 +79,16 @@ def frontier_figure(
     return figure
 
 
-def frontier_picture(reports: Sequence[Report], folder: Path, name: str = "frontier", **chosen: Any) -> list[Path]:
-    """Write the picture of :func:`frontier_figure`, that ``chosen`` goes to, as PNG and SVG; returns their paths."""
+def frontier_picture(
+    reports: Sequence[Report],
+    folder: Path,
+    name: str = "frontier",
+    formats: Sequence[str] = FORMATS,
+    **chosen: Any,
+) -> list[Path]:
+    """Write the picture of :func:`frontier_figure`, that ``chosen`` goes to, in each format; returns the files."""
     with writing(folder):
-        return save_picture(frontier_figure(reports, **chosen), folder, name)
+        return save_picture(frontier_figure(reports, **chosen), folder, name, formats)
 
 
 def _all_curves(reports: Sequence[Report], yardstick: Yardstick | None) -> dict[str, Curves]:

@@ -11,6 +11,7 @@ from diladiff_cli.settings import shown
 from diladiff_cli.stages.sample_sets import (
     SETTINGS,
     Sample,
+    are_of_several_calls,
     decodings_by_latent,
     group_samples,
 )
@@ -25,6 +26,7 @@ FEW = 1000  # texts; MAUVE says little of fewer
 TOO_SHORT = "all samples are empty or too short"
 TOO_FEW = "needs twice as many reference texts as samples"
 NEEDS_DECODINGS = "needs samples drawn with --decodings 2"
+SEVERAL_CALLS = "several texts of a latent have one id, as texts of several calls have"
 NO_LATENTS = "a base has no latents"
 NOT_OURS = "needs samples of diladiff, drawn with --decodings 2"
 AGREEMENT = {"latent_agreement": agreement.DEFINITION, "chance_agreement": agreement.CHANCE_DEFINITION}
@@ -183,6 +185,8 @@ def _diversity(rows: list[list[int]]) -> dict[str, Any]:
 
 def _add_agreement(sides: Sides, left_out: dict[str, str], samples: list[Sample]) -> dict[str, Any]:
     """Enter the agreement of texts decoded from one latent; returns its definition and that of chance."""
+    if are_of_several_calls(samples):
+        return _leave_out(left_out, ["latent_agreement"], SEVERAL_CALLS)
     decodings = decodings_by_latent(samples)
     if decodings is None:
         stages = [sample.get("stage") for sample in samples]

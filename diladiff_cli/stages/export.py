@@ -4,8 +4,10 @@ The artifact itself lies in the folder, its ancestors each once below ``parents/
 bundle can be moved, and every folder in it is an artifact of its own.
 """
 
+import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -195,7 +197,7 @@ def _write(
         data=data,
         tokenizer=read_tokenizer(artifact.path),
         progress=artifact.config.get("progress", {}),
-        extra=lambda target: _copy_records(artifact.path, target),
+        extra=lambda target: _copy_records(artifact.path, target, artifact.hash),
         also={k: v for k, v in artifact.config.items() if k not in (*fixed, "hash")} | {"export": dict(record)},
     )
     return str(config["hash"])
@@ -209,7 +211,7 @@ def _copy_encoder(source: Path, target: Path) -> None:
             shutil.copyfile(file, target / file.name)
 
 
-def _copy_records(source: Path, target: Path) -> None:
+def _copy_records(source: Path, target: Path, own: str) -> None:
     """Metrics and evaluations. Links that lead out of the folder stay behind: a bundle is for others to see."""
     check_log(source / METRICS_FILE)
     for record in sorted(source.iterdir()):
@@ -219,8 +221,20 @@ def _copy_records(source: Path, target: Path) -> None:
             and not record.name.startswith(("config", "model"))
             and not any(record.match(pattern) for pattern in PATTERNS)
             and (record.resolve().parent == source.resolve() or record.name == METRICS_FILE)
+            and not _is_of_other_weights(record, own)
         ):
             shutil.copyfile(record, target / record.name)
+
+
+def _is_of_other_weights(record: Path, own: str) -> bool:
+    """Whether a file has reports of ``eval`` of an artifact of another hash, as of the weights before."""
+    hashes = set()
+    for line in record.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError, RecursionError):
+            report = json.loads(line)
+            if isinstance(report, dict) and report.get("stage") in COMMANDS and isinstance(report.get("hash"), str):
+                hashes.add(report["hash"])
+    return bool(hashes) and own not in hashes
 
 
 def hub_encoder(chain: list[Artifact]) -> str | None:

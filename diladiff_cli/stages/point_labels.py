@@ -33,6 +33,7 @@ def label_points(axes: "Axes", labels: Sequence[Label]) -> None:
     assert figure is not None
     figure.draw_without_rendering()  # gives axes their place
     dots = figure.dpi / 72
+    labels = [label for label in labels if np.isfinite(label[:2]).all()]
     points = axes.transData.transform([(label.x, label.y) for label in labels]) / dots
     lines = [line.get_transform().transform(np.asarray(line.get_xydata())) / dots for line in axes.lines]
     box = axes.bbox
@@ -62,6 +63,7 @@ def _offsets(text: str) -> list[tuple[float, float]]:
 
 def _along(line: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
     """Places along a line through points (N, 2), some two apart."""
+    line = line[np.isfinite(line).all(axis=1)]
     steps = [max(1, int(np.hypot(*(b - a)) / 2)) for a, b in pairwise(line)]
     parts = [np.linspace(a, b, n, endpoint=False) for (a, b), n in zip(pairwise(line), steps, strict=True)]
     return np.concatenate([*parts, line[-1:]])

@@ -88,21 +88,14 @@ def decodings_by_latent(samples: Iterable[Sample]) -> Tensor | None:
 
     A latent is known by its ``seed`` and its number ``latent``. All are cut to the fewest texts that one of them has.
     Tokens of a prompt and a suffix, which were not drawn, are left out. Texts of different lengths do not compare:
-    None. So it is where two texts of a latent have one number themselves (``id``): they are of several calls, each of
-    which numbers the latents that it was given from 0.
+    None.
     """
     latents: dict[str, list[list[int]]] = {}
-    seen: set[str] = set()
     for sample in samples:
         if sample.get("latent") is not None and sample.get("token_ids"):
             key = json.dumps([sample.get("seed"), sample["latent"]])
             first, last = (_count(sample.get(f"{name}_tokens")) for name in ENDS)
             ids = sample["token_ids"]
-            number = sample.get("id")
-            if (name := json.dumps([key, number])) in seen:
-                return None
-            if number is not None:
-                seen.add(name)
             if drawn := ids[first : max(0, len(ids) - last)]:
                 latents.setdefault(key, []).append(drawn)
     several = [texts for texts in latents.values() if len(texts) > 1]
@@ -110,6 +103,12 @@ def decodings_by_latent(samples: Iterable[Sample]) -> Tensor | None:
         return None
     fewest = min(map(len, several))
     return torch.tensor([texts[:fewest] for texts in several])
+
+
+def are_of_several_calls(samples: Iterable[Sample]) -> bool:
+    """Whether texts of one latent have one number (``id``): each call numbers the latents that it was given from 0."""
+    names = [json.dumps([s.get("seed"), s["latent"], s["id"]]) for s in samples if {"latent", "id"} <= s.keys()]
+    return len(set(names)) < len(names)
 
 
 def _count(value: Any) -> int:

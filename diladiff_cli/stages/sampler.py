@@ -30,6 +30,7 @@ from diladiff_cli.stages.networks import build
 
 LATENT_STEPS = {"prior": 50, "student": 5}  # the default N_cont
 EULER_STEPS = 200  # that of a prior's Euler steps, as published
+LOOKED_AT = 16  # entries of a tensor that tell whether it changed
 LEAST_EULER_STEPS = 50  # that leave next to no noise on the tan-10 schedule: 0.035 of it
 
 
@@ -90,7 +91,7 @@ class Sampler:
     def _variant(self, name: str, precision: str, compiled: bool) -> TokenDenoiser:
         key = (name, precision, compiled)
         if precision == "bf16" and self._is_stale(name):
-            self.replays.clear()
+            self.replays.clear()  # which hold the matrices as they were
             for other in [key for key in self._variants if key[:2] == (name, precision)]:
                 del self._variants[other]
         if key not in self._variants:
@@ -104,13 +105,18 @@ class Sampler:
         return self._variants[key]
 
     def _is_stale(self, name: str) -> bool:
-        """Whether weights changed since their matrices were last cast, as where a caller trains them further."""
-        before, network = self._versions.get(name), self._variant(name, "fp32", False)
-        self._versions[name] = [(w.data_ptr(), 0 if w.is_inference() else w._version) for w in network.parameters()]
-        return before not in (None, self._versions[name])
+        """Whether weights changed since their matrices were last cast, as where a caller trains them further.
+
+        Some of each tensor are looked at, besides torch's own count of changes, which has none that pass by ``.data``.
+        """
+        before, network = self._seen.get(name), self._variant(name, "fp32", False)
+        counts = [0 if w.is_inference() else w._version for w in network.parameters()]
+        some = [w.detach().flatten()[:: max(1, w.numel() // LOOKED_AT)] for w in network.parameters()]
+        self._seen[name] = (counts, torch.cat(some).tolist())
+        return before not in (None, self._seen[name])
 
     @cached_property
-    def _versions(self) -> dict[str, list[tuple[int, int]]]:
+    def _seen(self) -> dict[str, tuple[list[int], list[float]]]:
         return {}
 
     @cached_property
@@ -235,7 +241,7 @@ def content_of(sampler: Sampler) -> tuple[str, ...]:
     """Hashes of the artifact, its parents and its tokenizer, and of the blocks that an auto-encoder encodes."""
     artifact = sampler.artifact
     found = [artifact.hash, *(link["hash"] for _, link in sorted(artifact.config["parents"].items()))]
-    found.append(file_hash(artifact.path / "tokenizer.json"))
+    found.append(file_hash(artifact.place / "tokenizer.json"))
     if sampler.stage == "ae":
         found.append(open_recorded_data(artifact, sampler.data).fingerprint)
     return tuple(found)

@@ -37,7 +37,9 @@ def test_a_mask_that_is_a_plain_word_too_is_spelled(tmp_path: Path, text: str) -
         (row,) = (row for row, given in zip(rows, texts, strict=True) if given == text)
         assert row[-1] == tokenizer.eos_token_id
         assert not {tokenizer.mask_token_id, tokenizer.eos_token_id} & set(row[:-1])
-        assert tokenizer.decode(row[:-1]).replace(" ", "") == text.replace(" ", "")
+        # A space before the parts of a word, as this kind has it before each piece of text.
+        spelled = text.replace("<mask>", " < mask>").replace("</s>", " < /s>")
+        assert tokenizer.decode(row[:-1]).split() == spelled.split()
 
 
 def test_a_text_without_such_words_is_as_it_was(tmp_path: Path) -> None:
@@ -75,3 +77,17 @@ def test_ids_may_have_gaps(tmp_path: Path, beyond: int, fits: bool) -> None:
     blocks = open_tokens(tmp_path / "data").split("train").gather([0, 1])
     assert int(blocks.max()) == beyond
     assert json.loads((tmp_path / "data" / "config.json").read_text())["mask_id"] == 2
+
+
+def test_large_ids_of_a_small_vocabulary_are_whole(tmp_path: Path) -> None:
+    words = {word: i for i, word in enumerate(["[UNK]", "[SEP]", "[MASK]", "a"])} | {"far": 70_007}
+    words |= {f"word-{i:05d}": i for i in range(10, 7_000)}  # so that a gap is not all there is
+    core = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = {"mask_token": "[MASK]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
+    PreTrainedTokenizerFast(tokenizer_object=core, **special).save_pretrained(tmp_path / "tokenizer")
+    (tmp_path / "t.txt").write_text("a far a a a far a far\n\n" * 40)
+    config = EncodeConfig(tokenizer=str(tmp_path / "tokenizer"), length=9, valid_share=0.3)
+    encode_text(config, text=tmp_path / "t.txt", out=tmp_path / "data")
+    (block,) = open_tokens(tmp_path / "data").split("train").gather([0]).tolist()
+    assert block == [3, 70_007, 3, 3, 3, 70_007, 3, 70_007, 1]

@@ -260,36 +260,3 @@ def test_reading_an_artifact_leaves_the_files_of_a_running_writer_alone(save: Ca
 
     save("base", network={"width": 5}, extra=read_meanwhile)
     assert seen[0] != load_artifact(path).hash
-
-
-def test_what_somebody_else_put_into_an_artifact_stays(save: Callable[..., Path], tmp_path: Path) -> None:
-    path = save("base")
-    (path / "eval").mkdir()
-    (path / "eval" / "report.json").write_text("{}")
-    (path / "notes.txt").write_text("mine")
-    (path / "link").symlink_to("/nowhere")
-    ours = {"state": "old", "model-00009.safetensors": "old", "vocab.txt": "old", ".metrics.jsonl.partial-1": "old"}
-    for name, text in ours.items():
-        (path / name).write_text(text)
-    before = {entry.name for entry in path.iterdir()}
-    for _ in range(2):
-        assert save("base") == path
-        assert {entry.name for entry in path.iterdir()} == before - ours.keys()
-    assert (path / "notes.txt").read_text() == "mine"
-    assert (path / "eval" / "report.json").read_text() == "{}"
-    assert (path / "link").readlink() == Path("/nowhere")
-    assert load_artifact(path).config["files"].keys() == {"model.safetensors"}
-
-
-def test_what_cannot_be_linked_is_copied(
-    save: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = save("base")
-    (path / "notes.txt").write_text("mine")
-
-    def refuse(*_: Any, **__: Any) -> None:
-        raise PermissionError
-
-    monkeypatch.setattr("os.link", refuse)
-    save("base")
-    assert (path / "notes.txt").read_text() == "mine"

@@ -55,6 +55,8 @@ def test_a_share_is_one_over_steps_however_small_the_batch(share: float, batch_s
     counts = [len(noise.some(share)) for noise in noises]
     assert abs(sum(counts) - share * 1000 * batch_size) <= 1
     assert max(counts) - min(counts) <= 1
+    whole = BatchNoise(1, 0, range(10 * batch_size), 10 * batch_size, CPU).some(share).tolist()
+    assert [batch_size * step + row for step in range(10) for row in noises[step].some(share).tolist()] == whole
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5])

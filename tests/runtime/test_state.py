@@ -15,7 +15,6 @@ PROGRESS = {
     "made_from": {"data set": "abc"},
     "validated_step": 2,
     "skipped_steps": 0,
-    "rows": 8,
     "files": {},
 }
 

@@ -146,13 +146,13 @@ def test_the_picture_compares_at_equal_entropy_with_the_base_in_its_most_steps()
         "base, T 0.5": [(100.0, pytest.approx(1.0))],
         "student, 2 latent steps, T 1": [(500.0, pytest.approx(150 / 200))],
     }
-    assert "8 steps, at equal entropy" in multiples.get_ylabel()
+    assert "8 random steps, at equal entropy" in multiples.get_ylabel()
     assert len(frontier_figure(base).axes) == 2  # nothing but what it would be compared with
     other = [point | {"model": "another base", "decode_steps": 16} for point in base]
     *_, multiples = frontier_figure([*base, student, *other]).axes
     assert drawn_in(multiples)["another base, T 1"] == [(100.0, pytest.approx(1.0))]
     spread = [point | {"order": "spread", "decode_steps": 16} for point in base]
-    assert "8 steps" in frontier_figure([*base, student, *spread]).axes[-1].get_ylabel()
+    assert "8 random steps" in frontier_figure([*base, student, *spread]).axes[-1].get_ylabel()
 
 
 def test_a_picture_of_some_points_compares_with_all_of_the_base() -> None:

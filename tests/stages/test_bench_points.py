@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
-from diladiff_cli.config import BenchConfig, SampleConfig
+from diladiff_cli.config import BenchConfig, EncodeConfig, SampleConfig
 from diladiff_cli.errors import UserError
 from diladiff_cli.stages.bench_frontier import bench_frontier
-from diladiff_cli.stages.bench_kept import bench_plan
+from diladiff_cli.stages.bench_kept import Bench, bench_plan
 from diladiff_cli.stages.bench_points import Point, plan_points
+from diladiff_cli.stages.encode import encode_text
 from diladiff_cli.stages.sampler import content_of, load_sampler
 
-from ..chain import Chain
+from ..chain import LENGTH, Chain, write_text
 from ..scorer import give_scorer
 
 SETTINGS: dict[str, Any] = {"decode_steps": "2,4", "steps": "1", "seeds": "0,5", "n": 4, "scorer": "none"}
@@ -129,3 +130,17 @@ def test_blocks_are_compiled_on_demand(tiny_chain: Chain, compiled: bool) -> Non
 def test_every_setting_gives_another_point(other: dict[str, Any]) -> None:
     point = Point("m", "student", ("hash",), SampleConfig(steps=2, decode_steps=4))
     assert point.key(0) != replace(point, settings=replace(point.settings, **other)).key(0)
+
+
+def test_figures_beside_another_text_have_files_of_their_own(chain_copy: Chain, tmp_path: Path) -> None:
+    write_text(tmp_path / "other.txt", seed=5)
+    settings = EncodeConfig(tokenizer=str(chain_copy.data), length=LENGTH, valid_share=0.3)
+    encode_text(settings, text=tmp_path / "other.txt", out=tmp_path / "other")
+    config = BenchConfig(decode_steps="2", seeds="0,1", n=4, scorer="none")
+    files = []
+    for data in (None, chain_copy.data, tmp_path / "other"):
+        bench = Bench.planned(config, chain_copy.mdlm, tmp_path / "bench", data)
+        (point,) = bench.plan.points
+        files.append((bench.kept(point, 0), bench.pooled(point)))
+    assert len({kept.samples for kept, _ in files}) == len({kept.speed for kept, _ in files}) == 1
+    assert len({kept.figures for kept, _ in files}) == len({pooled for _, pooled in files}) == 3

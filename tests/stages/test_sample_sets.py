@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from diladiff_cli.stages.sample_sets import decodings_by_latent
+from diladiff_cli.stages.eval_samples import evaluate_groups
+from diladiff_cli.stages.sample_sets import are_of_several_calls, decodings_by_latent
+from diladiff_cli.stages.scoring import Scoring
 
 
 def sample(text: str, **others: Any) -> dict[str, Any]:
@@ -19,6 +21,15 @@ def test_equal_numbers_of_different_seeds_are_different_latents() -> None:
 
 def test_texts_of_several_calls_that_have_one_number_are_not_of_one_latent() -> None:
     calls = [sample(text, id=i, latent=i, seed=1) for text in ("ab", "cd") for i in (0, 1)]
-    assert decodings_by_latent(calls) is None
+    assert are_of_several_calls(calls)
+    assert not are_of_several_calls([*calls[:2], *(row | {"id": row["id"] + 2} for row in calls[2:])])
     unnumbered = [{name: value for name, value in row.items() if name != "id"} for row in calls]
-    assert decodings_by_latent(unnumbered) is not None  # another program's
+    assert not are_of_several_calls(unnumbered)  # another program's
+
+
+def test_texts_of_several_calls_have_no_agreement() -> None:
+    calls = [sample(text, id=i, latent=i, seed=1, stage="student") for text in ("ab", "cd") for i in (0, 1)]
+    (report,) = evaluate_groups(calls, None, Scoring(None))
+    reason = "several texts of a latent have one id, as texts of several calls have"
+    assert report["left_out"]["latent_agreement"] == reason
+    assert "latent_agreement" not in report["samples"]

@@ -142,6 +142,9 @@ def test_training_blocks_that_are_all_alike_are_refused(tmp_path: Path, tiny_cha
     assert len(open_tokens(tmp_path / "data").split("train")) == 5
     with pytest.raises(UserError, match="are all alike, and so are latents; encode other text"):
         train_ae(ae_config(), base=tiny_chain.mdlm, data=tmp_path / "data", out=tmp_path / "ae")
+    (tmp_path / "one.txt").write_text(f"{block}\n\n" * 80 + "a dog and a bird and a red sea, and home again they ran\n")
+    encode_text(settings, text=text, valid=valid, out=tmp_path / "data", resume=False)
+    train_ae(ae_config(max_steps=1), base=tiny_chain.mdlm, data=tmp_path / "data", out=tmp_path / "ae")
 
 
 def test_starting_over_names_what_it_leaves_behind_once(chain_copy: Chain, capsys: pytest.CaptureFixture[str]) -> None:
