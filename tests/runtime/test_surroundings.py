@@ -1,6 +1,7 @@
 """What a caller's process has set does not reach a training run, and is there afterwards."""
 
 import os
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -50,6 +51,41 @@ def test_another_default_dtype_is_set_aside(toy: ModuleType, tmp_path: Path) -> 
     finally:
         torch.set_default_dtype(torch.float32)
     assert same(weights(tmp_path / "alone"), weights(tmp_path / "within"))
+
+
+def test_another_default_device_is_set_aside(toy: ModuleType, tmp_path: Path) -> None:
+    toy.toy_train(toy.settings(max_steps=2), tmp_path / "alone")
+    torch.set_default_device("meta")
+    try:
+        toy.toy_train(toy.settings(max_steps=2), tmp_path / "within")
+        assert torch.get_default_device().type == "meta"
+    finally:
+        torch.set_default_device(None)
+    assert same(weights(tmp_path / "alone"), weights(tmp_path / "within"))
+
+
+def test_a_dry_run_waits_for_nobody() -> None:
+    inside, leave, done = threading.Event(), threading.Event(), threading.Event()
+
+    @by_itself
+    def run(dry_run: bool = False) -> None:
+        if dry_run:
+            done.set()
+        else:
+            inside.set()
+            leave.wait(20)
+
+    training = Thread(target=run)
+    training.start()
+    inside.wait(20)
+    planning = Thread(target=run, kwargs={"dry_run": True})
+    planning.start()
+    planning.join(10)
+    waited = not done.is_set()
+    leave.set()
+    training.join()
+    planning.join()
+    assert not waited
 
 
 def optimizer_steps(accelerator: Accelerator) -> int:

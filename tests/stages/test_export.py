@@ -250,3 +250,21 @@ def test_a_failed_export_leaves_the_older_bundle(
 def test_an_unknown_precision_is_refused(tiny_chain: Chain, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="precision is 'fp8'; choose one of bf16, fp32"):
         export(tiny_chain.mdlm, tmp_path / "bundle", "fp8")
+
+
+def test_reports_of_other_weights_stay_behind(chain_copy: Chain, tmp_path: Path) -> None:
+    own = load_artifact(chain_copy.mdlm).hash
+    reports = {
+        "own.jsonl": [{"stage": "mdlm", "hash": own, "figures": {}}],
+        "both.jsonl": [{"stage": "mdlm", "hash": "0" * 64}, {"stage": "mdlm", "hash": own}],
+        "former.jsonl": [{"stage": "mdlm", "hash": "0" * 64, "figures": {}}],
+        "others.json": [{"hash": "0" * 64}],
+        "list.json": [[1, 2]],
+    }
+    for name, lines in reports.items():
+        (chain_copy.mdlm / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (chain_copy.mdlm / "torn.json").write_text('{"stage"')
+    export(chain_copy.mdlm, tmp_path / "bundle")
+    found = {path.name for path in (tmp_path / "bundle").iterdir()}
+    assert found >= {"own.jsonl", "both.jsonl", "others.json", "list.json", "torn.json", "metrics.jsonl"}
+    assert "former.jsonl" not in found

@@ -77,3 +77,12 @@ def test_the_place_does_not_depend_on_the_resolution() -> None:
         label_points(panel, [Label(x, y, "16", "red") for x, y in points])
         offsets.append([text.get_position() for text in panel.texts])
     assert offsets[0] == [pytest.approx(offset) for offset in offsets[1]]
+
+
+def test_points_that_are_nowhere_have_no_labels() -> None:
+    figure = Figure(figsize=PANEL)
+    panel = figure.subplots()
+    points = [(1.0, 1.0), (2.0, float("nan")), (3.0, float("inf")), (4.0, 2.0)]
+    panel.plot(*zip(*points, strict=True))
+    label_points(panel, [Label(x, y, f"{x:g}", "red") for x, y in points])
+    assert [text.get_text() for text in panel.texts] == ["1", "4"]
