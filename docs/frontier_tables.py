@@ -236,6 +236,9 @@ def recipes() -> str:
             ratio = _ratio(r, reports, YARDSTICK) + _ratio_spread(r, reports, YARDSTICK)
             speed = f"{r['tokens_per_second']['mean']:,.0f}"
             rows.append([model, options, str(r["decode_steps"]), speed, ratio, f"{means_of(r)['mauve']:.2f}"])
+    real = reports[0]["reference"]
+    base = base_at(reports, YARDSTICK, real["entropy"])
+    rows.append(["held-out text", "", "", "", f"{real['genppl'] / base:.2f}" if base else "-", ""])
     return table(["model", "options", "`--decode-steps`", "tokens/s", "GenPPL, relative", "MAUVE"], rows)
 
 

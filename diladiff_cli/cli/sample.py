@@ -1,7 +1,8 @@
 """The command ``sample``."""
 
+import json
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,10 +13,12 @@ from diladiff_cli.cli.command import command
 from diladiff_cli.cli.options import DryRun, EncodedData, idle_bounds, named_or_default
 from diladiff_cli.cli.output import Result, check_place
 from diladiff_cli.config import SampleConfig
+from diladiff_cli.errors import UserError
 from diladiff_cli.notes import is_main_process, say
 from diladiff_cli.settings import ConfigError, check_value
 
 FORMATS = ("jsonl", "text")
+LONGEST = 1 << 24  # bytes of a line of samples that is looked at
 STDOUT = {"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"}  # all but the first would be stderr while a command runs
 
 
@@ -90,6 +93,8 @@ def sample(
     for file, option in ((out, "--out"), (trace, "--trace")):
         if file is not None:
             check_place(file, option)
+    if out is not None and format == "jsonl":
+        _check_earlier(out)
     from diladiff_cli.model import load
     from diladiff_cli.stages.sample_settings import complete, notes_on, origin_of, sample_plan
 
@@ -113,6 +118,22 @@ def sample(
     source = Source(origin_of(loaded.sampler, settings), draw, partial(is_whole, loaded.sampler, settings))
     write_samples(source, out, config.n, format == "text")
     return None
+
+
+def _check_earlier(out: Path) -> None:
+    """Refuse to replace a file that is not of samples.
+
+    Raises:
+        UserError: There is such a file.
+    """
+    if not out.is_file():
+        return
+    with out.open("rb") as file:
+        line = file.readline(LONGEST)
+    with suppress(ValueError, LookupError, TypeError, RecursionError):
+        if not line.strip() or isinstance(json.loads(line)["text"], str):
+            return
+    raise UserError(f"{out} holds something else than samples, which they would replace", "choose another --out")
 
 
 def _check_stage(model: Any, config: SampleConfig, given: Mapping[str, Any], data: Path | None) -> None:

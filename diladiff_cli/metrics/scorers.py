@@ -1,5 +1,6 @@
 """Language models that score text: for GenPPL (their likelihood) and for MAUVE (their features)."""
 
+import difflib
 import hashlib
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
@@ -172,6 +173,9 @@ def check_scorer(spec: str) -> None:
         raise UserError(f"the scorer {spec} is a file, and no GGUF file", remedy)
     if not path.exists() and (path.suffix == ".gguf" or names_a_path(spec)):
         raise UserError(f"there is no scorer {spec}", meant_instead(path, "check --scorer"))
+    meant = difflib.get_close_matches(spec.lower(), ("smollm2", "none", "auto"), 1, cutoff=0.8)
+    if meant and spec != meant[0] and not path.exists():
+        raise UserError(f"there is no scorer {spec}", f"did you mean {meant[0]}?")
 
 
 def _load_named(spec: str, device: torch.device | str, precision: str) -> Scorer:

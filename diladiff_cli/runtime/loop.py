@@ -71,7 +71,7 @@ def _train(run: Run, session: Session, config: StageConfig, out: Path, resume: b
         return when | stored["validation"]
     if stored is not None and (changed := changed_settings(stored, config)):
         say(f"going on with other settings: {', '.join(changed.values())}")
-        say(f"what was made with {out} and does not lie beside it will not accept the new one")
+        say(f"what was made with {out} and lies elsewhere than beside it will refuse the new one")
     if stored is None:
         run.prepare()
     loop = _Loop(run, session, config, out, stored)
@@ -95,7 +95,7 @@ class _Loop:
         self.bad_steps = 0  # in a row
         self.skipped_steps = int(stored["skipped_steps"]) if stored else 0  # in all
         self.saved_step: int | None = self.step if stored else None
-        self.validated_step = int(stored["validated_step"]) if stored else 0
+        self.validated_step = int(stored["validated_step"]) if stored else -("init" in run.artifact.get("also", {}))
         self.prepared_step = -1  # of the averaged network as it is validated and written
         self.clock = Clock(float(stored["seconds"]) if stored else 0.0)
         self.validation: dict[str, Any] = dict(stored["validation"]) if stored else {}
@@ -117,7 +117,7 @@ class _Loop:
         tokens, mark, why, first = 0, self.clock.seconds(), 0, self.step + 1
         announce(self.run, self.session, self.config, self.step, self.parameters)
         with Bar(str(self.run.artifact["stage"]), self.config.max_steps, self.step, self.session.is_main) as bar:
-            if self.step < self.config.max_steps and self._owes_validation():  # mostly one that was cut short
+            if self.step < self.config.max_steps and self._owes_validation():  # or what a run begins with
                 why = self._validate(stop, bar)
                 mark = self.clock.seconds()
             while why == 0 and self.step < self.config.max_steps:
@@ -162,7 +162,7 @@ class _Loop:
         return every > 0 and self.step % every == 0
 
     def _owes_validation(self) -> bool:
-        return self._due(self.config.eval_every) and self.validated_step != self.step
+        return (self._due(self.config.eval_every) or self.step == 0) and self.validated_step != self.step
 
     def _why_stop(self, stop: StopRequest) -> int:
         """0 to go on, :data:`TIME_IS_UP`, or :attr:`StopRequest.why`."""

@@ -129,7 +129,10 @@ class Yardstick(NamedTuple):
 
     def multiple(self, report: Report) -> float | None:
         """GenPPL of a point over the yardstick's at the same entropy; None where its temperatures do not reach."""
-        figures = means(report)
+        return self.over(means(report))
+
+    def over(self, figures: Mapping[str, Any]) -> float | None:
+        """:meth:`multiple` of figures, such as those of the reference text."""
         genppl, entropy = figures.get("genppl"), figures.get("entropy")
         theirs = None if entropy is None else interpolated(self.points, "genppl", entropy)
         return genppl / theirs if genppl and theirs else None

@@ -35,9 +35,9 @@ PANELS = {
     "mauve_pooled": "MAUVE, all seeds together (higher is better)",
     "entropy": "token entropy (nats)",
     "latent_agreement": "latent agreement",
-    MULTIPLE: "GenPPL over that of the base in\n{steps}, at equal entropy",
+    MULTIPLE: "GenPPL over that of the base\nin {steps}, at equal entropy\n(lower is better)",
 }
-LOGARITHMIC = ("genppl", MULTIPLE)
+FINE = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)  # numbers at an axis of less than a decade
 STYLES = ("-", "--", ":", "-.")  # of temperatures
 REFERENCE: dict[str, Any] = {"color": "0.5", "linewidth": 1, "linestyle": (0, (1, 3)), "label": "reference text"}
 MARKERS = ("o", "s", "^", "D", "v", "P")  # of latents and orders
@@ -63,13 +63,15 @@ def frontier_figure(
     figure, axes = new_figure(len(curves), "quality over throughput", columns)
     looks = _looks(reports)
     entries = {look["label"]: look for look in looks.values()}
-    references = {**(reports[0]["reference"] or {}), MULTIPLE: None}
+    references = dict(reports[0]["reference"] or {})
+    references[MULTIPLE] = yardstick and yardstick.over(references)
     for panel, name in zip(axes, curves, strict=True):
         _draw_panel(panel, name, curves[name], looks)
         panel.set_ylabel(PANELS[name].format(steps=yardstick and f"{yardstick.decode_steps} {yardstick.order} steps"))
         if name == MULTIPLE:
             panel.axhline(1.0, color="0.5", linewidth=1)
-        elif references.get(name) is not None:
+            plain_log_axis(panel, "y", FINE)
+        if references.get(name) is not None:
             panel.axhline(references[name], **REFERENCE)
             entries[REFERENCE["label"]] = REFERENCE
     legend_below(figure, entries)
@@ -138,7 +140,7 @@ def _draw_panel(panel: "Axes", name: str, curves: Curves, looks: Mapping[Line, d
         reports, means, deviations = zip(*points, strict=True)
         panel.errorbar([speed(r) for r in reports], means, yerr=deviations, elinewidth=0.8, **looks[line])
     plain_log_axis(panel, "x")
-    if name in LOGARITHMIC:
+    if name == "genppl":
         plain_log_axis(panel, "y")
     panel.set_xlabel("tokens per second (labels: decoding steps)")
 

@@ -92,13 +92,13 @@ def legend_below(figure: "Figure", entries: Mapping[str, Mapping[str, Any]]) -> 
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
-def plain_log_axis(axes: "Axes", which: str) -> None:
-    """A logarithmic "x" or "y" axis with plain numbers at 1, 2 and 5 of each decade."""
+def plain_log_axis(axes: "Axes", which: str, numbers: Sequence[float] = (1.0, 2.0, 5.0)) -> None:
+    """A logarithmic "x" or "y" axis with plain numbers at these multiples of each power of ten."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     getattr(axes, f"set_{which}scale")("log")
     axis = getattr(axes, f"{which}axis")
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_locator(LogLocator(subs=numbers))
     axis.set_major_formatter("{x:,.10g}")
     axis.set_minor_formatter(NullFormatter())
 

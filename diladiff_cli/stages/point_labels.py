@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-POINTS, GAP = 7, 3  # the size of a label, and its distance from its point
+POINTS, GAP, BETWEEN = 7, 3, 2  # the size of a label, and its distance from its point, and from other labels
 WIDTH, HEIGHT = 0.64 * POINTS, 0.75 * POINTS  # of a digit, about
 
 
@@ -44,8 +44,9 @@ def label_points(axes: "Axes", labels: Sequence[Label]) -> None:
         boxes = [Bbox.from_bounds(x + dx, y + dy, *_size(label.text)) for dx, dy in _offsets(label.text)]
         free = [box for box in boxes if not box.count_contains(points) and not box.count_overlaps(taken)]
         if free:
-            taken.append(min(free, key=lambda box: box.count_contains(ink)))
-            offset = (taken[-1].x0 - x, taken[-1].y0 - y)
+            place = min(free, key=lambda box: box.count_contains(ink))
+            taken.append(Bbox.from_extents(place.x0 - BETWEEN, place.y0, place.x1 + BETWEEN, place.y1))
+            offset = (place.x0 - x, place.y0 - y)
             written = axes.annotate(label.text, label[:2], offset, textcoords="offset points", color=label.color)
             written.set(fontsize=POINTS, in_layout=False)
 

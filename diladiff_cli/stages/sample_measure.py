@@ -43,6 +43,8 @@ class SampleMeasure:
     @cached_property
     def scoring(self) -> Scoring:
         """The scorer, and how it is used."""
+        if self.config.scorer != "none":
+            say("loading the scorer")  # for a quarter of a minute
         scorer, note = load_scorer(self.config.scorer, sampling_device(), self.config.precision)
         return Scoring(scorer, note, self.config.context or None, self.config.batch_size, self.keep)
 

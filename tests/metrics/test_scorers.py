@@ -160,3 +160,17 @@ def test_smollm2_prefers_english_to_shuffled_words(capfd: pytest.CaptureFixture[
     shuffled = [" ".join(mixer.sample(text.split(), len(text.split()))) for text in ENGLISH]
     english, mixed = (perplexity(scorer.score(texts).nlls)["value"] for texts in (ENGLISH, shuffled))
     assert english < 30 < 5 * english < mixed
+
+
+MEANT = {"smolm2": "smollm2", "SmolLM2": "smollm2", "smollm": "smollm2", "non": "none", "aut": "auto"}
+
+
+@pytest.mark.parametrize("spec", MEANT)
+def test_a_name_that_is_almost_one_of_ours_is_asked_after(spec: str) -> None:
+    with pytest.raises(UserError, match=rf"there is no scorer {spec}; did you mean {MEANT[spec]}\?"):
+        check_scorer(spec)
+
+
+@pytest.mark.parametrize("spec", ["gpt2", "gpt2-large", "openai-community/gpt2", "HuggingFaceTB/SmolLM2-135M"])
+def test_other_names_may_be_of_the_hub(spec: str) -> None:
+    check_scorer(spec)

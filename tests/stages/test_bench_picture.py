@@ -155,6 +155,18 @@ def test_the_picture_compares_at_equal_entropy_with_the_base_in_its_most_steps()
     assert "8 random steps" in frontier_figure([*base, student, *spread]).axes[-1].get_ylabel()
 
 
+def test_the_reference_text_is_compared_at_its_own_entropy() -> None:
+    base = [point_at("base", 1.0, entropy=4.0, genppl=400.0), point_at("base", 0.5, entropy=3.0, genppl=100.0)]
+    student = point_at("student", 1.0, entropy=3.5, genppl=150.0)
+    reports = [point | {"reference": {"genppl": 50.0, "entropy": 3.5}} for point in (*base, student)]
+    *_, multiples = frontier_figure(reports).axes
+    levels = [list(line.get_ydata()) for line in multiples.lines if line.get_label() == "reference text"]
+    assert levels == [[pytest.approx(0.25)] * 2]
+    for reference in (None, {"genppl": 50.0}, {"genppl": 50.0, "entropy": 5.0}):
+        *_, multiples = frontier_figure([point | {"reference": reference} for point in reports]).axes
+        assert "reference text" not in [line.get_label() for line in multiples.lines]
+
+
 def test_a_picture_of_some_points_compares_with_all_of_the_base() -> None:
     base = [point_at("base", 1.0, entropy=4.0, genppl=400.0), point_at("base", 0.5, entropy=3.0, genppl=100.0)]
     student = point_at("student", 1.0, entropy=3.5, genppl=150.0)

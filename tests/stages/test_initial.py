@@ -17,6 +17,7 @@ from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CHECKSUM, sealed
 from diladiff_cli.runtime.artifacts import content_hash, load_artifact
+from diladiff_cli.runtime.metrics_log import read_metrics
 from diladiff_cli.stages.encode import encode_text
 from diladiff_cli.stages.info import describe
 from diladiff_cli.stages.networks import build
@@ -210,3 +211,23 @@ def test_arguments_that_an_artifact_does_not_spell_are_those_of_its_class(chain_
     train_mdlm(other, data=chain_copy.data, init=chain_copy.mdlm, out=tmp_path / "base")
     assert load_artifact(tmp_path / "base").network["tie_embeddings"] is False
     assert torch.equal(weights_of(tmp_path / "base")["position"], weights_of(chain_copy.mdlm)["position"])
+
+
+def validated(folder: Path) -> list[int]:
+    """The steps after which a run was validated."""
+    return [line["step"] for line in read_metrics(folder / "metrics.jsonl") if line["split"] == "valid"]
+
+
+@pytest.mark.parametrize("eval_every", [0, 3])
+def test_what_a_run_begins_with_is_validated_first(tiny_chain: Chain, tmp_path: Path, eval_every: int) -> None:
+    config = mdlm_config(max_steps=6, eval_every=eval_every)
+    train_mdlm(config, data=tiny_chain.data, out=tmp_path / "new", init=tiny_chain.mdlm)
+    found = [line for line in read_metrics(tmp_path / "new" / "metrics.jsonl") if line["split"] == "valid"]
+    assert [line["step"] for line in found] == [0, *([3] if eval_every else []), 6]
+    own = [line for line in read_metrics(tiny_chain.mdlm / "metrics.jsonl") if line["split"] == "valid"][-1]
+    assert found[0]["nll"] == pytest.approx(own["nll"])
+    train_mdlm(config, data=tiny_chain.data, out=tmp_path / "scratch")
+    assert validated(tmp_path / "scratch") == [*([3] if eval_every else []), 6]
+    longer = replace(config, max_steps=8)
+    train_mdlm(longer, data=tiny_chain.data, out=tmp_path / "new", init=tiny_chain.mdlm, resume=True)
+    assert validated(tmp_path / "new") == [*(line["step"] for line in found), 8]
