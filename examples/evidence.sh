@@ -98,9 +98,14 @@ corrected() {
   bench "${student[@]}" --corrector 0.5 --decode-steps "$powers" --order spread --latent-until 0.5 \
     --latent-scale "$scale" --temperatures 0.85 "${many[@]}"
 }
-throughput() { # of all ways in the pictures, one after another, without figures that cost time
+throughput() { # of all ways in the pictures in turn, three times, since machines are not always equally fast
+  for seed in 0 1 2; do all_ways "$seed" >/dev/null; done
+  all_ways 0,1,2
+}
+all_ways() { # SEEDS: without figures that cost time
+  local seeds_of_all=$1
   time_of() { # as `bench`, which has a folder of finished points
-    diladiff bench "$@" ${data[@]+"${data[@]}"} --scorer none --temperatures 0.85 --n 128 --seeds 0,1,2 --out "$out/throughput"
+    diladiff bench "$@" ${data[@]+"${data[@]}"} --scorer none --temperatures 0.85 --n 128 --seeds "$seeds_of_all" --out "$out/throughput"
   }
   local spread=(--decode-steps "$powers" --order spread) over=(--latent-scale "$scale" --latent-until 0.5)
   time_of --model "$models/mdlm" --decode-steps "$powers"
