@@ -100,7 +100,7 @@ def test_a_stage_that_others_were_made_with_is_not_trained_further(
     assert len(load(chain_copy.student, "cpu").sample(n=1)) == 1
     shutil.copytree(chain_copy.mdlm, copy)
     assert train_mdlm(longer, data=chain_copy.data, out=copy, resume=True)["step"] == 7
-    assert f"what was made with {copy} and does not lie beside it" in capsys.readouterr().err
+    assert f"what was made with {copy} and lies elsewhere than beside it" in capsys.readouterr().err
     train_mdlm(longer, data=chain_copy.data, out=chain_copy.mdlm, resume=False, dry_run=True)
     assert f"{chain_copy.ae} will not accept the new {chain_copy.mdlm}\n" in capsys.readouterr().err
     train_mdlm(longer, data=chain_copy.data, out=chain_copy.mdlm, resume=False)
