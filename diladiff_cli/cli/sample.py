@@ -128,10 +128,13 @@ def _check_earlier(out: Path) -> None:
     """
     if not out.is_file():
         return
-    with out.open("rb") as file:
-        line = file.readline(LONGEST)
-    with suppress(ValueError, LookupError, TypeError, RecursionError):
-        if not line.strip() or isinstance(json.loads(line)["text"], str):
+    try:
+        with out.open("rb") as file:
+            line = file.readline(LONGEST)
+    except OSError as error:
+        raise UserError(f"cannot read {out} ({error.strerror})", "choose another --out") from error
+    with suppress(ValueError, AttributeError, RecursionError):
+        if not line or {"id", "text"} <= json.loads(line).keys():
             return
     raise UserError(f"{out} holds something else than samples, which they would replace", "choose another --out")
 

@@ -21,7 +21,9 @@ def _finish(figures: Mapping[str, Any], out: Path, dry_run: bool) -> Result:
     numbers = {k: v for k, v in figures.items() if isinstance(v, int | float) and k != "validated_step"}
     line = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in numbers.items())
     earlier = figures["validated_step"]
-    when = f", by the validation after step {earlier}" if 0 < earlier < figures["step"] else ""
+    when = f"after step {earlier}" if earlier else "before the first step"
+    is_older = earlier < figures["step"] and numbers.keys() > {"step", "seconds"}
+    when = f", by the validation {when}" if is_older else ""
     say(f"{out}: {line}{when} (explained in {out / 'README.md'})")
     return None
 

@@ -173,7 +173,8 @@ def encode_documents(tokenizer: Any, documents: Sequence[str]) -> list[list[int]
         rows = _token_ids(tokenizer, list(documents))
         reserved = {i for i in (tokenizer.mask_token_id, end) if i is not None}
         if not all(reserved.isdisjoint(row) for row in rows):  # some vocabularies have them as plain words, too
-            spelled = _spelled(tokenizer, reserved)
+            found = {i for row in rows for i in reserved.intersection(row)}
+            spelled = _spelled(tokenizer, found, reserved)
             rows = [[j for i in row for j in spelled.get(i, (i,))] for row in rows]
     except UserError:
         raise
@@ -194,13 +195,13 @@ def _token_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     return rows
 
 
-def _spelled(tokenizer: Any, reserved: set[int]) -> dict[int, list[int]]:
-    """Token ids that spell each of the reserved tokens, by its id: of its first letter, and of the rest.
+def _spelled(tokenizer: Any, wanted: set[int], reserved: set[int]) -> dict[int, list[int]]:
+    """Token ids that spell some of the reserved tokens, by their id: of the first letter, and of the rest.
 
     Raises:
         UserError: A part of one is a reserved token itself.
     """
-    words = {i: tokenizer.convert_ids_to_tokens(i) for i in sorted(reserved)}
+    words = {i: tokenizer.convert_ids_to_tokens(i) for i in sorted(wanted)}
     parts = {i: _token_ids(tokenizer, [word[:1], word[1:]]) for i, word in words.items()}
     found = {i: [*first, *rest] for i, (first, rest) in parts.items()}
     if odd := [words[i] for i, ids in found.items() if not reserved.isdisjoint(ids)]:

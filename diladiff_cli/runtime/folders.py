@@ -215,7 +215,9 @@ def _copy(path: Path, place: Path) -> None:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise UserError(f"{path} cannot be kept ({error.strerror})", f"move it out of {path.parent}") from error
+        raise UserError(
+            f"{path} cannot be kept ({error.strerror or error})", f"move it out of {path.parent}"
+        ) from error
 
 
 def take_place(new: Path, folder: Path) -> None:

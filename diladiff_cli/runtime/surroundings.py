@@ -21,12 +21,15 @@ def by_itself(train: Callable[P, R]) -> Callable[P, R]:
     """Decorator of functions that train: one run at a time, as Accelerate has one state a process; others wait.
 
     Autocast, ``no_grad``, another default dtype or device and an Accelerator of the caller do nothing to the run, and
-    all of it is afterwards as it was, the choice of deterministic algorithms too. A dry run does not wait.
+    all of it is afterwards as it was, the choice of deterministic algorithms too. A dry run neither waits nor sets
+    anything aside.
     """
 
     @wraps(train)
     def alone(*args: P.args, **kwargs: P.kwargs) -> R:
-        with nullcontext() if kwargs.get("dry_run") else _ONE_RUN, _settings_set_aside():
+        if kwargs.get("dry_run"):  # beside a run, whose settings these are meanwhile
+            return train(*args, **kwargs)
+        with _ONE_RUN, _settings_set_aside():
             return train(*args, **kwargs)
 
     return alone

@@ -187,6 +187,7 @@ def _write(
         _copy_encoder(Path(recorded_features(artifact)), folder / ENCODER)
         network["features"] = f"./{ENCODER}"
     fixed = (CHECKSUM, "stage", "format_version", "network", "training", "parents", "data", "files", "tokenizer", "log")
+    own = None if "export" in artifact.config else artifact.hash  # a bundle's reports are of what it was made from
     config = write_artifact(
         folder,
         stage=artifact.stage,
@@ -197,7 +198,7 @@ def _write(
         data=data,
         tokenizer=read_tokenizer(artifact.path),
         progress=artifact.config.get("progress", {}),
-        extra=lambda target: _copy_records(artifact.path, target, artifact.hash),
+        extra=lambda target: _copy_records(artifact.path, target, own),
         also={k: v for k, v in artifact.config.items() if k not in (*fixed, "hash")} | {"export": dict(record)},
     )
     return str(config["hash"])
@@ -211,8 +212,11 @@ def _copy_encoder(source: Path, target: Path) -> None:
             shutil.copyfile(file, target / file.name)
 
 
-def _copy_records(source: Path, target: Path, own: str) -> None:
-    """Metrics and evaluations. Links that lead out of the folder stay behind: a bundle is for others to see."""
+def _copy_records(source: Path, target: Path, own: str | None) -> None:
+    """Metrics and evaluations, but for those of other weights than the hash ``own`` has, where that is known.
+
+    Links that lead out of the folder stay behind: a bundle is for others to see.
+    """
     check_log(source / METRICS_FILE)
     for record in sorted(source.iterdir()):
         if (
@@ -221,7 +225,7 @@ def _copy_records(source: Path, target: Path, own: str) -> None:
             and not record.name.startswith(("config", "model"))
             and not any(record.match(pattern) for pattern in PATTERNS)
             and (record.resolve().parent == source.resolve() or record.name == METRICS_FILE)
-            and not _is_of_other_weights(record, own)
+            and not (own and _is_of_other_weights(record, own))
         ):
             shutil.copyfile(record, target / record.name)
 

@@ -1,6 +1,6 @@
 """Sets of samples -> reports, with one scorer for all of them and the reference text that belongs to each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -48,7 +48,7 @@ class SampleMeasure:
         scorer, note = load_scorer(self.config.scorer, sampling_device(), self.config.precision)
         return Scoring(scorer, note, self.config.context or None, self.config.batch_size, self.keep)
 
-    def reports(self, samples: list[Sample]) -> list[Report]:
+    def reports(self, samples: list[Sample]) -> Iterator[Report]:
         """One report for each way of sampling, in order of first appearance."""
         groups, together = group_samples(samples), dict[Any, tuple[ReferenceText, int, list[int]]]()
         for number, group in enumerate(groups):  # those of one text and length share a reference
@@ -56,11 +56,14 @@ class SampleMeasure:
             length = text.length_of(group)
             # Pieces are spread over the text as it suits so many samples.
             together.setdefault((text.key, length, len(group)), (text, length, []))[2].append(number)
+        sets = {number: one for one in together.values() for number in one[2]}
         found: dict[int, Report] = {}
-        for text, length, numbers in together.values():
-            members = [sample for number in numbers for sample in groups[number]]
-            found |= zip(numbers, self._measure(members, text, length), strict=True)
-        return [found[number] for number in range(len(groups))]
+        for wanted in range(len(groups)):
+            if wanted not in found:
+                text, length, numbers = sets[wanted]
+                members = [sample for number in numbers for sample in groups[number]]
+                found |= zip(numbers, self._measure(members, text, length), strict=True)
+            yield found[wanted]
 
     def pooled_mauve(self, sets: Sequence[list[Sample]]) -> Report:
         """MAUVE of sets of samples of one model taken together, beside as many pieces of the reference.

@@ -107,7 +107,8 @@ def decodings_by_latent(samples: Iterable[Sample]) -> Tensor | None:
 
 def are_of_several_calls(samples: Iterable[Sample]) -> bool:
     """Whether texts of one latent have one number (``id``): each call numbers the latents that it was given from 0."""
-    names = [json.dumps([s.get("seed"), s["latent"], s["id"]]) for s in samples if {"latent", "id"} <= s.keys()]
+    found = [[sample.get(name) for name in ("latent", "id", "seed")] for sample in samples]
+    names = [json.dumps(each) for each in found if None not in each[:2]]
     return len(set(names)) < len(names)
 
 

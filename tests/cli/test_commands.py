@@ -69,10 +69,10 @@ def test_a_failing_sample_leaves_the_old_file(
         raise RuntimeError("broke off")
 
     monkeypatch.setattr(Model, "stream", failing)
-    (tmp_path / "s.jsonl").write_text('{"text": "old"}')
+    (tmp_path / "s.jsonl").write_text('{"id": 0, "text": "old"}')
     assert cli("sample", "--model", tiny_chain.mdlm, "--out", "s.jsonl").status == 1
     part, file = sorted(p for p in tmp_path.iterdir() if not p.name.endswith(".lock"))
-    assert (file.name, file.read_text()) == ("s.jsonl", '{"text": "old"}')
+    assert (file.name, file.read_text()) == ("s.jsonl", '{"id": 0, "text": "old"}')
     assert part.name.startswith(".s.jsonl.partial-")  # for the same command again
     assert json.loads(part.read_text()) == {"id": 0, "text": "new"}
 

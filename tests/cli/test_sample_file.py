@@ -143,7 +143,7 @@ def test_of_more_samples_than_are_asked_for_the_first_are_taken(
     cli: Cli, tiny_chain: Chain, tmp_path: Path, whole: bytes
 ) -> None:
     out, wanted = tmp_path / "samples.jsonl", b"".join(whole.splitlines(keepends=True)[:BATCH])
-    out.write_text('{"text": "before"}\n')
+    out.write_text('{"id": 0, "text": "before"}\n')
     give_part(tiny_chain, out, whole)
     done = cli(*command(tiny_chain, out, n=BATCH))
     rest = f"{out}: {N - BATCH} further samples lie beside it, and are removed once it is complete"

@@ -7,10 +7,11 @@ import pytest
 from ..chain import Chain
 from .conftest import Cli
 
+CONTENTS = ["my notes\n", '{"a": 1}\n', "[1]\n", '{"text": "a text to train on"}\n', "\nbelow\n", "a text\n", "\0\xff"]
 FEW = ("--n", "1", "--decode-steps", "2")
 
 
-@pytest.mark.parametrize("content", ["my notes\n", '{"a": 1}\n', "[1]\n", '{"text": 3}\n', "a text\n", "\0\xff"])
+@pytest.mark.parametrize("content", CONTENTS)
 def test_something_else_than_samples_is_not_replaced(cli: Cli, tiny_chain: Chain, tmp_path: Path, content: str) -> None:
     (tmp_path / "notes.txt").write_text(content, encoding="latin-1")
     found = cli("sample", "--model", tiny_chain.mdlm, *FEW, "--out", "notes.txt")
@@ -21,7 +22,7 @@ def test_something_else_than_samples_is_not_replaced(cli: Cli, tiny_chain: Chain
     assert cli("sample", "--model", tiny_chain.mdlm, *FEW, "--out", "notes.txt", "--format", "text").status == 0
 
 
-@pytest.mark.parametrize("content", ["", '{"text": "of another program"}\n', '{"text": "a", "id": 0}\n{"text"'])
+@pytest.mark.parametrize("content", ["", '{"id": 0, "text": "before"}\n', '{"text": "a", "id": 0}\n{"text"'])
 def test_samples_and_empty_files_are_replaced(cli: Cli, tiny_chain: Chain, tmp_path: Path, content: str) -> None:
     (tmp_path / "s.jsonl").write_text(content)
     found = cli("sample", "--model", tiny_chain.mdlm, *FEW, "--out", "s.jsonl")

@@ -48,6 +48,19 @@ def test_a_text_without_such_words_is_as_it_was(tmp_path: Path) -> None:
     assert row[:-1] == tokenizer("some plain words", add_special_tokens=False)["input_ids"]
 
 
+def test_only_what_occurs_has_to_be_spelled(tmp_path: Path) -> None:
+    words = [("<unk>", 0.0), ("|", -1.0), *((letter, -9.0) for letter in LETTERS), ("\u2581", -2.0), ("<mask>", 0.0)]
+    core = Tokenizer(models.Unigram(words, unk_id=0))
+    core.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = {"mask_token": "<mask>", "eos_token": "|", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=core, **special).save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    (row,) = encode_documents(tokenizer, ["a <mask> b"])
+    assert tokenizer.mask_token_id not in row
+    with pytest.raises(UserError, match=r"makes \| of plain text"):
+        encode_documents(tokenizer, ["a | b"])
+
+
 def test_a_mask_that_cannot_be_spelled_is_told(tmp_path: Path) -> None:
     core = Tokenizer(models.WordLevel({"[UNK]": 0, "m": 1, "s": 2}, unk_token="[UNK]"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -88,6 +88,43 @@ def test_a_dry_run_waits_for_nobody() -> None:
     assert not waited
 
 
+@pytest.mark.parametrize("first", ["training", "plan"])
+def test_a_training_and_a_dry_run_may_overlap_in_any_way(toy: ModuleType, tmp_path: Path, first: str) -> None:
+    toy.toy_train(toy.settings(max_steps=4), tmp_path / "alone")
+    planning, trained, planned = threading.Event(), threading.Event(), threading.Event()
+
+    @by_itself
+    def plan(dry_run: bool = True) -> None:
+        planning.set()
+        (trained if first == "training" else step).wait(20)
+        planned.set()
+
+    step = threading.Event()
+
+    def loss(*inputs: Any) -> Any:
+        step.set()
+        (planning if first == "training" else planned).wait(20)
+        return toy.toy_loss(*inputs)
+
+    torch.set_default_dtype(torch.float64)
+    state = dict(AcceleratorState._shared_state)
+    try:
+        thread = Thread(target=plan, kwargs={"dry_run": True})
+        training = Thread(
+            target=toy.toy_train, args=(toy.settings(max_steps=4), tmp_path / "beside"), kwargs={"loss_fn": loss}
+        )
+        for each in (training, thread) if first == "training" else (thread, training):
+            each.start()
+        training.join()
+        trained.set()
+        thread.join()
+        assert torch.get_default_dtype() == torch.float64
+        assert dict(AcceleratorState._shared_state) == state
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert same(weights(tmp_path / "alone"), weights(tmp_path / "beside"))
+
+
 def optimizer_steps(accelerator: Accelerator) -> int:
     """How many of four micro-batches end with a step."""
     model = torch.nn.Linear(2, 2)

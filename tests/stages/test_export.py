@@ -268,3 +268,5 @@ def test_reports_of_other_weights_stay_behind(chain_copy: Chain, tmp_path: Path)
     found = {path.name for path in (tmp_path / "bundle").iterdir()}
     assert found >= {"own.jsonl", "both.jsonl", "others.json", "list.json", "torn.json", "metrics.jsonl"}
     assert "former.jsonl" not in found
+    export(tmp_path / "bundle", tmp_path / "again")  # whose hash is another than its reports have
+    assert {path.name for path in (tmp_path / "again").iterdir()} == found

@@ -23,6 +23,7 @@ def test_texts_of_several_calls_that_have_one_number_are_not_of_one_latent() -> 
     calls = [sample(text, id=i, latent=i, seed=1) for text in ("ab", "cd") for i in (0, 1)]
     assert are_of_several_calls(calls)
     assert not are_of_several_calls([*calls[:2], *(row | {"id": row["id"] + 2} for row in calls[2:])])
+    assert not are_of_several_calls([row | {"latent": None} for row in calls])
     unnumbered = [{name: value for name, value in row.items() if name != "id"} for row in calls]
     assert not are_of_several_calls(unnumbered)  # another program's
 
