@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-from layout import NAMES, Report, stored, timed
+from layout import DRAWN, NAMES, Report, stored, timed
 from tables import TABLES
 
 from diladiff_cli.stages.bench_lines import Way
@@ -28,7 +28,6 @@ PAGES = (
     ROOT / "diladiff_cli/assets/model/README.md",
 )
 DRAWN_FROM = ("frontier.jsonl", "latent_scale.jsonl", "spread.jsonl", "corrected.jsonl")
-DRAWN = 0.85  # the temperature in the pictures, in which several would hide one another
 # Stage, order, share that is the base's, share that corrects: the lines of the README's picture.
 HEADLINES = {
     ("mdlm", "random", 0.0, 0.0),

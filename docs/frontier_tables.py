@@ -17,6 +17,7 @@ from layout import (
     name_of,
     number,
     of_seed,
+    of_stage,
     percent,
     reference_row,
     settings_of,
@@ -29,27 +30,6 @@ from layout import (
 
 from diladiff_cli.metrics.frontier import interpolated, mean_and_std
 
-HALF = 0.5  # of the steps correct
-YARDSTICK = 64  # steps of the base in random order
-# Of what the README shows: the name in _ways_at_085, the model, the options, the steps.
-RECIPES = (
-    ("base, random order", "base", "", (4, 16, 64)),
-    ("student, 2 latent steps", "student", "`--steps 2`", (4, 16, 64)),
-    ("base, `--order spread`", "base", "`--order spread`", (4, 8, 16)),
-    (
-        "student, 2 latent steps, base takes over at 0.5, `--order spread`",
-        "student",
-        "`--steps 2 --order spread --latent-until 0.5`",
-        (4, 8, 16),
-    ),
-    ("base, `--order spread --corrector 0.5`", "base", "`--order spread --corrector 0.5`", (16, 64)),
-    (
-        "student, 2 latent steps, base takes over at 0.5, `--order spread --corrector 0.5`",
-        "student",
-        "`--steps 2 --order spread --latent-until 0.5 --corrector 0.5`",
-        (8, 16, 64),
-    ),
-)
 BETWEEN = 0.92  # a temperature of the base alone, where its curve bends
 
 
@@ -78,22 +58,22 @@ def ratios() -> str:
     rows: dict[tuple[str, str], dict[int, str]] = {}
     found = [*reports, *stored("latent_scale.jsonl"), *stored("latent_until.jsonl"), *stored("oracle.jsonl")]
     for r in in_order(r for r in found if r["stage"] != "mdlm"):
-        shown = _ratio(r, reports) + _ratio_spread(r, reports)
+        shown = ratio(r, reports) + ratio_spread(r, reports)
         rows.setdefault((name_of(r), f"{r['temperature']:g}"), {})[r["decode_steps"]] = shown
     steps = sorted({r["decode_steps"] for r in found})
     body = [[*line, *(made.get(n, "-") for n in steps)] for line, made in sorted(rows.items(), key=_by_model)]
     return table(["model", "T", *(f"{n} steps" for n in steps)], body)
 
 
-def _ratio(report: Report, bases: Iterable[Report], steps: int | None = None) -> str:
+def ratio(report: Report, bases: Iterable[Report], steps: int | None = None) -> str:
     """GenPPL over that of the base at the same entropy, in as many decoding steps or in ``steps``."""
     means = means_of(report)
     genppl, base = means.get("genppl"), base_at(bases, steps or report["decode_steps"], means["entropy"])
     return f"{genppl / base:.2f}" if genppl and base else "-"
 
 
-def _ratio_spread(report: Report, bases: Iterable[Report], steps: int | None = None) -> str:
-    """The deviation over seeds of :func:`_ratio`, each beside the base's texts of its own seed; nothing of one seed."""
+def ratio_spread(report: Report, bases: Iterable[Report], steps: int | None = None) -> str:
+    """The deviation over seeds of :func:`ratio`, each beside the base's texts of its own seed; nothing of one seed."""
     found = []
     for seed in report["seeds"]:
         own, bases_own = of_seed(report, seed), [of_seed(r, seed) for r in bases if seed in r["seeds"]]
@@ -145,7 +125,7 @@ def latent_scales() -> str:
     steps = sorted({r["decode_steps"] for r in found})
     rows: dict[tuple[str, float], dict[int, str]] = {}
     for r in found:
-        shown = f"{_ratio(r, reports)} ({number(means_of(r).get('latent_agreement'), 2)})"
+        shown = f"{ratio(r, reports)} ({number(means_of(r).get('latent_agreement'), 2)})"
         scale = 1.0 if r["latent_scale"] is None else r["latent_scale"]
         rows.setdefault((NAMES[r["stage"]], scale), {})[r["decode_steps"]] = shown
     body = [
@@ -166,7 +146,7 @@ def ten_steps() -> str:
     found = [*fives, *stored("ten_steps.jsonl")]
     rows: dict[tuple[int, float], dict[int, str]] = {}
     for r in found:
-        shown = f"{_ratio(r, reports)} ({number(means_of(r).get('mauve'), 2)})"
+        shown = f"{ratio(r, reports)} ({number(means_of(r).get('mauve'), 2)})"
         rows.setdefault((r["steps"], r.get("guidance") or 0.0), {})[r["decode_steps"]] = shown
     steps = sorted({r["decode_steps"] for r in found})
     body = [[str(m), f"{w:g}", *(row.get(n, "-") for n in steps)] for (m, w), row in sorted(rows.items())]
@@ -215,7 +195,7 @@ def spread_base() -> str:
 def equal_entropy() -> str:
     """The student at temperature 0.85, prior and student with smaller latents too, beside the base at equal entropy."""
     reports, smaller = stored("frontier.jsonl"), stored("latent_scale.jsonl")
-    shown = (_at_085(reports, "student"), _at_085(smaller, "prior"), _at_085(smaller, "student"))
+    shown = (of_stage(reports, "student"), of_stage(smaller, "prior"), of_stage(smaller, "student"))
     models = {name_of(found[0]): found for found in shown}
     rows = []
     for points in zip(*models.values(), strict=True):
@@ -226,59 +206,6 @@ def equal_entropy() -> str:
                 row.append(f"{with_spread(figures_by_name(r)[name], digits)} ({number(base, digits)})")
         rows.append(row)
     return table(["decoding steps", *(f"{name}, {model}" for name in ("GenPPL", "MAUVE") for model in models)], rows)
-
-
-def recipes() -> str:
-    """Some ways of decoding at temperature 0.85: speed, GenPPL over that of 64 random steps of the base, and MAUVE."""
-    reports, ways, rows = stored("frontier.jsonl"), _ways_at_085(), []
-    for name, model, options, steps in RECIPES:
-        for r in timed(r for r in ways[name] if r["decode_steps"] in steps):
-            ratio = _ratio(r, reports, YARDSTICK) + _ratio_spread(r, reports, YARDSTICK)
-            speed = f"{r['tokens_per_second']['mean']:,.0f}"
-            rows.append([model, options, str(r["decode_steps"]), speed, ratio, f"{means_of(r)['mauve']:.2f}"])
-    real = reports[0]["reference"]
-    base = base_at(reports, YARDSTICK, real["entropy"])
-    rows.append(["held-out text", "", "", "", f"{real['genppl'] / base:.2f}" if base else "-", ""])
-    return table(["model", "options", "`--decode-steps`", "tokens/s", "GenPPL, relative", "MAUVE"], rows)
-
-
-def headline() -> str:
-    """All ways of decoding at temperature 0.85: GenPPL over the base's in random order at equal entropy, and MAUVE."""
-    reports, ways = stored("frontier.jsonl"), _ways_at_085()
-    steps = sorted({r["decode_steps"] for found in ways.values() for r in found})
-    rows = []
-    for name, found in ways.items():
-        shown = {r["decode_steps"]: f"{_ratio(r, reports)} ({means_of(r)['mauve']:.2f})" for r in found}
-        rows.append([name, *(shown.get(n, "-") for n in steps)])
-    return table(["", *(f"{n} steps" for n in steps)], rows)
-
-
-def _ways_at_085() -> dict[str, list[Report]]:
-    """The points of each way of decoding, by its name."""
-    reports, smaller = stored("frontier.jsonl"), stored("latent_scale.jsonl")
-    taken_over = _at_085(stored("latent_until.jsonl"), "student")
-    guided = [r for r in _at_085(stored("ten_steps.jsonl"), "prior") if r.get("guidance")]
-    over, spread = way_of(taken_over[0]).split(", ")[1], stored("spread.jsonl")
-    corrected = [r for r in stored("corrected.jsonl") if r["corrector"] == HALF]
-    spread_over = [r for r in spread if r.get("latent_until")]
-    latents_alone = [r for r in spread if not r.get("latent_until")]
-    return {
-        "base, random order": _at_085(reports, "mdlm"),
-        "student, 2 latent steps": _at_085(smaller, "student"),
-        f"student, 2 latent steps, {over}": taken_over,
-        "prior, 5 latent steps": _at_085(smaller, "prior"),
-        "prior, 10 guided latent steps": guided,
-        "base, `--order spread`": _at_085(spread, "mdlm"),
-        "student, 2 latent steps, `--order spread`": _at_085(latents_alone, "student"),
-        f"student, 2 latent steps, {over}, `--order spread`": _at_085(spread_over, "student"),
-        "prior, 5 latent steps, `--order spread`": _at_085(latents_alone, "prior"),
-        f"base, `--order spread --corrector {HALF}`": _at_085(corrected, "mdlm"),
-        f"student, 2 latent steps, {over}, `--order spread --corrector {HALF}`": _at_085(corrected, "student"),
-    }
-
-
-def _at_085(reports: Iterable[Report], stage: str) -> list[Report]:
-    return in_order(r for r in reports if r["stage"] == stage and r["temperature"] == 0.85)
 
 
 def steps_needed(reports: Sequence[Report], genppl: float, entropy: float) -> str:

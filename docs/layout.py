@@ -14,6 +14,8 @@ DIGITS = {"entropy": 4, "mauve": 2, "latent_agreement": 2}  # significant, where
 HEADS = ("GenPPL", "entropy", "MAUVE", "latent agreement")
 BESIDE = "GenPPL of the base at this entropy"
 
+DRAWN = 0.85  # the temperature of the pictures, and of tables of one temperature
+
 Report = dict[str, Any]
 
 
@@ -114,6 +116,11 @@ def base_at(reports: Iterable[Report], decode_steps: int, entropy: float | None,
         bases = [r for r in bases if "mauve_pooled" in r["figures"]] or bases
     same = [means_of(r) for r in bases if r["decode_steps"] == decode_steps]
     return None if entropy is None else interpolated(same, name, entropy)
+
+
+def of_stage(reports: Iterable[Report], stage: str) -> list[Report]:
+    """The points of a stage at the temperature :data:`DRAWN`, by decoding steps."""
+    return in_order(r for r in reports if r["stage"] == stage and r["temperature"] == DRAWN)
 
 
 def in_order(reports: Iterable[Report]) -> list[Report]:

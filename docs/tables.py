@@ -9,14 +9,12 @@ from ablation_tables import ablation, measured_groups
 from frontier_tables import (
     equal_entropy,
     frontier,
-    headline,
     latent_scale,
     latent_scales,
     latent_steps,
     oracle,
     orders,
     ratios,
-    recipes,
     speedup,
     spread_base,
     spread_order,
@@ -35,6 +33,7 @@ from layout import (
     with_error,
 )
 from speed_tables import compiled_speed, sampling_speed, savings, training_speed, whole_samples
+from ways_tables import headline, recipes
 
 SPECIAL = re.compile(r"[*_`<>#|\\]")  # in Markdown
 

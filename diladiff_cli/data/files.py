@@ -85,23 +85,16 @@ def check_apart(text: Sequence[str], valid: Sequence[str], files: Mapping[str, l
     Raises:
         UserError: A file, whatever leads to it, or another source is on both sides.
     """
-
-    def named(sources: Sequence[str]) -> dict[Any, str]:
-        """Names by what is read: files by their place on disk, whatever leads there."""
-        found = dict[Any, str]()
-        for source in sources:
-            for path in files.get(source) or ():
-                found.setdefault((path.stat().st_dev, path.stat().st_ino), str(path))
-            if not files.get(source):
-                found[hub_parts(source)[:2]] = source  # of whatever revision
-        return found
-
-    held_out = named(valid)
-    in_both = [name for key, name in named(text).items() if key in held_out]
+    held_out = {key for source in valid for key in _read_of(source, files)}
+    in_both = dict[Any, str]()
+    for source in text:
+        for key, name in _read_of(source, files).items():
+            if key in held_out:
+                in_both.setdefault(key, name)
     if in_both:
         more = f" and {len(in_both) - 1} more" if len(in_both) > 1 else ""
         remedy = "name them apart, or leave --valid out: a share of the documents is held out then"
-        raise UserError(f"{in_both[0]}{more} would be training and validation text at once", remedy)
+        raise UserError(f"{next(iter(in_both.values()))}{more} would be training and validation text at once", remedy)
 
 
 def check_once(sources: Sequence[str], files: Mapping[str, list[Path] | None]) -> None:
@@ -116,11 +109,16 @@ def check_once(sources: Sequence[str], files: Mapping[str, list[Path] | None]) -
     """
     seen = dict[Any, str]()
     for source in sources:
-        places = {(path.stat().st_dev, path.stat().st_ino): path for path in files.get(source) or ()}
-        found: dict[Any, Any] = dict(places) or {source: source}
+        found = _read_of(source, files)
         for key in found.keys() & seen.keys():
             raise UserError(f"{found[key]} would be read twice, of {seen[key]} and of {source}", "name it once")
         seen |= dict.fromkeys(found, source)
+
+
+def _read_of(source: str, files: Mapping[str, list[Path] | None]) -> dict[Any, str]:
+    """Names by what is read of a source: files by their place on disk, whatever leads there, else of all revisions."""
+    places = {(path.stat().st_dev, path.stat().st_ino): str(path) for path in files.get(source) or ()}
+    return dict(places) or {hub_parts(source)[:2]: source}
 
 
 def size_of(sources: Iterable[str]) -> int:

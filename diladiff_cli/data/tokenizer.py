@@ -166,32 +166,30 @@ def encode_documents(tokenizer: Any, documents: Sequence[str]) -> list[list[int]
     """Token ids of each document, the separator at the end, no other special tokens, even where the text spells one.
 
     Raises:
-        UserError: The tokenizer has no token for some of the text.
+        UserError: The tokenizer has no token for some of the text, or makes a reserved one of it.
     """
     end = separator_id(tokenizer)
-    try:
-        rows = _token_ids(tokenizer, list(documents))
-        reserved = {i for i in (tokenizer.mask_token_id, end) if i is not None}
-        if not all(reserved.isdisjoint(row) for row in rows):  # some vocabularies have them as plain words, too
-            found = {i for row in rows for i in reserved.intersection(row)}
-            spelled = _spelled(tokenizer, found, reserved)
-            rows = [[j for i in row for j in spelled.get(i, (i,))] for row in rows]
-    except UserError:
-        raise
-    except Exception as error:  # the library raises no kind of its own
-        if is_out_of_memory(error):
-            raise
-        what = f"the tokenizer {tokenizer.name_or_path} cannot encode the text ({first_line(error)})"
-        remedy = "take one that knows all bytes or has a token for what it does not know"
-        if any("\ud800" <= letter <= "\udfff" for document in documents for letter in document):
-            remedy = "give text in UTF-8, which has no halves of surrogate pairs"
-        raise UserError(what, remedy) from error
+    rows = _token_ids(tokenizer, list(documents))
+    reserved = {i for i in (tokenizer.mask_token_id, end) if i is not None}
+    if not all(reserved.isdisjoint(row) for row in rows):  # some vocabularies have them as plain words, too
+        found = {i for row in rows for i in reserved.intersection(row)}
+        spelled = _spelled(tokenizer, found, reserved)
+        rows = [[j for i in row for j in spelled.get(i, (i,))] for row in rows]
     return [[*row, end] for row in rows]
 
 
 def _token_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     options = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False}
-    rows: list[list[int]] = tokenizer(texts, verbose=False, **options)["input_ids"]
+    try:
+        rows: list[list[int]] = tokenizer(texts, verbose=False, **options)["input_ids"]
+    except Exception as error:  # the library raises no kind of its own
+        if is_out_of_memory(error):
+            raise
+        what = f"the tokenizer {tokenizer.name_or_path} cannot encode the text ({first_line(error)})"
+        remedy = "take one that knows all bytes or has a token for what it does not know"
+        if any("\ud800" <= letter <= "\udfff" for text in texts for letter in text):
+            remedy = "give text in UTF-8, which has no halves of surrogate pairs"
+        raise UserError(what, remedy) from error
     return rows
 
 

@@ -95,7 +95,7 @@ class _Loop:
         self.bad_steps = 0  # in a row
         self.skipped_steps = int(stored["skipped_steps"]) if stored else 0  # in all
         self.saved_step: int | None = self.step if stored else None
-        self.validated_step = int(stored["validated_step"]) if stored else -("init" in run.artifact.get("also", {}))
+        self.validated_step = int(stored["validated_step"]) if stored else -1 if run.begins_trained else 0
         self.prepared_step = -1  # of the averaged network as it is validated and written
         self.clock = Clock(float(stored["seconds"]) if stored else 0.0)
         self.validation: dict[str, Any] = dict(stored["validation"]) if stored else {}

@@ -48,3 +48,8 @@ class Run:
     before_use: Callable[[Any], None] = lambda _: None
     compile_body: Callable[[Any], None] = lambda _: None
     notes: tuple[str, ...] = ()
+
+    @property
+    def begins_trained(self) -> bool:
+        """Whether the network begins as another one was trained, whose figures are wanted before the first step."""
+        return "init" in self.artifact.get("also", {})

@@ -28,6 +28,7 @@ TWICE: dict[str, Callable[[Path], list[str]]] = {
     "its folder": lambda folder: [str(folder), str(folder / "b.txt")],
     "a glob": lambda folder: [str(folder / "?.txt"), str(folder / "b.txt")],
     "a link": lambda folder: [str(folder / "a.txt"), str(folder / "link.jsonl")],
+    "two revisions": lambda folder: ["lab/tales@main", str(folder / "a.txt"), "lab/tales@old"],
     "standard input": lambda folder: ["-", str(folder / "a.txt"), "-"],
 }
 
