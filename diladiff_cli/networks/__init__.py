@@ -1,6 +1,7 @@
 """The networks: keyword arguments in, tensors out.
 
-- ``layers``, ``attention``, ``norms`` and ``rotary`` (the one transformer block), ``moments`` (running statistics).
+- ``layers``, ``attention``, ``products``, ``norms`` and ``rotary`` (the one transformer block), ``moments`` (running
+  statistics).
 - ``denoiser`` (base and decoder), ``encoder``, ``autoencoder``, ``features`` (what the encoder reads), ``latent``
   (prior and student).
 - ``public``: published checkpoints as weights of the denoiser.

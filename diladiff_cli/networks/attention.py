@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diladiff_cli.networks.products import has_tangent
+
 SHORT = 256  # tokens, see attend
 SCORES_AT_ONCE = 1 << 21  # 4 MB in bf16
 
@@ -29,7 +31,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, plain: b
     if plain or (in_bf16 and is_short):
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, N, M)
         return _weights(scores, mask) @ v
-    if not in_bf16 or _has_tangent(q, k, v):  # the operation below would drop it without a word
+    if not in_bf16 or has_tangent(q, k, v):  # the operation below would drop it without a word
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     batch, heads = q.shape[:2]
     if mask is not None:
@@ -37,14 +39,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, plain: b
         mask = mask.expand(batch, heads, *mask.shape[2:]).flatten(0, 1)
     q = q * q.shape[-1] ** -0.5
     return attend_in_parts(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), mask).unflatten(0, (batch, heads))
-
-
-def _has_tangent(*tensors: Tensor) -> bool:
-    """Whether a forward-mode derivative is asked for."""
-    if torch.compiler.is_compiling():
-        return False
-    unpack: Any = torch.autograd.forward_ad.unpack_dual  # which has no types
-    return any(unpack(x).tangent is not None for x in tensors)
 
 
 def _weights(scores: Tensor, mask: Tensor | None) -> Tensor:

@@ -1,71 +1,25 @@
 """Token denoiser: the masked diffusion base, and with latents the decoder (method sections 2 and 3)."""
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from threading import Lock
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diladiff_cli.core.objectives import token_nll
 from diladiff_cli.networks.layers import Block, LatentCache, init_weights
 from diladiff_cli.networks.norms import make_norm
+from diladiff_cli.networks.products import Linear, linear
 from diladiff_cli.networks.rotary import has_rotary, rotary_angles
 
 LOGITS_AT_ONCE = 1 << 25  # of a training step: 128 MB in float32
-VECTORS, TOKENS = 256, 4096  # that a product of the sampler's head takes at once
 MOST_OF_ALL = 0.75  # share of positions beyond which gathering them saves next to nothing
-FEW = 8  # vectors below which a product in parts is faster than one with bf16 factors
-ONE_AT_A_TIME = Lock()
 
 
 def latent_positions(latents: int, length: int) -> Tensor:
     """(N,) the place in the text of each latent: (j + 0.5) L / N - 0.5 (method section 3)."""
     return (torch.arange(latents, dtype=torch.float32) + 0.5) * (length / latents) - 0.5
-
-
-@contextmanager
-def bf16_factors() -> Iterator[None]:
-    """Let a CPU with bf16 products round the factors of float32 products to bf16; their sums stay float32.
-
-    Torch has this as a setting of the whole process alone, so products of other threads are rounded meanwhile as well;
-    the lock keeps two such blocks from leaving it behind.
-    """
-    mkldnn: Any = torch.backends.mkldnn
-    settings = mkldnn.matmul
-    with ONE_AT_A_TIME:
-        before = settings.fp32_precision
-        settings.fp32_precision = "bf16"
-        try:
-            yield
-        finally:
-            settings.fp32_precision = before
-
-
-def project(x: Tensor, weight: Tensor, bias: Tensor | None = None, in_bf16: bool = False) -> Tensor:
-    """(..., K) logits of hidden states x (..., D), by a table (K, D) and a bias (K,).
-
-    On a CPU, products outside of autocast that need no gradients (the sampler's head, evaluations) are made in parts,
-    the table first: at a large vocabulary 1.2 to 3 times as fast, the more so the fewer vectors there are. ``in_bf16``
-    says that every entry of x and table is exactly representable in bf16: the same product then takes 0.85 times as
-    long for 8 vectors, and 0.36 for 256.
-    """
-    plain = x.device.type != "cpu" or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
-    if plain or x.dim() != 2 or len(x) == 0:
-        return F.linear(x, weight, bias)
-    if in_bf16 and len(x) >= FEW:
-        with bf16_factors():
-            return F.linear(x, weight, bias)
-    if len(x) == 1:  # alone it takes longer than with another
-        return project(x.repeat(2, 1), weight, bias)[:1]
-    logits = x.new_empty(len(x), len(weight))
-    for rows, vectors in zip(torch.split(logits, VECTORS), torch.split(x, VECTORS), strict=True):
-        for part, table in zip(torch.split(rows, TOKENS, dim=1), torch.split(weight, TOKENS), strict=True):
-            part.copy_((table @ vectors.t()).t())
-    return logits if bias is None else logits.add_(bias)
 
 
 def places_of(select: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -135,7 +89,6 @@ class TokenDenoiser(nn.Module):
         self.vocab_size, self.mask_id, self.length = vocab_size, mask_id, length
         self.width, self.heads, self.rotary = width, heads, has_rotary(positions, qk_norm)
         self.latents, self.latent_width = latents, latent_width
-        self.bf16_head = False  # see with_bf16_matrices
         self.embedding = nn.Embedding(vocab_size, width)
         self.position = None if self.rotary else nn.Parameter(torch.zeros(length, width))
         block: dict[str, Any] = {"activation": activation, "norm": norm, "bias": bias, "qk_norm": qk_norm}
@@ -144,7 +97,7 @@ class TokenDenoiser(nn.Module):
             Block(width, heads, latent_width=latent_width * (i in cross_layers), **block) for i in range(layers)
         )
         self.final_norm = make_norm(norm, width, bias)
-        self.head = None if tie_embeddings else nn.Linear(width, vocab_size, bias=bias)
+        self.head = None if tie_embeddings else Linear(width, vocab_size, bias=bias)
         init_weights(self)
         if self.position is not None:
             nn.init.normal_(self.position, std=0.02)
@@ -198,18 +151,16 @@ class TokenDenoiser(nn.Module):
         """(K, D) the matrix of the vocabulary head."""
         return self.embedding.weight if self.head is None else self.head.weight
 
-    def logits(self, hidden: Tensor, in_bf16: bool = False) -> Tensor:
-        """Logits (..., K) of hidden states (..., D), with -inf at the mask token; see :func:`project`."""
-        bias = None if self.head is None else self.head.bias
-        logits = project(hidden, self.head_table, bias, in_bf16)
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits (..., K) of hidden states (..., D), with -inf at the mask token."""
+        logits = linear(hidden, self.head_table, None if self.head is None else self.head.bias)
         logits[..., self.mask_id] = -torch.inf
         return logits
 
     def float32_logits(self, hidden: Tensor) -> Tensor:
         """:meth:`logits` in float32, under autocast as well: what the sampler draws from."""
         with torch.autocast(hidden.device.type, enabled=False):
-            hidden = hidden.bfloat16() if self.bf16_head else hidden
-            return self.logits(hidden.float(), self.bf16_head)
+            return self.logits(hidden.float())
 
     def forward(
         self,
@@ -246,16 +197,11 @@ class TokenDenoiser(nn.Module):
 def with_bf16_matrices(decoder: TokenDenoiser) -> TokenDenoiser:
     """A copy whose blocks hold bf16 matrices, which autocast then need not cast in every call.
 
-    On a CPU the head's table is rounded to bf16 as well, and with it tied embeddings, and so are the hidden states that
-    :meth:`TokenDenoiser.float32_logits` takes; what their products sum to is not. On other devices that would gain
-    nothing, and the table stays as it is.
+    Embeddings and head, which stay float32, are those of the original.
     """
-    decoder = copy.deepcopy(decoder)
+    shared = {id(value): value for name, value in decoder.named_parameters() if not name.startswith("blocks.")}
+    decoder = copy.deepcopy(decoder, shared)
     for part in decoder.blocks.modules():
         if isinstance(part, nn.Linear):
             part.bfloat16()
-    if decoder.head_table.device.type == "cpu":
-        with torch.no_grad():
-            decoder.head_table.copy_(decoder.head_table.bfloat16())
-        decoder.bf16_head = True
     return decoder

@@ -15,6 +15,7 @@ from diladiff_cli.networks.layers import (
     visible,
 )
 from diladiff_cli.networks.norms import RMSNorm
+from diladiff_cli.networks.products import Linear
 from diladiff_cli.networks.rotary import rotary_angles, rotate
 
 
@@ -24,12 +25,12 @@ class LatentReader(nn.Module):
     def __init__(self, width: int, heads: int, local: bool) -> None:
         super().__init__()
         self.heads, self.local = heads, local
-        self.q = nn.Linear(width, width, bias=False)
-        self.kv_features = nn.Linear(width, 2 * width, bias=False)
-        self.kv_latents = nn.Linear(width, 2 * width, bias=False)
+        self.q = Linear(width, width, bias=False)
+        self.kv_features = Linear(width, 2 * width, bias=False)
+        self.kv_latents = Linear(width, 2 * width, bias=False)
         self.q_norm = QKNorm(width // heads, local)
         self.k_norm = QKNorm(width // heads, local)
-        self.out = nn.Linear(width, width, bias=False)
+        self.out = Linear(width, width, bias=False)
 
     def forward(
         self, z: Tensor, features: Tensor, mask: Tensor | None, latent_angles: Tensor, feature_angles: Tensor
@@ -92,12 +93,12 @@ class LatentEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.head_width = width // heads
-        self.features_in = nn.Linear(feature_width, width)
+        self.features_in = Linear(feature_width, width)
         self.feature_places = nn.Parameter(torch.zeros(length, width))
         self.queries = nn.Parameter(torch.zeros(latents, width))
         self.blocks = nn.ModuleList(EncoderBlock(width, heads, local_attention) for _ in range(layers))
         self.final_norm = RMSNorm(width)
-        self.out = nn.Linear(width, latent_width, bias=False)
+        self.out = Linear(width, latent_width, bias=False)
         init_weights(self)
         nn.init.normal_(self.queries, std=0.02)
         nn.init.normal_(self.feature_places, std=0.02)

@@ -20,6 +20,7 @@ from diladiff_cli.core.gaussian import TanSchedule, expand
 from diladiff_cli.core.objectives import along_ode
 from diladiff_cli.networks.layers import Block, init_weights
 from diladiff_cli.networks.norms import RMSNorm
+from diladiff_cli.networks.products import Linear
 from diladiff_cli.networks.rotary import has_rotary, rotary_angles
 
 MAX_FREQUENCY = 100.0  # kept low: the jvp of distillation differentiates the embedding
@@ -31,8 +32,8 @@ class TimeEmbedding(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.frequencies = width // 2
-        self.hidden = nn.Linear(2 * self.frequencies, width)
-        self.out = nn.Linear(width, width)
+        self.hidden = Linear(2 * self.frequencies, width)
+        self.out = Linear(width, width)
 
     def forward(self, t: Tensor) -> Tensor:
         exponents = torch.linspace(0, math.log(MAX_FREQUENCY), self.frequencies, dtype=torch.float32, device=t.device)
@@ -69,15 +70,15 @@ class LatentTrunk(nn.Module):
     ) -> None:
         super().__init__()
         self.head_width = width // heads
-        self.inputs = nn.Linear(2 * latent_width, width)
+        self.inputs = Linear(2 * latent_width, width)
         self.places = None if has_rotary(positions) else nn.Parameter(torch.zeros(latents, width))
         self.time = TimeEmbedding(width)
         self.interval = TimeEmbedding(width) if interval else None
-        self.condition = nn.Linear(width, 6 * width)
+        self.condition = Linear(width, 6 * width)
         blocks = [Block(width, heads, 4 * width, modulated=True, local=positions == "local") for _ in range(layers)]
         self.blocks = nn.ModuleList(blocks)
         self.final_norm = RMSNorm(width)
-        self.out = nn.Linear(width, latent_width)
+        self.out = Linear(width, latent_width)
         init_weights(self)
         if self.places is not None:
             nn.init.normal_(self.places, std=0.02)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from diladiff_cli.networks.attention import attend
 from diladiff_cli.networks.norms import RMSNorm, make_norm
+from diladiff_cli.networks.products import Linear, linear
 from diladiff_cli.networks.rotary import rotate
 
 LOCAL_START = 0.7  # of the learned constant behind QK-norm: rotary attention then starts local
@@ -55,8 +56,8 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int, qk_norm: bool, local: bool = False) -> None:
         super().__init__()
         self.heads, self.plain = heads, False
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
+        self.qkv = Linear(width, 3 * width, bias=False)
+        self.out = Linear(width, width, bias=False)
         self.q_norm = QKNorm(width // heads, local) if qk_norm else nn.Identity()
         self.k_norm = QKNorm(width // heads, local) if qk_norm else nn.Identity()
 
@@ -73,7 +74,7 @@ class SelfAttention(nn.Module):
             return self.qkv(x).chunk(3, dim=-1)
         # Queries are needed there alone, keys and values everywhere.
         q, kv = torch.split(self.qkv.weight, [x.shape[-1], 2 * x.shape[-1]])
-        return F.linear(taken(x, at), q), *F.linear(x, kv).chunk(2, dim=-1)
+        return linear(taken(x, at), q), *linear(x, kv).chunk(2, dim=-1)
 
 
 class FeedForward(nn.Module):
@@ -85,8 +86,8 @@ class FeedForward(nn.Module):
     def __init__(self, width: int, hidden: int, activation: str = "gelu_tanh", bias: bool = False) -> None:
         super().__init__()
         self.activation = activation
-        self.up = nn.Linear(width, 2 * hidden if activation == "swiglu" else hidden, bias=bias)
-        self.down = nn.Linear(hidden, width, bias=bias)
+        self.up = Linear(width, 2 * hidden if activation == "swiglu" else hidden, bias=bias)
+        self.down = Linear(hidden, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.up(x)
@@ -125,12 +126,12 @@ class LatentCrossAttention(nn.Module):
     def __init__(self, width: int, latent_width: int, heads: int, local: bool) -> None:
         super().__init__()
         self.heads, self.local = heads, local
-        self.inner = nn.Linear(width, width)
-        self.q = nn.Linear(width, width, bias=False)
-        self.kv = nn.Linear(latent_width, 2 * width, bias=False)
+        self.inner = Linear(width, width)
+        self.q = Linear(width, width, bias=False)
+        self.kv = Linear(latent_width, 2 * width, bias=False)
         self.q_norm = QKNorm(width // heads, local)
         self.k_norm = QKNorm(width // heads, local)
-        self.outer = nn.Linear(width, width)
+        self.outer = Linear(width, width)
 
     def reset(self) -> None:
         """The special starting values: identity inside, zero outside, values of the latents' own scale."""

@@ -151,9 +151,9 @@ def test_each_token_passes_the_vocabulary_head_once(
     decoder, rows = samplers["student"].decoder, []
     logits = decoder.logits
 
-    def count(hidden: Tensor, in_bf16: bool = False) -> Tensor:
+    def count(hidden: Tensor) -> Tensor:
         rows.append(len(hidden))
-        return logits(hidden, in_bf16)
+        return logits(hidden)
 
     monkeypatch.setattr(decoder, "logits", count)
     draw(samplers["student"], n=4, decode_steps=8)
@@ -194,16 +194,16 @@ def test_bf16_runs_the_body_in_bf16_and_leaves_logits_in_fp32(
     decoder, types = samplers["student"].decoder, set()
     logits = decoder.logits
 
-    def note(hidden: Tensor, in_bf16: bool = False) -> Tensor:
-        found = logits(hidden, in_bf16)
-        types.add((hidden.dtype, found.dtype, in_bf16))
+    def note(hidden: Tensor) -> Tensor:
+        found = logits(hidden)
+        types.add((hidden.dtype, found.dtype))
         return found
 
     hook = decoder.blocks[0].mlp.up.register_forward_hook(lambda *args: types.add(args[-1].dtype))
     monkeypatch.setattr(decoder, "logits", note)
     low = draw(samplers["student"], n=8, precision="bf16")
     hook.remove()
-    assert types == {torch.bfloat16, (torch.float32, torch.float32, True)}
+    assert types == {torch.bfloat16, (torch.float32, torch.float32)}
     full = draw(samplers["student"], n=8)
     assert latent_agreement(torch.tensor(ids(low)), torch.tensor(ids(full))) > 0.8
 
