@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diladiff_cli.networks.products import has_tangent
+from diladiff_cli.networks.derivatives import has_tangent
 
 SHORT = 256  # tokens, see attend
 SCORES_AT_ONCE = 1 << 21  # 4 MB in bf16

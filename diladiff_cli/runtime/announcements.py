@@ -29,7 +29,7 @@ def in_words(line: Mapping[str, Any]) -> str:
     mfu = f", MFU {line['mfu']:.1%}" if "mfu" in line else ""
     skipped = f", {line['skipped_steps']} steps skipped" if "skipped_steps" in line else ""
     rate = f"{line['tokens_per_second']:,.0f} tokens/s"
-    return f"loss {line['loss']:.4f}, lr {line['learning_rate']:.2g}, {rate}{mfu}{skipped}"
+    return f"loss {line['loss']:.4f}, {rate}, lr {line['learning_rate']:.2g}{mfu}{skipped}"
 
 
 def time_is_up(minutes: float, step: int, saved_step: int) -> str:

@@ -16,7 +16,7 @@ from diladiff_cli.notes import say
 
 SILENT_SECONDS = 30.0
 AT_ONCE = 0.5  # seconds within which units count as done together
-NARROW = 80  # columns of a terminal that leave no room for a long bar
+WIDE = 112  # columns of a terminal that leave room for a long bar beside what training tells
 
 
 class NoteColumn(ProgressColumn):
@@ -79,7 +79,7 @@ class Bar:
         self.terminal = enabled and console.is_terminal
         columns = (
             TextColumn("{task.description}"),
-            BarColumn(bar_width=8 if console.width < NARROW else 40),
+            BarColumn(bar_width=40 if console.width >= WIDE else 8),
             MofNCompleteColumn(table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[rate]}"),
             TextColumn("{task.fields[left]}"),

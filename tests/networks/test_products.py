@@ -109,3 +109,13 @@ def test_compiled_products_are_left_to_the_compiler() -> None:
     called = [node.target for graph in graphs for node in graph.graph.nodes if node.op == "call_function"]
     assert called == [torch._C._nn.linear]
     torch.compiler.reset()
+
+
+@pytest.mark.parametrize("gelu", ["none", "tanh"])
+@pytest.mark.parametrize("biased", [False, True])
+def test_gelu_in_the_same_pass_is_gelu_of_the_product(gelu: str, biased: bool) -> None:
+    bias = numbers(24, seed=3) if biased else None
+    with torch.no_grad():
+        found = linear(numbers(60, 8), WEIGHT, bias, gelu)
+    exact = F.linear(numbers(60, 8).double(), WEIGHT.double(), None if bias is None else bias.double())
+    torch.testing.assert_close(found.double(), F.gelu(exact, approximate=gelu), rtol=1e-5, atol=2e-6)

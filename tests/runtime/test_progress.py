@@ -128,10 +128,11 @@ def test_a_fast_rate_is_whole_and_one_of_nothing_is_left_out(shown: Callable[...
 
 
 def test_a_narrow_terminal_cuts_the_text_and_not_the_figures(shown: Callable[..., str]) -> None:
-    text = "loss 4.2834, lr 0.0016, 11,530 tokens/s"
+    text = "loss 4.2834, 11,530 tokens/s, lr 0.0016"
     found = shown(*[(0.5, 2)] * 5, columns=60, text=text)
     assert "10/100 4/s 0:00:22 loss 4" in found
     assert found.endswith("…")
+    assert "loss 4.2834, 11,530 tokens/s" in shown(*[(0.5, 2)] * 5, columns=80, text=text)
     assert shown(*[(0.5, 2)] * 5, columns=140, text=text).endswith(text)
 
 
