@@ -199,3 +199,11 @@ def test_only_the_main_thread_silences_the_process(capfd: pytest.CaptureFixture[
         os.write(1, b"at all\n")
     print("again", flush=True)
     assert capfd.readouterr() == ("heard\nagain\n", "by all\n")
+
+
+def test_weights_that_are_no_numbers_are_told_as_such(tiny_chain: Chain) -> None:
+    model = load(tiny_chain.mdlm, "cpu")
+    model.decoder.final_norm.weight.fill_(torch.nan)
+    with pytest.raises(UserError) as error:
+        model.sample(n=2, decode_steps=4)
+    assert "logits are not finite" in error.value.what

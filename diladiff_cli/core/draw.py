@@ -16,6 +16,7 @@ from torch import Tensor
 from diladiff_cli.core.splitmix import GOLDEN, mixed, shifted
 
 BLOCK = 256  # tokens
+NOT_FINITE = "the network's logits are not finite"
 
 
 def tempered_weights(logits: Tensor, temperature: float) -> Tensor:
@@ -116,10 +117,18 @@ def draw_tokens(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_p
 
     Returns:
         (M,) tokens, and (M,) their probabilities before the nucleus: tempered, at temperature 0 as at 1.
+
+    Raises:
+        FloatingPointError: A row has a logit that is NaN or positive infinity, or none above negative infinity.
     """
     if temperature == 0.0:
-        return logits.argmax(-1), logits.double().softmax(-1).amax(-1)
+        sureness = logits.double().softmax(-1).amax(-1)
+        if not sureness.isfinite().all():
+            raise FloatingPointError(NOT_FINITE)
+        return logits.argmax(-1), sureness
     found = Categorical.of(tempered_weights(logits, temperature))
+    if not found.total.isfinite().all():
+        raise FloatingPointError(NOT_FINITE)
     tokens = found.draw(uniform.double())
     if top_p < 1.0:
         tokens = _redraw_outside_nucleus(found, tokens, uniform.double(), top_p)

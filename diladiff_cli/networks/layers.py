@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from diladiff_cli.networks.attention import attend
 from diladiff_cli.networks.norms import RMSNorm, make_norm
-from diladiff_cli.networks.products import Linear, linear
+from diladiff_cli.networks.products import Linear, gelu_of, is_plain, linear
 from diladiff_cli.networks.rotary import rotate
 
 LOCAL_START = 0.7  # of the learned constant behind QK-norm: rotary attention then starts local
@@ -70,8 +70,9 @@ class SelfAttention(nn.Module):
         return self.out(merge_heads(attend(q, k, v, plain=self.plain)))
 
     def _projected(self, x: Tensor, at: Tensor | None) -> tuple[Tensor, ...]:
-        if at is None:
-            return self.qkv(x).chunk(3, dim=-1)
+        if at is None or not is_plain(self.qkv):
+            q, k, v = self.qkv(x).chunk(3, dim=-1)
+            return taken(q, at), k, v
         # Queries are needed there alone, keys and values everywhere.
         q, kv = torch.split(self.qkv.weight, [x.shape[-1], 2 * x.shape[-1]])
         return linear(taken(x, at), q), *linear(x, kv).chunk(2, dim=-1)
@@ -90,7 +91,7 @@ class FeedForward(nn.Module):
         if self.activation == "swiglu":
             gate, x = self.up(x).chunk(2, dim=-1)
             return self.down(F.silu(gate) * x)
-        return self.down(self.up(x, gelu="tanh" if self.activation == "gelu_tanh" else "none"))
+        return self.down(gelu_of(self.up, x, "tanh" if self.activation == "gelu_tanh" else "none"))
 
 
 class LatentCache(NamedTuple):

@@ -1,7 +1,7 @@
 """Products with weight matrices, by whatever computes them fastest on a device."""
 
 import platform
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from diladiff_cli.networks.derivatives import only_computed
 
+ONEDNN: Any = torch.backends.mkldnn  # which has no types
 LEAST_WORK = 1 << 20  # multiplications below which the call itself is what takes time
 
 
@@ -29,23 +30,34 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: str = ""
         found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu" if gelu else "none", [], gelu)
         return found
     x = F.linear(x, weight, bias)
-    if not gelu:
-        return x
-    slow_tanh = x.dtype == torch.bfloat16 and x.device.type == "cpu"
-    return F.gelu(x, approximate="none" if slow_tanh else gelu)
+    return _gelu(x, gelu) if gelu else x
 
 
 class Linear(nn.Linear):
     """A linear layer that computes :func:`linear`."""
 
-    def forward(self, x: Tensor, gelu: str = "") -> Tensor:
-        return linear(x, self.weight, self.bias, gelu)
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+def is_plain(layer: nn.Module) -> TypeGuard[Linear]:
+    """Whether a layer is nothing but its weights: no adapter took its place, and no hook hangs on it."""
+    return type(layer) is Linear and not (layer._forward_hooks or layer._forward_pre_hooks)
+
+
+def gelu_of(layer: nn.Module, x: Tensor, gelu: str) -> Tensor:
+    """Gelu of what a layer makes of x, by :func:`linear` where the layer is plain."""
+    return linear(x, layer.weight, layer.bias, gelu) if is_plain(layer) else _gelu(layer(x), gelu)
+
+
+def _gelu(x: Tensor, approximate: str) -> Tensor:
+    slow_tanh = x.dtype == torch.bfloat16 and x.device.type == "cpu"
+    return F.gelu(x, approximate="none" if slow_tanh else approximate)
 
 
 def _has_onednn() -> bool:
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
-    onednn: Any = torch.backends.mkldnn  # which has no types
-    return is_x86 and bool(onednn.is_available()) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return is_x86 and bool(ONEDNN.is_available()) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 HAS_ONEDNN = _has_onednn()
@@ -55,10 +67,11 @@ def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether oneDNN's operation, which has no derivatives and drops tangents without a word, does the same sooner."""
     return (
         HAS_ONEDNN
-        and type(x) is Tensor
         and x.device.type == weight.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
-        and x.numel() * len(weight) >= LEAST_WORK
         and not torch.is_autocast_enabled("cpu")
         and only_computed(x, weight, bias)
+        and all(type(tensor) in (Tensor, nn.Parameter) for tensor in (x, weight, bias) if tensor is not None)
+        and x.numel() * len(weight) >= LEAST_WORK  # not before: a compiler would make a variant for either case
+        and bool(ONEDNN.enabled)
     )

@@ -18,7 +18,7 @@ from diladiff_cli.core.ode import average_velocity_steps, probability_flow
 from diladiff_cli.core.static import can_be_static
 from diladiff_cli.core.unmask import Decoding, Redraws, Successor, unmask
 from diladiff_cli.data.tokenizer import decode_text
-from diladiff_cli.errors import is_out_of_memory
+from diladiff_cli.errors import UserError, is_out_of_memory
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.memory import Halving
 from diladiff_cli.runtime.processes import process_state
@@ -89,13 +89,18 @@ def decode(
 
     Raises:
         ValueError: The settings are not complete.
+        UserError: The network's logits are not finite.
     """
     if not (config.decode_steps and config.latent_scale):
         raise ValueError("these settings are not complete: see stages.sample_settings.complete")
     found = []
     for start in range(0, len(ids), config.batch_size):
         part = slice(start, start + config.batch_size)
-        found.append(_decode_batch(sampler, ids[part], config, None if z_0 is None else z_0[part], on_step))
+        try:
+            found.append(_decode_batch(sampler, ids[part], config, None if z_0 is None else z_0[part], on_step))
+        except FloatingPointError as error:
+            remedy = "look for weights or latents that are NaN or far too large"
+            raise UserError(f"{sampler.name} cannot be sampled: {error}", remedy) from error
     return torch.cat(found)
 
 

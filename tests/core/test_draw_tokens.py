@@ -229,3 +229,12 @@ def test_gumbel_draws_follow_the_distribution() -> None:
     probabilities = LOGITS.double().softmax(-1)
     tokens = gumbel_draw(probabilities.expand(50_000, 12), torch.Generator().manual_seed(12))
     assert p_value(tokens, probabilities) > 1e-3
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_refused(bad: float, temperature: float) -> None:
+    logits = torch.zeros(3, 2 * BLOCK)
+    logits[1, 5] = bad
+    with pytest.raises(FloatingPointError, match="logits are not finite"):
+        draw_tokens(logits, uniform(3, seed=17), temperature, top_p=0.9)

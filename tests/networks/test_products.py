@@ -1,5 +1,6 @@
 """Products with weight matrices: oneDNN's where nothing is derived, torch's own elsewhere, and always the same."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diladiff_cli.networks import products
+from diladiff_cli.networks.layers import FeedForward, SelfAttention
 from diladiff_cli.networks.products import Linear, linear
 
 needs_onednn = pytest.mark.skipif(not products.HAS_ONEDNN, reason="this torch has no oneDNN, or the processor no x86")
@@ -119,3 +121,86 @@ def test_gelu_in_the_same_pass_is_gelu_of_the_product(gelu: str, biased: bool) -
         found = linear(numbers(60, 8), WEIGHT, bias, gelu)
     exact = F.linear(numbers(60, 8).double(), WEIGHT.double(), None if bias is None else bias.double())
     torch.testing.assert_close(found.double(), F.gelu(exact, approximate=gelu), rtol=1e-5, atol=2e-6)
+
+
+def test_derivatives_by_an_outer_variable_are_not_dropped() -> None:
+    x, direction, t = numbers(6, 8), numbers(6, 8, seed=4), torch.ones(())
+
+    def slope(x: Tensor) -> Tensor:  # by t of t W x, in which W x does not depend on t
+        found: Tensor = torch.func.jvp(lambda t: t * linear(x, WEIGHT), (t,), (torch.ones(()),))[1]
+        return found
+
+    with torch.no_grad():
+        _, tangent = torch.func.jvp(slope, (x,), (direction,))
+    torch.testing.assert_close(tangent, F.linear(direction, WEIGHT), rtol=1e-5, atol=1e-5)
+
+
+def test_derivatives_of_mapped_functions_are_those_of_a_linear_layer() -> None:
+    x, direction = numbers(6, 8), numbers(6, 8, seed=4)
+    with torch.no_grad():
+        _, tangent = torch.func.jvp(torch.func.vmap(lambda row: linear(row, WEIGHT)), (x,), (direction,))
+    torch.testing.assert_close(tangent, F.linear(direction, WEIGHT), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_traced_layer_computes_the_same() -> None:
+    layer = Linear(8, 24)
+    with torch.no_grad():
+        traced = torch.jit.trace(layer, numbers(6, 8))
+        assert torch.equal(traced(numbers(3, 8)), F.linear(numbers(3, 8), layer.weight, layer.bias))
+
+
+class Halved(Tensor):
+    """A weight that linear layers use at half its size."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            found = func(*args, **(kwargs or {}))
+        return found / 2 if func is F.linear else found
+
+
+def test_weights_with_products_of_their_own_keep_them() -> None:
+    with torch.no_grad():
+        found = linear(numbers(6, 8), WEIGHT.as_subclass(Halved))
+    assert torch.equal(found.as_subclass(Tensor), F.linear(numbers(6, 8), WEIGHT) / 2)
+
+
+@needs_onednn
+def test_operations_are_counted_and_a_switched_off_library_stays_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad():
+        assert products._by_onednn(numbers(6, 8), WEIGHT, None)
+        with FlopCounterMode(display=False) as counter:
+            linear(numbers(6, 8), WEIGHT)
+        monkeypatch.setattr(products, "ONEDNN", SimpleNamespace(enabled=False))
+        assert not products._by_onednn(numbers(6, 8), WEIGHT, None)
+    assert counter.get_total_flops() == 2 * 6 * 8 * 24
+
+
+class Adapted(torch.nn.Module):
+    """A layer with an addition to what it gives, as adapters have it."""
+
+    def __init__(self, layer: torch.nn.Linear) -> None:
+        super().__init__()
+        self.layer, self.weight = layer, layer.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) + x.sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("way", ["another layer", "a hook"])
+def test_what_is_added_to_a_layer_counts_before_gelu_and_at_single_places(way: str) -> None:
+    feed_forward, attention, x = FeedForward(8, 16), SelfAttention(8, 2, qk_norm=True), numbers(2, 5, 8)
+    with torch.no_grad():
+        wanted = feed_forward.down(F.gelu(feed_forward.up(x) + x.sum(-1, keepdim=True), approximate="tanh"))
+        for part, name in ((feed_forward, "up"), (attention, "qkv")):
+            if way == "another layer":
+                setattr(part, name, Adapted(getattr(part, name)))
+            else:
+                getattr(part, name).register_forward_hook(lambda _, given, y: y + given[0].sum(-1, keepdim=True))
+        torch.testing.assert_close(feed_forward(x), wanted, rtol=1e-5, atol=1e-6)
+        everywhere, places = attention(x), torch.tensor([[1, 4], [0, 3]])
+        found = attention(x, at=places)
+    torch.testing.assert_close(found, everywhere.gather(1, places[..., None].expand(-1, -1, 8)), rtol=1e-5, atol=1e-6)
