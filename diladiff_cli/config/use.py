@@ -207,7 +207,7 @@ class BenchConfig(Settings):
     steps: str = option("1,2,5", "Latent steps N_cont of students, a list.", listed=True)
     prior_steps: str = option("0", "Latent steps N_cont of priors, a list (0: 50, 200 with euler).", listed=True)
     temperatures: str = option(
-        "1.0", "Temperatures, a list; two or more allow comparisons at equal entropy.", listed=True
+        "1.0", "Temperatures, a list; three or more allow comparisons at equal entropy.", listed=True
     )
     seeds: str = option("0,1,2", "Seeds, a list; the spread of the figures is that over seeds.", listed=True)
     n: int = option(256, "Samples of a point and seed.", low=2)

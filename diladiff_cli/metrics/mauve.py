@@ -13,13 +13,15 @@ NOT_INSTALLED = "the package mauve-text is not installed"
 DEFINITION = (
     "area under the divergence curve (25 mixtures) of two sets of texts, quantised together by k-means into the given "
     "number of buckets; features: the scorer's last-layer hidden state at a text's last token, L2-normalised, reduced "
-    "by PCA to 90 % of the variance; the first n reference texts are compared with the n samples; noisy below "
-    "thousands of texts"
+    "by PCA to 90 % of the variance; the first n of either set, as many as the smaller has; noisy below thousands of "
+    "texts"
 )
 
 
 def mauve_score(p_features: Tensor | None, q_features: Tensor | None) -> dict[str, Any]:
     """MAUVE of two sets of features, 1 for equal distributions and near 0 for disjoint ones.
+
+    Equally many of both count: of a set that is much smaller than the other, MAUVE would be far too high.
 
     Args:
         p_features: (N, D) features of one set, or None where there is no scorer.
@@ -27,7 +29,7 @@ def mauve_score(p_features: Tensor | None, q_features: Tensor | None) -> dict[st
 
     Returns:
         ``value`` (None if it cannot be had, then ``reason`` says why), that of the first of ``values``, one for each
-        of the ``seeds``; ``n`` (the smaller set), ``buckets`` (max(2, n / 10)) and ``scale``.
+        of the ``seeds``; ``n`` (how many of each set), ``buckets`` (max(2, n / 10)) and ``scale``.
     """
     if p_features is None or q_features is None:
         return {"value": None, "reason": "no scorer or no reference to take features from"}
@@ -44,8 +46,8 @@ def mauve_score(p_features: Tensor | None, q_features: Tensor | None) -> dict[st
 
         for seed in SEEDS:
             outcome = compute_mauve(
-                p_features=p_features.float().cpu().numpy(),
-                q_features=q_features.float().cpu().numpy(),
+                p_features=p_features[:n].float().cpu().numpy(),
+                q_features=q_features[:n].float().cpu().numpy(),
                 num_buckets=buckets,
                 mauve_scaling_factor=SCALE,
                 seed=seed,

@@ -92,7 +92,7 @@ def _measured(bench: Bench, point: Point, seed: int, measure: SampleMeasure) -> 
                 write_text(files.samples, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples))
             write_text(files.speed, json.dumps(speed) + "\n")
     figures = kept_report(files.figures, KEPT)
-    if figures is None or _has_lesser_reference(figures, measure, point):
+    if figures is None or measure.replaced(figures["scorer"]) or _has_lesser_reference(figures, measure, point):
         (figures,) = measure.reports(_kept_samples(files.samples, point))
         # What was left out for want of a scorer or a package, a later call may have.
         if figures["scorer"]["name"] is not None and figures["left_out"].get("mauve") != NOT_INSTALLED:
@@ -131,8 +131,9 @@ def _pooled_mauve(bench: Bench, point: Point, run: Report, measure: SampleMeasur
 
 def _agree(pooled: Report, run: Report) -> bool:
     """Whether MAUVE of all seeds is by the scorer of a run's figures, and beside the same text."""
-    source = (run["reference"] or {}).get("source")
-    return (pooled["scorer"], pooled["source"]) == (run["scorer"]["name"], source)
+    source, scorer = (run["reference"] or {}).get("source"), run["scorer"]
+    wanted = scorer["name"], scorer.get("fingerprint"), source
+    return (pooled["scorer"], pooled["fingerprint"], pooled["source"]) == wanted
 
 
 def _draw(sampler: Sampler, settings: SampleConfig) -> tuple[list[Sample], Report]:
@@ -158,8 +159,8 @@ def _draw(sampler: Sampler, settings: SampleConfig) -> tuple[list[Sample], Repor
 
 
 def _warm_up(sampler: Sampler, batches: Sequence[range], settings: SampleConfig) -> None:
-    """Let libraries choose their kernels, and where steps are captured do that for all batches."""
-    if replays_pay(sampler.device):
+    """Let libraries choose their kernels, and where steps are captured or compiled do that for all batches."""
+    if replays_pay(sampler.device) or settings.compile:
         for batch in batches:
             _draw_batch(sampler, batch, settings)
     else:

@@ -9,6 +9,8 @@ from typing import Any
 
 from diladiff_cli.config import FOR_SPEED, BenchConfig, EvalConfig
 from diladiff_cli.data.files import several
+from diladiff_cli.errors import UserError
+from diladiff_cli.integrity import file_hash
 from diladiff_cli.metrics.scorers import check_scorer
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.model_paths import resolved
@@ -19,10 +21,10 @@ from diladiff_cli.stages.sample_measure import SampleMeasure
 from diladiff_cli.stages.sample_sets import Sample
 from diladiff_cli.stages.sampler import Sampler
 
-SPEED_VERSION = 7  # of the kept speeds; raised when the sampler becomes faster, or something else is timed
+SPEED_VERSION = 8  # of the kept speeds; raised when the sampler becomes faster, or something else is timed
 SPEED = ("seconds", "tokens_per_second", "latent_share", "batch_size", "machine")  # what a file of it holds
 FIGURES = ("samples", "definitions", "left_out", "scorer")
-POOLED = ("value", "values", "n", "reference", "buckets", "scale", "seeds", "scorer", "source")
+POOLED = ("value", "values", "n", "reference", "buckets", "scale", "seeds", "scorer", "fingerprint", "source")
 
 Report = dict[str, Any]
 
@@ -120,9 +122,15 @@ class Bench:
         """What measures texts of all models beside one and the same text.
 
         Raises:
-            UserError: They have several.
+            UserError: They have several, or cut them in several ways.
         """
         found = SampleMeasure(settings, data=self.data, keep=keep)
+        samplers = self.plan.samplers.values()
+        if len({(file_hash(s.artifact.place / "tokenizer.json"), s.decoder.length) for s in samplers}) > 1:
+            raise UserError(
+                "the models differ in tokenizer or length, so that nothing of them compares at equal entropy",
+                "measure each by itself",
+            )
         check_texts({found.text(model).source: found.text(model).title for model in self.plan.samplers})
         return found
 

@@ -9,7 +9,8 @@ from diladiff_cli.metrics.frontier import interpolated
 
 Report = dict[str, Any]
 ALIKE = ("decode_steps", "order", "threshold", "entropy_bound")  # of points that are compared
-WHOSE = ("model", "steps", "latent_until", "corrector", "latent_scale")  # what a line is told by
+WHOSE = ("model", "steps", "latent_until", "corrector", "latent_scale", "decodings")  # what a line is told by
+BY_LATENTS = ("distinct_2",)  # figures that are lower where several texts share a latent
 COMPARED = ("genppl", "mauve", "mauve_pooled", "latent_agreement", "distinct_2", "repetition_4")
 
 
@@ -89,7 +90,8 @@ def compared(reports: Sequence[Report]) -> list[Report]:
     """The reports with ``at_equal_entropy``: of every other model, what it reaches at this point's entropy.
 
     Each figure is interpolated along the other's temperatures, in the same number of decoding steps and order. There is
-    an entry for each model and way to draw from it, with both beside the figures.
+    an entry for each model and way to draw from it, with both beside the figures; those of :data:`BY_LATENTS` are None
+    where one of the two has more texts from a latent.
     """
     lines: dict[str, list[Report]] = defaultdict(list)
     for report in reports:
@@ -146,5 +148,7 @@ def _at_equal_entropy(report: Report, lines: Mapping[str, Sequence[Report]]) -> 
             continue
         points = [means(r) for r in lines[name] if all(r.get(k) == report.get(k) for k in ALIKE)]
         whose = {setting: lines[name][0].get(setting) for setting in WHOSE}
-        found[name] = whose | {figure: interpolated(points, figure, entropy) for figure in COMPARED}
+        alike = report.get("decodings") == whose["decodings"]
+        at_entropy = {figure: interpolated(points, figure, entropy) for figure in COMPARED}
+        found[name] = whose | at_entropy | ({} if alike else dict.fromkeys(BY_LATENTS))
     return found

@@ -12,6 +12,7 @@ from diladiff_cli.errors import writing
 from diladiff_cli.stages.bench_lines import Line, Way, Yardstick, lines_of, short_names, speed
 from diladiff_cli.stages.pictures import (
     COLOURS,
+    DASHES,
     FORMATS,
     legend_below,
     new_figure,
@@ -38,7 +39,6 @@ PANELS = {
     MULTIPLE: "GenPPL over that of the base\nin {steps}, at equal entropy\n(lower is better)",
 }
 FINE = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)  # numbers at an axis of less than a decade
-STYLES = ("-", "--", ":", "-.")  # of temperatures
 REFERENCE: dict[str, Any] = {"color": "0.5", "linewidth": 1, "linestyle": (0, (1, 3)), "label": "reference text"}
 MARKERS = ("o", "s", "^", "D", "v", "P")  # of latents and orders
 
@@ -127,7 +127,7 @@ def _looks(reports: Sequence[Report]) -> dict[Line, dict[str, Any]]:
     return {
         line: {
             "color": COLOURS[kinds.index((line.model, line.way)) % len(COLOURS)],
-            "linestyle": STYLES[temperatures.index(line.temperature) % len(STYLES)],
+            "linestyle": DASHES[temperatures.index(line.temperature) % len(DASHES)],
             "marker": MARKERS[ways.index(line.way) % len(MARKERS)],
             "label": _label(names[line.model], line, with_temperature=len(temperatures) > 1),
         }

@@ -84,8 +84,11 @@ def plan_points(config: BenchConfig, models: Sequence[Path], data: Path | None) 
     points = [Point(s.name, s.stage, contents[s.name], complete(s, settings)) for s, settings in asked]
     for note in dict.fromkeys(note for each in asked for note in notes_on(*each)):
         say(note)
-    if len(samplers) > 1 and len(config.fractions("temperatures")) == 1:
-        say("with one temperature nothing is compared at equal entropy; several are, as --temperatures 1.0,0.85,0.7")
+    temperatures = len(config.fractions("temperatures"))
+    if len(samplers) > 1 and temperatures < 3:
+        says = {1: "with one temperature nothing is compared at equal entropy"}
+        flattered = "with two temperatures comparisons at equal entropy follow a straight line, which flatters"
+        say(f"{says.get(temperatures, flattered)}; take three or more, as --temperatures 1.0,0.85,0.7")
     return Plan(config, samplers, list(dict.fromkeys(points)))
 
 

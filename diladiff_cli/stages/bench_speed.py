@@ -8,7 +8,9 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from itertools import product
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -243,10 +245,24 @@ def seconds(work: Callable[[], Any], device: torch.device) -> float:
 
 
 def machine(device: torch.device) -> str:
-    """The device, as a figure should name it."""
+    """The device and torch's version, as a figure should name them."""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    return f"{processor()}, {torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
+
+
+@cache
+def processor(file: Path = Path("/proc/cpuinfo")) -> str:
+    """The CPU's name where the system tells it, with family and model: different ones share a name."""
+    try:
+        fields = [line.split(":", 1) for line in file.read_text().splitlines() if ":" in line]
+    except (OSError, UnicodeDecodeError):
+        fields = []
+    found = {name.strip(): value.strip() for name, value in reversed(fields)}  # those of the first core
+    names = ("model name", "cpu family", "model")
+    if any(name not in found for name in names):
+        return platform.processor() or "CPU"
+    return "{} (family {}, model {})".format(*(found[name] for name in names))
 
 
 def megabytes(count: int | None) -> float | None:

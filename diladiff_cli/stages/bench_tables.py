@@ -43,7 +43,8 @@ def _common(reports: Sequence[Report], spreads: bool = True) -> str:
     parts.append(r["precision"])
     parts += ["times: the factor on drawn latents"] * (len(factors) > 1)
     pooled = [r["figures"]["mauve_pooled"]["n"] for r in reports if "mauve_pooled" in r["figures"]]
-    texts = max([*pooled, *(r["n"] for r in reports if "mauve" in r["figures"])], default=FEW)
+    single = [r.get("definitions", {}).get("mauve", {}).get("n", r["n"]) for r in reports if "mauve" in r["figures"]]
+    texts = max([*pooled, *single], default=FEW)
     told = "; ± over seeds, that of MAUVE of all seeds' texts over clusterings" if pooled and spreads else ""
     told += f"; mauve of {texts} texts says little, it takes {FEW:,} or more" if texts < FEW else ""
     return ", ".join(parts) + told

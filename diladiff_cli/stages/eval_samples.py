@@ -97,7 +97,7 @@ def _report(samples: Scored, reference: Scored | None, scoring: Scoring) -> dict
         **sides,
         "definitions": definitions,
         "left_out": left_out,
-        "scorer": {"name": scorer.name if scorer else None, "note": scoring.note},
+        "scorer": scoring.title,
     }
 
 
@@ -213,9 +213,10 @@ def report_table(report: dict[str, Any]) -> "Table":
         what = f"the {' and the '.join(given)} {'counts' if len(given) == 1 else 'count'}"
         lines.append(f"{what} in all figures but latent agreement")
     lines.append(f"scorer: {report['scorer']['note'] or report['scorer']['name']}")
-    few, target = report["samples"]["n"] < FEW, report.get("target")
+    target, compared = report.get("target"), report["definitions"].get("mauve", {}).get("n", report["samples"]["n"])
+    few = compared < FEW
     if "mauve" in report["samples"] and few:
-        lines.append(f"mauve of {report['samples']['n']} texts says little; it takes {FEW:,} or more")
+        lines.append(f"mauve of {compared} texts says little; it takes {FEW:,} or more")
     for reason in dict.fromkeys(report["left_out"].values()):
         names = ", ".join(name for name, other in report["left_out"].items() if other == reason)
         told = reason == report["scorer"]["note"]  # in the line above

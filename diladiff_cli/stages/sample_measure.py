@@ -1,6 +1,6 @@
 """Sets of samples -> reports, with one scorer for all of them and the reference text that belongs to each."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from diladiff_cli.config import EvalConfig
+from diladiff_cli.metrics.frontier import mean_and_std
 from diladiff_cli.metrics.mauve import mauve_score
 from diladiff_cli.metrics.scorers import load_scorer
 from diladiff_cli.notes import say
@@ -48,6 +49,12 @@ class SampleMeasure:
         scorer, note = load_scorer(self.config.scorer, sampling_device(), self.config.precision)
         return Scoring(scorer, note, self.config.context or None, self.config.batch_size, self.keep)
 
+    def replaced(self, scorer: Mapping[str, Any]) -> bool:
+        """Whether the scorer that a report names is loaded, and another one by now."""
+        loaded = "scoring" in self.__dict__ and self.scoring.scorer is not None
+        title = self.scoring.title if loaded else {}
+        return loaded and title["name"] == scorer["name"] and title["fingerprint"] != scorer.get("fingerprint")
+
     def reports(self, samples: list[Sample]) -> Iterator[Report]:
         """One report for each way of sampling, in order of first appearance."""
         groups, together = group_samples(samples), dict[Any, tuple[ReferenceText, int, list[int]]]()
@@ -70,19 +77,21 @@ class SampleMeasure:
 
         Returns:
             As :func:`mauve_score`, with the names of ``scorer`` and ``source`` (the reference), and ``reference``: that
-            of further pieces, where there are so many.
+            of further pieces, where there are so many, the mean over clusterings.
         """
         n = sum(map(len, sets))
-        text, scorer = self.text(sets[0][0].get("model")), self.scoring.scorer
+        text = self.text(sets[0][0].get("model"))
         pieces = text.pieces(text.length_of([sample for one in sets for sample in one]), 2 * n)
-        names = {"source": text.source, "scorer": scorer.name if scorer else None}
+        names = {"source": text.source, "scorer": self.scoring.title["name"]}
+        names["fingerprint"] = self.scoring.title["fingerprint"]
         with self._bar(n + len(pieces)) as bar:
             scored = [self.scoring.of(texts, progress=_told(bar)) for texts in (*sets, pieces)]
         found = [texts.features for texts in scored if texts.features is not None]
         if len(found) <= len(sets):
             return mauve_score(None, None) | names
         target, rest = found[-1][:n], found[-1][n:]
-        reference = mauve_score(rest, target)["value"] if len(rest) == n else None
+        further = mauve_score(rest, target).get("values") if len(rest) == n else None
+        reference = None if further is None else mean_and_std(further)[0]
         return mauve_score(torch.cat(found[:-1]), target) | names | {"reference": reference}
 
     def _bar(self, total: int) -> Bar:

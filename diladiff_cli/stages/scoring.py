@@ -60,6 +60,12 @@ class Scoring:
     batch_size: int = 8
     folder: Path | None = None
 
+    @property
+    def title(self) -> dict[str, str | None]:
+        """What reports say of the scorer; the fingerprint tells those of one name apart."""
+        name, fingerprint = (None, None) if self.scorer is None else (self.scorer.name, self.scorer.fingerprint)
+        return {"name": name, "note": self.note, "fingerprint": fingerprint}
+
     def of(self, texts: list[Sample], progress: Callable[[int], None] | None = None, source: str = GIVEN) -> Scored:
         """Texts with their scores; those of :attr:`folder` where they lie there and are whole.
 

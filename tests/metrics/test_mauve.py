@@ -22,6 +22,15 @@ def test_mauve_is_high_for_equal_and_low_for_disjoint_sets(
     assert capfd.readouterr() == ("", "")
 
 
+def test_equally_many_of_both_sets_count(features: torch.Tensor) -> None:
+    pytest.importorskip("mauve")
+    few = features[:12] + 0.5
+    found = mauve_score(features, few)
+    assert found == mauve_score(features[:12], few)
+    assert found == mauve_score(few, features) | {"value": found["value"], "values": found["values"]}
+    assert (found["n"], found["buckets"]) == (12, 2)
+
+
 def test_a_missing_package_or_scorer_is_a_reason(features: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     assert mauve_score(None, features)["value"] is None
     assert "two texts" in mauve_score(features[:1], features)["reason"]

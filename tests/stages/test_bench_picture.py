@@ -22,6 +22,7 @@ def point_at(model: str, temperature: float, speed: float = 100.0, **figures: fl
         "latent_until": None,
         "corrector": None,
         "latent_scale": None,
+        "decodings": 1,
         "order": "random",
         "decode_steps": 8,
         "temperature": temperature,
@@ -32,7 +33,8 @@ def point_at(model: str, temperature: float, speed: float = 100.0, **figures: fl
 
 
 NOTHING_ELSE: Report = dict.fromkeys(("mauve", "mauve_pooled", "latent_agreement", "distinct_2", "repetition_4"))
-OF_BASE: Report = dict.fromkeys(("steps", "latent_until", "corrector", "latent_scale")) | {"model": "base"}
+OF_BASE: Report = dict.fromkeys(("steps", "latent_until", "corrector", "latent_scale"))
+OF_BASE |= {"model": "base", "decodings": 1}
 
 
 def at_equal_entropy(report: Report, others: list[Report]) -> Report:
@@ -59,6 +61,20 @@ def test_a_base_at_equal_entropy_lies_between_its_temperatures() -> None:
     assert at_equal_entropy(point_at("student", 1.0), line) == {}  # without an entropy
 
 
+def test_different_bigrams_are_compared_where_as_many_texts_share_a_latent() -> None:
+    line = [point_at("base", t, entropy=e, distinct_2=e / 10) for t, e in ((1.0, 4.0), (0.5, 3.0))]
+    student = point_at("student", 1.0, entropy=3.5, distinct_2=0.2)
+    assert at_equal_entropy(student, line)["base"]["distinct_2"] == pytest.approx(0.35)
+    found = at_equal_entropy(student | {"decodings": 2}, line)["base"]
+    assert (found["distinct_2"], found["decodings"]) == (None, 1)
+
+
+def test_five_temperatures_look_different() -> None:
+    points = [point_at("base", t, genppl=100 * t) for t in (1.0, 0.9, 0.8, 0.7, 0.6)]
+    axes = frontier_figure(points).axes[0]
+    assert len({str(line.get_linestyle()) + str(line._dash_pattern) for line in axes.lines[:5]}) == 5
+
+
 def test_each_line_of_another_model_is_compared_with_by_itself() -> None:
     def prior(scale: float, *genppl: float) -> list[Report]:
         points = zip((1.0, 0.5), (4.0, 3.0), genppl, strict=True)
@@ -66,7 +82,7 @@ def test_each_line_of_another_model_is_compared_with_by_itself() -> None:
 
     student = point_at("student", 1.0, entropy=3.5, genppl=150.0)
     own = [student | {"steps": 1}]
-    whose = {"model": "prior", "steps": 5, "latent_until": None, "corrector": None, "latent_scale": 0.5}
+    whose = {"model": "prior", "steps": 5, "latent_until": None, "corrector": None, "latent_scale": 0.5, "decodings": 1}
     assert at_equal_entropy(student, [*prior(1.0, 400.0, 100.0), *prior(0.5, 90.0, 10.0), *own]) == {
         "prior, 5 latent steps": whose | {"latent_scale": 1.0, "genppl": pytest.approx(200.0)} | NOTHING_ELSE,
         "prior, 5 latent steps, latents times 0.5": whose | {"genppl": pytest.approx(30.0)} | NOTHING_ELSE,

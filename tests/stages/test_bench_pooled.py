@@ -4,6 +4,7 @@ import importlib.util
 import json
 import shutil
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -55,7 +56,7 @@ def test_it_is_that_of_the_texts_of_all_seeds(
     figure = found["figures"]["mauve_pooled"]
     assert len(samples) == figure["n"] == wanted["n"] == 12
     assert figure["by_clustering"] == pytest.approx(wanted["values"], abs=1e-3)
-    assert found["reference"]["mauve_pooled"] == pytest.approx(reference["value"], abs=1e-3)
+    assert found["reference"]["mauve_pooled"] == pytest.approx(fmean(reference["values"]), abs=1e-3)
     definition = found["definitions"]["mauve_pooled"]
     assert (definition["n"], definition["buckets"], definition["scorer"]) == (12, wanted["buckets"], "tiny")
     assert definition["source"] == found["reference"]["source"]

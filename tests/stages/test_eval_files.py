@@ -57,6 +57,7 @@ class CountingScorer:
     """Finds every text equally likely and counts those that it is asked for."""
 
     name: str = "counting"
+    fingerprint: str = "of its own"
     precision: str = "fp32"
     context: int = 1024
     asked: list[str] = field(default_factory=list)
