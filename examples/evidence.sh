@@ -144,4 +144,4 @@ compiled_and_not() {
   for how in --no-compile --compile; do speed 6 --precision bf16 --lengths 128 --decode-steps 16,64 "$how"; done
 }
 into speed_compiled.jsonl compiled_and_not
-into speed_fp32.jsonl speed 45 --precision fp32 --lengths 128 --batch-sizes 32 --decode-steps 16,64
+into speed_fp32.jsonl speed 12 --precision fp32 --lengths 128 --batch-sizes 32 --decode-steps 16,64

@@ -132,7 +132,7 @@ class SampleConfig(Settings):
     entropy_bound: float = entropy_bound_option()
     seed: int = option(0, "Seed; sample i depends on the seed and i alone.", low=0)
     batch_size: int = option(32, "Samples drawn at once; the samples do not depend on it.", low=1)
-    compile: bool = option(False, "Compile decoder and prior, half a minute or more each; worth it in long runs.")
+    compile: bool = option(False, "Compile decoder and prior, half a minute or more each; for long runs in bf16.")
     precision: str = precision_option("fp32", ", whose rounding gives other texts")
 
     def _problems(self, good: Good) -> list[str]:

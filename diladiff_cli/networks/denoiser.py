@@ -197,7 +197,7 @@ class TokenDenoiser(nn.Module):
 def with_bf16_matrices(decoder: TokenDenoiser) -> TokenDenoiser:
     """A copy whose blocks hold bf16 matrices, which autocast then need not cast in every call.
 
-    Embeddings and head, which stay float32, are those of the original.
+    The rest, in float32, is the original's own: embeddings, positions, final norm and head.
     """
     shared = {id(value): value for name, value in decoder.named_parameters() if not name.startswith("blocks.")}
     decoder = copy.deepcopy(decoder, shared)

@@ -6,10 +6,11 @@ from pathlib import Path
 from statistics import median_low
 from typing import Any
 
-from diladiff_cli.data.tokenizer import encode_documents, load_tokenizer
+from diladiff_cli.data.tokenizer import decode_text, encode_documents, load_tokenizer
 from diladiff_cli.data.tokens import TokenData, TokenSplit
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import short_hash
+from diladiff_cli.notes import say
 from diladiff_cli.runtime.artifacts import Artifact, load_artifact
 from diladiff_cli.runtime.model_paths import named_model
 from diladiff_cli.stages.common import open_recorded_data
@@ -54,6 +55,19 @@ class ReferenceText:
     def note(self) -> str:
         """A line that says which text this is."""
         return f"reference: {self.title}" + (f" ({self.reason})" if self.reason else "")
+
+    def for_samples(self, samples: Sequence[Sample]) -> "ReferenceText":
+        """This text; one that is cut by characters where the tokenizer did not make the samples, which is said.
+
+        A model may have been trained anew, under another tokenizer, since it drew them.
+        """
+        ids, text = samples[0].get("token_ids"), samples[0]["text"]
+        if self.tokenizer is None or not ids or _decoded(self.tokenizer, ids) == text:
+            return self
+        reason = "the token ids of the samples are not of their model's tokenizer of today"
+        source = self.source if self.files else SHIPPED
+        say(f"reference: {source}, cut by characters ({reason})")
+        return ReferenceText(source, reason, None, None, self.files)
 
     def length_of(self, samples: Sequence[Sample]) -> int:
         """The samples' median length: in tokens, or in characters where there is no tokenizer."""
@@ -130,6 +144,13 @@ def held_out(artifact: Artifact, data: Path | None = None) -> tuple[TokenData, T
     if not len(blocks):
         raise UserError(f"{tokens.path} holds no text out for validation", "name a text with --reference")
     return tokens, blocks
+
+
+def _decoded(tokenizer: Any, ids: Sequence[int]) -> str | None:
+    try:
+        return decode_text(tokenizer, ids)
+    except (TypeError, ValueError, OverflowError):  # of ids that it does not have
+        return None
 
 
 def _folder(model: str | None) -> Path | None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from diladiff_cli.config import EvalConfig
+from diladiff_cli.errors import UserError
 from diladiff_cli.metrics.frontier import mean_and_std
 from diladiff_cli.metrics.mauve import mauve_score
 from diladiff_cli.metrics.scorers import load_scorer
@@ -59,7 +60,7 @@ class SampleMeasure:
         """One report for each way of sampling, in order of first appearance."""
         groups, together = group_samples(samples), dict[Any, tuple[ReferenceText, int, list[int]]]()
         for number, group in enumerate(groups):  # those of one text and length share a reference
-            text = self.text(group[0].get("model"))
+            text = self.text(group[0].get("model")).for_samples(group)
             length = text.length_of(group)
             # Pieces are spread over the text as it suits so many samples.
             together.setdefault((text.key, length, len(group)), (text, length, []))[2].append(number)
@@ -116,6 +117,10 @@ class SampleMeasure:
         n = 2 * len(group_samples(samples)[0])
         key = (text.key, length, n)
         reference = self._references.get(key)
+        if reference is None and self._references and "-" in text.files:
+            raise UserError(
+                "the reference on standard input was read already, for another way of sampling", "give it as a file"
+            )
         pieces = [] if reference else text.pieces(length, n)
         with self._bar(len(samples) + len(pieces)) as bar:
             if reference is None:

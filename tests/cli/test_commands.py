@@ -197,7 +197,7 @@ def test_eval_without_a_reference_takes_what_the_models_data_set_held_out_and_sa
     assert "".join(found.err.split()).count("".join(source.split())) == 2  # once more below the table
     (report,) = samples(found.out)
     assert report["reference"]["source"] == source
-    assert report["scorer"] == {"name": None, "note": "no scorer was asked for"}
+    assert report["scorer"] == {"name": None, "note": "no scorer was asked for", "fingerprint": None}
 
 
 def test_eval_refuses_what_nothing_would_heed(cli: Cli, tiny_chain: Chain) -> None:

@@ -37,6 +37,15 @@ def test_vectors_are_scaled_to_unit_mean_square(x: Tensor, derived: bool) -> Non
 
 
 @pytest.mark.parametrize("derived", [True, False])
+def test_torchs_own_is_for_what_is_derived(monkeypatch: pytest.MonkeyPatch, derived: bool) -> None:
+    calls: list[Tensor] = []
+    monkeypatch.setattr("torch.nn.functional.rms_norm", lambda x, *_: calls.append(x) or x)
+    with torch.set_grad_enabled(derived):
+        rms_norm(numbers(4, 8), numbers(8, seed=1))
+    assert bool(calls) is derived
+
+
+@pytest.mark.parametrize("derived", [True, False])
 def test_bf16_vectors_are_normalised_in_float32(derived: bool) -> None:
     norm, x = RMSNorm(8), numbers(50, 8).bfloat16()
     with torch.set_grad_enabled(derived):

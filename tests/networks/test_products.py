@@ -1,5 +1,6 @@
 """Products with weight matrices: oneDNN's where nothing is derived, torch's own elsewhere, and always the same."""
 
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,8 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from diladiff_cli.networks import products
+from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.layers import FeedForward, SelfAttention
 from diladiff_cli.networks.products import Linear, linear
 
@@ -39,11 +42,13 @@ WEIGHTS = {"whole": WEIGHT, "a part": WEIGHT[8:], "transposed": numbers(8, 24, s
 @needs_onednn
 @pytest.mark.parametrize("weight", WEIGHTS.values(), ids=WEIGHTS)
 @pytest.mark.parametrize("x", VECTORS.values(), ids=VECTORS)
-@pytest.mark.parametrize("biased", [False, True])
-def test_products_are_those_in_float64(x: Tensor, weight: Tensor, biased: bool) -> None:
-    bias = numbers(len(weight), seed=3) if biased else None
+@pytest.mark.parametrize("biased", ["no bias", "a bias", "every other entry", "expanded"])
+def test_products_are_those_in_float64(x: Tensor, weight: Tensor, biased: str) -> None:
+    rows = len(weight)
+    biases = {"a bias": numbers(rows, seed=3), "every other entry": numbers(2 * rows, seed=3)[::2]}
+    bias = (biases | {"expanded": numbers(1, seed=3).expand(rows)}).get(biased)
     with torch.no_grad():
-        assert products._by_onednn(x, weight, bias)
+        assert products._by_onednn(x, weight, bias) is (biased in ("no bias", "a bias"))
         found = linear(x, weight, bias)
     exact = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
     assert found.dtype == torch.float32
@@ -61,6 +66,29 @@ def test_small_products_are_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "LEAST_WORK", 6 * 8 * 24 + 1)
     with torch.no_grad():
         assert not products._by_onednn(numbers(6, 8), WEIGHT, None)
+
+
+def test_a_weight_of_another_type_and_processors_without_it_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.no_grad():
+        assert not products._by_onednn(numbers(6, 8), WEIGHT.bfloat16(), None)
+        assert not products._by_onednn(numbers(6, 8), WEIGHT, numbers(24).bfloat16())
+        monkeypatch.setattr(products, "HAS_ONEDNN", False)
+        assert not products._by_onednn(numbers(6, 8), WEIGHT, None)
+
+
+@needs_onednn
+@pytest.mark.parametrize("tied", [True, False])
+def test_body_and_head_of_a_decoder_have_no_other_products(tied: bool) -> None:
+    shape: dict[str, Any] = {"vocab_size": 23, "mask_id": 22, "length": 12, "layers": 2, "heads": 2, "width": 16}
+    decoder = TokenDenoiser(**shape, tie_embeddings=tied, cross_layers=(0,), latents=3, latent_width=4)
+    tokens, select = torch.zeros(4, 12, dtype=torch.int64), torch.arange(12).expand(4, 12) < 2
+    with torch.no_grad(), profile(activities=[ProfilerActivity.CPU]) as profiled:
+        caches = decoder.latent_caches(torch.zeros(4, 3, 4))
+        decoder.float32_logits(decoder.body(tokens, caches, select))
+    counts = Counter(event.name for event in profiled.events())
+    assert counts["aten::linear"] == 0
+    in_blocks = 2 * 4 + 1 + 4  # and the last one's queries by themselves, and cross-attention
+    assert counts["mkldnn::_linear_pointwise"] == in_blocks + 1
 
 
 def test_gradients_are_those_of_a_linear_layer() -> None:

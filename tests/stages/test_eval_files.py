@@ -101,6 +101,20 @@ def test_samples_without_token_ids_get_the_same_reference_by_their_models_tokeni
     assert report["reference"]["source"] == tiny_chain.held_out
 
 
+def test_token_ids_that_are_not_of_the_models_tokenizer_count_for_nothing(
+    tiny_chain: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str], scorer: CountingScorer
+) -> None:
+    file = draw(tiny_chain.mdlm, tmp_path / "s.jsonl")
+    samples = [json.loads(line) for line in file.read_text().splitlines()]
+    foreign = [sample | {"token_ids": [1 + ord(letter) % 250 for letter in sample["text"]]} for sample in samples]
+    file.write_text("".join(json.dumps(sample) + "\n" for sample in foreign))
+    (report,) = evaluate_files(EvalConfig(scorer="counting"), [file])
+    assert report["reference"]["source"] == SHIPPED
+    assert "the token ids of the samples are not of their model's tokenizer of today" in capsys.readouterr().err
+    assert report["definitions"]["entropy"]["tokenisation"] == "text re-tokenised by the scorer"
+    assert scorer.asked
+
+
 def test_a_data_set_that_is_reached_by_a_link_is_named_by_its_own_place(chain_copy: Chain) -> None:
     real = chain_copy.data.rename(chain_copy.root / "elsewhere")
     chain_copy.data.symlink_to(real)
