@@ -83,8 +83,8 @@ class SampleMeasure:
         n = sum(map(len, sets))
         text = self.text(sets[0][0].get("model"))
         pieces = text.pieces(text.length_of([sample for one in sets for sample in one]), 2 * n)
-        names = {"source": text.source, "scorer": self.scoring.title["name"]}
-        names["fingerprint"] = self.scoring.title["fingerprint"]
+        scorer = self.scoring.title
+        names = {"source": text.source, "scorer": scorer["name"], "fingerprint": scorer["fingerprint"]}
         with self._bar(n + len(pieces)) as bar:
             scored = [self.scoring.of(texts, progress=_told(bar)) for texts in (*sets, pieces)]
         found = [texts.features for texts in scored if texts.features is not None]
