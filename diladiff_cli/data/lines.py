@@ -10,6 +10,7 @@ from typing import IO, NamedTuple
 OnRead = Callable[[int], None]  # number of further bytes of files that were read
 CHUNK = 1 << 20
 PACKED_CHUNK = 1 << 10  # four bytes can stand for a block of 128 KiB
+LONG_WINDOW = 1 << 31  # bytes that an archive may ask to look back over: as ``zstd --long=31`` packs, and no more
 LOOKED_AT = 4096  # bytes in which a NUL tells that a file is no text, as git judges
 # Byte order marks, the longer ones first: that of UTF-32 begins as that of UTF-16.
 MARKS = (
@@ -63,7 +64,7 @@ def unpacked(file: IO[bytes], on_read: OnRead = ignore) -> Iterator[bytes]:
     unpacker = None
     for packed in chunks(file, on_read, PACKED_CHUNK):
         while packed:
-            unpacker = unpacker or ZstdDecompressor().decompressobj()
+            unpacker = unpacker or ZstdDecompressor(max_window_size=LONG_WINDOW).decompressobj()
             if block := unpacker.decompress(packed):
                 yield block
             packed = b""

@@ -13,7 +13,8 @@ from diladiff_cli.notes import say
 from diladiff_cli.runtime.folders import is_there
 from diladiff_cli.shipped import SHIPPED_MODEL, SHIPPED_NAME
 
-KINDS_OF_FILES = ("*.json", "*.jsonl", "*.safetensors", "*.txt", "*.md", "*.model")  # of an artifact and its tokenizer
+# Of an artifact, and of its tokenizer, whichever that has.
+KINDS_OF_FILES = ("*.json", "*.jsonl", "*.safetensors", "*.md", "*.txt", "*.model", "*.spm", "*.tiktoken", "*.jinja")
 LOCAL_MODEL = Path("ckpt/student")
 EARLIER = (Path("ckpt/prior"), Path("ckpt/mdlm"))  # what can be sampled from before there is a student
 

@@ -77,7 +77,7 @@ def finished_data(
         raise UserError(f"{out / CONFIG_FILE} is damaged ({error})", "use --fresh to encode again") from error
     settings, wanted = stored.get("settings"), config.to_dict()
     stored_settings = dict(settings) if isinstance(settings, Mapping) else {}
-    own_tokenizer = Path(config.tokenizer).is_dir()  # compared by what it is, wherever it lies now
+    own_tokenizer = Path(config.tokenizer).expanduser().is_dir()  # compared by what it is, wherever it lies now
     if own_tokenizer:
         stored_settings["tokenizer"] = config.tokenizer
     if changed := differences(stored_settings, wanted):

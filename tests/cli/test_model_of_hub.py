@@ -6,14 +6,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.artifacts import load_artifact
-from diladiff_cli.runtime.model_paths import name_of
+from diladiff_cli.runtime.model_paths import KINDS_OF_FILES, name_of
 from diladiff_cli.stages.export import export
+from diladiff_cli.tokenizer_files import PATTERNS
 
 from ..chain import Chain
 from ..command_line import environment
@@ -50,6 +52,12 @@ def test_a_model_of_the_hub_is_that_of_its_folder(visitor: Visitor) -> None:
     assert ours == theirs
     fetched = {path.rpartition(".")[2] for path in visitor.hub.asked if "/resolve/" in path}
     assert fetched <= {"json", "jsonl", "safetensors", "md"}
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "a.spm", "a.tiktoken", "tokenizer.model", "vocab.txt"])
+def test_all_that_a_tokenizer_may_have_is_fetched(name: str) -> None:
+    assert any(fnmatch(name, pattern) for pattern in PATTERNS)
+    assert any(fnmatch(f"parents/mdlm/{name}", pattern) for pattern in KINDS_OF_FILES)
 
 
 def test_below_it_lie_its_parents(visitor: Visitor, tiny_chain: Chain) -> None:

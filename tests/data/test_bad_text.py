@@ -55,6 +55,13 @@ def rows(*texts: str) -> bytes:
     return "".join(f'{{"text": {text}}}\n' for text in texts).encode()
 
 
+def far_looking(text: bytes) -> bytes:
+    """As ``zstd --long`` packs what it reads from a pipe."""
+    settings = zstandard.ZstdCompressionParameters(window_log=28, enable_ldm=True)
+    packer = zstandard.ZstdCompressor(compression_params=settings).compressobj()
+    return packer.compress(text) + packer.flush()
+
+
 PACKED = zstandard.ZstdCompressor(write_checksum=True).compress(
     "\n\n".join(f"{i}: {GOOD}" for i in range(5000)).encode()
 )
@@ -166,6 +173,7 @@ RIGHT: dict[str, tuple[str, bytes, list[str]]] = {
     "two frames": ("a.txt.zst", zstandard.compress(b"a\n\nb") + zstandard.compress(b" c\n\nd"), ["a", "b c", "d"]),
     "a frame to skip": ("a.txt.zst", b"\x50\x2a\x4d\x18\x03\0\0\0xyz" + zstandard.compress(b"a"), ["a"]),
     "empty": ("a.txt", b"", []),
+    "an archive with a long window": ("a.txt.zst", far_looking(b"a\n\nb"), ["a", "b"]),
     "empty archive": ("a.txt.zst", zstandard.compress(b""), []),
     "blank": ("a.txt", b" \n\t\n\r\n \x0c\n", []),
     "blank rows": ("a.jsonl", b"\n" + rows('""', r'" \n "', '"a"') + b"\n", ["a"]),

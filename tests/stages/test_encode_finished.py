@@ -98,18 +98,23 @@ def test_text_is_the_same_in_another_place_and_form(made: Path, monkeypatch: pyt
         again(made, text="-")
 
 
-def test_a_tokenizer_that_changed_in_its_folder_is_noticed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["{home}/mine", "~/mine"])
+def test_a_tokenizer_that_changed_in_its_folder_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    name = name.format(home=tmp_path)
     write_text(tmp_path / "text.txt")
     encode_text(CONFIG, text=[str(tmp_path / "text.txt")], out=tmp_path / "first")
     load_tokenizer(tmp_path / "first").save_pretrained(tmp_path / "mine")
-    config = replace(CONFIG, tokenizer=str(tmp_path / "mine"))
+    config = replace(CONFIG, tokenizer=name)
     encode_text(config, text=[str(tmp_path / "text.txt")], out=tmp_path / "data")
     again(tmp_path, config)
     tokenizer = tmp_path / "mine" / "tokenizer.json"
     values = json.loads(tokenizer.read_text())
     values["model"]["merges"].pop()
     tokenizer.write_text(json.dumps(values))
-    with pytest.raises(UserError, match=f"holds a data set of another tokenizer than that in {tmp_path}/mine; repeat"):
+    with pytest.raises(UserError, match=f"holds a data set of another tokenizer than that in {name}; repeat"):
         again(tmp_path, config)
 
 
