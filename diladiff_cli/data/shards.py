@@ -8,7 +8,8 @@ batch touches all of them.)
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from errno import EMFILE, ENFILE
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from diladiff_cli.integrity import file_hash
 
 SHARD_BYTES = 1 << 26
 CHECKSUMS = "checksums"
+TOO_MANY = ("the shards are more files than may be open at once", "allow more: ulimit -n")
+SPARE_FILES = 64  # that any limit leaves room for
 
 
 def shard_name(split: str, number: int) -> str:
@@ -128,6 +131,7 @@ class Shards:
         self._wanted = key, row_shape, dtypes
         self._paths = [folder / Path(shard["file"]).name for shard in record["shards"]]
         counts = [shard["rows"] for shard in record["shards"]]
+        _allow_open_files(len(counts))
         self._files = [self._open(path, rows) for path, rows in zip(self._paths, counts, strict=True)]
         dtypes_of = [opened.get_slice(key)[:0].dtype for opened in self._files]
         if len(set(dtypes_of)) > 1:
@@ -145,6 +149,10 @@ class Shards:
             opened = self._stack.enter_context(safe_open(path, framework="np"))
             rows = opened.get_slice(key)
         except (OSError, SafetensorError) as error:
+            if (
+                isinstance(error, FileNotFoundError) and path.is_file()
+            ):  # as safetensors says it where too many are open
+                raise UserError(*TOO_MANY) from error
             raise UserError(f"{path} is missing or damaged ({error})", remedy) from error
         shape, dtype = tuple(rows.get_shape()), rows.get_dtype()
         if shape[:1] != (count,):
@@ -204,10 +212,30 @@ class Shards:
 
 def _mapped(path: Path, key: str, dtype: np.dtype[Any]) -> np.ndarray:
     """A tensor of a safetensors file with a sound header, memory-mapped: many of its rows can be taken at once."""
-    with path.open("rb") as file:
-        header = int.from_bytes(file.read(8), "little")
-        record = json.loads(file.read(header))[key]
-    return np.memmap(path, dtype, "r", 8 + header + record["data_offsets"][0], tuple(record["shape"]))
+    try:
+        with path.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+            record = json.loads(file.read(header))[key]
+        return np.memmap(path, dtype, "r", 8 + header + record["data_offsets"][0], tuple(record["shape"]))
+    except OSError as error:
+        if error.errno in (EMFILE, ENFILE):
+            raise UserError(*TOO_MANY) from error
+        raise
+
+
+def _allow_open_files(further: int) -> None:
+    """Raise this process's own limit on open files, as far as the system lets it: each shard takes one."""
+    try:
+        import resource
+    except ImportError:  # on Windows, which has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if further <= SPARE_FILES or soft == resource.RLIM_INFINITY:
+        return
+    wanted = soft + further  # beside what is open, and what other data sets of this process take
+    with suppress(ValueError, OSError):
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def well_formed(splits: Any) -> bool:

@@ -136,6 +136,8 @@ def check_replaceable(folder: Path, stage: str | None = None, others_stay: bool 
         return None
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder", remedy)
+    if fixed := _holds_fast(real(folder)):
+        raise UserError(f"{folder} is {fixed}, so that no other folder can take its place", "name a folder in it")
     try:
         found = read_json(folder / CONFIG_FILE)["stage"]
     except FileNotFoundError as error:
@@ -150,6 +152,16 @@ def check_replaceable(folder: Path, stage: str | None = None, others_stay: bool 
     if stage is not None and found != stage:
         raise UserError(f"{folder} is {kind_of(str(found))}, which {kind_of(stage)} would replace", remedy)
     return str(found)
+
+
+def _holds_fast(folder: Path) -> str | None:
+    """Why a folder cannot be replaced by another one; None where it can."""
+    if os.path.ismount(folder):
+        return "a mount point"
+    with suppress(FileNotFoundError):  # of a current folder that is gone
+        if Path.cwd().is_relative_to(folder):
+            return "the current folder, or above it"
+    return None
 
 
 @contextmanager
@@ -173,15 +185,16 @@ def replacing(folder: Path, stage: str | None = None, ours: Collection[str] = ("
         with writing(folder, partial):
             partial.mkdir(parents=True)
             yield partial
-            made = list(partial.rglob("*"))
+            for path in list(partial.rglob("*")):
+                if path.is_file():
+                    share(path)
+                sync(path)
+            # Only now, since much takes long to reach the disk and their owners may go on writing.
             others = [path for path in _entries(folder) if not any(fnmatch(path.name, name) for name in ours)]
             for path in others:
                 if not os.path.lexists(partial / path.name):
                     _keep(path, partial / path.name)
-            for path in [*made, partial]:
-                if path.is_file():
-                    share(path)
-                sync(path)
+            sync(partial)
             take_place(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -1,3 +1,4 @@
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from diladiff_cli.data import shards as shards_module
 from diladiff_cli.data.latents import open_latents
 from diladiff_cli.data.order import batch_rows
-from diladiff_cli.data.shards import Shards, ShardWriter, write_shard
+from diladiff_cli.data.shards import Shards, ShardWriter, shard_name, write_shard
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
 
@@ -99,6 +100,31 @@ def test_shards_of_different_numbers_give_one_line(tmp_path: Path) -> None:
     ]
     with pytest.raises(UserError, match="different kinds of numbers"):
         Shards(tmp_path, {"shards": records}, "tokens")
+
+
+def test_more_shards_than_the_limit_on_open_files_can_be_read(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    records = [write_shard(tmp_path / shard_name("train", i), ROWS[i % 23][None], "tokens") for i in range(120)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+    try:
+        found = Shards(tmp_path, {"shards": records}, "tokens").gather(range(120))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert np.array_equal(found, np.resize(ROWS, (120, 4)))
+
+
+@pytest.mark.parametrize("by", ["numpy", "safetensors"])
+def test_a_limit_on_open_files_that_cannot_be_raised_is_told_and_no_data_blamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EMFILE, "Too many open files") if by == "numpy" else FileNotFoundError("No such file")
+
+    record = write_shard(tmp_path / "a.safetensors", ROWS, "tokens")
+    monkeypatch.setattr(*((np, "memmap") if by == "numpy" else (shards_module, "safe_open")), refuse)
+    with pytest.raises(UserError, match="more files than may be open at once; allow more: ulimit -n"):
+        Shards(tmp_path, {"shards": [record]}, "tokens")
 
 
 def test_a_split_without_shards_is_empty(folder: Path) -> None:

@@ -46,6 +46,24 @@ def test_all_of_it_stays_and_nothing_of_ours(save: Callable[..., Path]) -> None:
     assert load_artifact(path).config["files"].keys() == {"model.safetensors"}
 
 
+def test_what_is_written_there_while_the_rest_reaches_the_disk_stays(
+    save: Callable[..., Path],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = save("base")
+    (path / "notes.txt").write_text("old")
+
+    def slow(_: Path) -> None:
+        (path / "new.txt").write_text("while the weights are written")
+        (path / "draft").write_text("new")
+        (path / "draft").replace(path / "notes.txt")  # as editors save
+
+    monkeypatch.setattr("diladiff_cli.runtime.folders.share", slow)
+    save("base")
+    assert (path / "notes.txt").read_text() == "new"
+    assert (path / "new.txt").exists()
+
+
 def test_what_is_written_anew_wins(save: Callable[..., Path]) -> None:  # noqa: F811
     path = save("base")
     (path / "extra.txt").write_text("old")

@@ -1,3 +1,4 @@
+import os
 import random
 import signal
 import subprocess
@@ -140,6 +141,22 @@ def test_a_folder_that_is_not_ours_is_never_replaced(tmp_path: Path, name: str, 
     with pytest.raises(UserError, match=r"not of diladiff.*; move it away or choose another --out"):
         write(tmp_path, "new")
     assert (tmp_path / name).read_text() == content
+
+
+@pytest.mark.parametrize("below", [".", "logs"])
+def test_the_current_folder_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str) -> None:
+    (tmp_path / "a" / "logs").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / below)
+    for folder in (tmp_path / "a", Path(os.path.relpath(tmp_path / "a"))):
+        with pytest.raises(UserError, match="is the current folder, or above it, so that no other folder can take"):
+            check_replaceable(folder)
+    check_replaceable(tmp_path / "b")
+
+
+def test_a_mount_point_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path)
+    with pytest.raises(UserError, match="is a mount point"):
+        check_replaceable(tmp_path)
 
 
 def test_only_the_stage_asked_for_is_replaced(tmp_path: Path) -> None:
