@@ -149,9 +149,8 @@ class Shards:
             opened = self._stack.enter_context(safe_open(path, framework="np"))
             rows = opened.get_slice(key)
         except (OSError, SafetensorError) as error:
-            if (
-                isinstance(error, FileNotFoundError) and path.is_file()
-            ):  # as safetensors says it where too many are open
+            # So safetensors puts it where too many are open.
+            if isinstance(error, FileNotFoundError) and path.is_file():
                 raise UserError(*TOO_MANY) from error
             raise UserError(f"{path} is missing or damaged ({error})", remedy) from error
         shape, dtype = tuple(rows.get_shape()), rows.get_dtype()
