@@ -11,16 +11,8 @@ from diladiff_cli.errors import UserError, meant_instead
 from diladiff_cli.hub import hub_parts, names_a_path
 from diladiff_cli.integrity import CONFIG_FILE, read_json
 
-# Ending of a file -> the reader of ``datasets``; None for what is read line by line.
-READERS: dict[str, str | None] = {
-    ".txt": None,
-    ".txt.zst": None,
-    ".jsonl": None,
-    ".jsonl.zst": None,
-    ".json": "json",
-    ".parquet": "parquet",
-}
-FORMATS = ", ".join(READERS)
+ENDINGS = (".txt", ".txt.zst", ".jsonl", ".jsonl.zst", ".json", ".parquet")
+FORMATS = ", ".join(ENDINGS)
 
 
 def several(given: Any) -> list[Any]:
@@ -31,14 +23,14 @@ def several(given: Any) -> list[Any]:
 def ending(path: Path | str) -> str | None:
     """The known ending of a file's name, the longest first; None for other files."""
     name = str(path).lower()
-    return next((e for e in sorted(READERS, key=len, reverse=True) if name.endswith(e)), None)
+    return next((e for e in sorted(ENDINGS, key=len, reverse=True) if name.endswith(e)), None)
 
 
 def find_files(source: str) -> list[Path] | None:
     """The files that a source names, in order and each once; None where it names no path but perhaps a Hub data set.
 
-    Links are followed, also in circles. What lies in a folder is left out where its name begins with a dot, and so are
-    folders that this package wrote, such as data sets.
+    Links are followed, also in circles. A glob may match folders as well. What lies in a folder is left out where its
+    name begins with a dot, and so are folders that this package wrote, such as data sets.
 
     Raises:
         UserError: A folder without text, a file of an unknown kind, or a path that is not there or cannot be read.
@@ -128,12 +120,13 @@ def size_of(sources: Iterable[str]) -> int:
 
 
 def skipped_kinds(source: str) -> Counter[str]:
-    """The endings of the files in a folder that :func:`find_files` leaves out, and how often; none of other sources.
+    """The endings of the files in folders that :func:`find_files` leaves out, and how often; none of other sources.
 
     Hidden files do not count.
     """
     path = Path(source).expanduser()
-    others = [p for p in _walk(path) if not (ending(p) or p.name.startswith("."))] if path.is_dir() else []
+    folders = [path] if path.is_dir() else [p for p in map(Path, glob.glob(str(path))) if p.is_dir()]
+    others = [p for folder in folders for p in _walk(folder) if not (ending(p) or p.name.startswith("."))]
     return Counter(p.suffix.lower() or "without an ending" for p in others)
 
 
@@ -164,13 +157,14 @@ def _is_ours(folder: Path) -> bool:
 
 def _matches(pattern: Path) -> Iterable[Path]:
     if "**" not in pattern.parts:
-        return map(Path, glob.glob(str(pattern)))
+        found = map(Path, glob.glob(str(pattern)))  # folders as the shell gives them, where nobody quotes the pattern
+        return (file for path in found for file in (filter(ending, _walk(path)) if path.is_dir() else [path]))
     # This glob follows no links below **, and so ends where they lead in circles.
     start = Path(pattern.anchor or ".")
     hidden = any(part.startswith(".") for part in pattern.parts)
     files = pattern / "*" if pattern.name == "**" else pattern  # which alone stands for folders here
-    found = start.glob(str(files.relative_to(start)))
-    return (p for p in found if hidden or not any(part.startswith(".") for part in p.parts))
+    below = start.glob(str(files.relative_to(start)))
+    return (p for p in below if hidden or not any(part.startswith(".") for part in p.parts))
 
 
 def _distinct(paths: Iterable[Path]) -> list[Path]:

@@ -1,26 +1,24 @@
 """Documents from files, folders, globs, standard input and Hub data sets, in pieces where one is long.
 
-All sources together are one streamed data set of ``datasets``. It reads parquet, JSON and the Hub by itself, and gets
-the rows of text and JSON lines from here: its own reader of lines decodes archives in the locale's encoding, takes
-those that are cut off for whole, and needs a third of a second for a file; its reader of JSON makes dates of texts that
-look like some. Here every fault has its line.
+All sources together are one streamed data set of ``datasets``. It reads the Hub by itself, and gets what files hold
+from here: its own reader of lines decodes archives in the locale's encoding, takes those that are cut off for whole,
+and needs a third of a second for a file; that of JSON makes dates of texts that look like some, and nothing of rows
+that lack the field; that of parquet holds whole groups of rows with all columns. Here every fault has its place.
 """
 
-import glob
-import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from diladiff_cli.data.files import READERS, ending, find_files
-from diladiff_cli.data.lines import Line, OnRead, chunks, decoded, ignore, lines, unpacked
+from diladiff_cli.data.files import ending, find_files
+from diladiff_cli.data.lines import OnRead, chunks, decoded, ignore, lines, unpacked
+from diladiff_cli.data.rows import Row, json_rows, parquet_rows
 from diladiff_cli.errors import UserError, first_line, meant_instead
 from diladiff_cli.hub import hub_parts
 
 PIECE = 1 << 20  # characters; a tokenizer needs some 300 MB for that many
-LONGEST_ROW = 1 << 28  # characters of a JSON line
 REMEDY = "give UTF-8 text, JSON lines, parquet, or the id of a Hub data set that can be reached"
 
 
@@ -41,13 +39,14 @@ def iter_pieces(sources: Sequence[str], text_field: str = "text", on_read: OnRea
 
     A ``.txt`` file holds documents separated by blank lines (or by a million blank characters). ``-`` is standard
     input: JSON lines where the first line is a JSON object, else text. Both are in UTF-8, or in UTF-16 or UTF-32 with a
-    byte order mark. A name that is no path is a Hub data set, ``owner/name[@revision][:config]``, of which the train
-    split is streamed. Memory grows neither with the size of a source nor with that of a text document.
+    byte order mark. A ``.json`` file is an array of objects, or JSON lines. A name that is no path is a Hub data set,
+    ``owner/name[@revision][:config]``, of which the train split is streamed. Memory grows neither with the size of a
+    source nor with that of a text document.
 
     Args:
         sources: Files, folders, globs, ``-`` or Hub ids.
         text_field: The field of a JSON or parquet row that holds the text.
-        on_read: Told how many further bytes of files were read; of parquet and JSON where a file is done.
+        on_read: Told how many further bytes of files were read.
 
     Raises:
         UserError: A source is missing, cannot be read, or has no such field; names it, and the line.
@@ -75,7 +74,7 @@ def _sources(source: str, field: str, on_read: OnRead) -> Iterator[tuple[str, It
     if source == "-":
         yield "standard input", _stdin_parts(field)
     elif files is None:
-        yield source, _row_parts(_hub_rows(source), source, field)
+        yield source, _row_parts((Row(values, "it") for values in _hub_rows(source)), source, field)
     else:
         for file in files:
             if file.stat().st_size:
@@ -120,14 +119,14 @@ def _place_to_cut(text: str, start: int, end: int) -> int:
     return start + len(words[0]) if len(words) > 1 else end
 
 
-def _load(reader: str, **options: Any) -> Any:
+def _load(source: str, **options: Any) -> Any:
     """A streamed data set, without noise on the terminal: what goes wrong is raised, and has its line."""
     from datasets import load_dataset
     from datasets.utils.logging import CRITICAL, disable_progress_bar, set_verbosity
 
     disable_progress_bar()
     set_verbosity(CRITICAL)
-    return load_dataset(reader, split="train", streaming=True, **options)
+    return load_dataset(source, split="train", streaming=True, **options)
 
 
 def _hub_rows(source: str) -> Iterator[Any]:
@@ -142,37 +141,39 @@ def _hub_rows(source: str) -> Iterator[Any]:
     yield from rows
 
 
-def _row_parts(rows: Iterable[Any], name: str, field: str) -> Iterator[Piece]:
+def _row_parts(rows: Iterable[Row], name: str, field: str) -> Iterator[Piece]:
     for row in rows:
         yield Piece(_text_of(row, name, field), True)
 
 
 def _file_parts(file: Path, field: str, on_read: OnRead) -> Iterator[Piece]:
     kind = ending(file) or ".txt"
-    reader = READERS[kind]
-    if reader is not None:
-        yield from _row_parts(_load(reader, data_files=glob.escape(str(file))), str(file), field)
-        on_read(file.stat().st_size)
+    if kind == ".parquet":
+        yield from _row_parts(parquet_rows(file, field, on_read), str(file), field)
         return
     with file.open("rb") as opened:
         texts = decoded(unpacked(opened, on_read) if kind.endswith(".zst") else chunks(opened, on_read))
-        yield from _json_parts(texts, str(file), field) if kind.startswith(".jsonl") else _paragraphs(texts)
+        if not kind.startswith(".json"):
+            yield from _paragraphs(texts)
+            return
+        sign, texts = _looked_at(texts)
+        yield from _row_parts(json_rows(texts, array=kind == ".json" and sign == "["), str(file), field)
 
 
 def _stdin_parts(field: str) -> Iterator[Piece]:
-    is_json, whole = _looked_at(decoded(chunks(sys.stdin.buffer)))
-    yield from _json_parts(whole, "standard input", field) if is_json else _paragraphs(whole)
+    name = "standard input"
+    sign, texts = _looked_at(decoded(chunks(sys.stdin.buffer)))
+    yield from _row_parts(json_rows(texts, array=False), name, field) if sign == "{" else _paragraphs(texts)
 
 
-def _looked_at(texts: Iterator[str]) -> tuple[bool, Iterator[str]]:
-    """Whether a text is JSON lines, its first sign being a brace, and the text."""
+def _looked_at(texts: Iterator[str]) -> tuple[str, Iterator[str]]:
+    """The first character of a text that is not blank, empty where there is none, and the text."""
     begin = list[str]()
     for text in texts:
         begin.append(text)
         if text.strip():
             break
-    is_json = bool(begin) and begin[-1].lstrip().startswith("{")
-    return is_json, (text for some in (begin, texts) for text in some)
+    return "".join(begin[-1:]).lstrip()[:1], (text for some in (begin, texts) for text in some)
 
 
 def ending_by_content(file: IO[bytes]) -> str:
@@ -181,38 +182,21 @@ def ending_by_content(file: IO[bytes]) -> str:
     What cannot be decoded counts as text, whose reading tells the fault.
     """
     try:
-        return ".jsonl" if _looked_at(decoded(chunks(file)))[0] else ".txt"
+        return ".jsonl" if _looked_at(decoded(chunks(file)))[0] == "{" else ".txt"
     except ValueError:
         return ".txt"
 
 
-def _json_parts(texts: Iterable[str], name: str, field: str) -> Iterator[Piece]:
-    for line in lines(texts, LONGEST_ROW):
-        if not line.ends:
-            raise ValueError(f"line {line.number} is longer than {LONGEST_ROW:,} characters")
-        if line.text.strip():
-            yield Piece(_text_of(_parsed(line), name, field, f"line {line.number}"), True)
-
-
-def _parsed(line: Line) -> Any:
-    try:
-        return json.loads(line.text)
-    except json.JSONDecodeError as error:
-        what = f"{error.msg.removesuffix(' at')} at column {error.colno}"
-        raise ValueError(f"line {line.number} is no JSON: {what}") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"line {line.number} is no JSON: {error}") from error
-
-
-def _text_of(row: Any, name: str, field: str, place: str = "it") -> str:
-    if isinstance(row, dict) and row.get(field, "") is None:
+def _text_of(row: Row, name: str, field: str) -> str:
+    values, place = row
+    if isinstance(values, dict) and values.get(field, "") is None:
         return ""  # a null is no document
-    if isinstance(row, dict) and isinstance(row.get(field), str):
+    if isinstance(values, dict) and isinstance(values.get(field), str):
         # JSON may hold halves of surrogate pairs, which no text may
-        return str(row[field]).encode(errors="replace").decode()
-    found = f"has {', '.join(row)}" if isinstance(row, dict) else f"is of type {type(row).__name__}"
-    if isinstance(row, dict) and field in row:
-        found = f"has {field} of type {type(row[field]).__name__}"
+        return str(values[field]).encode(errors="replace").decode()
+    found = f"has {', '.join(values)}" if isinstance(values, dict) else f"is of type {type(values).__name__}"
+    if isinstance(values, dict) and field in values:
+        found = f"has {field} of type {type(values[field]).__name__}"
     raise UserError(f"{name} has a row without a string {field!r} ({place} {found})", "name one with --text-field")
 
 

@@ -242,6 +242,8 @@ def take_place(new: Path, folder: Path) -> None:
         shutil.rmtree(new, ignore_errors=True)
     else:
         old = _old_name(folder)
+        if old.exists():  # as where NFS keeps files that were open when it was removed
+            old.rename(partial_name(folder))
         folder.rename(old)
         new.rename(folder)
         shutil.rmtree(old, ignore_errors=True)

@@ -201,7 +201,8 @@ def _encode_text(
             hashes = {"text": TextHash(), "valid": TextHash()}
             splits = _pack(config, {"text": (sources, text), "valid": (valid, valid)}, hashes, tokenizer, folder)
             record = _record(config, tokenizer, splits, saved["tokenizer.json"], hashes_of_tokenizer)
-            record |= {"sources": [*text, *valid], "text_hashes": {name: h.value() for name, h in hashes.items()}}
+            record |= {"sources": [*text, *valid], "valid_sources": [*valid]}
+            record |= {"text_hashes": {name: h.value() for name, h in hashes.items()}}
             (folder / CONFIG_FILE).write_text(sealed(record))
     return record
 

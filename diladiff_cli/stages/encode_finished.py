@@ -86,7 +86,8 @@ def finished_data(
     hashes = stored.get("text_hashes", {})  # none in a damaged record
     on_hub = [source for source in sources if source != "-" and find_files(source) is None]
     if on_hub:
-        same = stored.get("sources") == sources and len(on_hub) in (0, len(sources))
+        named = [stored.get("sources"), stored.get("valid_sources")]
+        same = named == [sources, [*valid]] and len(on_hub) == len(sources)
     elif dry_run and "-" in sources:
         same = True
     else:

@@ -18,7 +18,7 @@ from torch import Tensor
 from diladiff_cli.config import LEAST_SCALE, MOST_SCALE
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CHECKSUM, CONFIG_FILE, check_log, read_json
-from diladiff_cli.runtime.artifacts import COMMANDS, Artifact, linked, load_artifact, write_artifact
+from diladiff_cli.runtime.artifacts import COMMANDS, OURS, Artifact, linked, load_artifact, write_artifact
 from diladiff_cli.runtime.card import METADATA, metadata_problems
 from diladiff_cli.runtime.folders import METRICS_FILE, recover, replacing
 from diladiff_cli.runtime.locks import sole_writer
@@ -32,6 +32,7 @@ from diladiff_cli.tokenizer_files import PATTERNS, read_tokenizer
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 PARENTS, ENCODER = "parents", "encoder"
+RECORDS = ("*.json", "*.jsonl")
 
 
 def export(
@@ -50,7 +51,7 @@ def export(
 
     Args:
         model: Artifact of any stage.
-        out: Folder of the bundle; an older bundle there is replaced as a whole.
+        out: Folder of the bundle. One there is replaced, but for files of others, as those of git or a picture.
         precision: Of the stored weights, "bf16" or "fp32"; running statistics are kept as they are.
         license: Identifier of the licence for the cards, but for parents that have one of an earlier export; None for
             what an earlier export says.
@@ -80,7 +81,7 @@ def export(
     links: dict[str, str] = {}  # stage -> new content hash, parents before their children
     with sole_writer(out):
         recover(out)
-        with replacing(out) as folder:
+        with replacing(out, ours=(*OURS, ENCODER, *RECORDS)) as folder:
             for stage, artifact in parents.items():
                 place = Path(PARENTS, stage)
                 (folder / place).mkdir(parents=True)
@@ -220,7 +221,7 @@ def _copy_records(source: Path, target: Path, own: str | None) -> None:
     check_log(source / METRICS_FILE)
     for record in sorted(source.iterdir()):
         if (
-            record.suffix in (".json", ".jsonl")
+            any(record.match(pattern) for pattern in RECORDS)
             and record.is_file()
             and not record.name.startswith(("config", "model"))
             and not any(record.match(pattern) for pattern in PATTERNS)
@@ -233,9 +234,10 @@ def _copy_records(source: Path, target: Path, own: str | None) -> None:
 def _is_of_other_weights(record: Path, own: str) -> bool:
     """Whether a file has reports of ``eval`` of an artifact of another hash, as of the weights before."""
     hashes = set()
-    for line in record.read_text(encoding="utf-8", errors="replace").splitlines():
+    text = record.read_text(encoding="utf-8", errors="replace")
+    for part in (text, *text.splitlines()):
         with suppress(ValueError, RecursionError):
-            report = json.loads(line)
+            report = json.loads(part)
             if isinstance(report, dict) and report.get("stage") in COMMANDS and isinstance(report.get("hash"), str):
                 hashes.add(report["hash"])
     return bool(hashes) and own not in hashes

@@ -12,6 +12,7 @@ import zstandard
 
 from diladiff_cli.config import EncodeConfig
 from diladiff_cli.data import lines, text
+from diladiff_cli.data import rows as rows_of_files
 from diladiff_cli.data.files import find_files
 from diladiff_cli.data.text import iter_pieces
 from diladiff_cli.data.tokenizer import train_tokenizer
@@ -115,15 +116,23 @@ BAD: dict[str, tuple[str, bytes | Callable[[Path], None], str]] = {
     "damaged archive": ("a.txt.zst", PACKED[:50] + b"\0\0\0\0" + PACKED[54:], "cannot be read ("),
     "no archive": ("a.jsonl.zst", rows('"a"'), "cannot be read (zstd "),
     "latin-1 in an archive": ("a.txt.zst", zstandard.compress(b"a\n\n\xe9!"), "0xe9 at byte 3 in line 3"),
-    "cut JSON": ("a.json", b'[{"text": "a"}, {"te', "cannot be read ("),
+    "cut array": ("a.json", b'[{"text": "a"}, {"te', "row 2 is no JSON: Unterminated string starting"),
+    "array without its end": ("a.json", b'[{"text": "a"} ', "the array is cut off"),
+    "array without a comma": ("a.json", b'[{"text": "a"} {"text": "b"}]', "after row 1 there is '{' in place of"),
+    "array and more": ("a.json", b'[{"text": "a"}]\n[]', "there is more after the array"),
+    "comma at the end": ("a.json", b'[{"text": "a"},]', "row 2 is no JSON: Expecting value"),
+    "deep array": ("a.json", b"[" * 100_000, "row 1 is no JSON: maximum recursion depth exceeded"),
+    "array without the field": ("a.json", b'[{"text": "a"}, {"body": "b"}]', "(row 2 has body); name one with"),
+    "array of texts": ("a.json", b'["a"]', "(row 1 is of type str)"),
+    "an object in several lines": ("a.json", b'{\n"text": "a"\n}', "line 1 is no JSON: Expecting property name"),
     "no parquet": ("a.parquet", b"PAR1 or not", "cannot be read ("),
     "parquet without the column": (
         "a.parquet",
         lambda path: parquet(path, body=["a"], n=[1]),
         "without a string 'text' (it has body, n)",
     ),
-    "parquet of numbers": ("a.parquet", lambda path: parquet(path, text=[1, 2]), "(it has text of type int)"),
-    "parquet of bytes": ("a.parquet", lambda path: parquet(path, text=[b"a"]), "(it has text of type bytes)"),
+    "parquet of numbers": ("a.parquet", lambda path: parquet(path, text=[1, 2]), "(row 1 has text of type int)"),
+    "parquet of bytes": ("a.parquet", lambda path: parquet(path, text=[b"a"]), "(row 1 has text of type bytes)"),
 }
 
 
@@ -259,11 +268,14 @@ def test_samples_with_half_a_pair_or_windows_line_ends_are_text(tmp_path: Path) 
 
 
 def test_a_row_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text, "LONGEST_ROW", 100)
+    monkeypatch.setattr(rows_of_files, "LONGEST_ROW", 100)
     monkeypatch.setattr(lines, "CHUNK", 10)
     monkeypatch.setattr(lines, "LOOKED_AT", 10)
     path = put(tmp_path / "a.jsonl", rows('"a"', json.dumps("b" * 100)))
     with pytest.raises(UserError, match=r"a\.jsonl cannot be read \(line 2 is longer than 100 characters\)"):
+        read(path)
+    path = put(tmp_path / "a.json", b'[{"text": "a"}, {"text": "' + b"b" * 200)
+    with pytest.raises(UserError, match=r"a\.json cannot be read \(row 2 is no JSON: it has no end within 100 char"):
         read(path)
 
 

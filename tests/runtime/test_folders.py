@@ -105,6 +105,17 @@ def test_a_swap_cut_off_between_its_two_steps_is_undone(tmp_path: Path) -> None:
         assert read(out) == "old"
 
 
+def test_a_leftover_that_could_not_be_removed_is_in_nobodys_way(tmp_path: Path, swap: str) -> None:
+    out = tmp_path / "out"
+    write(out, "old")
+    (tmp_path / ".out.old").mkdir()
+    (tmp_path / ".out.old" / ".nfs1234").touch()
+    write(out, "new")
+    assert read(out) == "new"
+    recover(out)
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
 def test_a_reader_leaves_the_files_of_a_running_writer_alone(tmp_path: Path) -> None:
     out = tmp_path / "out"
     write(out, "old")

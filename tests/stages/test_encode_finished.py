@@ -139,16 +139,22 @@ def test_a_hub_data_set_is_compared_by_name_and_text_beside_it_counts_as_other(
     made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, local = made / "data" / "config.json", str(made / "text.txt")
-    monkeypatch.setattr(encode_finished, "find_files", lambda source: None if source == "owner/set" else [Path(source)])
-    for sources, same in ((["owner/set"], True), (["owner/set", local], False)):
-        record = json.loads(config.read_text()) | {"sources": sources}
+    monkeypatch.setattr(encode_finished, "find_files", lambda source: [Path(source)] if source == local else None)
+    hub, more = ["owner/set"], ["owner/more"]
+    for text, valid, made_with, same in (
+        (hub, [], (hub, []), True),
+        (hub, more, (hub + more, more), True),
+        (hub + more, [], (hub + more, more), False),
+        ([*hub, local], [], ([*hub, local], []), False),
+    ):
+        record = json.loads(config.read_text()) | dict(zip(("sources", "valid_sources"), made_with, strict=True))
         del record[CHECKSUM]
         config.write_text(sealed(record))
         if same:
-            assert finished_data(CONFIG, sources, (), made / "data") == record
+            assert finished_data(CONFIG, text, valid, made / "data") == record
         else:
             with pytest.raises(UserError, match=OTHER_TEXT):
-                finished_data(CONFIG, sources, (), made / "data")
+                finished_data(CONFIG, text, valid, made / "data")
 
 
 DAMAGES: dict[str, Callable[[Path], Any]] = {

@@ -140,6 +140,18 @@ def test_an_older_bundle_is_replaced_as_a_whole(tiny_chain: Chain, tmp_path: Pat
     assert not (tmp_path / "bundle" / "parents").exists()
 
 
+def test_in_an_older_bundle_files_of_others_stay_and_its_reports_go(tiny_chain: Chain, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    export(tiny_chain.student, bundle)
+    for name in (".git/objects/ab", "LICENSE", "eval.jsonl", "former.json", "encoder/config.json"):
+        (bundle / name).parent.mkdir(parents=True, exist_ok=True)
+        (bundle / name).write_text("{}")
+    export(tiny_chain.student, bundle)
+    assert {path.name for path in bundle.iterdir()} >= {".git", "LICENSE"}
+    assert (bundle / ".git" / "objects" / "ab").exists()
+    assert not {"eval.jsonl", "former.json", "encoder"} & {path.name for path in bundle.iterdir()}
+
+
 def test_a_bundle_samples_with_its_own_factor_on_latents(tiny_chain: Chain, tmp_path: Path) -> None:
     export(tiny_chain.student, tmp_path / "first", latent_scale=0.25)
     export(tmp_path / "first", tmp_path / "second")
@@ -264,9 +276,10 @@ def test_reports_of_other_weights_stay_behind(chain_copy: Chain, tmp_path: Path)
     for name, lines in reports.items():
         (chain_copy.mdlm / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
     (chain_copy.mdlm / "torn.json").write_text('{"stage"')
+    (chain_copy.mdlm / "pretty.json").write_text(json.dumps(reports["former.jsonl"][0], indent=2))
     export(chain_copy.mdlm, tmp_path / "bundle")
     found = {path.name for path in (tmp_path / "bundle").iterdir()}
     assert found >= {"own.jsonl", "both.jsonl", "others.json", "list.json", "torn.json", "metrics.jsonl"}
-    assert "former.jsonl" not in found
+    assert not found & {"former.jsonl", "pretty.json"}
     export(tmp_path / "bundle", tmp_path / "again")  # whose hash is another than its reports have
     assert {path.name for path in (tmp_path / "again").iterdir()} == found
