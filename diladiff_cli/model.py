@@ -137,8 +137,8 @@ class Model:
         cut = sum(len(row) > self.length + 1 for row in whole)  # one more is the separator
         if cut:
             warnings.warn(f"texts cut at {self.length} tokens: {cut} of {len(texts)}", stacklevel=2)
-        blocks = torch.tensor([[*row, *[end] * (self.length - len(row))] for row in rows], dtype=torch.int64)
-        blocks = blocks.to(self.sampler.device)
+        filled = [[*row, *[end] * (self.length - len(row))] for row in rows]
+        blocks = torch.tensor(filled, dtype=torch.int64, device=self.sampler.device)
         starts = range(0, len(blocks), TEXTS_AT_ONCE)
         empty = torch.zeros(0, *shape, dtype=torch.float32, device=self.sampler.device)
         with autocast(self.sampler.device, "fp32"):

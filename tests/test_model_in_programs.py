@@ -47,6 +47,29 @@ def test_what_is_loaded_by_a_relative_path_works_from_anywhere(
     assert len(oracle.sample(n=1, decode_steps=2)) == 1
 
 
+WAYS: dict[str, dict[str, Any]] = {
+    "random order": {},
+    "corrector and base": {"order": "spread", "corrector": 0.5, "latent_until": 0.5},
+    "a chosen order": {"order": "entropy"},
+    "prompts": {"prompt": "a", "suffix": " b"},
+}
+
+
+@pytest.mark.parametrize("stage", ["mdlm", "prior", "student"])
+def test_another_default_device_changes_nothing(tiny_chain: Chain, stage: str) -> None:
+    path = getattr(tiny_chain, stage)
+    few = FEW if stage != "mdlm" else {"n": 2, "decode_steps": 4}
+    ways = [few | how for how in WAYS.values() if stage != "mdlm" or "latent_until" not in how]
+    model = load(path, "cpu")
+    wanted = [model.sample(**how) for how in ways]
+    with torch.device("meta"):  # on which nothing can be computed
+        model = load(path, "cpu")
+        assert [model.sample(**how) for how in ways] == wanted
+        assert model.trace(SampleConfig(**few)).sample == wanted[0][0]
+        if stage != "mdlm":
+            assert len(model.decode(model.encode(["a text", "the cat"]), decode_steps=2)) == 2
+
+
 def test_names_of_models_are_understood_by_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert describe("shipped/parents/ae")["stage"] == "ae"

@@ -139,7 +139,7 @@ def gamma_target(schedule: TanSchedule, time: float, gamma: float) -> tuple[floa
     """
     if gamma == 0.0 or time == 0.0:
         return time, 1.0, 0.0
-    exact = torch.tensor([time, gamma], dtype=torch.float64)
+    exact = torch.tensor([time, gamma], dtype=torch.float64, device="cpu")
     lower, level = _lower_time(schedule, exact[0], exact[1]), schedule(exact[0])
     reached = schedule(lower)
     scale = level.alpha / reached.alpha

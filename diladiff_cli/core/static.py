@@ -83,10 +83,10 @@ class RevealPlan:
         counts = torch.bincount(number[chosen] - first, minlength=last - first)
         width = padded_width(int(counts.max()))
         rows = counts.nonzero().squeeze(1)
-        places = torch.full((len(rows), width), size)
-        filled = torch.arange(width) < counts[rows][:, None]
+        places = torch.full((len(rows), width), size, device=chosen.device)
+        filled = torch.arange(width, device=chosen.device) < counts[rows][:, None]
         places[filled] = order % size
-        drawn = torch.zeros(*places.shape, draws_at_most(decoding), dtype=torch.float64)
+        drawn = torch.zeros(*places.shape, draws_at_most(decoding), dtype=draws.dtype, device=draws.device)
         following = draws[order]
         for turn in range(drawn.shape[2]):
             drawn[filled, turn] = following

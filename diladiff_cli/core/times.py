@@ -69,4 +69,4 @@ def logit_normal(normal: Tensor, mean: float, std: float) -> Tensor:
 
 def sampling_grid(steps: int) -> Tensor:
     """(steps + 1,) equally spaced times from 1 down to 0, in float64."""
-    return torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)
+    return torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64, device="cpu")

@@ -52,7 +52,7 @@ def ode_log_density(
     from scipy.integrate import solve_ivp  # whose import would take 0.4 s of every training command
 
     shape, count = z_0.shape, z_0.numel()
-    probe = (torch.randint(0, 2, shape, generator=generator) * 2 - 1).to(z_0)
+    probe = (torch.randint(0, 2, shape, generator=generator, device="cpu") * 2 - 1).to(z_0)
 
     def slope(time: float, state: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
         z = torch.from_numpy(state[:count]).reshape(shape).to(z_0)
@@ -93,13 +93,13 @@ def bound_nats(
         (B,) float64 nats per sequence, on the CPU.
     """
     batch, length = x.shape
-    start = torch.rand((), generator=generator, dtype=torch.float64)
-    offset = (start + GOLDEN_SECTION * torch.arange(batch, dtype=torch.float64)) % 1.0
-    total = torch.zeros(batch, dtype=torch.float64)
+    start = torch.rand((), generator=generator, dtype=torch.float64, device="cpu")
+    offset = (start + GOLDEN_SECTION * torch.arange(batch, dtype=torch.float64, device="cpu")) % 1.0
+    total = torch.zeros(batch, dtype=torch.float64, device="cpu")
     for draw in range(draws):
         # The shift within a stratum of 1 / draws is the sequence's own.
         k = ((offset + draw / draws) % 1.0 * length).long().clamp(max=length - 1) + 1  # (B,)
-        rank = torch.rand(batch, length, generator=generator).argsort(1).argsort(1)
+        rank = torch.rand(batch, length, generator=generator, device="cpu").argsort(1).argsort(1)
         is_masked = (rank < k[:, None]).to(x.device)  # (B, L), k of them
         nll = masked_nll(apply_mask(x, is_masked, mask_id), is_masked)
         total += nll.detach().cpu().double() * length / k

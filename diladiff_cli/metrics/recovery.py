@@ -47,7 +47,7 @@ def recovery_curve(
         length = x.shape[1]
         masked_logits = logits_for(x)
         # Row by row, so that the draws do not depend on how sequences fall into batches.
-        rank = torch.stack([torch.randperm(length, generator=generator) for _ in x]).to(x.device)
+        rank = torch.stack([torch.randperm(length, generator=generator, device="cpu") for _ in x]).to(x.device)
         for i, ratio in enumerate(ratios):
             is_masked = rank < max(1, round(ratio * length))
             logits = masked_logits(apply_mask(x, is_masked, mask_id), is_masked)  # (M, K)

@@ -17,9 +17,9 @@ LOGITS_AT_ONCE = 1 << 25  # of a training step: 128 MB in float32
 MOST_OF_ALL = 0.75  # share of positions beyond which gathering them saves next to nothing
 
 
-def latent_positions(latents: int, length: int) -> Tensor:
+def latent_positions(latents: int, length: int, device: torch.device | str = "cpu") -> Tensor:
     """(N,) the place in the text of each latent: (j + 0.5) L / N - 0.5 (method section 3)."""
-    return (torch.arange(latents, dtype=torch.float32) + 0.5) * (length / latents) - 0.5
+    return (torch.arange(latents, dtype=torch.float32, device=device) + 0.5) * (length / latents) - 0.5
 
 
 def places_of(select: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -109,7 +109,7 @@ class TokenDenoiser(nn.Module):
             z: (B, N, C) latents.
             mask: (B, N) bool, True where attention may look; None for everywhere.
         """
-        places = latent_positions(z.shape[1], self.length).to(z.device)
+        places = latent_positions(z.shape[1], self.length, z.device)
         angles = rotary_angles(places, self.width // self.heads)
         return [None if b.cross is None else b.cross.cache(z, mask, angles) for b in self._typed_blocks()]
 

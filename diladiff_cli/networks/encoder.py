@@ -107,7 +107,7 @@ class LatentEncoder(nn.Module):
         """Encode ``features``; ``mask`` (B, L) is True where attention may look."""
         length, latents = features.shape[1], len(self.queries)
         feature_angles = rotary_angles(torch.arange(length, device=features.device), self.head_width)
-        places = latent_positions(latents, length).to(features.device)
+        places = latent_positions(latents, length, features.device)
         latent_angles = rotary_angles(places, self.head_width)
         h = self.features_in(features) + self.feature_places[:length]  # (B, L, D)
         # Not normalised: small beside what is read, so that latents differ between texts from the first step.

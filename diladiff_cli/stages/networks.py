@@ -73,10 +73,10 @@ def build(artifact: Artifact, device: torch.device | str = "cpu") -> Any:
             f"the weights of {artifact.path} do not fit its config.json ({odd[0]} is {found}, wanted {needed})",
             "make it again",
         )
-    with _NoStartingValues():
+    with torch.device("cpu"), _NoStartingValues():  # whatever the default is
         model = make(**network)
     model.load_state_dict(state)
-    return model.requires_grad_(False).eval().to(device, torch.float32)  # whatever the default is
+    return model.requires_grad_(False).eval().to(device, torch.float32)
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:

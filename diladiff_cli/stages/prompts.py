@@ -53,11 +53,9 @@ def _problem(sampler: Sampler, name: str, text: str) -> str | None:
 
 def masked_between(sampler: Sampler, prompt: str, suffix: str, count: int) -> Tensor:
     """Tokens (B, L) of ``count`` texts before the first decoding step: the prompt, masks, and the suffix at the end."""
-    first, last = (torch.tensor(given_tokens(sampler, text), dtype=torch.int64) for text in (prompt, suffix))
-    x = torch.full((count, sampler.decoder.length), sampler.decoder.mask_id)
-    x[:, : len(first)] = first
-    x[:, x.shape[1] - len(last) :] = last
-    return x
+    first, last = (given_tokens(sampler, text) for text in (prompt, suffix))
+    masks = [sampler.decoder.mask_id] * (sampler.decoder.length - len(first) - len(last))
+    return torch.tensor([[*first, *masks, *last]], device="cpu").repeat(count, 1)
 
 
 def joins_a_word(sampler: Sampler, suffix: str) -> bool:

@@ -173,7 +173,7 @@ def is_whole(sampler: Sampler, config: SampleConfig, number: int, found: Any) ->
         ids = found["token_ids"]
         if len(ids) != sampler.decoder.length or not all(0 <= i < sampler.decoder.vocab_size for i in ids):
             return False
-        (wanted,) = describe(sampler, range(number, number + 1), config, torch.tensor([ids]))
+        (wanted,) = describe(sampler, range(number, number + 1), config, torch.tensor([ids], device="cpu"))
     except (LookupError, TypeError, ValueError):
         return False
     return bool(found == wanted)

@@ -102,7 +102,7 @@ def decodings_by_latent(samples: Iterable[Sample]) -> Tensor | None:
     if len({len(ids) for texts in several for ids in texts}) != 1:
         return None
     fewest = min(map(len, several))
-    return torch.tensor([texts[:fewest] for texts in several])
+    return torch.tensor([texts[:fewest] for texts in several], device="cpu")
 
 
 def are_of_several_calls(samples: Iterable[Sample]) -> bool:

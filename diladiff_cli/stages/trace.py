@@ -91,7 +91,7 @@ def record(sampler: Sampler, config: SampleConfig) -> Trace:
     if sampler.autoencoder is not None:
         z_0 = draw_latents(sampler, latents, config, note_latent).repeat_interleave(config.decodings, 0)[: len(ids)]
     masked = masked_between(sampler, config.prompt, config.suffix, 1)[0] == sampler.decoder.mask_id
-    revealed, complete_at = torch.zeros(sampler.decoder.length, dtype=torch.int64), config.decode_steps
+    revealed, complete_at = torch.zeros(sampler.decoder.length, dtype=torch.int64, device="cpu"), config.decode_steps
     complete_at -= corrector_steps(config)
     texts: dict[int, list[int]] = {}  # by step, since a GPU may have to take some once more
 
