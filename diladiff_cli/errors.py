@@ -1,4 +1,4 @@
-"""UserError, for what lies on disk (:mod:`settings` has ConfigError), and how common faults become one."""
+"""UserError, for what the user can mend beyond options (those have ConfigError), and how common faults become one."""
 
 import difflib
 import errno
@@ -42,6 +42,11 @@ class UserError(Exception):
 def first_line(error: BaseException) -> str:
     """What an exception of a library says, or is called where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong: the system's own words where there are some, else the first line of the error's."""
+    return str(getattr(error, "strerror", None) or first_line(error))
 
 
 def kind_of(stage: str) -> str:

@@ -1,18 +1,18 @@
 """Whether files are still what was written: checksums in JSON documents, hashes of files, and strict reading.
 
 Every ``config.json`` and ``state.json`` begins with a ``checksum`` of its own content, and lists the SHA-256 of the
-files that it vouches for. Neither is a signature: they tell damage, not forgery. Who changes a ``config.json`` on
-purpose deletes its checksum.
+files that it vouches for. Neither is a signature: they show damage, not forgery. Anyone who edits a ``config.json`` on
+purpose must delete its checksum.
 """
 
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from diladiff_cli.errors import UserError
+from diladiff_cli.errors import UserError, reason
 
 CHECKSUM = "checksum"
 CONFIG_FILE = "config.json"
@@ -39,8 +39,7 @@ def finite(value: Any) -> Any:
 
 def checksum(values: Mapping[str, Any]) -> str:
     """SHA-256 of a JSON object's content, whatever its layout; its own entry does not count."""
-    text = json.dumps({k: v for k, v in values.items() if k != CHECKSUM}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return json_hash({k: v for k, v in values.items() if k != CHECKSUM})
 
 
 def sealed(values: Mapping[str, Any]) -> str:
@@ -54,8 +53,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is no regular file, too long, nested too deep, or holds no object; or it has a checksum and yet
-            NaN or infinity, which read as null in documents without one.
+        ValueError: It is no regular file, too long, nested too deep, or holds no object. NaN and infinity read as null.
     """
     if path.exists() and not path.is_file():
         raise ValueError("it is no file")
@@ -97,6 +95,25 @@ def read_sealed(path: Path) -> dict[str, Any]:
     return values
 
 
+def read_config(file: Path, remedy: str, read: Callable[[Path], dict[str, Any]] = read_sealed) -> dict[str, Any] | None:
+    """What a ``config.json`` says; None where there is none.
+
+    Raises:
+        UserError: It cannot be read, or is damaged; names it, with ``remedy``.
+    """
+    try:
+        return read(file)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({reason(error)})", remedy) from error
+
+
+def json_hash(content: Any) -> str:
+    """SHA-256 of what JSON can say, in hexadecimal; the order of keys does not count."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
@@ -110,25 +127,20 @@ def log_record(path: Path) -> dict[str, Any]:
 
 
 def check_log(path: Path) -> None:
-    """Compare the begin of a log with what the ``config.json`` beside it recorded, where it did.
+    """Compare the start of a log with what the ``config.json`` beside it recorded, where it did.
 
     Raises:
         UserError: The log was cut or changed, or that config.json is damaged; names it.
     """
-    config, remedy = path.parent / CONFIG_FILE, "restore it, or start over with --fresh"
-    try:
-        record = read_sealed(config).get("log")
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    except (OSError, ValueError) as error:
-        raise UserError(f"{config} cannot be read ({error})", remedy) from error
+    remedy = "restore it, or start over with --fresh"
+    record = (read_config(path.parent / CONFIG_FILE, remedy) or {}).get("log")
     if not isinstance(record, dict):
         return
     size = record.get("bytes")
     try:
         with path.open("rb") as file:
-            begin = file.read(size) if type(size) is int and 0 <= size <= path.stat().st_size else None
+            start = file.read(size) if type(size) is int and 0 <= size <= path.stat().st_size else None
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})", remedy) from error
-    if begin is None or hashlib.sha256(begin).hexdigest() != record.get("sha256"):
+        raise UserError(f"{path} cannot be read ({reason(error)})", remedy) from error
+    if start is None or hashlib.sha256(start).hexdigest() != record.get("sha256"):
         raise UserError(f"{path} is damaged: it does not begin with what {CONFIG_FILE} recorded", remedy)

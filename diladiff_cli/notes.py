@@ -11,6 +11,11 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def several_processes() -> bool:
+    """Whether this is one of several processes of a run, connected yet or not."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 def say(text: str, everywhere: bool = False) -> None:
     """One line on stderr, from the main process alone unless ``everywhere``."""
     if everywhere or is_main_process():
@@ -18,10 +23,10 @@ def say(text: str, everywhere: bool = False) -> None:
 
 
 @contextmanager
-def telling_what_is_kept(kept: Callable[[], str]) -> Iterator[None]:
-    """Where a signal ends what happens inside, a line that says what of it stays."""
+def saying_if_interrupted(text: Callable[[], str]) -> Iterator[None]:
+    """If a signal ends the block, say a line on what is left of its work."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        say(f"{kept()}; the same command goes on")
+        say(text())
         raise

@@ -9,7 +9,7 @@ import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, Self
 
 # Limits of numbers whose field names none: where nothing overflows yet, and nobody means more.
@@ -152,7 +152,7 @@ def _check_field(field: "Field[Any]", value: Any, kind: type) -> str | None:
     if field.metadata["listed"] and not isinstance(value, str):
         return f"{flag(field.name)} is {shown(value)}; give {LIST}"
     limits = {key: field.metadata[key] for key in ("low", "high", "choices")}
-    return check_value(field.name, value, kind, **limits, empty=field.default in ("", MISSING))
+    return check_value(field.name, value, kind, **limits, empty=field.default == "")
 
 
 @dataclass(frozen=True, kw_only=True)

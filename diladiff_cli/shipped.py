@@ -1,4 +1,4 @@
-"""Where the model and the text lie that ship with the package."""
+"""Where the model, the text and the page lie that ship with the package."""
 
 from pathlib import Path
 
@@ -6,3 +6,4 @@ SHIPPED_NAME = "shipped"  # what the model is called, where a folder is asked fo
 _ASSETS = Path(__file__).parent / "assets"
 SHIPPED_MODEL = _ASSETS / "model"
 SHIPPED_TEXT = _ASSETS / "text"
+TRACE_PAGE = _ASSETS / "trace.html"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from diladiff_cli.errors import UserError
-from diladiff_cli.integrity import CONFIG_FILE, file_hash, read_sealed
+from diladiff_cli.integrity import CONFIG_FILE, file_hash, read_config
 
 # Without any of these files, some kinds of tokenizers are made empty, of a model's config.json alone.
 VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.spm", "*.tiktoken", "tekken.json")
@@ -83,12 +83,6 @@ def _compare(found: Mapping[str, Path], table: Mapping[str, str], folder: Path, 
 
 def _recorded(home: Path) -> dict[str, str] | None:
     """The hashes by name that a config.json has; None where that is missing or of something else."""
-    config = home / CONFIG_FILE
-    try:
-        values = read_sealed(config)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{config} cannot be read ({error})", "restore it, or make the folder again") from error
+    values = read_config(home / CONFIG_FILE, "restore it, or make the folder again") or {}
     table = values.get("tokenizer") if "stage" in values else None
     return table if isinstance(table, dict) else None

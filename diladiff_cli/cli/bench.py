@@ -121,9 +121,12 @@ def bench(
         return None
     if speed:
         return _speed(config)
-    return (_plan if dry_run else _frontier)(
-        config, _all_models(model, against or [], more or []), out or Path("bench"), data
-    )
+    models, folder = _all_models(model, against or [], more or []), out or Path("bench")
+    if dry_run:
+        from diladiff_cli.stages.bench_kept import bench_plan
+
+        return bench_plan(config, models, folder, data)
+    return _frontier(config, models, folder, data)
 
 
 def _speed(config: BenchConfig) -> Iterator[Mapping[str, Any]]:
@@ -142,12 +145,6 @@ def _all_models(model: Path | None, against: list[Path], more: list[Path]) -> li
     if model is None and more and not against:
         model, *more = more
     return list(dict.fromkeys([named_or_default(model), *against, *more]))
-
-
-def _plan(config: BenchConfig, models: list[Path], out: Path, data: Path | None) -> Mapping[str, Any]:
-    from diladiff_cli.stages.bench_kept import bench_plan
-
-    return bench_plan(config, models, out, data)
 
 
 def _frontier(config: BenchConfig, models: list[Path], out: Path, data: Path | None) -> Iterator[Mapping[str, Any]]:

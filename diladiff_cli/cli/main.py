@@ -19,7 +19,7 @@ from diladiff_cli.cli.failures import DONE, Terminated, report, wants_debug, wit
 from diladiff_cli.cli.output import connect_processes, quiet_libraries
 from diladiff_cli.cli.plot import plot
 from diladiff_cli.cli.sample import sample
-from diladiff_cli.cli.streams import settle_streams
+from diladiff_cli.cli.streams import discard, settle_streams
 from diladiff_cli.cli.train import distill, train_ae, train_mdlm, train_prior
 from diladiff_cli.runtime.heap import keep_freed_memory
 from diladiff_cli.runtime.signals import STOPPING, is_heard
@@ -81,7 +81,7 @@ def run(arguments: Sequence[str]) -> int:
         return stop.exit_code
     except (Exception, KeyboardInterrupt, Terminated) as error:
         if isinstance(error, BrokenPipeError) and TOLD & set(arguments):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where what is still buffered goes when Python ends
+            discard(1)  # where what is still buffered goes when Python ends
             return DONE
         return report(error, arguments)
     except SystemExit:  # of rich, where whoever read the help has had enough

@@ -10,9 +10,10 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from diladiff_cli.cli.streams import discard
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import finite
-from diladiff_cli.notes import is_main_process
+from diladiff_cli.notes import is_main_process, several_processes
 from diladiff_cli.runtime.folders import real
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class ClosedPipeError(Exception):
 
 def connect_processes() -> None:
     """Connect the processes of a run, where there are several, so that each learns when another one ends early."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if several_processes():
         from diladiff_cli.runtime.processes import process_state
 
         process_state()
@@ -113,9 +114,7 @@ def _write_line(line: str, stream: IO[bytes]) -> None:
         stream.write(line.encode(errors="backslashreplace") + b"\n")
         stream.flush()
     except BrokenPipeError as error:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())  # what is still buffered goes nowhere
-        os.close(null)
+        discard(stream.fileno())  # what is still buffered goes nowhere
         raise ClosedPipeError from error
 
 

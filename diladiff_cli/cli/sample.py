@@ -14,7 +14,7 @@ from diladiff_cli.cli.options import DryRun, EncodedData, idle_bounds, named_or_
 from diladiff_cli.cli.output import Result, check_place
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.errors import UserError
-from diladiff_cli.notes import is_main_process, say
+from diladiff_cli.notes import is_main_process, say, saying_if_interrupted
 from diladiff_cli.settings import ConfigError, check_value
 
 FORMATS = ("jsonl", "text")
@@ -174,13 +174,14 @@ def _with_bar(model: Any, config: SampleConfig, enabled: bool, first: int) -> It
 
 
 def _write_trace(model: Any, config: SampleConfig, out: Path) -> None:
-    from diladiff_cli.cli.sample_file import told_when_interrupted, writable
+    from diladiff_cli.cli.sample_file import writable
     from diladiff_cli.runtime.folders import real, remove_leftovers, replacing_file
     from diladiff_cli.stages.trace import page
 
-    with told_when_interrupted(out), writable(out, "--trace") as ground:
-        if ground.is_regular:
+    cut_short = saying_if_interrupted(lambda: f"{out} is not written, since it is not complete")
+    with cut_short, writable(out, "--trace") as target:
+        if target.is_regular:
             remove_leftovers(real(out))
-        with replacing_file(out) if ground.is_regular else nullcontext(out) as file:
+        with replacing_file(out) if target.is_regular else nullcontext(out) as file:
             file.write_bytes(page(model.trace(config)).encode())
     say(f"{out}: how sample 0 was decoded")

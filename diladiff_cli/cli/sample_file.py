@@ -13,13 +13,12 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
-
 from diladiff_cli.cli.output import check_place, write
 from diladiff_cli.errors import UserError
 from diladiff_cli.notes import is_main_process, say
 from diladiff_cli.runtime.folders import partial_name, real, remove_leftovers, replacing_file
 from diladiff_cli.runtime.locks import sole_writer
+from diladiff_cli.runtime.processes import from_main
 
 SEPARATOR = "-" * 40
 Sample = Mapping[str, Any]
@@ -64,15 +63,15 @@ def write_samples(source: Source, out: Path, n: int, as_text: bool) -> None:
     """
     if not is_main_process():  # its share of the work
         with open(os.devnull, "wb") as nowhere:
-            write(source.draw(_agreed(0)), nowhere)
+            write(source.draw(from_main(0)), nowhere)
         return
-    with writable(out, "--out") as ground:
-        if not ground.is_regular:
+    with writable(out, "--out") as target:
+        if not target.is_regular:
             with out.open("wb") as file:
-                samples = source.draw(_agreed(0))
+                samples = source.draw(from_main(0))
                 write(texts_of(samples) if as_text else samples, file)
             return
-        draft = _Draft(real(out), source, n, ground.is_locked)
+        draft = _Draft(real(out), source, n, target.is_locked)
         with _told_when_cut_short(out, draft):
             kept = draft.begin()
             if kept:
@@ -82,16 +81,16 @@ def write_samples(source: Source, out: Path, n: int, as_text: bool) -> None:
             if draft.of_others():
                 say(f"{out}: samples of runs with other settings lie beside it, and are removed once it is complete")
             with draft.file.open("ab") as file:
-                write(source.draw(_agreed(kept)), file)
+                write(source.draw(from_main(kept)), file)
             earlier = out.is_file()
             draft.finish(as_text)
-        if ground.is_locked:  # else another run may be at work on the rest
+        if target.is_locked:  # else another run may be at work on the rest
             remove_leftovers(real(out))
         say(f"{out}: {n} samples" + (", in place of an earlier file" if earlier else ""))
 
 
 @dataclass(frozen=True)
-class Ground:
+class OutputFile:
     """Where a file is to be written.
 
     Attributes:
@@ -104,24 +103,17 @@ class Ground:
 
 
 @contextmanager
-def writable(out: Path, option: str) -> Iterator[Ground]:
+def writable(out: Path, option: str) -> Iterator[OutputFile]:
     """Have a file for oneself, which the block writes; where it cannot, a UserError blames ``option``."""
     check_place(out, option)
     try:
         if out.exists() and not out.is_file():
-            yield Ground(False, False)
+            yield OutputFile(False, False)
         else:
             with sole_writer(out, option) as is_locked:
-                yield Ground(True, is_locked)
+                yield OutputFile(True, is_locked)
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror})", f"choose another {option}") from error
-
-
-def _agreed(kept: int) -> int:
-    """What the main process knows of samples that are there, on all processes."""
-    found = [kept]
-    broadcast_object_list(found)
-    return found[0]
 
 
 class _Draft:
@@ -215,14 +207,4 @@ def _told_when_cut_short(out: Path, draft: _Draft) -> Iterator[None]:
             kept = draft.kept()
             rest = f"; {kept:,} of {draft.n:,} samples are kept, and the same command does the rest" if kept else ""
             say(f"{out} is not written, since it is not complete{rest}")
-        raise
-
-
-@contextmanager
-def told_when_interrupted(out: Path) -> Iterator[None]:
-    """Say that a file is not there where SIGINT or another signal ends the block that writes it as a whole."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit):
-        say(f"{out} is not written, since it is not complete")
         raise

@@ -29,9 +29,14 @@ class Unread(io.TextIOWrapper):
 
     def _give_up(self, error: OSError) -> None:
         if error.errno in GONE:
-            nothing = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nothing, self.fileno())
-            os.close(nothing)
+            discard(self.fileno())
+
+
+def discard(descriptor: int) -> None:
+    """Have what is written to an open descriptor go nowhere from now on."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, descriptor)
+    os.close(nothing)
 
 
 def settle_streams() -> None:

@@ -122,29 +122,29 @@ def draw_tokens(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_p
         FloatingPointError: A row has a logit that is NaN or positive infinity, or none above negative infinity.
     """
     if temperature == 0.0:
-        sureness = logits.double().softmax(-1).amax(-1)
-        if not sureness.isfinite().all():
+        probability = logits.double().softmax(-1).amax(-1)
+        if not probability.isfinite().all():
             raise FloatingPointError(NOT_FINITE)
-        return logits.argmax(-1), sureness
-    found = Categorical.of(tempered_weights(logits, temperature))
-    if not found.total.isfinite().all():
+        return logits.argmax(-1), probability
+    distribution = Categorical.of(tempered_weights(logits, temperature))
+    if not distribution.total.isfinite().all():
         raise FloatingPointError(NOT_FINITE)
-    tokens = found.draw(uniform.double())
+    tokens = distribution.draw(uniform.double())
     if top_p < 1.0:
-        tokens = _redraw_outside_nucleus(found, tokens, uniform.double(), top_p)
-    return tokens, found.of_tokens(tokens).double() / found.total
+        tokens = _redraw_outside_nucleus(distribution, tokens, uniform.double(), top_p)
+    return tokens, distribution.of_tokens(tokens).double() / distribution.total
 
 
-def _redraw_outside_nucleus(found: Categorical, tokens: Tensor, uniform: Tensor, top_p: float) -> Tensor:
+def _redraw_outside_nucleus(distribution: Categorical, tokens: Tensor, uniform: Tensor, top_p: float) -> Tensor:
     """Replace tokens (M,) until all are in their row's nucleus; each try succeeds with probability top_p or more."""
     tokens = tokens.clone()
-    rows = (~found.in_nucleus(tokens, top_p)).nonzero().squeeze(-1)
-    found, uniform = found[rows], uniform[rows]
+    rows = (~distribution.in_nucleus(tokens, top_p)).nonzero().squeeze(-1)
+    distribution, uniform = distribution[rows], uniform[rows]
     while len(rows):
         uniform = next_uniform(uniform)
-        tokens[rows] = found.draw(uniform)
-        outside = ~found.in_nucleus(tokens[rows], top_p)
-        rows, uniform, found = rows[outside], uniform[outside], found[outside]
+        tokens[rows] = distribution.draw(uniform)
+        outside = ~distribution.in_nucleus(tokens[rows], top_p)
+        rows, uniform, distribution = rows[outside], uniform[outside], distribution[outside]
     return tokens
 
 

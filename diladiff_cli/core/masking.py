@@ -9,14 +9,6 @@ def alpha(t: Tensor) -> Tensor:
     return 1.0 - t
 
 
-def reveal_probability(t: Tensor, s: Tensor) -> Tensor:
-    """Probability that a token masked at time t is revealed by the reverse step to s < t.
-
-    One minus (1 - alpha_s) / (1 - alpha_t), method section 2.
-    """
-    return (alpha(s) - alpha(t)) / (1.0 - alpha(t))
-
-
 def elbo_weight(t: Tensor) -> Tensor:
     """Weight of a masked token's cross-entropy in the exact bound: -alpha'_t / (1 - alpha_t) = 1/t."""
     return 1.0 / t

@@ -107,5 +107,5 @@ def estimates_of_some(estimate: Callable[..., Tensor], rows: Tensor, *inputs: Te
     # Never none: processes that share the weights must make the same calls.
     asked = rows if len(rows) else torch.zeros(1, dtype=torch.int64, device=rows.device)
     made = estimate(*(values[asked] for values in inputs))
-    found = torch.zeros_like(inputs[0])
-    return found.index_copy(0, rows, made[: len(rows)].to(found.dtype))
+    whole = torch.zeros_like(inputs[0])
+    return whole.index_copy(0, rows, made[: len(rows)].to(whole.dtype))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diladiff_cli.core.draw import Categorical, next_uniform, tempered_weights
 from diladiff_cli.core.times import sampling_grid, spread_times
-from diladiff_cli.core.unmask import BLIND_ORDERS, SWEEP, Decoding, Head, Redraws, check_redraws, turns
+from diladiff_cli.core.unmask import BLIND_ORDERS, SWEEP, Decoding, Head, Redraws, check_redraws, corrector_step_of
 
 LEAST_WIDTH = 16
 LEFT_OUT = 1e-9  # chance that a draw ends outside of the nucleus, which is noticed
@@ -66,7 +66,7 @@ class RevealPlan:
         passed = torch.searchsorted(ends.flip(0), times.contiguous(), right=True)  # ends at or below each time
         number, draws = (len(ends) - passed)[None], uniform[None]  # (1 + W, B, L)
         if redraws is not None:
-            again = [len(ends) + SWEEP * i + turns(uniform, i) for i, uniform in enumerate(redraws.times)]
+            again = [len(ends) + SWEEP * i + corrector_step_of(uniform, i) for i, uniform in enumerate(redraws.times)]
             number = torch.cat([number.where(number < len(ends), decoding.steps), torch.stack(again)])
             draws = torch.cat([draws, redraws.uniform])
         number = torch.where(x == mask_id, number, decoding.steps).flatten()  # from steps on: never
@@ -178,10 +178,10 @@ def first_inside(logits: Tensor, uniform: Tensor, decoding: Decoding) -> tuple[T
     Returns:
         (M,) tokens, and (M,) whether all T are outside.
     """
-    found = Categorical.of(tempered_weights(logits, decoding.temperature))
-    tokens = found.draws(uniform)  # (M, T)
+    distribution = Categorical.of(tempered_weights(logits, decoding.temperature))
+    tokens = distribution.draws(uniform)  # (M, T)
     if decoding.top_p >= 1.0:
         return tokens[:, 0], torch.zeros_like(tokens[:, 0], dtype=torch.bool)
-    inside = torch.stack([found.in_nucleus(drawn, decoding.top_p) for drawn in tokens.unbind(1)], dim=1)
+    inside = torch.stack([distribution.in_nucleus(drawn, decoding.top_p) for drawn in tokens.unbind(1)], dim=1)
     first = inside.int().argmax(1, keepdim=True)
     return tokens.gather(1, first).squeeze(1), ~inside.any(1)

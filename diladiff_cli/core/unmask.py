@@ -28,7 +28,7 @@ BLIND_ORDERS = ("random", "spread")  # that do not look at the predictions
 ADAPTIVE_ORDERS = ("threshold", "entropy")  # that reveal as many positions a step as the predictions allow
 ORDERS = (*BLIND_ORDERS, "confidence", *ADAPTIVE_ORDERS)
 SWEEP = 8  # corrector steps in which every position is drawn anew once
-# Of sweeps by turns. Like the golden section they are far from all fractions of small numbers, and from it.
+# Of sweeps, alternately. Like the golden section they are far from all fractions of small numbers, and from it.
 RATIOS = (math.sqrt(2) - 1, math.sqrt(3) - 1)
 HEADS_AT_ONCE = 1024  # positions whose logits exist at the same time
 # Of them, vocabulary entries drawn from at once: few MB for the caches of a CPU, or what fills a GPU.
@@ -88,7 +88,7 @@ class Redraws:
     """Random numbers of corrector steps, by sweep.
 
     Attributes:
-        times: (W, B, L) uniform draws; see :func:`turns` for what is made of them.
+        times: (W, B, L) uniform draws; see :func:`corrector_step_of` for what is made of them.
         uniform: (W, B, L) float64 uniform draws, one per position, for its token.
     """
 
@@ -101,12 +101,12 @@ class Successor:
     """Networks that take over in the course of decoding.
 
     Attributes:
-        steps: How many steps, the last ones, are theirs.
+        first: Number of their first step.
         body: See :func:`unmask`.
         head: See :func:`unmask`.
     """
 
-    steps: int
+    first: int
     body: Body
     head: Head
 
@@ -149,20 +149,20 @@ def unmask(
     if decoding.order == "spread":
         reveal_times = spread_times(reveal_times)
     drawn = x == mask_id
-    hidden_at_first = drawn.sum(1)
+    masked_at_start = drawn.sum(1)
     ends = sampling_grid(decoding.revealing_steps).tolist()[1:]
     for step in range(decoding.steps):
-        if successor is not None and step + successor.steps >= decoding.steps:
+        if successor is not None and step >= successor.first:
             body, head = successor.body, successor.head
         if redraws is not None and step >= len(ends):
-            sweep, turn = divmod(step - len(ends), SWEEP)
-            reveal = drawn & (turns(redraws.times[sweep], sweep) == turn)
+            sweep, number = divmod(step - len(ends), SWEEP)
+            reveal = drawn & (corrector_step_of(redraws.times[sweep], sweep) == number)
             _reveal(body, head, x, mask_id, reveal, redraws.uniform[sweep], decoding)
         elif decoding.order in BLIND_ORDERS:
             reveal = (x == mask_id) & (reveal_times >= ends[step])
             _reveal(body, head, x, mask_id, reveal, uniform, decoding)
         else:
-            _reveal_by_confidence(body, head, x, mask_id, uniform, decoding, ends[step], hidden_at_first)
+            _reveal_by_confidence(body, head, x, mask_id, uniform, decoding, ends[step], masked_at_start)
         if on_step is not None:
             on_step(step, x)
     return x
@@ -179,11 +179,11 @@ def check_redraws(decoding: Decoding, redraws: Redraws | None) -> None:
         raise ValueError(f"{decoding.corrector_steps} corrector steps need {decoding.sweeps} sweeps, not {sweeps}")
 
 
-def turns(uniform: Tensor, sweep: int) -> Tensor:
+def corrector_step_of(uniform: Tensor, sweep: int) -> Tensor:
     """(B, L) which of the :data:`SWEEP` steps of a sweep draws each position anew, from uniform draws (B, L).
 
-    Positions of a turn lie four apart or more. Those that shared a step of the order "spread", or a turn of the sweep
-    before, do so no more often than others: sweeps have two ratios by turns.
+    Positions of a step lie four apart or more. Those that shared a step of the order "spread", or of the sweep before,
+    do so no more often than others: sweeps alternate between two ratios.
     """
     times = spread_times(uniform, RATIOS[sweep % len(RATIOS)])
     return (times * SWEEP).long().clamp(max=SWEEP - 1)
@@ -193,18 +193,18 @@ def _draw(head: Head, hidden: Tensor, uniform: Tensor, decoding: Decoding) -> tu
     """:func:`draw_tokens` at hidden states (M, D), some at a time: logits fill memory.
 
     Returns:
-        (M,) tokens, and (M,) how sure they are: their probabilities, or for the order "entropy" minus the entropies.
+        (M,) tokens, and (M,) their confidence: their probabilities, or for the order "entropy" minus the entropies.
     """
     drawn = []
     for some, points in zip(torch.split(hidden, HEADS_AT_ONCE), torch.split(uniform, HEADS_AT_ONCE), strict=True):
         logits = head(some)
         size = max(1, (ENTRIES_AT_ONCE if logits.device.type == "cpu" else ENTRIES_AT_ONCE_GPU) // logits.shape[-1])
         for part, u in zip(torch.split(logits, size), torch.split(points, size), strict=True):
-            tokens, sureness = draw_tokens(part, u, decoding.temperature, decoding.top_p)
+            tokens, confidence = draw_tokens(part, u, decoding.temperature, decoding.top_p)
             if decoding.order == "entropy":  # at temperature 0 all would be certain
-                sureness = -entropies(part, decoding.temperature or 1.0)
-            drawn.append((tokens, sureness))
-    return torch.cat([tokens for tokens, _ in drawn]), torch.cat([sureness for _, sureness in drawn])
+                confidence = -entropies(part, decoding.temperature or 1.0)
+            drawn.append((tokens, confidence))
+    return torch.cat([tokens for tokens, _ in drawn]), torch.cat([confidence for _, confidence in drawn])
 
 
 def _reveal(
@@ -226,19 +226,19 @@ def _reveal_by_confidence(
     uniform: Tensor,
     decoding: Decoding,
     end: float,
-    hidden_at_first: Tensor,
+    masked_at_start: Tensor,
 ) -> None:
     masked = x == mask_id
     if decoding.order == "confidence":
-        count = masked.sum(1) - (end * hidden_at_first).round()
+        count = masked.sum(1) - (end * masked_at_start).round()
         masked &= count[:, None] > 0
     rows = masked.any(1).nonzero().squeeze(1)
     if len(rows) == 0:
         return
     hidden = body(x[rows], rows, masked[rows])  # (M, D)
-    tokens, sureness = _draw(head, hidden, uniform[masked], decoding)
-    confidence = torch.full(x.shape, -torch.inf, dtype=sureness.dtype, device=x.device)
-    confidence[masked] = sureness
+    tokens, of_tokens = _draw(head, hidden, uniform[masked], decoding)
+    confidence = torch.full(x.shape, -torch.inf, dtype=of_tokens.dtype, device=x.device)
+    confidence[masked] = of_tokens
     if decoding.order == "threshold":
         count = (confidence >= decoding.threshold).sum(1).clamp(min=1)
     elif decoding.order == "entropy":

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from diladiff_cli.errors import UserError, meant_instead
+from diladiff_cli.errors import UserError, meant_instead, reason
 from diladiff_cli.hub import hub_parts, names_a_path
 from diladiff_cli.integrity import CONFIG_FILE, read_json
 
@@ -55,9 +55,8 @@ def find_files(source: str) -> list[Path] | None:
         else:
             return None
     except (OSError, RuntimeError) as error:  # RuntimeError: a home that nobody has
-        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
         place = getattr(error, "filename", None) or source
-        raise UserError(f"{place} cannot be read ({reason})", "check the path") from error
+        raise UserError(f"{place} cannot be read ({reason(error)})", "check the path") from error
     unknown = [p for p in files if ending(p) is None]
     if unknown:
         raise UserError(

@@ -6,7 +6,7 @@ from typing import Any
 
 from diladiff_cli.data.shards import Shards, well_formed
 from diladiff_cli.errors import UserError, wrong_folder
-from diladiff_cli.integrity import CONFIG_FILE, read_sealed
+from diladiff_cli.integrity import CONFIG_FILE, read_config
 
 FORMAT_VERSION = 1
 STAGE = "latents"
@@ -32,14 +32,9 @@ def open_latents(path: Path) -> LatentData:
         UserError: No latents there, not complete, or of a newer format.
     """
     remedy = f"make it again with encode --ae --fresh --out {path}"
-    try:
-        config = read_sealed(path / CONFIG_FILE)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise wrong_folder(path, (STAGE,)) from error
-    except OSError as error:
-        raise UserError(f"{path / CONFIG_FILE} cannot be read ({error.strerror})", remedy) from error
-    except ValueError as error:
-        raise UserError(f"{path / CONFIG_FILE} cannot be read ({error})", remedy) from error
+    config = read_config(path / CONFIG_FILE, remedy)
+    if config is None:
+        raise wrong_folder(path, (STAGE,))
     stage = config.get("stage")
     if stage != STAGE:
         raise wrong_folder(path, (STAGE,), stage)

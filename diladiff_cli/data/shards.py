@@ -31,6 +31,11 @@ def shard_name(split: str, number: int) -> str:
     return f"{split}-{number:05d}.safetensors"
 
 
+def rows_per_shard(row_bytes: int) -> int:
+    """How many rows of so many bytes make a shard."""
+    return max(1, SHARD_BYTES // row_bytes)
+
+
 def row_sum(row: np.ndarray) -> int:
     """CRC-32 of a row's bytes."""
     return zlib.crc32(row.data)
@@ -76,7 +81,7 @@ class ShardWriter:
 
     def __init__(self, folder: Path, split: str, key: str, row_bytes: int) -> None:
         self.folder, self.split, self.key = folder, split, key
-        self.rows_per_shard = max(1, SHARD_BYTES // row_bytes)
+        self.rows_per_shard = rows_per_shard(row_bytes)
         self.records: list[dict[str, Any]] = []
         self._pending: np.ndarray | None = None  # room for a shard, filled up to _count
         self._count = 0

@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple
 from diladiff_cli.data.files import ending, find_files
 from diladiff_cli.data.lines import OnRead, chunks, decoded, ignore, lines, unpacked
 from diladiff_cli.data.rows import Row, json_rows, parquet_rows
-from diladiff_cli.errors import UserError, first_line, meant_instead
+from diladiff_cli.errors import UserError, meant_instead, reason
 from diladiff_cli.hub import hub_parts
 
 PIECE = 1 << 20  # characters; a tokenizer needs some 300 MB for that many
@@ -63,7 +63,9 @@ def iter_pieces(sources: Sequence[str], text_field: str = "text", on_read: OnRea
 
 def _examples(sources: Sequence[str], field: str, on_read: OnRead) -> Iterator[tuple[int, dict[str, Any]]]:
     """The pieces as numbered rows, in the form in which ``datasets`` takes them."""
-    found = (_pieces(_told(parts, name)) for source in sources for name, parts in _sources(source, field, on_read))
+    found = (
+        _pieces(_naming_faults(parts, name)) for source in sources for name, parts in _sources(source, field, on_read)
+    )
     for number, piece in enumerate(chain.from_iterable(found)):
         yield number, piece._asdict()
 
@@ -81,18 +83,14 @@ def _sources(source: str, field: str, on_read: OnRead) -> Iterator[tuple[str, It
                 yield str(file), _file_parts(file, field, on_read)
 
 
-def _told(parts: Iterator[Piece], name: str) -> Iterator[Piece]:
+def _naming_faults(parts: Iterator[Piece], name: str) -> Iterator[Piece]:
     """The parts; every fault of reading becomes one line that names the source."""
     try:
         yield from parts
     except (UserError, MemoryError):
         raise
     except Exception as error:  # datasets raises many kinds, for missing data sets and torn files alike
-        raise UserError(f"{name} cannot be read ({_reason(error)})", REMEDY) from error
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or first_line(error))
+        raise UserError(f"{name} cannot be read ({reason(error)})", REMEDY) from error
 
 
 def _pieces(parts: Iterable[Piece]) -> Iterator[Piece]:
@@ -136,7 +134,7 @@ def _hub_rows(source: str) -> Iterator[Any]:
     except MemoryError:
         raise
     except Exception as error:
-        what = f"{source} is no file or folder here, and cannot be read from the Hub ({_reason(error)})"
+        what = f"{source} is no file or folder here, and cannot be read from the Hub ({reason(error)})"
         raise UserError(what, meant_instead(Path(source), REMEDY)) from error
     yield from rows
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from diladiff_cli.data.shards import Shards, well_formed
 from diladiff_cli.errors import UserError, wrong_folder
-from diladiff_cli.integrity import CONFIG_FILE, read_sealed
+from diladiff_cli.integrity import CONFIG_FILE, read_config
 from diladiff_cli.tokenizer_files import tokenizer_paths
 
 if TYPE_CHECKING:
@@ -98,12 +98,9 @@ def open_tokens(path: Path) -> TokenData:
     """
     remedy = f"restore it, or make it again with encode TEXT --fresh --out {path}"
     config_file = path / CONFIG_FILE
-    try:
-        config = read_sealed(config_file)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise wrong_folder(path, (STAGE,)) from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{config_file} cannot be read ({error})", remedy) from error
+    config = read_config(config_file, remedy)
+    if config is None:
+        raise wrong_folder(path, (STAGE,))
     found, version = config.get("stage"), config.get("format_version")
     if found != STAGE:
         raise wrong_folder(path, (STAGE,), found)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from diladiff_cli.networks.denoiser import TokenDenoiser
@@ -79,9 +78,3 @@ def load_base_weights(decoder: TokenDenoiser, base: Mapping[str, Tensor]) -> Non
     if unexpected or any(".cross." not in name for name in missing):
         raise ValueError(f"the base does not fit the decoder: missing {missing}, unexpected {unexpected}")
     decoder.embedding.weight.requires_grad_(False)
-
-
-@torch.no_grad()
-def noise_latents(shape: tuple[int, ...], source: torch.Generator, device: torch.device) -> Tensor:
-    """Standard normal stand-ins for standardised latents, which carry nothing about the text."""
-    return torch.randn(shape, generator=source, device=device)

@@ -75,8 +75,9 @@ class LatentTrunk(nn.Module):
         self.time = TimeEmbedding(width)
         self.interval = TimeEmbedding(width) if interval else None
         self.condition = Linear(width, 6 * width)
-        blocks = [Block(width, heads, 4 * width, modulated=True, local=positions == "local") for _ in range(layers)]
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = nn.ModuleList(
+            Block(width, heads, 4 * width, modulated=True, local=positions == "local") for _ in range(layers)
+        )
         self.final_norm = RMSNorm(width)
         self.out = Linear(width, latent_width)
         init_weights(self)
@@ -84,9 +85,6 @@ class LatentTrunk(nn.Module):
             nn.init.normal_(self.places, std=0.02)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.condition.weight)
-        for block in blocks:
-            if block.modulation is not None:
-                block.modulation.offset.data[[2, 5]] = 1.0  # gates open: a plain transformer at first
         if self.interval is not None:
             nn.init.zeros_(self.interval.out.weight)
 

@@ -166,7 +166,9 @@ class Modulation(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.offset = nn.Parameter(torch.zeros(6, width))
+        offset = torch.zeros(6, width)
+        offset[[2, 5]] = 1.0  # gates open: a plain transformer at first
+        self.offset = nn.Parameter(offset)
 
     def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
         """(B, 6, D) -> six tensors (B, 1, D)."""
@@ -222,14 +224,8 @@ class Block(nn.Module):
         cross_angles: Tensor | None = None,
         at: Tensor | None = None,
     ) -> Tensor:
-        """States h (B, N, D) -> (B, N, D), or without condition those at places (B, M) alone: (B, M, D).
-
-        Raises:
-            ValueError: Both a condition and places.
-        """
+        """States h (B, N, D) -> (B, N, D), or without condition those at places (B, M) alone: (B, M, D)."""
         if self.modulation is not None and condition is not None:
-            if at is not None:
-                raise ValueError("a block with a condition gives the states of all places")
             shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)
             h = h + gate_a * self.attention(self.attention_norm(h) * (1 + scale_a) + shift_a, angles)
             return h + gate_m * self.mlp(self.mlp_norm(h) * (1 + scale_m) + shift_m)

@@ -70,8 +70,8 @@ class RunningMoments(nn.Module):
         """
         if self._pending is None:
             return
-        found = _of_all_processes(self._pending) if shared else [self._pending]
-        count, mean, deviations = reduce(_merge, found)
+        parts = _of_all_processes(self._pending) if shared else [self._pending]
+        count, mean, deviations = reduce(_merge, parts)
         self._pending = None
         if not bool(mean.isfinite().all() and deviations.isfinite().all()):
             return

@@ -63,14 +63,14 @@ def public_base(weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> tup
 
 
 def _named_plainly(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
+    by_plain_name: dict[str, Tensor] = {}
     for name, weight in weights.items():
         plain = name.removeprefix(PREFIX)
-        if plain in found:
+        if plain in by_plain_name:
             raise ValueError(f"it has the weight {plain} twice")
         if plain != FOLLOWS:
-            found[plain] = weight.float()
-    return found
+            by_plain_name[plain] = weight.float()
+    return by_plain_name
 
 
 def _layers(weights: Mapping[str, Tensor]) -> int:
@@ -98,17 +98,17 @@ def _shapes(table: torch.Size, level: torch.Size, hidden: int, layers: int) -> S
     def linear(name: str, out: int, into: int) -> Shapes:
         return {f"{name}.weight": (out, into), f"{name}.bias": (out,)}
 
-    found: Shapes = {EMBEDDING: (vocab_size, width), "output_layer.norm_final.weight": (width,)}
-    found |= linear("sigma_map.mlp.0", condition, frequencies) | linear("sigma_map.mlp.2", condition, condition)
-    found |= linear("output_layer.linear", vocab_size, width)
-    found |= linear("output_layer.adaLN_modulation", 2 * width, condition)
+    shapes: Shapes = {EMBEDDING: (vocab_size, width), "output_layer.norm_final.weight": (width,)}
+    shapes |= linear("sigma_map.mlp.0", condition, frequencies) | linear("sigma_map.mlp.2", condition, condition)
+    shapes |= linear("output_layer.linear", vocab_size, width)
+    shapes |= linear("output_layer.adaLN_modulation", 2 * width, condition)
     for i in range(layers):
         block = f"blocks.{i}"
-        found |= {f"{block}.norm1.weight": (width,), f"{block}.norm2.weight": (width,)}
-        found |= {f"{block}.attn_qkv.weight": (3 * width, width), f"{block}.attn_out.weight": (width, width)}
-        found |= linear(f"{block}.mlp.0", hidden, width) | linear(f"{block}.mlp.2", width, hidden)
-        found |= linear(f"{block}.adaLN_modulation", 6 * width, condition)
-    return found
+        shapes |= {f"{block}.norm1.weight": (width,), f"{block}.norm2.weight": (width,)}
+        shapes |= {f"{block}.attn_qkv.weight": (3 * width, width), f"{block}.attn_out.weight": (width, width)}
+        shapes |= linear(f"{block}.mlp.0", hidden, width) | linear(f"{block}.mlp.2", width, hidden)
+        shapes |= linear(f"{block}.adaLN_modulation", 6 * width, condition)
+    return shapes
 
 
 def _folded(w: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -125,7 +125,7 @@ def _folded(w: Mapping[str, Tensor]) -> dict[str, Tensor]:
     level[: len(level) // 2] = 1.0  # cosines of the noise level 0, before its sines
     condition = F.silu(linear(F.silu(linear(level, "sigma_map.mlp.0")), "sigma_map.mlp.2"))
     shift, scale = linear(condition, "output_layer.adaLN_modulation").chunk(2)
-    found = {
+    state = {
         "embedding.weight": w[EMBEDDING],
         "final_norm.weight": w["output_layer.norm_final.weight"] * (1 + scale),
         "final_norm.bias": shift,
@@ -135,7 +135,7 @@ def _folded(w: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for i in range(_layers(w)):
         block = f"blocks.{i}"
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = linear(condition, f"{block}.adaLN_modulation").chunk(6)
-        found |= {
+        state |= {
             f"{block}.attention_norm.weight": w[f"{block}.norm1.weight"] * (1 + scale_a),
             f"{block}.attention_norm.bias": shift_a,
             f"{block}.attention.qkv.weight": w[f"{block}.attn_qkv.weight"],
@@ -147,4 +147,4 @@ def _folded(w: Mapping[str, Tensor]) -> dict[str, Tensor]:
             f"{block}.mlp.down.weight": gate_m[:, None] * w[f"{block}.mlp.2.weight"],
             f"{block}.mlp.down.bias": gate_m * w[f"{block}.mlp.2.bias"],
         }
-    return {name: weight.contiguous() for name, weight in found.items()}
+    return {name: weight.contiguous() for name, weight in state.items()}

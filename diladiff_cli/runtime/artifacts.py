@@ -5,8 +5,6 @@ the weights are safetensors. Loading never unpickles and never runs code from th
 of it; the links to parents and data may, on purpose: an artifact is no more than a record of where those lay.
 """
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,13 +18,7 @@ from diladiff_cli import __version__
 from diladiff_cli.config import LEAST_SCALE, MOST_SCALE
 from diladiff_cli.errors import KINDS, UserError, wrong_folder
 from diladiff_cli.hub import ON_HUB
-from diladiff_cli.integrity import (
-    CONFIG_FILE,
-    file_hash,
-    log_record,
-    read_sealed,
-    sealed,
-)
+from diladiff_cli.integrity import CONFIG_FILE, file_hash, json_hash, log_record, read_config, sealed
 from diladiff_cli.runtime.card import model_card
 from diladiff_cli.runtime.folders import METRICS_FILE, is_there, replacing, restore
 from diladiff_cli.runtime.model_paths import name_of
@@ -56,8 +48,7 @@ def content_hash(stage: str, network: Mapping[str, Any], files: Mapping[str, str
         files: SHA-256 of the weight files by name.
         tokenizer: SHA-256 of the tokenizer's files by name.
     """
-    parts = [stage, network, dict(files), dict(tokenizer)]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return json_hash([stage, network, dict(files), dict(tokenizer)])
 
 
 @dataclass(frozen=True)
@@ -156,6 +147,11 @@ def linked(folder: Path, link: str) -> Path:
     return Path(os.path.normpath(folder.resolve() / link))
 
 
+def relative(path: Path, out: Path) -> str:
+    """``path`` as a folder at ``out`` records it; :func:`linked` is the way back."""
+    return os.path.relpath(path.resolve(), out.resolve())
+
+
 def load_artifact(path: Path | str, stage: str | tuple[str, ...] | None = None) -> Artifact:
     """Open an artifact: the only way in.
 
@@ -170,12 +166,9 @@ def load_artifact(path: Path | str, stage: str | tuple[str, ...] | None = None) 
     wanted = (stage,) if isinstance(stage, str) else stage or tuple(COMMANDS)
     remedy = "restore it, or make it again" + (f" with {COMMANDS[wanted[0]]}" if len(wanted) == 1 else "")
     restore(path)
-    try:
-        config = read_sealed(path / CONFIG_FILE)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise wrong_folder(path, wanted) from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path / CONFIG_FILE} cannot be read ({error})", remedy) from error
+    config = read_config(path / CONFIG_FILE, remedy)
+    if config is None:
+        raise wrong_folder(path, wanted)
     version = config.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise UserError(f"{path} has format {version}, newer than {FORMAT_VERSION}", "upgrade diladiff")
@@ -213,10 +206,7 @@ def _is_well_formed(config: Mapping[str, Any]) -> bool:
 
 def parent_links(out: Path, parents: Mapping[str, Artifact]) -> dict[str, dict[str, str]]:
     """Parents as an artifact at ``out`` records them: relative path and content hash."""
-    return {
-        stage: {"path": os.path.relpath(parent.path.resolve(), out.resolve()), "hash": parent.hash}
-        for stage, parent in parents.items()
-    }
+    return {stage: {"path": relative(parent.path, out), "hash": parent.hash} for stage, parent in parents.items()}
 
 
 def write_artifact(

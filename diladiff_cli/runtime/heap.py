@@ -46,7 +46,7 @@ def returning_freed_memory() -> Iterator[bool]:
         yield False
         return
     _set(ALWAYS_RETURNED, 2 * ALWAYS_RETURNED)
-    _c_library().malloc_trim(0)
+    c_library().malloc_trim(0)
     _kept = False
     try:
         yield True
@@ -57,11 +57,12 @@ def returning_freed_memory() -> Iterator[bool]:
 def _set(mmap_threshold: int, trim_threshold: int) -> bool:
     """Have glibc return buffers, and what is free at the heap's end, from so many bytes on; whether it agreed."""
     try:
-        mallopt = _c_library().mallopt
+        mallopt = c_library().mallopt
     except (OSError, TypeError, AttributeError):  # TypeError: on Windows
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, mmap_threshold) and mallopt(_M_TRIM_THRESHOLD, trim_threshold))
 
 
-def _c_library() -> Any:
+def c_library() -> Any:
+    """The C library of this process."""
     return ctypes.CDLL(None)

@@ -1,6 +1,5 @@
 """The main process leads and the others help: for work whose input only the main process can read in order."""
 
-import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
@@ -9,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
+from diladiff_cli.notes import several_processes
 from diladiff_cli.runtime.processes import process_state
 
 T = TypeVar("T")
@@ -16,16 +16,16 @@ R = TypeVar("R")
 
 PATIENCE = timedelta(days=7)  # of helpers, while the main process does what it can only do alone
 
-_groups: list[Any] = []  # of the calls of led that are under way, which have a patience of their own
+_groups: list[Any] = []  # of the calls of run_on_main that are under way, which have a patience of their own
 
 
-def led(lead: Callable[[], R]) -> R:
+def run_on_main(lead: Callable[[], R]) -> R:
     """What ``lead`` returns or raises on the main process, on all processes; the others help until then.
 
     Args:
-        lead: Called on the main process alone. Inside it :func:`shared_out` has helpers.
+        lead: Called on the main process alone. Inside it :func:`map_over_processes` has helpers.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or process_state().num_processes == 1:
+    if not several_processes() or process_state().num_processes == 1:
         return lead()
     _groups.append(dist.new_group(backend="gloo", timeout=PATIENCE))
     try:
@@ -34,8 +34,8 @@ def led(lead: Callable[[], R]) -> R:
         dist.destroy_process_group(_groups.pop())
 
 
-def shared_out(work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
-    """Items and what ``work`` makes of them, in order, inside :func:`led`; the processes take turns.
+def map_over_processes(work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
+    """Items and what ``work`` makes of them, in order, inside :func:`run_on_main`; the processes take turns.
 
     Args:
         work: What to do; must depend on its item alone, and be picklable.
@@ -44,10 +44,10 @@ def shared_out(work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, 
     if not _groups:
         yield from ((item, work(item)) for item in items)
         return
-    _told({"work": work})
+    _broadcast({"work": work})
     rest = iter(items)
     while part := list(islice(rest, dist.get_world_size())):
-        _told({"items": part})
+        _broadcast({"items": part})
         yield from zip(part, _gathered(work, part), strict=True)
 
 
@@ -55,15 +55,15 @@ def _lead(lead: Callable[[], R]) -> R:
     try:
         result = lead()
     except Exception as error:
-        _told({"error": _portable(error)})
+        _broadcast({"error": _portable(error)})
         raise
-    _told({"result": result})
+    _broadcast({"result": result})
     return result
 
 
 def _help() -> Any:
     """Do a share of all work that the main process has, until it has its result."""
-    while "result" not in (message := _told(None)):
+    while "result" not in (message := _broadcast(None)):
         if "error" in message:
             raise message["error"]
         if "work" in message:
@@ -73,7 +73,7 @@ def _help() -> Any:
     return message["result"]
 
 
-def _told(message: dict[str, Any] | None) -> dict[str, Any]:
+def _broadcast(message: dict[str, Any] | None) -> dict[str, Any]:
     """The main process's message, on all processes."""
     box = [message]
     dist.broadcast_object_list(box, src=0, group=_groups[-1])

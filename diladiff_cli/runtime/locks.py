@@ -11,11 +11,9 @@ from inspect import signature
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from accelerate.utils import broadcast_object_list
-
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.folders import real
-from diladiff_cli.runtime.processes import process_state
+from diladiff_cli.runtime.processes import from_main, process_state
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -71,19 +69,19 @@ def sole_run(place: Path) -> Iterator[None]:
         UserError: On all processes, another run is writing it.
     """
     with ExitStack() as held:
-        fault: list[UserError | None] = [None]
+        fault: UserError | None = None
         if process_state().is_main_process:
             try:
                 held.enter_context(sole_writer(place))
             except UserError as error:
-                fault = [error]
-        broadcast_object_list(fault)
-        if fault[0] is not None:
-            raise fault[0]
+                fault = error
+        fault = from_main(fault)
+        if fault is not None:
+            raise fault
         yield
 
 
-def with_out_locked(stage: Callable[P, R]) -> Callable[P, R]:
+def exclusive_out(stage: Callable[P, R]) -> Callable[P, R]:
     """Decorator of a stage whose processes write the folder ``out``: a :func:`sole_run`, but for a dry run."""
     asked = signature(stage)
 

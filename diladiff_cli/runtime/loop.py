@@ -38,7 +38,7 @@ from diladiff_cli.runtime.resume import (
     rows_drawn,
 )
 from diladiff_cli.runtime.run import Run
-from diladiff_cli.runtime.session import TIME_IS_UP, Clock, CutShort, Interrupted, Session, StopRequest
+from diladiff_cli.runtime.session import TIME_IS_UP, Clock, CutShort, Interrupted, Session, StopRequest, peak_flops
 from diladiff_cli.runtime.sharding import shard
 from diladiff_cli.runtime.state import load_state, save_state, whole_state
 
@@ -225,7 +225,7 @@ class _Loop:
         line |= {"tokens_per_second": rate, "seconds": self.clock.seconds()}
         if self.skipped_steps:
             line["skipped_steps"] = self.skipped_steps
-        peak = self.session.peak_flops()
+        peak = peak_flops(self.session.device)
         if peak is not None:
             rows_per_second = rate / self.run.tokens_per_row
             line["mfu"] = self.run.flops_per_row * rows_per_second / (peak * self.session.processes)

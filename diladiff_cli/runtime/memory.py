@@ -1,6 +1,5 @@
 """Memory: how much work takes at most, how much is left, and what to do where it does not suffice."""
 
-import ctypes
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +9,11 @@ import torch
 
 from diladiff_cli.errors import is_out_of_memory
 from diladiff_cli.notes import say
+from diladiff_cli.runtime.heap import c_library
 
 T = TypeVar("T")
 
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+MACHINE, STATUS, CLEAR = Path("/proc/meminfo"), Path("/proc/self/status"), Path("/proc/self/clear_refs")
 GROUP = Path("/sys/fs/cgroup")
 
 
@@ -22,12 +22,7 @@ def available_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what is free but still held counts as free
         return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-    except OSError:
-        return None
-    machine = int(found[1]) * 1024 if found else None
-    limits = [left for left in (machine, _left_in_group()) if left is not None]
+    limits = [left for left in (_proc_bytes(MACHINE, "MemAvailable"), _left_in_group()) if left is not None]
     return min(limits, default=None)
 
 
@@ -57,24 +52,25 @@ class PeakMemory:
             self._before = torch.cuda.memory_allocated(self.device)
             return self
         try:
-            ctypes.CDLL("libc.so.6").malloc_trim(0)  # what is free but still held would hide what is taken
+            c_library().malloc_trim(0)  # what is free but still held would hide what is taken
             CLEAR.write_text("5")  # sets the peak back to what is resident now
-        except (OSError, AttributeError):
+        except (OSError, AttributeError, TypeError):  # no Linux
             return self
-        self._before = _resident("VmRSS")
+        self._before = _proc_bytes(STATUS, "VmRSS")
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._before is None:
             return
         cuda = self.device.type == "cuda"
-        peak = torch.cuda.max_memory_allocated(self.device) if cuda else _resident("VmHWM")
+        peak = torch.cuda.max_memory_allocated(self.device) if cuda else _proc_bytes(STATUS, "VmHWM")
         self.bytes = None if peak is None else max(0, peak - self._before)
 
 
-def _resident(name: str) -> int | None:
+def _proc_bytes(file: Path, name: str) -> int | None:
+    """An entry of one of Linux's files on memory; None elsewhere."""
     try:
-        found = re.search(rf"{name}:\s+(\d+) kB", STATUS.read_text())
+        found = re.search(rf"{name}:\s+(\d+) kB", file.read_text())
     except OSError:
         return None
     return int(found[1]) * 1024 if found else None

@@ -100,10 +100,10 @@ def _downloaded(name: str, offline: bool) -> Path:
 
     if offline:
         return fetch(revision or None, offline=True) / below
-    from diladiff_cli.runtime.helpers import led  # late: it imports torch
+    from diladiff_cli.runtime.helpers import run_on_main  # late: it imports torch
 
     say(f"asking the Hub for {repo}")
-    found = led(lambda: fetch(revision or None))
+    found = run_on_main(lambda: fetch(revision or None))
     return (found if found.exists() else fetch(found.name)) / below  # on a machine of its own, the same commit
 
 

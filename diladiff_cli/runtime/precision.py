@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from accelerate.utils import broadcast_object_list
 
 from diladiff_cli.config import StageConfig
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.folders import restore
-from diladiff_cli.runtime.processes import fsdp_was_asked_for, process_state
+from diladiff_cli.runtime.processes import from_main, fsdp_was_asked_for, process_state
 from diladiff_cli.runtime.state import read_progress
 
 AUTO = "auto"
@@ -48,21 +47,19 @@ def _capability(name: str) -> bool:
     return bool(getattr(torch.cpu, known.get(name, ""), bool)())
 
 
-def settled_precision(precision: str, device: torch.device | None = None) -> str:
+def resolved_precision(precision: str, device: torch.device | None = None) -> str:
     """``bf16`` or ``fp32``: the one asked for, and for ``auto`` the faster one on a device (None: this process's)."""
     if precision != AUTO:
         return precision
     return "bf16" if has_fast_bf16(process_state().device if device is None else device) else "fp32"
 
 
-def agreed_precision(precision: str) -> str:
-    """:func:`settled_precision` of the main process, for all processes, which must all call it."""
-    found = [settled_precision(precision)]
-    broadcast_object_list(found)
-    return found[0]
+def precision_of_main(precision: str) -> str:
+    """:func:`resolved_precision` of the main process, for all processes, which must all call it."""
+    return from_main(resolved_precision(precision))
 
 
-def settled(config: Config, out: Path, resume: bool | None) -> Config:
+def settled_for_device(config: Config, out: Path, resume: bool | None) -> Config:
     """A training configuration with what machine and launcher decide: precision, and ``shard`` where FSDP is asked for.
 
     A run in ``out`` that may go on keeps its own precision.
@@ -75,4 +72,4 @@ def settled(config: Config, out: Path, resume: bool | None) -> Config:
     restore(out)
     stored = None if resume is False else read_progress(out / "state")
     precision = AUTO if stored is None else stored["training"].get("precision", AUTO)
-    return replace(config, precision=agreed_precision(precision))
+    return replace(config, precision=precision_of_main(precision))

@@ -5,10 +5,15 @@ import os
 import time
 from contextlib import suppress
 from functools import cache
+from typing import TypeVar
 
 import torch.distributed
 from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
+
+from diladiff_cli.notes import several_processes
+
+T = TypeVar("T")
 
 FSDP = "ACCELERATE_USE_FSDP"
 SETTLING = 0.2  # seconds for the threads of a group, see _disconnect
@@ -33,8 +38,14 @@ def process_state() -> PartialState:
     """
     atexit.unregister(_disconnect)
     atexit.register(_disconnect)
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or (several and not _has_gpu()))
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or (several_processes() and not _has_gpu()))
+
+
+def from_main(value: T) -> T:
+    """What the main process has, on all processes, which must all call this."""
+    box = [value]
+    broadcast_object_list(box)
+    return box[0]
 
 
 def first_to_end(status: int) -> tuple[bool, int] | None:

@@ -118,7 +118,7 @@ def check_tracker(name: str) -> None:
 class Session:
     """The Accelerator of a training run, and what depends on it; to be closed at its end.
 
-    It replaces what the process has set, see :func:`diladiff_cli.runtime.surroundings.by_itself`.
+    It replaces what the process has set, see :func:`diladiff_cli.runtime.surroundings.isolated_run`.
 
     Args:
         config: Precision, accumulation, batch size and tracker.
@@ -211,10 +211,6 @@ class Session:
             return number
         gathered = self.accelerator.gather(torch.tensor([number], device=self.device))
         return int(gathered.max())
-
-    def peak_flops(self) -> float | None:
-        """Peak of this process's GPU in FLOP/s, where it is known."""
-        return peak_flops(self.device)
 
 
 def peak_flops(device: torch.device) -> float | None:

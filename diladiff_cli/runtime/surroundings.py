@@ -17,7 +17,7 @@ R = TypeVar("R")
 _ONE_RUN = threading.RLock()
 
 
-def by_itself(train: Callable[P, R]) -> Callable[P, R]:
+def isolated_run(train: Callable[P, R]) -> Callable[P, R]:
     """Decorator of functions that train: one run at a time, as Accelerate has one state a process; others wait.
 
     Autocast, ``no_grad``, another default dtype or device and an Accelerator of the caller do nothing to the run, and

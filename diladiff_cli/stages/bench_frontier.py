@@ -10,7 +10,7 @@ from diladiff_cli.config import BenchConfig, EvalConfig, SampleConfig, solver_in
 from diladiff_cli.errors import UserError, writing
 from diladiff_cli.metrics.frontier import mean_and_std
 from diladiff_cli.metrics.mauve import DEFINITION, NOT_INSTALLED
-from diladiff_cli.notes import say, telling_what_is_kept
+from diladiff_cli.notes import say, saying_if_interrupted
 from diladiff_cli.runtime.folders import write_text
 from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.stages.bench_kept import FIGURES as KEPT
@@ -18,11 +18,11 @@ from diladiff_cli.stages.bench_kept import POOLED as KEPT_POOLED
 from diladiff_cli.stages.bench_kept import SPEED, Bench, kept_report, kept_samples
 from diladiff_cli.stages.bench_lines import compared
 from diladiff_cli.stages.bench_points import Point, check_texts
-from diladiff_cli.stages.bench_speed import machine, seconds
+from diladiff_cli.stages.bench_speed import machine, timed
 from diladiff_cli.stages.eval_samples import TOO_FEW
 from diladiff_cli.stages.graphs import replays_pay
 from diladiff_cli.stages.reference_text import SHIPPED
-from diladiff_cli.stages.sample import decode, describe, draw_latents, ids_of, latent_batches
+from diladiff_cli.stages.sample import decode, describe, ids_of, latent_batches, latents_of_texts
 from diladiff_cli.stages.sample_measure import SampleMeasure
 from diladiff_cli.stages.sample_sets import Sample
 from diladiff_cli.stages.sampler import Sampler
@@ -71,7 +71,7 @@ def bench_frontier(
     if missing:
         say(f"{missing:,} texts to draw and to score")
     found: list[Report] = []
-    with telling_what_is_kept(lambda: f"{out}: what was measured is kept"):
+    with saying_if_interrupted(lambda: f"{out}: what was measured is kept; the same command goes on"):
         for number, (point, of_point) in enumerate(files.items(), 1):
             drawn = " (drawn before)" if all(kept.drawn for kept in of_point.values()) else ""
             say(f"point {number} of {len(files)}{drawn}: {point.title}")
@@ -170,17 +170,11 @@ def _warm_up(sampler: Sampler, batches: Sequence[range], settings: SampleConfig)
 def _draw_batch(sampler: Sampler, batch: range, settings: SampleConfig) -> tuple[list[Sample], float, float]:
     """Samples of some latents, seconds for these and seconds for the texts."""
     ids = ids_of(batch, settings)
-    kept: dict[str, Any] = {"z_0": None}
-
-    def latents() -> None:
-        if sampler.autoencoder is not None:
-            kept["z_0"] = draw_latents(sampler, batch, settings).repeat_interleave(settings.decodings, 0)
-
-    def texts() -> None:
-        kept["samples"] = describe(sampler, ids, settings, decode(sampler, ids, settings, kept["z_0"]))
-
-    times = seconds(latents, sampler.device), seconds(texts, sampler.device)
-    return kept["samples"], *times
+    z_0, latent_seconds = timed(lambda: latents_of_texts(sampler, batch, settings), sampler.device)
+    samples, text_seconds = timed(
+        lambda: describe(sampler, ids, settings, decode(sampler, ids, settings, z_0)), sampler.device
+    )
+    return samples, latent_seconds, text_seconds
 
 
 def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int], pooled: Report) -> Report:

@@ -64,7 +64,7 @@ def _tell_damage(file: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptFiles:
     """Files of what was measured of a point with one seed, of ``n`` samples; ``speed`` is this machine's."""
 
     n: int
@@ -134,10 +134,10 @@ class Bench:
         check_texts({found.text(model).source: found.text(model).title for model in self.plan.samplers})
         return found
 
-    def kept(self, point: Point, seed: int) -> Kept:
+    def kept(self, point: Point, seed: int) -> KeptFiles:
         """The files of a point with one seed."""
         config, folder, place = self.plan.config, self.out / "points", machine(self.sampler(point).device)
-        return Kept(
+        return KeptFiles(
             n=point.settings.n,
             samples=folder / f"{point.key(seed)}.jsonl",
             speed=folder / f"{point.key(seed, config.batch_size, place, SPEED_VERSION)}.speed.json",
@@ -149,7 +149,7 @@ class Bench:
         key = point.key(self.seeds[0], list(self.seeds), self.plan.config.scorer, *self._reference(point))
         return self.out / "points" / f"{key}.pooled.json"
 
-    def files(self) -> dict[Point, dict[int, Kept]]:
+    def files(self) -> dict[Point, dict[int, KeptFiles]]:
         """The files of every point and seed.
 
         Raises:

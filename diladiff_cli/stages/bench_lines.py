@@ -99,7 +99,7 @@ def compared(reports: Sequence[Report]) -> list[Report]:
     return [report | {"at_equal_entropy": _at_equal_entropy(report, lines)} for report in reports]
 
 
-class Yardstick(NamedTuple):
+class Baseline(NamedTuple):
     """What points in any number of steps are compared with: a base in its most decoding steps.
 
     Attributes:
@@ -115,7 +115,7 @@ class Yardstick(NamedTuple):
     points: list[dict[str, float | None]]
 
     @classmethod
-    def among(cls, reports: Sequence[Report]) -> "Yardstick | None":
+    def among(cls, reports: Sequence[Report]) -> "Baseline | None":
         """That of the first base, drawn as its first point is; None without a base."""
         bases = [r for r in reports if r["stage"] == "mdlm"]
         if not bases:
@@ -125,12 +125,12 @@ class Yardstick(NamedTuple):
         return cls(bases[0]["model"], most, bases[0]["order"], [means(r) for r in alike if r["decode_steps"] == most])
 
     def judges(self, report: Report) -> bool:
-        """Whether a point is not the yardstick's own, and at an entropy that this reaches."""
+        """Whether a point is not the baseline's own, and at an entropy that this reaches."""
         own = report["model"] == self.model and means(report) in self.points
         return not own and self.multiple(report) is not None
 
     def multiple(self, report: Report) -> float | None:
-        """GenPPL of a point over the yardstick's at the same entropy; None where its temperatures do not reach."""
+        """GenPPL of a point over the baseline's at the same entropy; None where its temperatures do not reach."""
         return self.over(means(report))
 
     def over(self, figures: Mapping[str, Any]) -> float | None:

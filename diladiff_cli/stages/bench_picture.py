@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diladiff_cli.errors import writing
-from diladiff_cli.stages.bench_lines import Line, Way, Yardstick, lines_of, short_names, speed
+from diladiff_cli.stages.bench_lines import Baseline, Line, Way, lines_of, short_names, speed
 from diladiff_cli.stages.pictures import (
     COLOURS,
     DASHES,
@@ -50,24 +50,24 @@ def frontier_figure(
     """GenPPL, MAUVE, and entropy and latent agreement to judge them by, over tokens per second.
 
     Labels are decoding steps. With a base among the models (the first counts) another panel compares GenPPL with it at
-    equal entropy, see :class:`~diladiff_cli.stages.bench_lines.Yardstick`.
+    equal entropy, see :class:`~diladiff_cli.stages.bench_lines.Baseline`.
 
     Args:
         reports: The points to draw.
         among: Those to find the base's temperatures in, if there are more than are drawn.
         panels: Which of :data:`PANELS` to draw, where there is something for them.
     """
-    yardstick = Yardstick.among(reports if among is None else among)
-    curves = {name: found for name, found in _all_curves(reports, yardstick).items() if name in panels}
+    baseline = Baseline.among(reports if among is None else among)
+    curves = {name: found for name, found in _all_curves(reports, baseline).items() if name in panels}
     columns = len(curves) if len(curves) < 4 else -(-len(curves) // 2)
     figure, axes = new_figure(len(curves), "quality over throughput", columns)
     looks = _looks(reports)
     entries = {look["label"]: look for look in looks.values()}
     references = dict(reports[0]["reference"] or {})
-    references[MULTIPLE] = yardstick and yardstick.over(references)
+    references[MULTIPLE] = baseline and baseline.over(references)
     for panel, name in zip(axes, curves, strict=True):
         _draw_panel(panel, name, curves[name], looks)
-        panel.set_ylabel(PANELS[name].format(steps=yardstick and f"{yardstick.decode_steps} {yardstick.order} steps"))
+        panel.set_ylabel(PANELS[name].format(steps=baseline and f"{baseline.decode_steps} {baseline.order} steps"))
         if name == MULTIPLE:
             panel.axhline(1.0, color="0.5", linewidth=1)
             plain_log_axis(panel, "y", FINE)
@@ -93,13 +93,13 @@ def frontier_picture(
         return save_picture(frontier_figure(reports, **chosen), folder, name, formats)
 
 
-def _all_curves(reports: Sequence[Report], yardstick: Yardstick | None) -> dict[str, Curves]:
+def _all_curves(reports: Sequence[Report], baseline: Baseline | None) -> dict[str, Curves]:
     """What each panel draws, without those that have nothing to draw."""
     curves = {name: _curves(reports, _measured(name)) for name in PANELS if name != MULTIPLE}
     if curves["mauve_pooled"]:  # to which the other adds nothing
         curves["mauve"] = {}
-    if yardstick is not None and any(yardstick.judges(r) for r in reports):
-        curves[MULTIPLE] = _curves(reports, lambda r: (multiple, 0.0) if (multiple := yardstick.multiple(r)) else None)
+    if baseline is not None and any(baseline.judges(r) for r in reports):
+        curves[MULTIPLE] = _curves(reports, lambda r: (multiple, 0.0) if (multiple := baseline.multiple(r)) else None)
     return {name: found for name, found in curves.items() if found}
 
 

@@ -1,7 +1,5 @@
 """The points of ``bench``: what is sampled, in which way, and under which name it is kept."""
 
-import hashlib
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -12,8 +10,9 @@ from diladiff_cli import __version__
 from diladiff_cli.config import BenchConfig, SampleConfig, solver_in_use
 from diladiff_cli.core.unmask import ADAPTIVE_ORDERS
 from diladiff_cli.errors import UserError
+from diladiff_cli.integrity import json_hash
 from diladiff_cli.notes import say
-from diladiff_cli.runtime.precision import settled_precision
+from diladiff_cli.runtime.precision import resolved_precision
 from diladiff_cli.settings import ConfigError, flag
 from diladiff_cli.stages.sample_settings import complete, notes_on
 from diladiff_cli.stages.sampler import Sampler, content_of, load_sampler, sampling_device
@@ -56,7 +55,7 @@ class Point:
         unset = SampleConfig().to_dict()
         settings |= {name: unset[name] for name, value in self.settings.bounds_in_use().items() if value is None}
         content = [FORMAT_VERSION, __version__, *self.content, settings, *more]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+        return json_hash(content)[:20]
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def plan_points(config: BenchConfig, models: Sequence[Path], data: Path | None) 
         UserError: An unusable model or folder.
         ConfigError: Settings that do not fit a model.
     """
-    config = replace(config, precision=settled_precision(config.precision, sampling_device()))
+    config = replace(config, precision=resolved_precision(config.precision, sampling_device()))
     samplers = {s.name: s for s in (load_sampler(model, data=data) for model in models)}
     if problems := _idle(config, samplers.values()):
         raise ConfigError(problems)

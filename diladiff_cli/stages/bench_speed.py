@@ -12,7 +12,7 @@ from functools import cache
 from itertools import product
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,14 +25,15 @@ from diladiff_cli.core.unmask import Decoding, unmask
 from diladiff_cli.networks.denoiser import TokenDenoiser, with_bf16_matrices
 from diladiff_cli.runtime.heap import ALWAYS_RETURNED, returning_freed_memory
 from diladiff_cli.runtime.memory import PeakMemory, available_bytes
-from diladiff_cli.runtime.precision import settled_precision
+from diladiff_cli.runtime.precision import resolved_precision
 from diladiff_cli.runtime.randomness import generator
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import seeded
-from diladiff_cli.stages.graphs import Replays, Turn, captured, replays_pay
+from diladiff_cli.stages.graphs import DecoderSpan, Replays, captured, replays_pay
 from diladiff_cli.stages.sampler import decoding_functions, sampling_device, with_compiled_blocks
 
 Report = dict[str, Any]
+T = TypeVar("T")
 ROUNDS = 3  # pairs of measurements, of which the median counts
 # Float64 tensors of all logits that the textbook sampler has at the same time, on a CPU at length 128: 4.3 to 6.7, and
 # 5.4 to 8.7 as measured.
@@ -95,7 +96,7 @@ def bench_speed(config: BenchConfig) -> Iterator[Report]:
         :func:`diladiff_cli.runtime.heap.keep_freed_memory`.
     """
     device = sampling_device()
-    config = replace(config, precision=settled_precision(config.precision, device))
+    config = replace(config, precision=resolved_precision(config.precision, device))
     for vocab_size, length in product(config.integers("vocab_sizes"), config.integers("lengths")):
         decoder = _random_decoder(config, vocab_size, length, device)
         steps = config.integers("decode_steps") or (16, 64, length)
@@ -152,7 +153,7 @@ def measure(decoder: TokenDenoiser, setting: Setting, config: BenchConfig) -> Re
         def ours() -> None:
             if not static:
                 unmask(body, head, window.x, decoder.mask_id, window.reveal_times, uniform, decoding)
-            elif replays.unmask([Turn(0, decoder)], x, reveal_times, numbers, decoding) is None:
+            elif replays.unmask([DecoderSpan(0, decoder)], x, reveal_times, numbers, decoding) is None:
                 raise RuntimeError("steps of one shape did not serve")
 
         if config.compile:
@@ -233,15 +234,20 @@ def fits(needed: int, device: torch.device) -> bool:
     return free is None or needed <= 0.8 * free
 
 
+def timed(work: Callable[[], T], device: torch.device) -> tuple[T, float]:
+    """What ``work`` returns, and the seconds until the device has done it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    result = work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return result, time.perf_counter() - start
+
+
 def seconds(work: Callable[[], Any], device: torch.device) -> float:
     """How long ``work`` takes, until the device has done it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    begin = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - begin
+    return timed(work, device)[1]
 
 
 def machine(device: torch.device) -> str:

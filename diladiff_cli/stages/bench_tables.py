@@ -52,16 +52,12 @@ def _common(reports: Sequence[Report], spreads: bool = True) -> str:
 
 def _factors(reports: Sequence[Report]) -> list[float]:
     """The factors on latents of points that have some, each once."""
-    return list(dict.fromkeys(_factor(r) for r in reports if r["stage"] != "mdlm"))
+    return list(dict.fromkeys(Way.of(r).scale for r in reports if r["stage"] != "mdlm"))
 
 
 def _correctors(reports: Sequence[Report]) -> list[float]:
     """The shares of steps that draw tokens anew, each once."""
-    return list(dict.fromkeys(r.get("corrector") or 0.0 for r in reports))
-
-
-def _factor(report: Report) -> float:
-    return 1.0 if report["latent_scale"] is None else float(report["latent_scale"])
+    return list(dict.fromkeys(Way.of(r).corrector for r in reports))
 
 
 def _with_spread(figure: dict[str, Any] | None) -> str:
@@ -168,7 +164,7 @@ def frontier_table(reports: Sequence[Report]) -> "Table":
     table = Table(*whole, title="quality and speed", caption=_common(reports), caption_justify="left")
     for r in reports:
         figures = [_shown(r["figures"], name) for name in measured]
-        times = ["-" if r["stage"] == "mdlm" else f"{_factor(r):g}"] * several
+        times = ["-" if r["stage"] == "mdlm" else f"{Way.of(r).scale:g}"] * several
         settings = [names[r["model"]], cell(r["steps"]), *times, *[cell(r.get("corrector"))] * shares]
         settings += [str(r["decode_steps"]), f"{r['temperature']:g}"]
         beside = [_figures_at(r, other, names_of) for other, names_of in others.items()]

@@ -24,7 +24,7 @@ from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.networks.layers import use_plain_attention
 from diladiff_cli.runtime.memory import PeakMemory
 from diladiff_cli.runtime.optim import LearningRate, build_optimizers
-from diladiff_cli.runtime.precision import settled_precision
+from diladiff_cli.runtime.precision import resolved_precision
 from diladiff_cli.runtime.randomness import BatchNoise, generator
 from diladiff_cli.runtime.run import LossFn
 from diladiff_cli.runtime.session import peak_flops
@@ -73,7 +73,7 @@ def bench_training(config: BenchConfig) -> Iterator[Report]:
         and for the base the same of a plain loop that computes all logits (``plain``) and the ``speedup_over_plain``.
     """
     device, batch_size = sampling_device(), max(config.integers("batch_sizes"))
-    config = replace(config, precision=settled_precision(config.precision, device))
+    config = replace(config, precision=resolved_precision(config.precision, device))
     for vocab_size, length in product(config.integers("vocab_sizes"), config.integers("lengths")):
         rate = matmul_rate(config, batch_size * length, device)
         if config.compile:

@@ -1,10 +1,8 @@
-"""What the training stages share: data, order, provenance."""
+"""What stages share: provenance, data and its order, compiling, seeded networks."""
 
-import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from diladiff_cli.data.tokens import TokenData, open_tokens
 from diladiff_cli.errors import UserError
 from diladiff_cli.networks.latent import LatentTrunk
 from diladiff_cli.notes import say
-from diladiff_cli.runtime.artifacts import Artifact, linked, load_artifact, parent_links
+from diladiff_cli.runtime.artifacts import Artifact, linked, load_artifact, parent_links, relative
 from diladiff_cli.runtime.folders import is_there
 from diladiff_cli.runtime.model_paths import name_of, ships
 from diladiff_cli.runtime.resume import check_resume
@@ -35,11 +33,6 @@ VARIANTS = 1024
 def path_or_none(name: Path | str | None) -> Path | None:
     """A path where there is a name."""
     return None if name is None else Path(name)
-
-
-def relative(path: Path, out: Path) -> str:
-    """``path`` as an artifact at ``out`` records it."""
-    return os.path.relpath(path.resolve(), out.resolve())
 
 
 def data_record(data: TokenData, out: Path) -> dict[str, Any]:
@@ -81,7 +74,7 @@ def load_parent(path: Path, stage: str) -> Artifact:
         UserError: It is missing, damaged or of another stage.
     """
     artifact = load_artifact(path, stage)
-    progress = artifact.config.get("progress", {})
+    progress = artifact.config["progress"]
     step, steps = progress.get("step"), artifact.config["training"].get("max_steps")
     validated = progress.get("validated_step", step)
     if isinstance(step, int) and isinstance(steps, int) and (step < steps or validated != step):
@@ -155,15 +148,11 @@ def open_recorded_data(artifact: Artifact, given: Path | None) -> TokenData:
     return data
 
 
-def row_order(config: StageConfig, rows: int) -> Any:
+def row_order(config: StageConfig, rows: int) -> Callable[[int], np.ndarray]:
     """Rows drawn before -> row numbers of a global batch; says where there are not enough rows for one."""
     if rows < config.batch_size:
         say(f"{rows} training blocks are fewer than --batch-size {config.batch_size}: a batch has some more than once")
-    return partial(_rows, config, rows)
-
-
-def _rows(config: StageConfig, rows: int, drawn: int) -> np.ndarray:
-    return batch_rows(config.seed, drawn, config.batch_size, rows)
+    return lambda drawn: batch_rows(config.seed, drawn, config.batch_size, rows)
 
 
 def logits_batch(tokens: TokenData) -> int:

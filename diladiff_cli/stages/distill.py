@@ -17,14 +17,14 @@ from diladiff_cli.core.times import logit_normal, ordered_pair
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.networks.layers import use_plain_attention
 from diladiff_cli.runtime.artifacts import Artifact
-from diladiff_cli.runtime.locks import with_out_locked
+from diladiff_cli.runtime.locks import exclusive_out
 from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.model_paths import resolved
-from diladiff_cli.runtime.precision import settled
+from diladiff_cli.runtime.precision import settled_for_device
 from diladiff_cli.runtime.randomness import BatchNoise, generator
 from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import Session
-from diladiff_cli.runtime.surroundings import by_itself
+from diladiff_cli.runtime.surroundings import isolated_run
 from diladiff_cli.stages.common import (
     child_fields,
     compile_method,
@@ -179,8 +179,8 @@ def compile_networks(teacher: LatentPrior, config: DistillConfig, student: Laten
     compile_method("along_ode", student, dynamic=False)
 
 
-@with_out_locked
-@by_itself
+@exclusive_out
+@isolated_run
 def distill(
     config: DistillConfig,
     *,
@@ -210,7 +210,7 @@ def distill(
         UserError: Unusable inputs.
     """
     prior, latents, data, out = Path(resolved(prior)), path_or_none(latents), path_or_none(data), Path(out)
-    config = settled(config, out, resume)
+    config = settled_for_device(config, out, resume)
     parent: Artifact = load_parent(prior, "prior")
     ae = parent.parent("ae")
     tokens = open_recorded_data(parent, data)

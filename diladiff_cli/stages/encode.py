@@ -35,7 +35,7 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CONFIG_FILE, sealed
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.folders import check_replaceable, recover, replacing, restore
-from diladiff_cli.runtime.helpers import led, shared_out
+from diladiff_cli.runtime.helpers import map_over_processes, run_on_main
 from diladiff_cli.runtime.locks import sole_writer
 from diladiff_cli.runtime.progress import Spinner
 from diladiff_cli.stages.encode_finished import TextHash, finished_data
@@ -154,7 +154,7 @@ def encode_text(
         with nullcontext() if dry_run else sole_writer(out):
             return _encode_text(config, text, valid, out, resume, dry_run)
 
-    return led(lead)
+    return run_on_main(lead)
 
 
 def _encode_text(
@@ -241,7 +241,7 @@ def _pack(
         for side, (given, names) in sources.items():
             found = some_pieces(given, config.text_field, names, spinner.advance) if given else ()
             pieces = hashes[side].of(found)
-            for batch, rows in shared_out(partial(_token_rows, tokenizer), batched(pieces)):
+            for batch, rows in map_over_processes(partial(_token_rows, tokenizer), batched(pieces)):
                 for piece, ids in zip(batch, rows, strict=True):
                     holds = side == "valid" or (not sources["valid"][0] and is_held_out(config, number))
                     packers["valid" if holds else "train"].add(ids if piece.last else ids[:-1], piece.last)

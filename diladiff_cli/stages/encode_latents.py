@@ -11,28 +11,27 @@ from accelerate import PartialState
 from diladiff_cli import __version__
 from diladiff_cli.core.autocast import autocast
 from diladiff_cli.data.latents import FORMAT_VERSION
-from diladiff_cli.data.shards import is_whole, shard_name, write_shard
+from diladiff_cli.data.shards import is_whole, rows_per_shard, shard_name, write_shard
 from diladiff_cli.data.tokens import TokenData, TokenSplit
 from diladiff_cli.errors import UserError, writing
 from diladiff_cli.integrity import CHECKSUM, read_sealed, sealed
-from diladiff_cli.notes import say, telling_what_is_kept
-from diladiff_cli.runtime.artifacts import parent_links
+from diladiff_cli.notes import say, saying_if_interrupted
+from diladiff_cli.runtime.artifacts import parent_links, relative
 from diladiff_cli.runtime.folders import partial_name, recover, share, take_place, write_text
-from diladiff_cli.runtime.locks import with_out_locked
+from diladiff_cli.runtime.locks import exclusive_out
 from diladiff_cli.runtime.memory import Halving
 from diladiff_cli.runtime.model_paths import resolved
-from diladiff_cli.runtime.precision import AUTO, agreed_precision
+from diladiff_cli.runtime.precision import AUTO, precision_of_main
 from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.runtime.progress import Bar
-from diladiff_cli.stages.common import load_parent, open_recorded_data, path_or_none, relative
+from diladiff_cli.stages.common import load_parent, open_recorded_data, path_or_none
 from diladiff_cli.stages.feature_sources import TextEncoder, text_encoder
 from diladiff_cli.stages.networks import build
 
-SHARD_BYTES = 1 << 26
 SAME = ("format_version", "ae_hash", "fingerprint", "precision", "rows_per_shard")  # of a plan that may go on
 
 
-@with_out_locked
+@exclusive_out
 def encode_latents(
     *,
     ae: Path | str,
@@ -68,10 +67,10 @@ def encode_latents(
     artifact = load_parent(ae, "ae")
     tokens = open_recorded_data(artifact, data)
     state = process_state()
-    precision = agreed_precision(_stored_precision(out, resume)) if precision == AUTO else precision
+    precision = precision_of_main(_stored_precision(out, resume)) if precision == AUTO else precision
     encoder = text_encoder(artifact, build(artifact, state.device), state.device)
     latents, channels = encoder.autoencoder.latent_shape
-    rows_per_shard = max(1, SHARD_BYTES // (2 * latents * channels))
+    rows_of_shard = rows_per_shard(2 * latents * channels)
     plan: dict[str, Any] = {
         "stage": "latents",
         "format_version": FORMAT_VERSION,
@@ -80,13 +79,13 @@ def encode_latents(
         "fingerprint": tokens.fingerprint,
         "shape": [latents, channels],
         "precision": precision,
-        "rows_per_shard": rows_per_shard,
+        "rows_per_shard": rows_of_shard,
         "parents": parent_links(out, {"ae": artifact}),
         "data": relative(tokens.path, out),
     }
     done = _finished_shards(out, plan, resume)
     rows = {name: len(tokens.split(name)) for name in ("train", "valid")}
-    shards = sum(-(-count // rows_per_shard) for count in rows.values())
+    shards = sum(-(-count // rows_of_shard) for count in rows.values())
     if dry_run:
         return plan | {"rows": rows, "shards": shards, "finished_shards": len(done)}
     if len(done) == shards and (out / "config.json").exists():
@@ -103,8 +102,10 @@ def encode_latents(
                 leftover.unlink()
             write_text(place / "plan.json", sealed(plan))
     state.wait_for_everyone()
-    work = _Work(tokens, encoder, place, batch_size, rows_per_shard, done, state, Halving("blocks"))
-    kept = telling_what_is_kept(lambda: f"{out}: {len(_whole_shards(out))} of {shards} shards are kept")
+    work = _Work(tokens, encoder, place, batch_size, rows_of_shard, done, state, Halving("blocks"))
+    kept = saying_if_interrupted(
+        lambda: f"{out}: {len(_whole_shards(out))} of {shards} shards are kept; the same command goes on"
+    )
     with kept if place == out else nullcontext(), autocast(state.device, precision):
         splits = {name: work.encode_split(name) for name in ("train", "valid")}
     state.wait_for_everyone()

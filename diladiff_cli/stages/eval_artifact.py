@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from diladiff_cli.config import EvalConfig
 from diladiff_cli.core.autocast import autocast
 from diladiff_cli.metrics import agreement
-from diladiff_cli.runtime.precision import settled_precision
+from diladiff_cli.runtime.precision import resolved_precision
 from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.stages.common import open_recorded_data, path_or_none
 from diladiff_cli.stages.eval_figures import PARTS, Evaluation, Figures
@@ -82,7 +82,7 @@ def evaluate_artifact(config: EvalConfig, path: Path | str, *, data: Path | str 
     Raises:
         UserError: The artifact, a parent or the data set is missing, changed or damaged.
     """
-    config = replace(config, precision=settled_precision(config.precision, sampling_device()))
+    config = replace(config, precision=resolved_precision(config.precision, sampling_device()))
     data = path_or_none(data)
     sampler = load_sampler(path, data=data)
     tokens = open_recorded_data(sampler.artifact, data)
@@ -110,14 +110,9 @@ def evaluate_artifact(config: EvalConfig, path: Path | str, *, data: Path | str 
         },
         "settings": {name: getattr(config, name) for name in ("batches", "draws", "seed", "precision")},
         "figures": figures,
-        "definitions": definitions_of(figures),
+        "definitions": {name: DEFINITIONS[name] for name in figures},
         "left_out": left_out,
     }
-
-
-def definitions_of(figures: Figures) -> dict[str, Any]:
-    """The definitions of those figures."""
-    return {name: DEFINITIONS[name] for name in figures}
 
 
 def artifact_table(report: dict[str, Any]) -> "Group":

@@ -25,7 +25,7 @@ from diladiff_cli.stages.masked_logits import autoencoder_logits, base_logits
 from diladiff_cli.stages.networks import build
 from diladiff_cli.stages.sample import decode, draw_latents
 from diladiff_cli.stages.sample_settings import complete
-from diladiff_cli.stages.sampler import Sampler, autoencoder_of
+from diladiff_cli.stages.sampler import Sampler
 from diladiff_cli.stages.train_prior import prior_figures
 
 SEQUENCES, LATENTS = 16, 4  # per unit of ``batches``: blocks of text, and latents that are decoded twice
@@ -92,7 +92,7 @@ class Evaluation:
         autoencoder, source = self.sampler.autoencoder, self.oracle.encoder.features
         return {
             "autoencoder": autoencoder_logits(autoencoder, source),
-            "base": base_logits(build(autoencoder_of(self.artifact).parent("mdlm"), self.sampler.device)),
+            "base": base_logits(self.sampler.base_in("fp32")),
             "noise_latent": autoencoder_logits(autoencoder, source, noise=1.0, seed=self.config.seed),
         }
 

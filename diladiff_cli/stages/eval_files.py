@@ -12,7 +12,7 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.metrics.scorers import check_scorer
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.model_paths import resolved
-from diladiff_cli.runtime.precision import settled_precision
+from diladiff_cli.runtime.precision import resolved_precision
 from diladiff_cli.settings import ConfigError, flag
 from diladiff_cli.stages.common import open_recorded_data, path_or_none
 from diladiff_cli.stages.eval_artifact import artifact_table, evaluate_artifact
@@ -54,7 +54,7 @@ def evaluate_files(
         UserError: A file of samples, an artifact, its data set or the scorer cannot be used.
     """
     targets, reference, data = _named(targets), [str(text) for text in several(reference)], path_or_none(data)
-    config = replace(config, precision=settled_precision(config.precision, sampling_device()))
+    config = replace(config, precision=resolved_precision(config.precision, sampling_device()))
     found, measure = _read(targets, reference, data), SampleMeasure(config, tuple(reference))
     _check_inputs(config, found, reference, data)
     return _reports(config, found, measure, data)

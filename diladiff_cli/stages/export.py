@@ -18,13 +18,12 @@ from torch import Tensor
 from diladiff_cli.config import LEAST_SCALE, MOST_SCALE
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CHECKSUM, CONFIG_FILE, check_log, read_json
-from diladiff_cli.runtime.artifacts import COMMANDS, OURS, Artifact, linked, load_artifact, write_artifact
+from diladiff_cli.runtime.artifacts import COMMANDS, OURS, Artifact, linked, load_artifact, relative, write_artifact
 from diladiff_cli.runtime.card import METADATA, metadata_problems
 from diladiff_cli.runtime.folders import METRICS_FILE, recover, replacing
 from diladiff_cli.runtime.locks import sole_writer
 from diladiff_cli.runtime.model_paths import resolved
 from diladiff_cli.settings import ConfigError, check_value
-from diladiff_cli.stages.common import relative
 from diladiff_cli.stages.feature_sources import recorded_feature_source, recorded_features
 from diladiff_cli.stages.networks import build
 from diladiff_cli.stages.sampler import LATENT_STEPS
@@ -198,7 +197,7 @@ def _write(
         parents=parents,
         data=data,
         tokenizer=read_tokenizer(artifact.path),
-        progress=artifact.config.get("progress", {}),
+        progress=artifact.config["progress"],
         extra=lambda target: _copy_records(artifact.path, target, own),
         also={k: v for k, v in artifact.config.items() if k not in (*fixed, "hash")} | {"export": dict(record)},
     )

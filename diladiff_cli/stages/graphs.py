@@ -61,7 +61,7 @@ def no_memory_for(error: Exception) -> bool:
 
 
 @dataclass(frozen=True)
-class Turn:
+class DecoderSpan:
     """A network that decodes from a step on.
 
     Attributes:
@@ -174,7 +174,7 @@ class Replays:
 
     def unmask(
         self,
-        turns: Sequence[Turn],
+        spans: Sequence[DecoderSpan],
         x: Tensor,
         reveal_times: Tensor,
         uniform: Tensor,
@@ -189,19 +189,19 @@ class Replays:
             many or a capture finds no memory, and, next to impossible, after the last where a token was left outside of
             the nucleus.
         """
-        first = turns[0].decoder
+        first = spans[0].decoder
         plans = RevealPlan.of(x, first.mask_id, reveal_times, uniform, decoding, redraws)
         if max(plan.width for plan in plans) * first.vocab_size > MOST_LOGITS:
             return None
         device, starts = first.embedding.weight.device, [0, decoding.revealing_steps][: len(plans)]
-        caches = [None if turn.z is None else turn.decoder.latent_caches(turn.z) for turn in turns]
+        caches = [None if span.z is None else span.decoder.latent_caches(span.z) for span in spans]
         phases: list[Phase] = []
-        for start in sorted({*starts, *(turn.first for turn in turns)}):
-            number = bisect_right([turn.first for turn in turns], start) - 1
-            turn, plan = turns[number], plans[bisect_right(starts, start) - 1]
+        for start in sorted({*starts, *(span.first for span in spans)}):
+            number = bisect_right([span.first for span in spans], start) - 1
+            span, plan = spans[number], plans[bisect_right(starts, start) - 1]
             drawing = Drawing((x.shape[0], x.shape[1]), plan.width, decoding.temperature, decoding.top_p)
-            key = ("decoding", id(turn.decoder), turn.z is None, drawing)
-            replay = self.get(key, partial(DecodingReplay, turn.decoder, caches[number], drawing, device))
+            key = ("decoding", id(span.decoder), span.z is None, drawing)
+            replay = self.get(key, partial(DecodingReplay, span.decoder, caches[number], drawing, device))
             if replay is None:
                 return None
             replay.look_at(caches[number])

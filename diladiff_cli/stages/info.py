@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from diladiff_cli.data.latents import open_latents
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError, meant_instead, told_inside, unfinished_folder
-from diladiff_cli.integrity import check_log, read_sealed, short_hash
+from diladiff_cli.integrity import CONFIG_FILE, check_log, read_config, short_hash
 from diladiff_cli.runtime.artifacts import COMMANDS, Artifact, linked, load_artifact
 from diladiff_cli.runtime.card import TITLES
 from diladiff_cli.runtime.folders import METRICS_FILE, is_there, restore
@@ -62,15 +62,11 @@ def _stage(path: Path) -> str:
         raise UserError(f"{path} is a file", f"{remedy}; samples are measured with: diladiff eval {path}")
     if (unfinished := unfinished_folder(path)) is not None:
         raise unfinished
-    if not (path / "config.json").exists():
+    config = read_config(path / CONFIG_FILE, "restore it, or make the folder again")
+    if config is None:
         what = f"{path} was not written by diladiff: it has no config.json{told_inside(path)}"
         raise UserError(what, remedy)
-    try:
-        stage = read_sealed(path / "config.json").get("stage")
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path / 'config.json'} cannot be read ({error})", "restore it, or make the folder again"
-        ) from (error)
+    stage = config.get("stage")
     if stage not in (*COMMANDS, "data", "latents"):
         raise UserError(f"{path} was not written by diladiff: its config.json has no known stage", remedy)
     return str(stage)
@@ -81,7 +77,7 @@ def _describe_artifact(path: Path) -> Record:
     check_tokenizer(path)
     check_log(path / METRICS_FILE)
     config = artifact.config
-    progress = dict(config.get("progress", {}))
+    progress = dict(config["progress"])
     parents = {stage: _parent(path, stage, link) for stage, link in config["parents"].items()}
     validation = progress.pop("validation", {})
     record = {
@@ -187,10 +183,11 @@ def _data_state(path: Path, link: str | None, fingerprint: str | None) -> Record
 
 
 def _describe_data(path: Path) -> Record:
-    config = dict(open_tokens(path).config)
+    tokens = open_tokens(path)
+    config = dict(tokens.config)
     check_tokenizer(path)
     for name in config["splits"]:
-        open_tokens(path).split(name)  # every shard is there, with the rows recorded
+        tokens.split(name)  # every shard is there, with the rows recorded
     config["splits"] = _splits(config["splits"])
     return {"stage": "data", "title": "Token data set", "made_by": "encode", "parents": {}} | config
 

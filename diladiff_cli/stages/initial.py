@@ -1,6 +1,5 @@
 """The base that ``train-mdlm --init`` begins with: an artifact of this package, or a published checkpoint."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ from torch import Tensor
 from diladiff_cli.data.tokenizer import same_tokenizer
 from diladiff_cli.data.tokens import TokenData
 from diladiff_cli.downloads import download
-from diladiff_cli.errors import UserError, first_line, meant_instead
+from diladiff_cli.errors import UserError, first_line, meant_instead, reason
 from diladiff_cli.hub import hub_parts, names_a_path
-from diladiff_cli.integrity import CONFIG_FILE, file_hash, read_json
+from diladiff_cli.integrity import CONFIG_FILE, file_hash, read_config, read_json
 from diladiff_cli.networks.public import is_public, public_base
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.artifacts import load_artifact
@@ -94,7 +93,7 @@ def _found(source: str) -> InitialBase:
         say(f"asking the Hub for {source}, which is no folder here")
         files = [CONFIG_FILE, "model*.safetensors*", *PATTERNS]
         folder = download(name, files, REMEDY, revision, needed=(CONFIG_FILE, "model*.safetensors"))
-    config = _config_of(folder)
+    config = read_config(folder / CONFIG_FILE, REMEDY, read_json) or {}
     if "stage" in config or not config:
         artifact = load_artifact(folder, "mdlm")
         network, state = own_arguments(artifact.network), build(artifact).state_dict()
@@ -106,17 +105,7 @@ def _found(source: str) -> InitialBase:
         network, state = public_base(weights, config)
         digest = file_hash(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{folder / WEIGHTS} cannot be read ({reason})", REMEDY) from error
+        raise UserError(f"{folder / WEIGHTS} cannot be read ({reason(error)})", REMEDY) from error
     except ValueError as error:
         raise UserError(f"{source} is no checkpoint of MDLM: {first_line(error)}", REMEDY) from error
     return InitialBase(called, network, state, digest)
-
-
-def _config_of(folder: Path) -> Mapping[str, Any]:
-    try:
-        return read_json(folder / CONFIG_FILE)
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / CONFIG_FILE} cannot be read ({error})", REMEDY) from error

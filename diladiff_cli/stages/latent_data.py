@@ -113,8 +113,3 @@ def recorded_latents(prior: Artifact, ae: Artifact, tokens: TokenData, out: Path
         note, found = f"encoding on the fly: {prior.path} was trained on stored latents, but {error.what}", False
     say(note)
     return folder if found else None
-
-
-def validation_latents(encoder: TextEncoder, batches: list[Tensor]) -> list[Tensor]:
-    """Standardised latents of the validation batches."""
-    return [encoder(x) for x in batches]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from diladiff_cli.metrics.recovery import LogitsFor, MaskedLogits
-from diladiff_cli.networks.autoencoder import AutoEncoder, noise_latents
+from diladiff_cli.networks.autoencoder import AutoEncoder
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.features import FeatureSource
 from diladiff_cli.runtime.randomness import generator
@@ -33,7 +33,7 @@ def text_noise(x: Tensor, shape: tuple[int, ...], seed: int = 0) -> Tensor:
     """(B, *shape) standard normal draws that depend on the seed and each row of ``x`` (B, L), not on its batch."""
     cpu = torch.device("cpu")
     digests = [zlib.crc32(row.tobytes()) for row in x.cpu().numpy()]
-    draws = [noise_latents(shape, generator(cpu, NOISE_SEED + seed, digest), cpu) for digest in digests]
+    draws = [torch.randn(shape, generator=generator(cpu, NOISE_SEED + seed, digest), device=cpu) for digest in digests]
     return torch.stack(draws).to(x.device)
 
 

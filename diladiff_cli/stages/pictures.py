@@ -58,16 +58,14 @@ def styled(draw: "Callable[P, Figure]") -> "Callable[P, Figure]":
 
 def new_figure(panels: int, title: str, columns: int | None = None) -> tuple["Figure", list[Any]]:
     """A figure with ``panels`` axes, ``columns`` in a row, by default all of them."""
-    import matplotlib
     from matplotlib.figure import Figure
 
     columns = min(panels, columns or panels)
     rows = -(-panels // columns)
-    with matplotlib.rc_context(STYLE):
-        width, height = PANEL_INCHES
-        figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
-        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-        figure.suptitle(title)
+    width, height = PANEL_INCHES
+    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    figure.suptitle(title)
     for unused in axes[panels:]:
         unused.remove()
     return figure, axes[:panels]

@@ -99,17 +99,16 @@ def distance_figure(sources: Sequence[Source]) -> "Figure":
     figure, (axes,) = new_figure(1, "distance to the teacher's samples from the same noise")
     runs = looks_of(sources)
     styles: dict[str, Style] = {"student": {"marker": "o"}, "teacher": {"marker": "x", "linestyle": "--"}}
-    names = {"student": "student", "teacher": "teacher"}
     for source, look in zip(sources, runs.values(), strict=True):
         for who, style in styles.items():
             rows = [row for row in source.figures["teacher_distance"] if row["who"] == who]
             points = [row["steps"] for row in rows], [row["distance"] for row in rows]
-            axes.plot(*points, label=f"{source.name}, {names[who]}", **look, **style)
+            axes.plot(*points, label=f"{source.name}, {who}", **look, **style)
     plain_log_axis(axes, "x")
     axes.set_xlabel("latent steps")
     axes.set_ylabel("squared distance per entry")
     axes.set_ylim(bottom=0)
-    legend_below(figure, runs | {names[who]: {"color": GREY} | style for who, style in styles.items()})
+    legend_below(figure, runs | {who: {"color": GREY} | style for who, style in styles.items()})
     return figure
 
 

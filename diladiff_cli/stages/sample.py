@@ -60,6 +60,15 @@ def draw_latents(sampler: Sampler, indices: range, config: SampleConfig, on_step
         return draw(z, noises)
 
 
+def latents_of_texts(
+    sampler: Sampler, latents: range, config: SampleConfig, on_step: OnStep | None = None
+) -> Tensor | None:
+    """:func:`draw_latents`, each as often as it is decoded: (B * decodings, N, C); None for a base, which has none."""
+    if sampler.autoencoder is None:
+        return None
+    return draw_latents(sampler, latents, config, on_step).repeat_interleave(config.decodings, 0)
+
+
 def _latents_from(
     network: LatentPrior | LatentStudent, config: SampleConfig, on_step: OnStep | None, z: Tensor, noises: Tensor | None
 ) -> Tensor:
@@ -113,19 +122,20 @@ def _decode_batch(
     if z_0 is not None:
         z = sampler.require_autoencoder().latents_for_decoder(config.latent_scale * z_0.to(device, torch.float32))
     noise, decoding = SampleNoise(config.seed, ids), _decoding(config)
+    first_of_base = decoding.steps - base_steps(config)
     x = masked_between(sampler, config.prompt, config.suffix, len(ids))
     reveal_times, uniform = (noise.uniform(kind, decoder.length) for kind in (noise.REVEAL, noise.TOKEN))
     redraws = _redraws(noise, decoding.sweeps, decoder.length)
     with autocast(sampler.device, config.precision):
         found = None
         if graphs.replays_pay(device) and can_be_static(decoding):
-            turns = [graphs.Turn(0, decoder, z)]
-            turns += [] if base is None else [graphs.Turn(decoding.steps - base_steps(config), base)]
-            found = sampler.replays.unmask(turns, x, reveal_times, uniform, decoding, on_step, redraws)
+            spans = [graphs.DecoderSpan(0, decoder, z)]
+            spans += [] if base is None else [graphs.DecoderSpan(first_of_base, base)]
+            found = sampler.replays.unmask(spans, x, reveal_times, uniform, decoding, on_step, redraws)
         if found is None:
             body, head = decoding_functions(decoder, z)
             late = None if base is None else decoding_functions(base)
-            successor = None if late is None else Successor(base_steps(config), *late)
+            successor = None if late is None else Successor(first_of_base, *late)
             inputs = (x.to(device), decoder.mask_id, reveal_times.to(device), uniform.to(device))
             redraws = None if redraws is None else Redraws(redraws.times.to(device), redraws.uniform.to(device))
             found = unmask(body, head, *inputs, decoding, on_step, successor, redraws)
@@ -235,11 +245,9 @@ def _draw_batch(
     sampler: Sampler, latents: range, config: SampleConfig, report: Callable[[int], None] | None
 ) -> list[Sample]:
     ids = ids_of(latents, config)
-    z_0 = None
     on_step: OnStep | None = None if report is None else lambda step, _: report(step + 1)
     try:
-        if sampler.autoencoder is not None:
-            z_0 = draw_latents(sampler, latents, config).repeat_interleave(config.decodings, 0)
+        z_0 = latents_of_texts(sampler, latents, config)
         return describe(sampler, ids, config, decode(sampler, ids, config, z_0, on_step))
     except Exception as error:
         if is_out_of_memory(error):

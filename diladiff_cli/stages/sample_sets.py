@@ -14,11 +14,12 @@ from diladiff_cli.data.text import Piece, iter_pieces
 from diladiff_cli.data.tokenizer import decode_text, encode_documents
 from diladiff_cli.errors import UserError, meant_instead
 from diladiff_cli.notes import say
+from diladiff_cli.shipped import SHIPPED_TEXT
 
 Sample = dict[str, Any]
 MOST_TOKENS = 1 << 31
 ENOUGH = 1 << 20  # tokens or characters of a reference text to choose from
-REFERENCE = Path(__file__).parent.parent / "assets" / "text" / "valid.jsonl.zst"
+REFERENCE = SHIPPED_TEXT / "valid.jsonl.zst"
 # What tells one way of sampling from another; the rest of a line differs from sample to sample.
 SETTINGS = (
     *("model", "prompt", "suffix", "steps", "decode_steps", "temperature", "top_p", "gamma", "guidance", "solver"),

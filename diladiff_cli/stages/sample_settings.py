@@ -1,7 +1,5 @@
 """What the settings of ``sample`` come to for a model: filled in, refused, remarked on."""
 
-import hashlib
-import json
 import math
 from dataclasses import replace
 from typing import Any
@@ -10,8 +8,9 @@ from diladiff_cli import __version__
 from diladiff_cli.config import ENDS, SampleConfig, solver_in_use, unusual
 from diladiff_cli.core.ode import MOST_JUMPS
 from diladiff_cli.core.unmask import ADAPTIVE_ORDERS, BLIND_ORDERS
+from diladiff_cli.integrity import json_hash, short_hash
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
-from diladiff_cli.runtime.precision import has_fast_bf16, settled_precision
+from diladiff_cli.runtime.precision import has_fast_bf16, resolved_precision
 from diladiff_cli.settings import ConfigError, flag, shown
 from diladiff_cli.stages.prompts import given_problems, given_tokens, joins_a_word
 from diladiff_cli.stages.sampler import (
@@ -89,7 +88,7 @@ def complete_for_latents(sampler: Sampler, config: SampleConfig) -> SampleConfig
 def _complete_decoding(sampler: Sampler, config: SampleConfig, latent_scale: float) -> SampleConfig:
     completed = replace(
         config,
-        precision=settled_precision(config.precision, sampler.device),
+        precision=resolved_precision(config.precision, sampler.device),
         latent_scale=config.latent_scale or latent_scale,
         decode_steps=config.decode_steps or default_decode_steps(sampler, config.order),
     )
@@ -183,8 +182,7 @@ def origin_of(sampler: Sampler, config: SampleConfig) -> str:
         ConfigError, UserError: As of :func:`complete`.
     """
     settings = replace(complete(sampler, config), n=config.decodings).to_dict()
-    content = json.dumps([__version__, sampler.name, content_of(sampler), settings], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:12]
+    return short_hash(json_hash([__version__, sampler.name, content_of(sampler), settings]))
 
 
 def in_use(sampler: Sampler, config: SampleConfig) -> dict[str, Any]:

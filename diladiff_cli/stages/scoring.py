@@ -1,7 +1,5 @@
 """Texts and what a scorer says of them, kept in a folder so that each is scored once."""
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ from torch import Tensor
 
 from diladiff_cli.core.hashing import tensors_hash
 from diladiff_cli.errors import writing
-from diladiff_cli.integrity import CHECKSUM
+from diladiff_cli.integrity import CHECKSUM, json_hash
 from diladiff_cli.metrics.scorers import Scorer, Scores
 from diladiff_cli.runtime.folders import replacing_file, share
 from diladiff_cli.stages.sample_sets import Sample
@@ -110,8 +108,7 @@ def _write(file: Path, scores: Scores) -> None:
 
 
 def _key(scorer: Scorer, ids: Sequence[Sequence[int]]) -> str:
-    content = json.dumps([FORMAT_VERSION, scorer.name, scorer.fingerprint, scorer.precision, ids])
-    return hashlib.sha256(content.encode()).hexdigest()[:20]
+    return json_hash([FORMAT_VERSION, scorer.name, scorer.fingerprint, scorer.precision, ids])[:20]
 
 
 def _read(file: Path, ids: list[list[int]]) -> Scores | None:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,12 +12,12 @@ from torch import Tensor
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.data.tokenizer import decode_text, find_separator
 from diladiff_cli.runtime.memory import Halving
+from diladiff_cli.shipped import TRACE_PAGE
 from diladiff_cli.stages.prompts import masked_between
-from diladiff_cli.stages.sample import Sample, decode, describe, draw_latents, ids_of, latent_batches
+from diladiff_cli.stages.sample import Sample, decode, describe, ids_of, latent_batches, latents_of_texts
 from diladiff_cli.stages.sample_settings import base_steps, complete, corrector_steps
 from diladiff_cli.stages.sampler import Sampler
 
-TEMPLATE = Path(__file__).parents[1] / "assets" / "trace.html"
 PLACE = "__TRACE__"  # where the template wants the data
 
 
@@ -87,9 +86,8 @@ def record(sampler: Sampler, config: SampleConfig) -> Trace:
     def note_latent(_: int, z: Tensor) -> None:
         found.append(z[:1].clone())
 
-    z_0 = None
-    if sampler.autoencoder is not None:
-        z_0 = draw_latents(sampler, latents, config, note_latent).repeat_interleave(config.decodings, 0)[: len(ids)]
+    z_0 = latents_of_texts(sampler, latents, config, note_latent)
+    z_0 = None if z_0 is None else z_0[: len(ids)]
     masked = masked_between(sampler, config.prompt, config.suffix, 1)[0] == sampler.decoder.mask_id
     revealed, complete_at = torch.zeros(sampler.decoder.length, dtype=torch.int64, device="cpu"), config.decode_steps
     complete_at -= corrector_steps(config)
@@ -175,4 +173,4 @@ def _shared(one: str, other: str) -> int:
 def page(trace: Trace) -> str:
     """A page that shows the trace: one file, which needs no network and asks for none."""
     data = json.dumps(asdict(trace)).replace("<", "\\u003c")  # no text may end the element that holds it
-    return TEMPLATE.read_text(encoding="utf-8").replace(PLACE, data)
+    return TRACE_PAGE.read_text(encoding="utf-8").replace(PLACE, data)

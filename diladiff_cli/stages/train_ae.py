@@ -21,16 +21,16 @@ from diladiff_cli.networks.features import FeatureSource
 from diladiff_cli.networks.moments import RunningMoments
 from diladiff_cli.notes import is_main_process
 from diladiff_cli.runtime.artifacts import Artifact
-from diladiff_cli.runtime.locks import with_out_locked
+from diladiff_cli.runtime.locks import exclusive_out
 from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.model_paths import resolved
 from diladiff_cli.runtime.optim import LearningRate
-from diladiff_cli.runtime.precision import settled
+from diladiff_cli.runtime.precision import settled_for_device
 from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.runtime.randomness import BatchNoise
-from diladiff_cli.runtime.run import Run
+from diladiff_cli.runtime.run import LossFn, Run
 from diladiff_cli.runtime.session import Session
-from diladiff_cli.runtime.surroundings import by_itself
+from diladiff_cli.runtime.surroundings import isolated_run
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import (
     child_fields,
@@ -104,9 +104,7 @@ def corruption(noise: BatchNoise, moments: RunningMoments, strengths: Mapping[st
     return corrupt
 
 
-def ae_loss(
-    source: FeatureSource, autoencoder: AutoEncoder, config: AeConfig, mask_id: int
-) -> Callable[[nn.Module, Tensor, BatchNoise], tuple[Tensor, dict[str, Tensor]]]:
+def ae_loss(source: FeatureSource, autoencoder: AutoEncoder, config: AeConfig, mask_id: int) -> LossFn:
     """Masked cross-entropy through augmented features and latents (method section 3)."""
     strengths = config.augmentation_strengths()
     unit = config.mask_unit
@@ -217,8 +215,8 @@ def compile_decoder(autoencoder: AutoEncoder) -> None:
     compile_method("body", autoencoder.decoder)
 
 
-@with_out_locked
-@by_itself
+@exclusive_out
+@isolated_run
 def train_ae(
     config: AeConfig,
     *,
@@ -246,7 +244,7 @@ def train_ae(
         ConfigError: Settings that do not fit the base.
     """
     base, data, out = Path(resolved(base)), path_or_none(data), Path(out)
-    config = settled(config, out, resume)
+    config = settled_for_device(config, out, resume)
     parent = load_parent(base, "mdlm")
     tokens = open_recorded_data(parent, data)
     if config.features != "self":

@@ -1,6 +1,5 @@
 """``train-mdlm``: the masked diffusion base (method section 2)."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from inspect import signature
@@ -19,13 +18,13 @@ from diladiff_cli.metrics.likelihood import masked_figures
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.folders import restore
-from diladiff_cli.runtime.locks import with_out_locked
+from diladiff_cli.runtime.locks import exclusive_out
 from diladiff_cli.runtime.loop import train
-from diladiff_cli.runtime.precision import settled
+from diladiff_cli.runtime.precision import settled_for_device
 from diladiff_cli.runtime.randomness import BatchNoise
-from diladiff_cli.runtime.run import Run
+from diladiff_cli.runtime.run import LossFn, Run
 from diladiff_cli.runtime.session import Session
-from diladiff_cli.runtime.surroundings import by_itself
+from diladiff_cli.runtime.surroundings import isolated_run
 from diladiff_cli.stages.common import (
     compile_method,
     data_record,
@@ -74,7 +73,7 @@ def masked_batch(x: Tensor, noise: BatchNoise, mask_id: int) -> tuple[Tensor, Te
     return apply_mask(x, is_masked, mask_id), is_masked, t
 
 
-def mdlm_loss(mask_id: int, exact: bool) -> Callable[[nn.Module, Tensor, BatchNoise], tuple[Tensor, dict[str, Tensor]]]:
+def mdlm_loss(mask_id: int, exact: bool) -> LossFn:
     """Cross-entropy of the masked tokens, with constant or exact ELBO weight (method section 2)."""
 
     def loss_fn(model: nn.Module, x: Tensor, noise: BatchNoise) -> tuple[Tensor, dict[str, Tensor]]:
@@ -87,8 +86,8 @@ def mdlm_loss(mask_id: int, exact: bool) -> Callable[[nn.Module, Tensor, BatchNo
     return loss_fn
 
 
-@with_out_locked
-@by_itself
+@exclusive_out
+@isolated_run
 def train_mdlm(
     config: MdlmConfig,
     *,
@@ -123,7 +122,7 @@ def train_mdlm(
     initial = None if init is None else initial_base(init, tokens)
     if initial is not None:
         config = with_network(config, initial)
-    config = settled(config, out, resume)
+    config = settled_for_device(config, out, resume)
     network = network_arguments(config, tokens)
     artifact = {
         "stage": "mdlm",

@@ -14,14 +14,14 @@ from diladiff_cli.core.objectives import estimates_of_some, per_example_mse
 from diladiff_cli.core.times import low_discrepancy
 from diladiff_cli.networks.latent import LatentPrior
 from diladiff_cli.runtime.artifacts import Artifact
-from diladiff_cli.runtime.locks import with_out_locked
+from diladiff_cli.runtime.locks import exclusive_out
 from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.model_paths import resolved
-from diladiff_cli.runtime.precision import settled
+from diladiff_cli.runtime.precision import settled_for_device
 from diladiff_cli.runtime.randomness import BatchNoise, generator
-from diladiff_cli.runtime.run import Run
+from diladiff_cli.runtime.run import LossFn, Run
 from diladiff_cli.runtime.session import Session
-from diladiff_cli.runtime.surroundings import by_itself
+from diladiff_cli.runtime.surroundings import isolated_run
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import (
     child_fields,
@@ -36,7 +36,7 @@ from diladiff_cli.stages.common import (
     validation_batches,
 )
 from diladiff_cli.stages.feature_sources import text_encoder
-from diladiff_cli.stages.latent_data import data_of, encoded_latents, maker_of, stored_latents, validation_latents
+from diladiff_cli.stages.latent_data import data_of, encoded_latents, maker_of, stored_latents
 from diladiff_cli.stages.networks import build
 
 NOISE_SEED = 11  # of the noise in validation; another one for each seed
@@ -57,9 +57,7 @@ def network_arguments(config: PriorConfig, ae: Artifact) -> dict[str, Any]:
     }
 
 
-def prior_loss(
-    to_latents: Callable[[Tensor], Tensor], schedule: TanSchedule, p_self_cond: float
-) -> Callable[[nn.Module, Tensor, BatchNoise], tuple[Tensor, dict[str, Tensor]]]:
+def prior_loss(to_latents: Callable[[Tensor], Tensor], schedule: TanSchedule, p_self_cond: float) -> LossFn:
     """Mean squared error to z_0, a share ``p_self_cond`` of the examples with self-conditioning (method section 4)."""
 
     def loss_fn(model: nn.Module, batch: Tensor, noise: BatchNoise) -> tuple[Tensor, dict[str, Tensor]]:
@@ -134,8 +132,8 @@ def compile_trunk(prior: LatentPrior) -> None:
     compile_method("forward", prior.trunk, dynamic=False)
 
 
-@with_out_locked
-@by_itself
+@exclusive_out
+@isolated_run
 def train_prior(
     config: PriorConfig,
     *,
@@ -169,7 +167,7 @@ def train_prior(
         if latents is None:
             raise ConfigError(["--ae is missing; name an auto-encoder, or --latents that one has made"])
         ae = maker_of(latents)
-    config = settled(config, out, resume)
+    config = settled_for_device(config, out, resume)
     parent = load_parent(Path(resolved(ae)), "ae")
     if data is None and latents is not None:
         data = data_of(latents)
@@ -186,7 +184,7 @@ def train_prior(
         model = LatentPrior(**network)
     if config.p_self_cond == 0:
         model.trunk.ignore_estimates()
-    valid = validation_latents(encoder, validation_batches(tokens, config, session.device))
+    valid = [encoder(x) for x in validation_batches(tokens, config, session.device)]
     run = Run(
         model=model,
         loss_fn=prior_loss(source.to_latents, model.schedule, config.p_self_cond),

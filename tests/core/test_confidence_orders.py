@@ -16,8 +16,8 @@ SURENESS = [0.6, 0.95, 0.7, 0.9, 0.8, 0.55, 0.85, 0.65]  # of the likelier of tw
 class Recorder:
     """Binary tokens whose probabilities are fixed by position; keeps the masked positions after each step."""
 
-    def __init__(self, sureness: list[float]) -> None:
-        likely = torch.tensor(sureness, dtype=torch.float64)
+    def __init__(self, confidence: list[float]) -> None:
+        likely = torch.tensor(confidence, dtype=torch.float64)
         self.logits = torch.stack([1 - likely, likely, torch.zeros_like(likely)], dim=-1).log()
         self.calls = 0
         self.masked: list[list[set[int]]] = []

@@ -9,7 +9,7 @@ from torch import Tensor
 from diladiff_cli.core.draw import draw_tokens
 from diladiff_cli.core.static import RevealPlan, StaticStep
 from diladiff_cli.core.times import spread_times
-from diladiff_cli.core.unmask import ORDERS, SWEEP, Decoding, Redraws, Successor, turns, unmask
+from diladiff_cli.core.unmask import ORDERS, SWEEP, Decoding, Redraws, Successor, corrector_step_of, unmask
 
 from .test_static import MASK, SHAPE, body, head, inputs
 from .test_unmask import DRAWS, JOINT, LENGTH, TABLES, Denoiser, generator, law, p_value
@@ -59,7 +59,7 @@ def test_a_step_draws_its_positions_given_all_others_and_leaves_those(order: str
     assert not (before == MASK).any()
     for number in range(decoding.corrector_steps):
         sweep, turn = divmod(number, SWEEP)
-        again = masked & (turns(more.times[sweep], sweep) == turn)
+        again = masked & (corrector_step_of(more.times[sweep], sweep) == turn)
         seen = before.masked_fill(again, MASK)
         wanted = before.clone()
         wanted[again] = draw_tokens(head(body(seen)[again]), more.uniform[sweep][again], 0.8, 0.9)[0]
@@ -70,7 +70,7 @@ def test_a_step_draws_its_positions_given_all_others_and_leaves_those(order: str
 
 @pytest.mark.parametrize("sweep", range(4))
 def test_a_sweep_comes_to_every_position_once_and_to_distant_ones_together(sweep: int) -> None:
-    found = turns(torch.rand(50, 64, generator=generator(3), dtype=torch.float64), sweep)
+    found = corrector_step_of(torch.rand(50, 64, generator=generator(3), dtype=torch.float64), sweep)
     assert found.min() == 0
     assert found.max() == SWEEP - 1
     for row in found:
@@ -89,7 +89,7 @@ def test_what_was_drawn_together_is_not_drawn_together_again(length: int, steps:
         return torch.rand(10, length, generator=generator(seed), dtype=torch.float64)
 
     revealed = pairs((spread_times(uniform(0)) * steps).long())
-    again = [pairs(turns(uniform(1 + sweep), sweep)) for sweep in range(4)]
+    again = [pairs(corrector_step_of(uniform(1 + sweep), sweep)) for sweep in range(4)]
     for sweep in range(4):
         assert again[sweep][revealed].float().mean() < 0.2  # an eighth by chance
     for first, second in pairwise(again):
@@ -135,7 +135,7 @@ def test_the_last_networks_correct() -> None:
         called.append(name)
         return selected(x, torch.arange(len(x)), select)
 
-    successor = Successor(2, lambda x, rows, select: noted("late", x, select), head)
+    successor = Successor(4, lambda x, rows, select: noted("late", x, select), head)
     unmask(
         lambda x, rows, select: noted("early", x, select),
         head, x, MASK, times, uniform, decoding, successor=successor, redraws=more,

@@ -55,9 +55,9 @@ def test_bounds_between_blocks_of_tokens_are_those_of_a_sum_in_float64() -> None
 def test_each_row_has_its_own_distribution() -> None:
     logits = torch.full((4, 4), NEVER)
     logits[range(4), [2, 0, 3, 1]] = 1.0
-    tokens, sureness = draw_tokens(logits, uniform(4, seed=3))
+    tokens, probability = draw_tokens(logits, uniform(4, seed=3))
     assert tokens.tolist() == [2, 0, 3, 1]
-    assert sureness.tolist() == [1, 1, 1, 1]
+    assert probability.tolist() == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.99])
@@ -98,24 +98,24 @@ def test_a_rare_token_among_many_is_drawn_as_often_as_it_should_be(size: int, pl
     assert share == pytest.approx(float(logits.double().softmax(-1)[place]), rel=1e-3, abs=0)
 
 
-def test_sureness_is_the_tempered_probability_of_the_drawn_token_before_the_nucleus() -> None:
+def test_probability_is_the_tempered_probability_of_the_drawn_token_before_the_nucleus() -> None:
     rows = LOGITS.expand(200, 12)
-    tokens, sureness = draw_tokens(rows, uniform(200, seed=6), temperature=0.7, top_p=0.8)
-    torch.testing.assert_close(sureness, (LOGITS.double() / 0.7).softmax(-1)[tokens])
+    tokens, probability = draw_tokens(rows, uniform(200, seed=6), temperature=0.7, top_p=0.8)
+    torch.testing.assert_close(probability, (LOGITS.double() / 0.7).softmax(-1)[tokens])
     assert len(set(tokens.tolist())) > 2
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_no_rows_give_no_tokens(temperature: float) -> None:
-    tokens, sureness = draw_tokens(torch.empty(0, 5), torch.empty(0, dtype=torch.float64), temperature, 0.9)
-    assert tokens.shape == sureness.shape == (0,)
+    tokens, probability = draw_tokens(torch.empty(0, 5), torch.empty(0, dtype=torch.float64), temperature, 0.9)
+    assert tokens.shape == probability.shape == (0,)
 
 
 def test_temperature_zero_takes_the_likeliest_token() -> None:
     logits = torch.randn(50, 12, generator=torch.Generator().manual_seed(7))
-    tokens, sureness = draw_tokens(logits, uniform(50, seed=8), temperature=0.0)
+    tokens, probability = draw_tokens(logits, uniform(50, seed=8), temperature=0.0)
     assert torch.equal(tokens, logits.argmax(-1))
-    torch.testing.assert_close(sureness, logits.double().softmax(-1).max(-1).values)
+    torch.testing.assert_close(probability, logits.double().softmax(-1).max(-1).values)
 
 
 def test_the_smallest_temperature_draws_the_likeliest_token() -> None:
@@ -204,18 +204,18 @@ def test_blocks_of_a_vocabulary_find_what_one_sum_over_all_of_it_finds(size: int
     points = uniform(3000, seed=14)
     cumulative = logits.double().softmax(-1).cumsum(-1)
     wanted = torch.searchsorted(cumulative, points[:, None] * cumulative[:, -1:], right=True).squeeze(-1)
-    tokens, sureness = draw_tokens(logits, points)
+    tokens, probability = draw_tokens(logits, points)
     assert (tokens != wanted).sum() <= 1  # a point within rounding of a border
     exact = logits.double().softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
-    torch.testing.assert_close(sureness, exact, rtol=1e-6, atol=0.0)  # that of single float32 weights
+    torch.testing.assert_close(probability, exact, rtol=1e-6, atol=0.0)  # that of single float32 weights
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_logits_of_half_precision_are_weighed_in_single_precision(temperature: float) -> None:
     logits = 8 * torch.randn(200, 12, generator=torch.Generator().manual_seed(15)).bfloat16()
-    tokens, sureness = draw_tokens(logits, uniform(200, seed=16), temperature)
+    tokens, probability = draw_tokens(logits, uniform(200, seed=16), temperature)
     exact = (logits.double() / temperature).softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
-    torch.testing.assert_close(sureness, exact, rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(probability, exact, rtol=1e-5, atol=0.0)
 
 
 def test_blocks_of_no_weight_are_never_drawn_from() -> None:

@@ -30,7 +30,7 @@ def test_masking_keeps_batch_and_length() -> None:
     with jaxtyped("context"):
         assert fit(Int64[Tensor, "b l"], x, masking.apply_mask(x, masked, K))
         assert fit(Bool[Tensor, "b l"], masked)
-        assert fit(Float32[Tensor, "b"], masking.alpha(T), masking.reveal_probability(T, T / 2), masking.elbo_weight(T))
+        assert fit(Float32[Tensor, "b"], masking.alpha(T), masking.elbo_weight(T))
 
 
 def test_gaussian_maps_keep_the_shape_of_the_latents() -> None:
@@ -100,10 +100,10 @@ def test_times_and_noise_have_the_stated_shapes() -> None:
 
 def test_decoding_hands_over_rows_of_the_stated_shapes() -> None:
     logits, points = torch.zeros(L, K), torch.rand(L, dtype=torch.float64)
-    tokens, sureness = draw.draw_tokens(logits, points, top_p=0.9)
+    tokens, probability = draw.draw_tokens(logits, points, top_p=0.9)
     with jaxtyped("context"):
         assert fit(Int64[Tensor, "m"], tokens)
-        assert fit(Float64[Tensor, "m"], points, sureness, draw.next_uniform(points))
+        assert fit(Float64[Tensor, "m"], points, probability, draw.next_uniform(points))
         assert fit(Float32[Tensor, "m k"], draw.tempered_weights(logits, 1.0))
 
     def body(x_t: Tensor, rows: Tensor, select: Tensor) -> Tensor:

@@ -173,7 +173,7 @@ def test_a_successor_takes_the_last_steps() -> None:
     uniform = torch.rand(1, 4, generator=generator(62), dtype=torch.float64)
     for late in range(5):
         calls.clear()
-        successor = Successor(late, body("late"), head(2))
+        successor = Successor(4 - late, body("late"), head(2))
         x = torch.full((1, 4), 3)
         done = unmask(body("early"), head(1), x, 3, reveal_times, uniform, Decoding(4), None, successor)
         assert calls == ["early"] * (4 - late) + ["late"] * late

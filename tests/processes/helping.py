@@ -10,7 +10,7 @@ from typing import Any
 import torch.distributed as dist
 
 from diladiff_cli.errors import UserError
-from diladiff_cli.runtime.helpers import led, shared_out
+from diladiff_cli.runtime.helpers import map_over_processes, run_on_main
 from diladiff_cli.settings import ConfigError
 
 RANK = os.environ["RANK"]
@@ -29,13 +29,13 @@ def worked(item: int) -> list[Any]:
 def shared(items: list[int], seconds: float = 0.0) -> list[Any]:
     """What the main process does."""
     time.sleep(seconds)
-    return [[item, *result] for item, result in shared_out(worked, items)]
+    return [[item, *result] for item, result in map_over_processes(worked, items)]
 
 
 def told(items: list[int]) -> str:
     """What the led work raises, on this process."""
     try:
-        led(lambda: shared(items))
+        run_on_main(lambda: shared(items))
     except (UserError, ConfigError) as error:
         return f"{type(error).__name__}: {error}"
     return "nothing"
@@ -49,7 +49,7 @@ def fails() -> None:
 def failure() -> str:
     """What a failure outside of the shared work raises, on this process."""
     try:
-        led(fails)
+        run_on_main(fails)
     except UserError as error:
         return str(error)
     return "nothing"
@@ -58,14 +58,14 @@ def failure() -> str:
 def main() -> None:
     dist.init_process_group("gloo", timeout=TIMEOUT)
     found = {
-        "shared": led(lambda: shared(list(range(5)))),
-        "late": led(lambda: shared([7, 8], seconds=5.0)),
-        "none": led(lambda: shared([])),
-        "twice": led(lambda: [shared([1]), shared([2, 3])]),
+        "shared": run_on_main(lambda: shared(list(range(5)))),
+        "late": run_on_main(lambda: shared([7, 8], seconds=5.0)),
+        "none": run_on_main(lambda: shared([])),
+        "twice": run_on_main(lambda: [shared([1]), shared([2, 3])]),
         "at a helper": told([1, 13, 2]),
         "at the main process": told([14, 1]),
         "alone": failure(),
-        "after it": led(lambda: shared([4])),
+        "after it": run_on_main(lambda: shared([4])),
     }
     with open(os.path.join(sys.argv[1], f"{RANK}.json"), "w") as file:
         json.dump(found, file)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from diladiff_cli.cli.main import leave, run
 from diladiff_cli.cli.output import quiet_libraries
+from diladiff_cli.data import shards
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime import loop
 from diladiff_cli.runtime.run import Run
@@ -159,7 +160,7 @@ def streams(name: str) -> Iterator[None]:
 def main() -> None:
     quiet_libraries()
     torch.set_num_threads(1)
-    encode_latents.SHARD_BYTES = SHARD_BYTES
+    shards.SHARD_BYTES = SHARD_BYTES
     encode.DOCUMENTS_AT_ONCE, tokenise = DOCUMENTS_AT_ONCE, encode.encode_documents
     status = 0
     for command in json.loads(sys.argv[1]):

@@ -39,7 +39,7 @@ def test_training_lowers_the_loss_and_logs_every_step_once(toy: ModuleType, tmp_
 def test_utilisation_is_operations_per_second_over_the_peak(
     toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("diladiff_cli.runtime.session.Session.peak_flops", lambda session: 5e7)
+    monkeypatch.setattr("diladiff_cli.runtime.loop.peak_flops", lambda device: 5e7)
     toy.toy_train(toy.settings(), tmp_path / "run", flops_per_row=1e6)
     for line in read_metrics(tmp_path / "run" / "metrics.jsonl"):
         if line["split"] == "train":  # rows of three tokens

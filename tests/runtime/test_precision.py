@@ -18,7 +18,7 @@ from diladiff_cli.config import (
     SampleConfig,
 )
 from diladiff_cli.runtime.artifacts import load_artifact
-from diladiff_cli.runtime.precision import has_fast_bf16, settled, settled_precision
+from diladiff_cli.runtime.precision import has_fast_bf16, resolved_precision, settled_for_device
 from diladiff_cli.runtime.processes import FSDP, fsdp_was_asked_for
 from diladiff_cli.stages.bench_frontier import bench_frontier
 from diladiff_cli.stages.bench_speed import bench_speed
@@ -58,10 +58,10 @@ def test_auto_is_what_the_processor_is_fast_at(
     capabilities: Mapping[str, object], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend(monkeypatch, capabilities)
-    assert settled_precision("auto", CPU) == expected
+    assert resolved_precision("auto", CPU) == expected
     assert has_fast_bf16(CPU) == (expected == "bf16")
     for asked in ("bf16", "fp32"):
-        assert settled_precision(asked, CPU) == asked
+        assert resolved_precision(asked, CPU) == asked
 
 
 @pytest.mark.parametrize("name", ["_is_avx512_bf16_supported", "_is_amx_tile_supported"])
@@ -69,15 +69,15 @@ def test_versions_of_torch_that_tell_of_few_capabilities(monkeypatch: pytest.Mon
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     for other in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, other, lambda: False)
-    assert settled_precision("auto", CPU) == "fp32"
+    assert resolved_precision("auto", CPU) == "fp32"
     monkeypatch.setattr(torch.cpu, name, lambda: True)
-    assert settled_precision("auto", CPU) == "bf16"
+    assert resolved_precision("auto", CPU) == "bf16"
     monkeypatch.delattr(torch.cpu, name)
-    assert settled_precision("auto", CPU) == "fp32"
+    assert resolved_precision("auto", CPU) == "fp32"
 
 
 def test_apple_gpus_train_in_fp32() -> None:
-    assert settled_precision("auto", torch.device("mps")) == "fp32"
+    assert resolved_precision("auto", torch.device("mps")) == "fp32"
 
 
 def test_a_run_keeps_the_precision_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,9 +85,13 @@ def test_a_run_keeps_the_precision_that_it_began_with(tmp_path: Path, monkeypatc
     pretend(monkeypatch, {})
     asked = settings(precision="auto")
     kept, fresh = replace(asked, precision="bf16"), replace(asked, precision="fp32")
-    assert [settled(asked, tmp_path / "run", resume) for resume in (None, True, False)] == [kept, kept, fresh]
-    assert settled(asked, tmp_path / "new", None) == fresh
-    assert settled(fresh, tmp_path / "run", None) == fresh
+    assert [settled_for_device(asked, tmp_path / "run", resume) for resume in (None, True, False)] == [
+        kept,
+        kept,
+        fresh,
+    ]
+    assert settled_for_device(asked, tmp_path / "new", None) == fresh
+    assert settled_for_device(fresh, tmp_path / "run", None) == fresh
 
 
 @pytest.mark.parametrize(("capabilities", "expected"), [({}, "fp32"), ({"avx512_bf16": True}, "bf16")])
@@ -161,8 +165,8 @@ def test_fsdp_of_the_launcher_becomes_shard(
     fsdp_was_asked_for.cache_clear()
     try:
         for precision in ("fp32", "auto", "fp32"):  # every stage of a process, though Accelerate no longer hears of it
-            assert settled(settings(precision=precision), tmp_path / "run", None).shard is wanted
-        assert settled(settings(shard=True), tmp_path / "run", None).shard
+            assert settled_for_device(settings(precision=precision), tmp_path / "run", None).shard is wanted
+        assert settled_for_device(settings(shard=True), tmp_path / "run", None).shard
         assert FSDP not in os.environ
     finally:
         fsdp_was_asked_for.cache_clear()

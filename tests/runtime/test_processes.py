@@ -88,10 +88,10 @@ def test_processes_on_unlike_processors_agree_on_a_precision(
     script = tmp_path / "script.py"
     script.write_text(
         "import os, torch\n"
-        "from diladiff_cli.runtime.precision import agreed_precision\n"
+        "from diladiff_cli.runtime.precision import precision_of_main\n"
         "rank = int(os.environ['RANK'])\n"
         f"torch.cpu.get_capabilities = lambda: {{'avx512_bf16': rank == {fast}}}\n"
-        f"open({str(tmp_path)!r} + f'/{{rank}}', 'w').write(agreed_precision('auto'))\n"
+        f"open({str(tmp_path)!r} + f'/{{rank}}', 'w').write(precision_of_main('auto'))\n"
     )
     launched([str(script)], environment)
     assert [(tmp_path / str(rank)).read_text() for rank in (0, 1)] == ["fp32" if fast else "bf16"] * 2

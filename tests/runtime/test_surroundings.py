@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 
-from diladiff_cli.runtime.surroundings import by_itself
+from diladiff_cli.runtime.surroundings import isolated_run
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -67,7 +67,7 @@ def test_another_default_device_is_set_aside(toy: ModuleType, tmp_path: Path) ->
 def test_a_dry_run_waits_for_nobody() -> None:
     inside, leave, done = threading.Event(), threading.Event(), threading.Event()
 
-    @by_itself
+    @isolated_run
     def run(dry_run: bool = False) -> None:
         if dry_run:
             done.set()
@@ -93,7 +93,7 @@ def test_a_training_and_a_dry_run_may_overlap_in_any_way(toy: ModuleType, tmp_pa
     toy.toy_train(toy.settings(max_steps=4), tmp_path / "alone")
     planning, trained, planned = threading.Event(), threading.Event(), threading.Event()
 
-    @by_itself
+    @isolated_run
     def plan(dry_run: bool = True) -> None:
         planning.set()
         (trained if first == "training" else step).wait(20)
@@ -197,7 +197,7 @@ def test_runs_of_two_threads_follow_one_another(toy: ModuleType, tmp_path: Path)
 def test_one_run_at_a_time() -> None:
     inside: list[int] = []
 
-    @by_itself
+    @isolated_run
     def run(number: int) -> None:
         inside.append(number)
         for _ in range(2000):

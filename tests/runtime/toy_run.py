@@ -26,7 +26,7 @@ from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.randomness import BatchNoise
 from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import Interrupted, Session
-from diladiff_cli.runtime.surroundings import by_itself
+from diladiff_cli.runtime.surroundings import isolated_run
 from diladiff_cli.stages.distill import MeanFlowLoss
 
 ROWS = 20
@@ -142,7 +142,7 @@ def meanflow_loss(config: DistillConfig) -> Callable[..., Any]:
     return MeanFlowLoss(lambda batch: batch, teacher, config)
 
 
-@by_itself
+@isolated_run
 def toy_train(config: StageConfig, out: Path, resume: bool | None = None, **changes: Any) -> dict[str, Any]:
     """One call of the loop; the tokenizer lies beside ``out``."""
     tokenizer = out.parent / "tokenizer"

@@ -139,8 +139,7 @@ def environment(home: Path) -> dict[str, str]:
 
 def _warm() -> None:
     warm()
-    for name, size in (("diladiff_cli.data.shards", 1 << 10), ("diladiff_cli.stages.encode_latents", 1 << 11)):
-        vars(import_module(name))["SHARD_BYTES"] = size
+    vars(import_module("diladiff_cli.data.shards"))["SHARD_BYTES"] = 1 << 10
 
 
 def _become(request: dict[str, Any]) -> NoReturn:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from diladiff_cli.config import BenchConfig, SampleConfig
-from diladiff_cli.core.unmask import SWEEP, turns
+from diladiff_cli.core.unmask import SWEEP, corrector_step_of
 from diladiff_cli.runtime.randomness import SampleNoise
 from diladiff_cli.stages import graphs, trace
 from diladiff_cli.stages.bench_frontier import bench_frontier
@@ -56,7 +56,7 @@ def test_the_last_steps_change_what_they_come_to_and_nothing_else(
     sampler = samplers[stage]
     found, before = draw(sampler, order=order), draw(sampler, order=order, corrector=0.0, decode_steps=4)
     times = SampleNoise(0, range(6)).uniform(SampleNoise.REDRAW, 1, LENGTH)[:, 0]
-    reached = turns(times, 0) < 4
+    reached = corrector_step_of(times, 0) < 4
     changed = ids(found) != ids(before)
     assert changed.any()
     assert not (changed & ~reached).any()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from diladiff_cli.data import shards as shards_module
 from diladiff_cli.data.latents import open_latents
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
@@ -21,7 +22,7 @@ from ..chain import CHANNELS, LATENTS, Chain
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SHARD_BYTES", 40 * 2 * LATENTS * CHANNELS)
+    monkeypatch.setattr(shards_module, "SHARD_BYTES", 40 * 2 * LATENTS * CHANNELS)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
