@@ -30,7 +30,7 @@ def download(
         offline: Look into the cache alone.
 
     Raises:
-        UserError: They cannot be had, which without a network is told quickly.
+        UserError: They cannot be had; without a network this fails quickly.
     """
     from huggingface_hub import constants, snapshot_download  # takes half a second
 

@@ -81,7 +81,7 @@ def wrong_folder(path: Path, wanted: Sequence[str], found: object = None) -> Use
         return unfinished
     has_one = os.path.exists(path / "config.json")
     why = "its config.json is of something else" if has_one else f"it has no config.json{told_inside(path)}"
-    return UserError(f"{path} is no folder of diladiff ({why})", remedy)
+    return UserError(f"{path} is not a folder of diladiff ({why})", remedy)
 
 
 def unfinished_folder(path: Path, wanted: Sequence[str] = tuple(KINDS)) -> UserError | None:

@@ -11,5 +11,5 @@ def hub_parts(source: str) -> tuple[str, str | None, str | None]:
 
 
 def names_a_path(source: str) -> bool:
-    """Whether a name that is no file and no folder was meant for one: it cannot be that of something on the Hub."""
+    """Whether a name that is neither a file nor a folder was meant for one: nothing on the Hub can have it."""
     return source.startswith((".", "/", "~")) or source.endswith("/") or hub_parts(source)[0].count("/") > 1

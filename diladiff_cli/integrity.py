@@ -53,10 +53,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is no regular file, too long, nested too deep, or holds no object. NaN and infinity read as null.
+        ValueError: It is not a regular file, too long, nested too deep, or holds no object. NaN and infinity are read
+            as null.
     """
     if path.exists() and not path.is_file():
-        raise ValueError("it is no file")
+        raise ValueError("it is not a file")
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"it is longer than {MOST_BYTES} bytes")
     try:

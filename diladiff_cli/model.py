@@ -130,7 +130,7 @@ class Model:
         shape = self.sampler.require_autoencoder().latent_shape
         texts = [texts] if isinstance(texts, str) else list(texts)
         if odd := [text for text in texts if not isinstance(text, str)]:
-            raise TypeError(f"texts holds {shown(odd[0])}, which is no text")
+            raise TypeError(f"texts holds {shown(odd[0])}, which is not text")
         end = separator_id(self.tokenizer)
         whole = encode_documents(self.tokenizer, texts) if texts else []
         rows = [row[: self.length] for row in whole]
@@ -184,7 +184,7 @@ def _as_latents(latents: Any) -> Tensor:
             latents = torch.stack([torch.as_tensor(part) for part in latents])
         found = latents if isinstance(latents, Tensor) else np.asarray(latents)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"the latents are no array of numbers ({error})", wanted) from error
+        raise UserError(f"the latents are not an array of numbers ({error})", wanted) from error
     if isinstance(found, Tensor) and not found.is_complex():
         return found.float()
     if isinstance(found, np.ndarray) and found.dtype.kind in "biuf":

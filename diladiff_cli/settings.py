@@ -125,7 +125,7 @@ def check_value(
 
 
 def _is_of(kind: type, value: Any) -> bool:
-    """Whether a value is of a field's type; a whole number is a float as well, True and False are no numbers."""
+    """Whether a value is of a field's type; a whole number is a float as well, True and False are not numbers."""
     if isinstance(value, bool):
         return kind is bool
     return isinstance(value, (int, float) if kind is float else kind)

@@ -97,8 +97,8 @@ def test_all_problems_are_told_at_once() -> None:
 
 
 def test_as_text_problems_name_settings_as_python_does_and_leave_all_else_alone() -> None:
-    error = ConfigError(["--data /a--b/--c_d is no multiple of --grad-accum 3; launch with --multi_gpu"])
-    assert str(error) == "data /a--b/--c_d is no multiple of grad_accum 3; launch with --multi_gpu"
+    error = ConfigError(["--data /a--b/--c_d is not a multiple of --grad-accum 3; launch with --multi_gpu"])
+    assert str(error) == "data /a--b/--c_d is not a multiple of grad_accum 3; launch with --multi_gpu"
     assert error.problems[0].startswith("--data ")
 
 

@@ -156,7 +156,7 @@ def test_bad_values_of_a_file_are_told_with_its_name_unless_an_option_takes_thei
     assert error.value.problems == [
         "--seed is -1; give at least 0",
         f"--config {file}: --max-steps is 'five'; give a whole number",
-        f"--config {file}: --width 64 is no multiple of twice --heads 5; change one",
+        f"--config {file}: --width 64 is not a multiple of twice --heads 5; change one",
     ]
 
 

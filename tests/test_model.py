@@ -120,7 +120,7 @@ def test_decoding_gives_samples_of_the_latents(student: Model) -> None:
 
 
 def test_what_is_no_text_is_not_encoded(student: Model) -> None:
-    with pytest.raises(TypeError, match="texts holds 3, which is no text"):
+    with pytest.raises(TypeError, match="texts holds 3, which is not text"):
         student.encode(["the cat", 3])  # type: ignore[list-item]
 
 
@@ -206,7 +206,7 @@ def test_a_bad_option_is_named_as_in_python(student: Model) -> None:
     with pytest.raises(ConfigError) as caught:
         student.sample(n=3, decode_steps=-1, top_p=2.0)
     assert str(caught.value).splitlines() == ["decode_steps is -1; give at least 0", "top_p is 2.0; give at most 1"]
-    with pytest.raises(ConfigError, match=r"^n 3 is no multiple of decodings 2; change one$"):
+    with pytest.raises(ConfigError, match=r"^n 3 is not a multiple of decodings 2; change one$"):
         student.sample(n=3, decodings=2)
 
 

@@ -41,7 +41,9 @@ def _check(
     models = [Path(model) for model in [*(own["against"] or ()), *(own["more"] or ())]]
     loose = [model for model in models if _are_numbers(str(model)) and not model.exists()]
     if loose:
-        problems.append(f"{loose[0]} is no model; the values of one option go together, as in --temperatures 1.0,0.8")
+        problems.append(
+            f"{loose[0]} is not a model; the values of one option go together, as in --temperatures 1.0,0.8"
+        )
     return problems if speed else problems + idle_bounds(config, given)
 
 

@@ -64,7 +64,7 @@ class Command:
         app.command(self.name, epilog=epilog, help=inspect.getdoc(self.body))(self.callback())
 
     def own(self) -> dict[str, inspect.Parameter]:
-        """The options that are no fields of the configuration: the body's, then --preset and --config."""
+        """The options that are not fields of the configuration: the body's, then --preset and --config."""
         asked = inspect.signature(self.body, eval_str=True).parameters
         keyword = inspect.Parameter.KEYWORD_ONLY
         found = {name: p.replace(kind=keyword) for name, p in asked.items() if name not in INJECTED}

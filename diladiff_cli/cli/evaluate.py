@@ -21,7 +21,7 @@ def _check(
     data: str | None,
     **_: Any,
 ) -> list[str]:
-    """Refuse options that none of the targets would heed; bad values are told as such alone."""
+    """Refuse options that none of the targets would heed; bad values are reported as such alone."""
     problems, settings = stdin_problems(target, reference), given if config is not None else {}
     if problems or (not reference and data is None and not settings):
         return problems

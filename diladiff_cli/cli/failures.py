@@ -34,7 +34,7 @@ def wants_debug(arguments: Sequence[str]) -> bool:
 
 
 def without_debug(arguments: Sequence[str]) -> list[str]:
-    """The arguments without --debug, which may stand before the command or behind it, up to a --."""
+    """The arguments without --debug, which may stand before the command or after it, up to a --."""
     options = list(takewhile(lambda argument: argument != "--", arguments))
     return [argument for argument in options if argument != "--debug"] + [*arguments[len(options) :]]
 

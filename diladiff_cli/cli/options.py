@@ -20,7 +20,7 @@ from diladiff_cli.shipped import SHIPPED_NAME
 
 # Fields of all training stages that say how a run goes rather than what it computes.
 RUN_FIELDS = {"seed", "max_steps", "max_minutes", "precision", "compile", "log_with"}
-PARSED_LATER = (Path, int, float)  # of a command's own parameters, so that all bad values are told at once
+PARSED_LATER = (Path, int, float)  # of a command's own parameters, so that all bad values are reported at once
 MODELS = {"model", "against", "more", "base", "ae", "prior", "target", "path"}  # what may name a model
 MODELS_OR_IDS = {"init", "tokenizer"}  # or else something on the Hub
 LONG_SWITCH = 14  # characters of a name; longer ones, spelled in two ways, would cut off others on 80 columns
@@ -82,7 +82,7 @@ RecordedLatents = Annotated[
 
 
 def named_or_default(model: Path | None) -> Path:
-    """The folder that was named; without one the local student or else the model that ships, which is told."""
+    """The folder that was named; without one the local student, else the model that ships (said on stderr)."""
     if model is not None:
         return model
     from diladiff_cli.runtime.model_paths import default_model

@@ -110,7 +110,7 @@ def write(result: Result, stream: IO[bytes]) -> None:
 
 def _write_line(line: str, stream: IO[bytes]) -> None:
     try:
-        # A file name may hold bytes that are no text; JSON spells what Python makes of them in the same way.
+        # A file name may hold bytes that are not text; JSON spells what Python makes of them in the same way.
         stream.write(line.encode(errors="backslashreplace") + b"\n")
         stream.flush()
     except BrokenPipeError as error:

@@ -1,6 +1,6 @@
 """The file of ``sample --out``: there when it is complete, and gone on with where a run of it was cut short.
 
-What is drawn lies beside it meanwhile, as JSON lines, under a name that tells what it is drawn from.
+What is drawn lies beside it meanwhile, as JSON lines, under a name that says what it is drawn from.
 """
 
 import json

@@ -10,7 +10,7 @@ GONE = {errno.EPIPE, errno.EIO}  # whoever read is: a pipe, a terminal
 
 
 class Unread(io.TextIOWrapper):
-    """Stderr, where a writer goes on if nobody reads: what is told then goes nowhere, as what finds no room does."""
+    """Stderr, where a writer goes on if nobody reads: what is written then goes nowhere, as on a full disk."""
 
     def write(self, text: str) -> int:
         """Like a file's, but never fails."""

@@ -50,13 +50,13 @@ class StageConfig(Settings):
 
     def _problems(self, good: Good) -> list[str]:
         if good("batch_size", "grad_accum") and self.batch_size % self.grad_accum:
-            return [f"--batch-size {self.batch_size} is no multiple of --grad-accum {self.grad_accum}; change one"]
+            return [f"--batch-size {self.batch_size} is not a multiple of --grad-accum {self.grad_accum}; change one"]
         return []
 
 
 def _check_heads(config: "MdlmConfig | PriorConfig", good: Good) -> list[str]:
     if good("width", "heads") and config.width % (2 * config.heads):
-        return [f"--width {config.width} is no multiple of twice --heads {config.heads}; change one"]
+        return [f"--width {config.width} is not a multiple of twice --heads {config.heads}; change one"]
     return []
 
 
@@ -157,7 +157,7 @@ class AeConfig(StageConfig):
         """The decoder layers, sorted, that get cross-attention in a base of ``layers`` blocks.
 
         Raises:
-            ConfigError: A name or number that is no layer of the base.
+            ConfigError: A name or number that is not a layer of the base.
         """
         names = {"first": 0, "last": layers - 1}
         found = set()

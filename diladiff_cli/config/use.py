@@ -244,11 +244,11 @@ class BenchConfig(Settings):
         lows |= {"latent_scale": 0, "corrector": 0, "vocab_sizes": 2, "lengths": 2, "batch_sizes": 1}
         problems = [p for name, low in lows.items() if good(name) and (p := self._list_problem(name, low))]
         if good("n", "decodings") and self.n % self.decodings:
-            problems.append(f"--n {self.n} is no multiple of --decodings {self.decodings}; change one")
+            problems.append(f"--n {self.n} is not a multiple of --decodings {self.decodings}; change one")
         if good("order", "latent_until"):
             problems += untimed_problem(self.order, self.latent_until)
         if good("width") and self.width % 8:
-            problems.append(f"--width {self.width} is no multiple of 8, twice the heads; change it")
+            problems.append(f"--width {self.width} is not a multiple of 8, twice the heads; change it")
         return problems
 
     def _list_problem(self, name: str, low: int) -> str | None:
@@ -259,7 +259,7 @@ class BenchConfig(Settings):
         except ValueError:
             found = (low - 1.0,)
         start, kind = f"{flag(name)} is {shown(text)}; ", "whole numbers" if whole else "numbers"
-        # In this order, since NaN compares with nothing, and infinity is no whole number.
+        # In this order, since NaN compares with nothing, and infinity is not a whole number.
         if not all(x >= low for x in found) or any(whole and not x.is_integer() for x in found if x <= LARGEST[int]):
             return f"{start}give {kind} of at least {low}, separated by commas"
         if any(x > high for x in found):

@@ -1,4 +1,4 @@
-"""What tells tensors from others: a hash of their content."""
+"""A hash of the content of tensors."""
 
 import hashlib
 from collections.abc import Mapping

@@ -52,8 +52,7 @@ class RevealPlan:
     ) -> "list[RevealPlan]":
         """Plans for tokens x, reveal times and uniform draws (B, L) on the CPU, see :func:`unmask`.
 
-        One is of the steps that reveal, and where there are corrector steps another of those, which are wider or less
-        wide.
+        One is of the steps that reveal, and where there are corrector steps another of those, whose width differs.
 
         Raises:
             ValueError: The order looks at predictions, or as of :func:`unmask`.

@@ -3,7 +3,7 @@
 A position is revealed when the time of the chain falls to its own uniform reveal time: masked at t and revealed by
 the step to s with probability (t - s) / t, exactly the ancestral law, and independent of the prediction. So the
 vocabulary head, the softmax, the draw and most of the last block run only where a token is revealed.
-:class:`Decoding` tells other orders.
+:class:`Decoding` has other orders.
 
 Corrector steps follow where they are asked for: each masks some positions once more, far apart, and draws their tokens
 given all others, as independent of one another as those of any step (of one token each, it is Gibbs sampling). So what

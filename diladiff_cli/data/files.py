@@ -113,7 +113,7 @@ def _read_of(source: str, files: Mapping[str, list[Path] | None]) -> dict[Any, s
 
 
 def size_of(sources: Iterable[str]) -> int:
-    """Bytes of the files of some text sources; 0 where one is no file, so that nobody knows."""
+    """Bytes of the files of some text sources; 0 where one is not a file, so that nobody knows."""
     found = [None if source == "-" else find_files(source) for source in sources]
     return 0 if None in found else sum(file.stat().st_size for files in found for file in files or ())
 

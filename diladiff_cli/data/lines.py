@@ -11,7 +11,7 @@ OnRead = Callable[[int], None]  # number of further bytes of files that were rea
 CHUNK = 1 << 20
 PACKED_CHUNK = 1 << 10  # four bytes can stand for a block of 128 KiB
 LONG_WINDOW = 1 << 31  # bytes that an archive may ask to look back over: as ``zstd --long=31`` packs, and no more
-LOOKED_AT = 4096  # bytes in which a NUL tells that a file is no text, as git judges
+LOOKED_AT = 4096  # bytes in which a NUL shows that a file is not text, as git judges
 # Byte order marks, the longer ones first: that of UTF-32 begins as that of UTF-16.
 MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -41,7 +41,7 @@ class Line(NamedTuple):
 
 
 def encoding_of(begin: bytes) -> tuple[str, bytes]:
-    """The encoding that a file's first bytes tell, and its byte order mark; UTF-8 without one."""
+    """The encoding that a file's first bytes show, and its byte order mark; UTF-8 without one."""
     return next(((name, mark) for mark, name in MARKS if begin.startswith(mark)), ("utf-8", b""))
 
 
@@ -78,7 +78,7 @@ def decoded(blocks: Iterable[bytes]) -> Iterator[str]:
     r"""Text in UTF-8, or in UTF-16 or UTF-32 with a byte order mark; every kind of line end becomes "\n".
 
     Raises:
-        ValueError: It is no text; names the place.
+        ValueError: It is not text; names the place.
     """
     blocks, begin = iter(blocks), b""
     while len(begin) < LOOKED_AT and (block := next(blocks, b"")):

@@ -31,7 +31,7 @@ def json_rows(texts: Iterable[str], array: bool) -> Iterator[Row]:
     """The rows of JSON lines, without blank ones, or of a JSON array; texts are in pieces of any length.
 
     Raises:
-        ValueError: A row is no JSON, or too long; names it.
+        ValueError: A row is not JSON, or too long; names it.
     """
     return _of_array(texts) if array else _of_lines(texts)
 
@@ -51,7 +51,7 @@ def _of_lines(texts: Iterable[str]) -> Iterator[Row]:
 
 def _of_array(texts: Iterable[str]) -> Iterator[Row]:
     reader = _Reader(texts)
-    reader.read_sign()  # the bracket that tells an array
+    reader.read_sign()  # the bracket that begins an array
     sign, number = reader.next_sign(), 0
     if sign == "]":
         reader.read_sign()
@@ -74,7 +74,7 @@ def _no_json(place: str, error: Exception) -> ValueError:
     what = str(error)
     if isinstance(error, json.JSONDecodeError):
         what = error.msg.removesuffix(" at") + (f" at column {error.colno}" if place.startswith("line") else "")
-    return ValueError(f"{place} is no JSON: {what}")
+    return ValueError(f"{place} is not JSON: {what}")
 
 
 class _Reader:

@@ -39,9 +39,9 @@ def iter_pieces(sources: Sequence[str], text_field: str = "text", on_read: OnRea
 
     A ``.txt`` file holds documents separated by blank lines (or by a million blank characters). ``-`` is standard
     input: JSON lines where the first line is a JSON object, else text. Both are in UTF-8, or in UTF-16 or UTF-32 with a
-    byte order mark. A ``.json`` file is an array of objects, or JSON lines. A name that is no path is a Hub data set,
-    ``owner/name[@revision][:config]``, of which the train split is streamed. Memory grows neither with the size of a
-    source nor with that of a text document.
+    byte order mark. A ``.json`` file is an array of objects, or JSON lines. A name that is not a path is a Hub data
+    set, ``owner/name[@revision][:config]``, of which the train split is streamed. Memory grows neither with the size of
+    a source nor with that of a text document.
 
     Args:
         sources: Files, folders, globs, ``-`` or Hub ids.
@@ -134,7 +134,7 @@ def _hub_rows(source: str) -> Iterator[Any]:
     except MemoryError:
         raise
     except Exception as error:
-        what = f"{source} is no file or folder here, and cannot be read from the Hub ({reason(error)})"
+        what = f"{source} is not a file or folder here, and cannot be read from the Hub ({reason(error)})"
         raise UserError(what, meant_instead(Path(source), REMEDY)) from error
     yield from rows
 
@@ -177,7 +177,7 @@ def _looked_at(texts: Iterator[str]) -> tuple[str, Iterator[str]]:
 def ending_by_content(file: IO[bytes]) -> str:
     """The ending that a file of no known kind should have: ``.jsonl`` where its first sign is a brace, else ``.txt``.
 
-    What cannot be decoded counts as text, whose reading tells the fault.
+    What cannot be decoded counts as text, whose reading reports the fault.
     """
     try:
         return ".jsonl" if _looked_at(decoded(chunks(file)))[0] == "{" else ".txt"
@@ -188,7 +188,7 @@ def ending_by_content(file: IO[bytes]) -> str:
 def _text_of(row: Row, name: str, field: str) -> str:
     values, place = row
     if isinstance(values, dict) and values.get(field, "") is None:
-        return ""  # a null is no document
+        return ""  # a null is not a document
     if isinstance(values, dict) and isinstance(values.get(field), str):
         # JSON may hold halves of surrogate pairs, which no text may
         return str(values[field]).encode(errors="replace").decode()

@@ -116,7 +116,7 @@ class TokenDenoiser(nn.Module):
     def body(
         self, x_t: Tensor, caches: Sequence[LatentCache | None] | None = None, select: Tensor | None = None
     ) -> Tensor:
-        """Hidden states behind the final norm.
+        """Hidden states after the final norm.
 
         Args:
             x_t: (B, L) tokens.
@@ -134,7 +134,7 @@ class TokenDenoiser(nn.Module):
     def states(
         self, x_t: Tensor, caches: Sequence[LatentCache | None] | None = None, at: Tensor | None = None
     ) -> Tensor:
-        """States (B, L, D) behind the blocks, of tokens x_t (B, L); at places (B, M) alone those behind the last."""
+        """States (B, L, D) after the blocks, of tokens x_t (B, L); at places (B, M) alone those after the last."""
         h = self.embedding(x_t)  # (B, L, D)
         places = torch.arange(x_t.shape[1], device=x_t.device)
         if self.position is not None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from diladiff_cli.core.hashing import tensors_hash
 from diladiff_cli.networks.denoiser import TokenDenoiser
 
-UNUSED = "pooler."  # weights behind the hidden states: some encoders come without, and get random ones
+UNUSED = "pooler."  # weights after the hidden states: some encoders come without, and get random ones
 
 
 class SelfFeatures(nn.Module):

@@ -11,7 +11,7 @@ from diladiff_cli.networks.norms import RMSNorm, make_norm
 from diladiff_cli.networks.products import Linear, gelu_of, is_plain, linear
 from diladiff_cli.networks.rotary import rotate
 
-LOCAL_START = 0.7  # of the learned constant behind QK-norm: rotary attention then starts local
+LOCAL_START = 0.7  # of the learned constant after QK-norm: rotary attention then starts local
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -116,7 +116,7 @@ class LatentCrossAttention(nn.Module):
     """Zero-initialised cross-attention from tokens to latents (method section 3).
 
     h <- h + ZeroProj(CrossAttention(Proj(h); z)): the outer projection starts at zero, so the decoder starts
-    as exactly the base; the inner one starts at the identity, because a zero query behind QK-norm has a huge gain.
+    as exactly the base; the inner one starts at the identity, because a zero query after QK-norm has a huge gain.
     """
 
     def __init__(self, width: int, latent_width: int, heads: int, local: bool) -> None:

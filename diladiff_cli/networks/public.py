@@ -42,9 +42,9 @@ def public_base(weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> tup
     vocab_size, width = own[EMBEDDING].shape
     heads = config.get("n_heads")
     if type(heads) is not int or heads < 1:
-        raise ValueError("its config.json tells no n_heads")
+        raise ValueError("its config.json has no n_heads")
     if width % (2 * heads):
-        raise ValueError(f"its width {width} is no multiple of twice its {heads} heads")
+        raise ValueError(f"its width {width} is not a multiple of twice its {heads} heads")
     network = {
         "vocab_size": vocab_size,
         "mask_id": vocab_size - 1,

@@ -10,7 +10,7 @@ def has_rotary(positions: str, qk_norm: bool = True) -> bool:
     """Whether a position encoding turns queries and keys: "rotary" and "local" do, "learned" does not.
 
     Raises:
-        ValueError: Another name, or local attention, which starts from a constant behind QK-norm, without that.
+        ValueError: Another name, or local attention, which starts from a constant after QK-norm, without that.
     """
     if positions not in ("learned", "rotary", "local"):
         raise ValueError(f"positions are {positions!r}, neither learned nor rotary nor local")

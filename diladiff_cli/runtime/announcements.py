@@ -1,4 +1,4 @@
-"""What a training run tells the user."""
+"""What a training run says to the user."""
 
 from collections.abc import Mapping
 from typing import Any

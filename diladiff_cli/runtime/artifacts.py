@@ -113,7 +113,7 @@ class Artifact:
                 if path.suffix == ".safetensors":
                     state |= load_file(path)  # checks the sizes in the header before it makes room for them
             except SafetensorError as error:
-                raise UserError(f"{path} is no valid safetensors file ({error})", remedy) from error
+                raise UserError(f"{path} is not a valid safetensors file ({error})", remedy) from error
             except OSError as error:
                 raise UserError(f"{path} cannot be read ({error.strerror})", remedy) from error
         return state

@@ -22,7 +22,7 @@ USES = {
     "student": "diladiff sample --model {path} --steps 2 --decode-steps {steps}",
 }
 WRITES = (
-    "Writes texts of {length} tokens in the manner of those that it was trained on, behind a prompt if there is one.\n"
+    "Writes texts of {length} tokens in the manner of those that it was trained on, after a prompt if there is one.\n"
     "It follows no instructions, knows nothing of truth, may repeat what it was trained on, and nothing filters what\n"
     "it writes."
 )

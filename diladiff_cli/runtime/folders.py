@@ -132,10 +132,10 @@ def check_replaceable(folder: Path, stage: str | None = None, others_stay: bool 
     if not folder.exists():
         above = next((place for place in folder.parents if place.exists()), None)
         if above is not None and not above.is_dir():
-            raise UserError(f"{folder} cannot be made: {above} is no folder", "choose another --out")
+            raise UserError(f"{folder} cannot be made: {above} is not a folder", "choose another --out")
         return None
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder", remedy)
+        raise UserError(f"{folder} is not a folder", remedy)
     if fixed := _holds_fast(real(folder)):
         raise UserError(f"{folder} is {fixed}, so that no other folder can take its place", "name a folder in it")
     try:

@@ -11,7 +11,7 @@ ALWAYS_RETURNED = 32 << 20  # bytes above which glibc's own rule keeps no buffer
 TUNES = ("TRIM_THRESHOLD_", "MMAP_THRESHOLD_", "MMAP_MAX_", "TOP_PAD_")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _NEVER = -1
-_kept = False  # the state of this process's C library, which does not tell it
+_kept = False  # the state of this process's C library, which cannot be asked for it
 
 
 def keep_freed_memory() -> bool:

@@ -24,7 +24,7 @@ def sole_writer(place: Path, option: str = "--out") -> Iterator[bool]:
     """Keep others from writing a file or folder until the block ends, or this process does.
 
     The lock is an empty file beside ``place``, which a kill leaves there. Where none can be made, or the file system
-    has no locks, nobody is kept away: whoever writes ``place`` will tell what is wrong with it.
+    has no locks, nobody is kept away: whoever writes ``place`` will report what is wrong with it.
 
     Args:
         place: What is to be written; folders above it are made, and removed where they stay empty.

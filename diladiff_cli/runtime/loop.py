@@ -166,8 +166,8 @@ class _Loop:
 
     def _why_stop(self, stop: StopRequest) -> int:
         """0 to go on, :data:`TIME_IS_UP`, or :attr:`StopRequest.why`."""
-        limit = self.config.max_minutes * 60
-        return self.session.agree(stop.why or TIME_IS_UP * (0 < limit < self.clock.session_seconds()))
+        is_late = 0 < self.config.max_minutes * 60 < self.clock.session_seconds()
+        return self.session.agree(stop.why or (TIME_IS_UP if is_late else 0))
 
     def _step(self) -> tuple[dict[str, Tensor], float]:
         set_learning_rates(self.optimizers, self.config, self.step)

@@ -90,13 +90,13 @@ def _downloaded(name: str, offline: bool) -> Path:
 
     def fetch(revision: str | None, offline: bool = False) -> Path:
         remedy = "check its name and revision, or give a folder"
-        # First what tells whether it is a model at all: others may be large.
+        # First what shows whether it is a model at all: others may be large.
         config = download(repo, [CONFIG_FILE], remedy, revision, (CONFIG_FILE,), offline) / CONFIG_FILE
         with suppress(OSError, ValueError):
             if read_json(config).get("stage") in KINDS:
                 at = config.parent.name  # the commit, of which the rest is taken as well
                 return download(repo, KINDS_OF_FILES, remedy, at, (CONFIG_FILE, "*.safetensors"), offline)
-        raise UserError(f"{repo} on the Hub is no model of diladiff", "give one that diladiff export made")
+        raise UserError(f"{repo} on the Hub is not a model of diladiff", "give one that diladiff export made")
 
     if offline:
         return fetch(revision or None, offline=True) / below
@@ -133,4 +133,4 @@ def name_of(path: Path) -> str:
         name = (SHIPPED_NAME / whole.relative_to(SHIPPED_MODEL)).as_posix()
         with suppress(UserError):
             return name if named_model(name) == whole else str(path)  # something here may have that name
-    return f"./{path}" if path.parts[:1] == (SHIPPED_NAME,) else str(path)  # which is no name of what ships
+    return f"./{path}" if path.parts[:1] == (SHIPPED_NAME,) else str(path)  # which is not a name of what ships

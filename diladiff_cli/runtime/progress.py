@@ -16,7 +16,7 @@ from diladiff_cli.notes import say
 
 SILENT_SECONDS = 30.0
 AT_ONCE = 0.5  # seconds within which units count as done together
-WIDE = 112  # columns of a terminal that leave room for a long bar beside what training tells
+WIDE = 112  # columns of a terminal that leave room for a long bar beside the figures of training
 
 
 class NoteColumn(ProgressColumn):
@@ -141,7 +141,7 @@ class Spinner:
 
     Args:
         title: What is being done.
-        total: Units that :meth:`advance` will count in all, from which the share and the time left are told; 0 where
+        total: Units that :meth:`advance` will count in all, from which the share and the time left follow; 0 where
             nobody knows.
     """
 

@@ -93,7 +93,7 @@ class StopRequest:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         first = not self.signal_number
-        self.signal_number = self.signal_number or number  # the exit status tells the one that was answered
+        self.signal_number = self.signal_number or number  # the exit status is that of the one that was answered
         if is_main_process():
             what = "came: saving and stopping" if first else "came too: still saving"
             with suppress(OSError):  # whoever reads stderr may be gone, by the same Ctrl-C
@@ -166,7 +166,7 @@ class Session:
         if config.batch_size % parts:
             raise ConfigError(
                 [
-                    f"--batch-size {config.batch_size} is no multiple of {self.processes} processes times "
+                    f"--batch-size {config.batch_size} is not a multiple of {self.processes} processes times "
                     f"--grad-accum {config.grad_accum}; change one"
                 ]
             )

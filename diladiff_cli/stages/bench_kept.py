@@ -182,7 +182,7 @@ def bench_plan(
         UserError, ConfigError: As of :meth:`Bench.planned`, :meth:`Bench.measure` and :meth:`Bench.files`.
     """
     bench = Bench.planned(config, models, out, data)
-    bench.measure(EvalConfig())  # tells of each reference once
+    bench.measure(EvalConfig())  # says of each reference once what it is
     found = [
         {
             "model": point.model,

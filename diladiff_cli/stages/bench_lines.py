@@ -9,7 +9,7 @@ from diladiff_cli.metrics.frontier import interpolated
 
 Report = dict[str, Any]
 ALIKE = ("decode_steps", "order", "threshold", "entropy_bound")  # of points that are compared
-WHOSE = ("model", "steps", "latent_until", "corrector", "latent_scale", "decodings")  # what a line is told by
+WHOSE = ("model", "steps", "latent_until", "corrector", "latent_scale", "decodings")  # what distinguishes a line
 BY_LATENTS = ("distinct_2",)  # figures that are lower where several texts share a latent
 COMPARED = ("genppl", "mauve", "mauve_pooled", "latent_agreement", "distinct_2", "repetition_4")
 

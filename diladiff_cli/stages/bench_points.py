@@ -68,7 +68,7 @@ class Plan:
 
 
 def plan_points(config: BenchConfig, models: Sequence[Path], data: Path | None) -> Plan:
-    """Load the models and lay out their points; settings that do nothing are told on stderr.
+    """Load the models and lay out their points; settings that do nothing are reported on stderr.
 
     Raises:
         UserError: An unusable model or folder.

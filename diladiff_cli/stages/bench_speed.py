@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from diladiff_cli.config import BenchConfig
+from diladiff_cli.core.autocast import autocast
 from diladiff_cli.core.static import can_be_static
 from diladiff_cli.core.textbook import textbook_unmask
 from diladiff_cli.core.times import sampling_grid
@@ -131,31 +132,9 @@ def _random_decoder(config: BenchConfig, vocab_size: int, length: int, device: t
 @torch.no_grad()
 def measure(decoder: TokenDenoiser, setting: Setting, config: BenchConfig) -> Report:
     """The figures of one setting."""
-    device, autocast = decoder.embedding.weight.device, torch.autocast
-    with autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        body, head = decoding_functions(decoder)
-        whole = Window.of(setting, setting.decode_steps, decoder.mask_id, device)
-        decoder.body(whole.x)
-        once = seconds(lambda: decoder.body(whole.x), device)
-        steps = min(setting.decode_steps, max(1, int(config.seconds / once)))
-        window = Window.of(setting, steps, decoder.mask_id, device)
-        uniform = torch.rand(window.x.shape, generator=generator(device, 18), device=device, dtype=torch.float64)
-        decoding = Decoding(setting.decode_steps, top_p=setting.top_p)
-
-        static = replays_pay(device) and can_be_static(decoding)
-        bare, replays = captured(lambda: decoder.body(window.x), device), Replays()
-        x, reveal_times, numbers = window.x.cpu(), window.reveal_times.cpu(), uniform.cpu()
-
-        def floor() -> None:
-            for _ in range(steps):
-                bare()
-
-        def ours() -> None:
-            if not static:
-                unmask(body, head, window.x, decoder.mask_id, window.reveal_times, uniform, decoding)
-            elif replays.unmask([DecoderSpan(0, decoder)], x, reveal_times, numbers, decoding) is None:
-                raise RuntimeError("steps of one shape did not serve")
-
+    device = decoder.embedding.weight.device
+    with autocast(device, config.precision):
+        floor, ours, steps = _steps_of(decoder, setting, config.seconds)
         if config.compile:
             ours()  # compiles what the floor does not need, and keeps what a first call alone takes
         with PeakMemory(device) as memory:
@@ -197,6 +176,37 @@ def measure(decoder: TokenDenoiser, setting: Setting, config: BenchConfig) -> Re
         "compiled": config.compile,
         "machine": machine(device),
     }
+
+
+def _steps_of(
+    decoder: TokenDenoiser, setting: Setting, limit: float
+) -> tuple[Callable[[], None], Callable[[], None], int]:
+    """The same steps of the bare body and of our sampler, and how many: as many as take about ``limit`` seconds."""
+    device = decoder.embedding.weight.device
+    body, head = decoding_functions(decoder)
+    whole = Window.of(setting, setting.decode_steps, decoder.mask_id, device)
+    decoder.body(whole.x)
+    once = seconds(lambda: decoder.body(whole.x), device)
+    steps = min(setting.decode_steps, max(1, int(limit / once)))
+    window = Window.of(setting, steps, decoder.mask_id, device)
+    uniform = torch.rand(window.x.shape, generator=generator(device, 18), device=device, dtype=torch.float64)
+    decoding = Decoding(setting.decode_steps, top_p=setting.top_p)
+
+    static = replays_pay(device) and can_be_static(decoding)
+    bare, replays = captured(lambda: decoder.body(window.x), device), Replays()
+    x, reveal_times, numbers = window.x.cpu(), window.reveal_times.cpu(), uniform.cpu()
+
+    def floor() -> None:
+        for _ in range(steps):
+            bare()
+
+    def ours() -> None:
+        if not static:
+            unmask(body, head, window.x, decoder.mask_id, window.reveal_times, uniform, decoding)
+        elif replays.unmask([DecoderSpan(0, decoder)], x, reveal_times, numbers, decoding) is None:
+            raise RuntimeError("steps of one shape did not serve")
+
+    return floor, ours, steps
 
 
 def _textbook(decoder: TokenDenoiser, setting: Setting) -> Callable[[], Any] | None:
@@ -259,7 +269,7 @@ def machine(device: torch.device) -> str:
 
 @cache
 def processor(file: Path = Path("/proc/cpuinfo")) -> str:
-    """The CPU's name where the system tells it, with family and model: different ones share a name."""
+    """The CPU's name where the system gives it, with family and model: different ones share a name."""
     try:
         fields = [line.split(":", 1) for line in file.read_text().splitlines() if ":" in line]
     except (OSError, UnicodeDecodeError):

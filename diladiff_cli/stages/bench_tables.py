@@ -1,6 +1,6 @@
 """What ``bench`` shows on the terminal."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from diladiff_cli.stages.bench_lines import Way, means, short_names
@@ -23,8 +23,8 @@ def _common(reports: Sequence[Report], spreads: bool = True) -> str:
     r = reports[0]
     seeds, decodings = len(r["seeds"]), max(r["decodings"] for r in reports)
     parts = [f"{r['n']} texts", f"{seeds} seed{'s' * (seeds > 1)}", f"nucleus {r['top_p']:g}"]
-    parts += [f"{decodings} texts from each latent"] * (decodings > 1)
-    parts += [f"order {r['order']}"] * (r["order"] != "random")
+    parts += [f"{decodings} texts from each latent"] if decodings > 1 else []
+    parts += [f"order {r['order']}"] if r["order"] != "random" else []
     titles = {
         "threshold": "threshold",
         "entropy_bound": "entropy bound",
@@ -41,7 +41,7 @@ def _common(reports: Sequence[Report], spreads: bool = True) -> str:
     factors = _factors(reports)
     parts += [f"latents times {factors[0]:g}"] if len(factors) == 1 and factors != [1.0] else []
     parts.append(r["precision"])
-    parts += ["times: the factor on drawn latents"] * (len(factors) > 1)
+    parts += ["times: the factor on drawn latents"] if len(factors) > 1 else []
     pooled = [r["figures"]["mauve_pooled"]["n"] for r in reports if "mauve_pooled" in r["figures"]]
     single = [r.get("definitions", {}).get("mauve", {}).get("n", r["n"]) for r in reports if "mauve" in r["figures"]]
     texts = max([*pooled, *single], default=FEW)
@@ -146,34 +146,37 @@ def frontier_table(reports: Sequence[Report]) -> "Table":
     pooled = [r["figures"]["mauve_pooled"]["n"] for r in reports if "mauve_pooled" in r["figures"]]
     if pooled:
         measured["mauve_pooled"] = f"mauve of {max(pooled)}"
-    several, shares = len(_factors(reports)) > 1, len(_correctors(reports)) > 1
-    columns = [
-        "model",
-        "latent",
-        *["times"] * several,
-        *["corrector"] * shares,
-        "decode",
-        "T",
-        "seconds",
-        "tokens/s",
-        *measured.values(),
-    ]
     others = _others(reports)
-    columns += [_beside(name, figures, reports, names) for name, figures in others.items()]
-    whole = (Column(name, overflow="fold") for name in columns)  # no figure is cut, however narrow the terminal
+    settings = _columns_of_settings(reports, names)
+    titles_of_others = [_beside(name, figures, reports, names) for name, figures in others.items()]
+    # No figure is cut, however narrow the terminal.
+    whole = (Column(name, overflow="fold") for name in (*settings, *measured.values(), *titles_of_others))
     table = Table(*whole, title="quality and speed", caption=_common(reports), caption_justify="left")
     for r in reports:
         figures = [_shown(r["figures"], name) for name in measured]
-        times = ["-" if r["stage"] == "mdlm" else f"{Way.of(r).scale:g}"] * several
-        settings = [names[r["model"]], cell(r["steps"]), *times, *[cell(r.get("corrector"))] * shares]
-        settings += [str(r["decode_steps"]), f"{r['temperature']:g}"]
         beside = [_figures_at(r, other, names_of) for other, names_of in others.items()]
-        table.add_row(*settings, f"{r['seconds']:.3g}", f"{r['tokens_per_second']['mean']:,.0f}", *figures, *beside)
+        table.add_row(*(shown(r) for shown in settings.values()), *figures, *beside)
     reference = reports[0]["reference"]
     if reference:
         figures = [cell(reference.get(name)) for name in measured]
-        table.add_row("reference text", *["-"] * (5 + several + shares), *figures, *("-" for _ in others))
+        dashes = ["-" for _ in settings][1:]
+        table.add_row("reference text", *dashes, *figures, *("-" for _ in others))
     return table
+
+
+def _columns_of_settings(reports: Sequence[Report], names: Mapping[str, str]) -> dict[str, Callable[[Report], str]]:
+    """How each column shows how a point was drawn and how fast; factors and shares where points differ in them."""
+    columns: dict[str, Callable[[Report], str]] = {"model": lambda r: names[r["model"]]}
+    columns["latent"] = lambda r: cell(r["steps"])
+    if len(_factors(reports)) > 1:
+        columns["times"] = lambda r: "-" if r["stage"] == "mdlm" else f"{Way.of(r).scale:g}"
+    if len(_correctors(reports)) > 1:
+        columns["corrector"] = lambda r: cell(r.get("corrector"))
+    columns["decode"] = lambda r: str(r["decode_steps"])
+    columns["T"] = lambda r: f"{r['temperature']:g}"
+    columns["seconds"] = lambda r: f"{r['seconds']:.3g}"
+    columns["tokens/s"] = lambda r: f"{r['tokens_per_second']['mean']:,.0f}"
+    return columns
 
 
 def _others(reports: Sequence[Report]) -> dict[str, list[str]]:
@@ -231,7 +234,7 @@ def training_table(reports: Sequence[Report]) -> "Table":
     """A row for each stage and setting of :func:`diladiff_cli.stages.bench_training.bench_training`."""
     from rich.table import Table
 
-    peak = ["MFU"] * any("mfu" in r for r in reports)  # of a GPU whose peak is known
+    peak = ["MFU"] if any("mfu" in r for r in reports) else []  # of a GPU whose peak is known
     columns = ["stage", "vocabulary", "length", "batch", "tokens/s", "of matmul rate", *peak, "MB"]
     columns += ["over plain", "plain MB"]
     table = Table(*columns, title=f"training: {reports[0]['machine']}, {reports[0]['precision']}")

@@ -180,7 +180,7 @@ def _encode_text(
         say(f"{out} is finished; --fresh encodes it again")
         return finished
     for source in (source for source, found in files.items() if found is None):
-        say(f"asking the Hub for {source}, which is no file here")  # which without a network takes half a minute
+        say(f"asking the Hub for {source}, which is not a file here")  # which without a network takes half a minute
     with nullcontext(list(text)) if size is None else rereadable(text) as sources:
         if size is None:
             tokenizer = load_tokenizer(config.tokenizer)
@@ -208,7 +208,7 @@ def _encode_text(
 
 
 def _tell_skipped(files: Mapping[str, list[Path] | None]) -> None:
-    """Say which files of folders are no text sources."""
+    """Say which files of folders are not text sources."""
     for source in files:
         kinds = skipped_kinds(source)
         if kinds:

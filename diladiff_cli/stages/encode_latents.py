@@ -148,7 +148,7 @@ def _stored_precision(out: Path, resume: bool | None) -> str:
 def _finished_shards(out: Path, plan: dict[str, Any], resume: bool | None) -> set[str]:
     """Names of the shards under ``out`` that belong to this plan."""
     if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is no folder", "choose another --out")
+        raise UserError(f"{out} is not a folder", "choose another --out")
     if not out.exists() or not set(out.iterdir()) - _leftovers(out):
         return set()
     try:

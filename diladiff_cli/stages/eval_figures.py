@@ -201,7 +201,7 @@ def whole_model(work: Evaluation) -> Figures:
     density = torch.cat(densities)  # (S,)
     length = work.tokens.length
     report = bound_report(decoder.nats - density, length, work.config.draws)
-    del report["perplexity"]  # of what is no likelihood
+    del report["perplexity"]  # of what is not a likelihood
     return {
         "whole_model": report
         | {

@@ -96,7 +96,7 @@ def _named(targets: str | Path | Sequence[str | Path]) -> list[str | Path]:
 def _read(
     targets: Sequence[str | Path], reference: Sequence[str], data: Path | None
 ) -> list[tuple[str, list[Sample] | None]]:
-    """The targets by name, all files of samples read: a bad one is told before the work."""
+    """The targets by name, all files of samples read: a bad one is reported before the work."""
     problems = idle_options(targets, reference, data)
     names = [str(target) for target in targets]
     artifacts = _artifacts(names)
@@ -108,7 +108,7 @@ def _read(
 def _check_inputs(
     config: EvalConfig, targets: list[tuple[str, list[Sample] | None]], reference: Sequence[str], data: Path | None
 ) -> None:
-    """What is not there is told before the work."""
+    """Report what is not there before the work."""
     for name, samples in targets:
         if samples is None:
             artifact = load_artifact(name)
@@ -132,8 +132,8 @@ def idle_options(
 ) -> list[str]:
     """A line for each option that none of the targets would heed; ``given`` are the names of settings.
 
-    Settings are left in peace where a target is no artifact and no file, and all where what may be a folder is not
-    there, which is told later.
+    Settings are left in peace where a target is neither an artifact nor a file, and everything is where what may be a
+    folder is missing, which is reported later.
     """
     if any(str(target) != "-" and not Path(target).suffix and not Path(target).exists() for target in targets):
         return []
@@ -191,17 +191,17 @@ def overview_table(reports: Sequence[Report]) -> "Table | None":
     found = [report for report in reports if "samples" in report]
     if len(found) < 2:
         return None
-    # What else tells the rows apart.
+    # What else distinguishes the rows.
     others = [k for k in SETTINGS if k not in COLUMNS and len({json.dumps(r["settings"].get(k)) for r in found}) > 1]
     names = [*COLUMNS, *others]
-    targets = ["target"] * (len({r.get("target") for r in found}) > 1)
+    targets = ["target"] if len({r.get("target") for r in found}) > 1 else []
     table = Table(title="all ways of sampling")
     for name in (*targets, *names, *FIGURES):
         left = name in ("target", "model")
         table.add_column(name.replace("_", " "), justify="left" if left else "right")
     for report in found:
         settings, side = brief_settings(report), report["samples"]
-        # As text: a prompt like [b] is no markup.
+        # As text: a prompt like [b] is not markup.
         told = [Text(cell((report | settings).get(name))) for name in (*targets, *names)]
         table.add_row(*told, *(cell(side.get(name)) for name in FIGURES))
     references = {json.dumps(r["reference"]): r["reference"] for r in found if "reference" in r}

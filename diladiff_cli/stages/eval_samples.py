@@ -221,7 +221,7 @@ def report_table(report: dict[str, Any]) -> "Table":
         names = ", ".join(name for name, other in report["left_out"].items() if other == reason)
         told = reason == report["scorer"]["note"]  # in the line above
         lines.append(f"{names} left out" if told else f"{names} left out: {reason}")
-    # As text: a name like diladiff[scorer] is no markup.
+    # As text: a name like diladiff[scorer] is not markup.
     title = Text(": ".join([*([target] if target else []), settings or "samples"]))
     table = Table(title=title, caption=Text("\n".join(lines)), caption_justify="left", min_width=72)
     table.add_column("figure")

@@ -150,7 +150,7 @@ def with_own_factor(artifact: Artifact, latent_scale: float) -> Artifact:
     """The artifact with a factor on drawn latents of its own, which 1 takes away.
 
     Raises:
-        ConfigError: It is no factor, or the artifact draws no latents.
+        ConfigError: It is not a factor, or the artifact draws no latents.
     """
     problem = check_value("latent_scale", latent_scale, float, low=LEAST_SCALE, high=MOST_SCALE)
     if problem is None and artifact.stage not in LATENT_STEPS:

@@ -70,7 +70,7 @@ def encoder_features(name: str, vocab_size: int, length: int) -> EncoderFeatures
             f"--features {name} has {config.vocab_size} tokens, the data {vocab_size}",
             "encode the text with that model's tokenizer, or use --features self",
         )
-    # The RoBERTa kinds count positions from behind the padding token.
+    # The RoBERTa kinds count positions from after the padding token.
     offset = config.pad_token_id + 1 if "roberta" in config.model_type else 0
     return EncoderFeatures(model, min(length, getattr(config, "max_position_embeddings", length + offset) - offset))
 
@@ -86,8 +86,8 @@ def encoder_folder(name: str) -> Path:
         return folder
     repo, configuration, revision = hub_parts(name)
     if folder.exists() or names_a_path(name) or configuration is not None:
-        raise UserError(f"--features {name} is no folder", meant_instead(folder, REMEDY, Path.is_dir))
-    say(f"asking the Hub for {name}, which is no folder here")
+        raise UserError(f"--features {name} is not a folder", meant_instead(folder, REMEDY, Path.is_dir))
+    say(f"asking the Hub for {name}, which is not a folder here")
     return download(repo, [CONFIG_FILE, WEIGHTS, *PATTERNS], REMEDY, revision, needed=(CONFIG_FILE, WEIGHTS))
 
 

@@ -90,7 +90,7 @@ def _found(source: str) -> InitialBase:
         name, configuration, revision = hub_parts(source)
         if configuration is not None:
             raise UserError(f"{source} is neither a folder nor the Hub id of a model", REMEDY)
-        say(f"asking the Hub for {source}, which is no folder here")
+        say(f"asking the Hub for {source}, which is not a folder here")
         files = [CONFIG_FILE, "model*.safetensors*", *PATTERNS]
         folder = download(name, files, REMEDY, revision, needed=(CONFIG_FILE, "model*.safetensors"))
     config = read_config(folder / CONFIG_FILE, REMEDY, read_json) or {}
@@ -107,5 +107,5 @@ def _found(source: str) -> InitialBase:
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder / WEIGHTS} cannot be read ({reason(error)})", REMEDY) from error
     except ValueError as error:
-        raise UserError(f"{source} is no checkpoint of MDLM: {first_line(error)}", REMEDY) from error
+        raise UserError(f"{source} is not a checkpoint of MDLM: {first_line(error)}", REMEDY) from error
     return InitialBase(called, network, state, digest)

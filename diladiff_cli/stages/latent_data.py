@@ -100,7 +100,7 @@ def recorded_latents(prior: Artifact, ae: Artifact, tokens: TokenData, out: Path
     """The folder of latents that a prior was trained on, where it still holds those of this auto-encoder and data set.
 
     A run in ``out`` that may go on without stored latents, as it began, gets none. What is taken, or why nothing is,
-    is told on stderr.
+    is reported on stderr.
     """
     stored = None if resume is False else read_progress(out / "state")
     if not prior.data.get("latents") or (stored is not None and not stored["made_from"].get("stored latents")):

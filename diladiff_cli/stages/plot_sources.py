@@ -62,7 +62,7 @@ def read_sources(targets: Sequence[str | Path]) -> list[Source]:
 
 
 def _told_apart(sources: list[Source]) -> list[Source]:
-    """The sources with a number behind names that an earlier one has too."""
+    """The sources with a number after names that an earlier one has too."""
     seen: Counter[tuple[str, str]] = Counter()
     named = []
     for source in sources:
@@ -141,7 +141,7 @@ def _objects(target: str) -> Iterator[LogLine]:
         try:
             found, place = decoder.raw_decode(text, place)
         except ValueError as error:
-            raise UserError(f"{_name(target)}, line {text.count(chr(10), 0, place) + 1} is no JSON", REMEDY) from error
+            raise UserError(f"{_name(target)}, line {text.count(chr(10), 0, place) + 1} is not JSON", REMEDY) from error
         if not isinstance(found, dict):
             raise UserError(f"{_name(target)} holds something else than JSON objects", REMEDY)
         yield found
@@ -156,7 +156,7 @@ def number(value: Any) -> float:
     if value is None:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is no number")
+        raise TypeError(f"{value!r} is not a number")
     return float(value)
 
 

@@ -97,7 +97,7 @@ def reference_text(model: str | None, files: Sequence[str] = (), data: Path | No
     by characters where that cannot be had.
 
     Args:
-        model: Name of a model, as samples tell it; None where they tell none.
+        model: Name of a model, as samples give it; None where they give none.
         files: Text sources.
         data: Token data set to take in place of the one that the model was trained on.
 
@@ -154,7 +154,7 @@ def _decoded(tokenizer: Any, ids: Sequence[int]) -> str | None:
 
 
 def _folder(model: str | None) -> Path | None:
-    """Where a model should lie, by the name that samples tell."""
+    """Where a model should lie, by the name that samples give."""
     try:
         return None if model is None else named_model(model, offline=True)  # nobody asked for a download
     except (UserError, ValueError):  # shipped, of another installation, or on the Hub; or no name of a file at all
@@ -169,7 +169,7 @@ def _artifact(folder: Path) -> Artifact | None:
 
 
 def _tokenizer(folder: Path) -> Any:
-    if not folder.is_dir():  # what is no folder would be looked up on the Hub
+    if not folder.is_dir():  # what is not a folder would be looked up on the Hub
         return None
     try:
         return load_tokenizer(folder)

@@ -20,7 +20,7 @@ Sample = dict[str, Any]
 MOST_TOKENS = 1 << 31
 ENOUGH = 1 << 20  # tokens or characters of a reference text to choose from
 REFERENCE = SHIPPED_TEXT / "valid.jsonl.zst"
-# What tells one way of sampling from another; the rest of a line differs from sample to sample.
+# What distinguishes one way of sampling from another; the rest of a line differs from sample to sample.
 SETTINGS = (
     *("model", "prompt", "suffix", "steps", "decode_steps", "temperature", "top_p", "gamma", "guidance", "solver"),
     *("latent_until", "corrector", "latent_scale", "order", "threshold", "entropy_bound", "precision"),
@@ -31,7 +31,7 @@ def read_samples(source: str) -> list[Sample]:
     """The JSON lines of ``sample``, from a file or from standard input (``-``); one that is there twice counts once.
 
     Raises:
-        UserError: No such file, no lines, or a line that is no sample; names the line.
+        UserError: No such file, no lines, or a line that is not a sample; names the line.
     """
     name = "standard input" if source == "-" else source
     try:
@@ -67,11 +67,11 @@ def _parse(line: bytes, place: str) -> Sample:
         raise UserError(f"{place} has no text", remedy)
     ids = sample.get("token_ids")
     if ids is not None and not (isinstance(ids, list) and all(type(i) is int and 0 <= i < MOST_TOKENS for i in ids)):
-        raise UserError(f"{place} has token_ids that are no list of integers from 0", remedy)
+        raise UserError(f"{place} has token_ids that are not a list of integers from 0", remedy)
     for name in ENDS:
         text = sample.get(name)
         if not (isinstance(text, str) and text and type(sample.get(f"{name}_tokens")) is int):
-            sample.pop(name, None)  # that of another program is no way of sampling
+            sample.pop(name, None)  # that of another program is not a way of sampling
     # JSON may hold halves of surrogate pairs, which no text may.
     return sample | {"text": sample["text"].encode(errors="replace").decode()}
 

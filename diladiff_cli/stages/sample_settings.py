@@ -56,7 +56,7 @@ def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
     else:
         problems += given_problems(sampler, config.prompt, config.suffix)
     if config.n % config.decodings:
-        problems.append(f"--n {config.n} is no multiple of --decodings {config.decodings}; change one")
+        problems.append(f"--n {config.n} is not a multiple of --decodings {config.decodings}; change one")
     if sampler.stage == "ae" and config.n > len(sampler.held_out) * config.decodings:
         most = len(sampler.held_out) * config.decodings
         problems.append(

@@ -186,7 +186,7 @@ def load_sampler(path: Path | str, device: torch.device | str | None = None, dat
 
 
 def with_compiled_blocks(decoder: TokenDenoiser) -> TokenDenoiser:
-    """A copy that shares the weights, whose blocks compile when they are first called, as is told on stderr."""
+    """A copy that shares the weights, whose blocks compile when they are first called, which a line on stderr says."""
     return _compiled(decoder, "states", "the decoder", decoder.embedding.weight.device)
 
 

@@ -60,7 +60,7 @@ class Scoring:
 
     @property
     def title(self) -> dict[str, str | None]:
-        """What reports say of the scorer; the fingerprint tells those of one name apart."""
+        """What reports say of the scorer; the fingerprint distinguishes those of one name."""
         name, fingerprint = (None, None) if self.scorer is None else (self.scorer.name, self.scorer.fingerprint)
         return {"name": name, "note": self.note, "fingerprint": fingerprint}
 

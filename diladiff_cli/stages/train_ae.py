@@ -63,7 +63,7 @@ def network_arguments(config: AeConfig, base: Artifact, feature_width: int) -> d
     if length % config.compression:
         problems.append(f"--compression {config.compression} does not divide the length {length}; choose a divisor")
     if encoder_width % (2 * heads):
-        problems.append(f"--encoder-width {encoder_width} is no multiple of twice {heads} heads; change it")
+        problems.append(f"--encoder-width {encoder_width} is not a multiple of twice {heads} heads; change it")
     try:
         cross = list(config.cross_layer_indices(base.network["layers"]))
     except ConfigError as error:

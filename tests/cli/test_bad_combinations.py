@@ -16,8 +16,8 @@ COMBINATIONS: list[tuple[str, list[str]]] = [
         "train-mdlm --width 7 --heads 4 --learning-rate nan --batch-size 7 --grad-accum 2",
         [
             "--learning-rate is nan; give a finite number",
-            "--batch-size 7 is no multiple of --grad-accum 2; change one",
-            "--width 7 is no multiple of twice --heads 4; change one",
+            "--batch-size 7 is not a multiple of --grad-accum 2; change one",
+            "--width 7 is not a multiple of twice --heads 4; change one",
         ],
     ),
     (
@@ -42,7 +42,7 @@ COMBINATIONS: list[tuple[str, list[str]]] = [
         "train-ae --base {chain}/ckpt/mdlm --compression 3 --encoder-width 7 --cross-layers first,9 --dry-run",
         [
             "--compression 3 does not divide the length 16; choose a divisor",
-            "--encoder-width 7 is no multiple of twice 2 heads; change it",
+            "--encoder-width 7 is not a multiple of twice 2 heads; change it",
             "--cross-layers has '9'; use first, last or 0 to 1",
         ],
     ),
@@ -120,7 +120,7 @@ COMBINATIONS: list[tuple[str, list[str]]] = [
             "--steps is 3, but {chain}/ckpt/mdlm is of stage mdlm and draws no latents; "
             "leave it out (decoding has --decode-steps)",
             "--decodings is 2, but {chain}/ckpt/mdlm is of stage mdlm and has no latents; leave it out",
-            "--n 5 is no multiple of --decodings 2; change one",
+            "--n 5 is not a multiple of --decodings 2; change one",
         ],
     ),
     (
@@ -142,7 +142,7 @@ COMBINATIONS: list[tuple[str, list[str]]] = [
         [
             "--seconds is 0.0; give at least 0.01",
             "--steps is '0'; give whole numbers of at least 1, separated by commas",
-            "--width 12 is no multiple of 8, twice the heads; change it",
+            "--width 12 is not a multiple of 8, twice the heads; change it",
             "--steps has no meaning with --speed; leave it out",
             "--out has no meaning with --speed, which keeps nothing; leave it out",
             "--data has no meaning with --speed, which makes its own networks; leave it out",

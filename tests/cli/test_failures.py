@@ -36,8 +36,8 @@ WRONG_USAGE: list[tuple[str, list[str]]] = [
     (
         "train-mdlm --width 10 --heads 3 --batch-size 7 --grad-accum 2",
         [
-            "error: --batch-size 7 is no multiple of --grad-accum 2; change one",
-            "error: --width 10 is no multiple of twice --heads 3; change one",
+            "error: --batch-size 7 is not a multiple of --grad-accum 2; change one",
+            "error: --width 10 is not a multiple of twice --heads 3; change one",
         ],
     ),
     (
@@ -71,7 +71,7 @@ WRONG_USAGE: list[tuple[str, list[str]]] = [
         [
             "error: --steps is '0'; give whole numbers of at least 1, separated by commas",
             "error: --temperatures is 'a,b'; give numbers of at least 0, separated by commas",
-            "error: --n 5 is no multiple of --decodings 2; change one",
+            "error: --n 5 is not a multiple of --decodings 2; change one",
         ],
     ),
     (

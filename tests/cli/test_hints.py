@@ -9,7 +9,7 @@ from ..command_line import Cli
 
 EXTRA = "got unexpected extra argument(s) (extra)"
 NO_VALUE = "option '{}' requires an argument"
-NO_MODEL = "is no model; the values of one option go together, as in --temperatures 1.0,0.8"
+NO_MODEL = "is not a model; the values of one option go together, as in --temperatures 1.0,0.8"
 HINTS = [
     ("sample extra", f"{EXTRA}; a model is named by --model, a prompt by --prompt, or see diladiff sample --help"),
     ("export extra", f"{EXTRA}; a model is named by --model, or see diladiff export --help"),

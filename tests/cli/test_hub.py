@@ -28,7 +28,7 @@ configs:
   data_files: odd.jsonl
 ---
 """
-ABSENT = "is no file or folder here, and cannot be read from the Hub"
+ABSENT = "is not a file or folder here, and cannot be read from the Hub"
 ENCODE = ("--length", "16", "--valid-share", "0.25")
 
 
@@ -136,7 +136,7 @@ def test_what_the_hub_does_not_have_is_told_in_a_line(
     done = visitor("encode", text, "--tokenizer", tokenizer, *ENCODE, "--out", "nowhere")
     assert done.status == 1
     assert told in done.error
-    assert f"asking the Hub for {text}, which is no file here" in done.err
+    assert f"asking the Hub for {text}, which is not a file here" in done.err
     assert not (visitor.folder / "nowhere").exists()
 
 

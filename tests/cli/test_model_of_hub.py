@@ -89,7 +89,7 @@ def test_samples_of_it_are_measured_without_asking_again(visitor: Visitor) -> No
         (f"{NAME}/parents/none", "there is no folder"),
         (f"{NAME}//etc", f"{NAME}//etc names no model on the Hub"),
         (f"{NAME}@v9", "lab/tales@v9 is not in the local cache and cannot be reached on the Hub; check its name and"),
-        ("hf://lab/encoder", "lab/encoder on the Hub is no model of diladiff; give one that diladiff export made"),
+        ("hf://lab/encoder", "lab/encoder on the Hub is not a model of diladiff; give one that diladiff export made"),
         ("lab/tales", ", shipped, or hf://USER/NAME on the Hub"),
     ],
 )

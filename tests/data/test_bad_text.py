@@ -88,21 +88,21 @@ BAD: dict[str, tuple[str, bytes | Callable[[Path], None], str]] = {
     "NUL in a JSON line": (
         "a.jsonl",
         rows('"a"') * 900 + b'{"text": "\0"}\n',
-        "line 901 is no JSON: Invalid control character at column 11",
+        "line 901 is not JSON: Invalid control character at column 11",
     ),
     "half a JSON line": (
         "a.jsonl",
         rows('"a"', '"b"')[:-4],
-        "line 2 is no JSON: Unterminated string starting at column 10",
+        "line 2 is not JSON: Unterminated string starting at column 10",
     ),
-    "words": ("a.jsonl", GOOD.encode(), "line 1 is no JSON: Expecting value at column 1"),
+    "words": ("a.jsonl", GOOD.encode(), "line 1 is not JSON: Expecting value at column 1"),
     "two objects in a line": (
         "a.jsonl",
         b'{"text": "a"} {"text": "b"}\n',
-        "line 1 is no JSON: Extra data at column 15",
+        "line 1 is not JSON: Extra data at column 15",
     ),
-    "deep JSON": ("a.jsonl", b"\n" + b"[" * 100_000, "line 2 is no JSON: maximum recursion depth exceeded"),
-    "long number": ("a.jsonl", b'{"text": ' + b"9" * 5000 + b"}\n", "line 1 is no JSON: Exceeds the limit"),
+    "deep JSON": ("a.jsonl", b"\n" + b"[" * 100_000, "line 2 is not JSON: maximum recursion depth exceeded"),
+    "long number": ("a.jsonl", b'{"text": ' + b"9" * 5000 + b"}\n", "line 1 is not JSON: Exceeds the limit"),
     "missing field": (
         "a.jsonl",
         rows('"a"') + b'{"id": 1, "body": "b"}\n',
@@ -116,15 +116,15 @@ BAD: dict[str, tuple[str, bytes | Callable[[Path], None], str]] = {
     "damaged archive": ("a.txt.zst", PACKED[:50] + b"\0\0\0\0" + PACKED[54:], "cannot be read ("),
     "no archive": ("a.jsonl.zst", rows('"a"'), "cannot be read (zstd "),
     "latin-1 in an archive": ("a.txt.zst", zstandard.compress(b"a\n\n\xe9!"), "0xe9 at byte 3 in line 3"),
-    "cut array": ("a.json", b'[{"text": "a"}, {"te', "row 2 is no JSON: Unterminated string starting"),
+    "cut array": ("a.json", b'[{"text": "a"}, {"te', "row 2 is not JSON: Unterminated string starting"),
     "array without its end": ("a.json", b'[{"text": "a"} ', "the array is cut off"),
     "array without a comma": ("a.json", b'[{"text": "a"} {"text": "b"}]', "after row 1 there is '{' in place of"),
     "array and more": ("a.json", b'[{"text": "a"}]\n[]', "there is more after the array"),
-    "comma at the end": ("a.json", b'[{"text": "a"},]', "row 2 is no JSON: Expecting value"),
-    "deep array": ("a.json", b"[" * 100_000, "row 1 is no JSON: maximum recursion depth exceeded"),
+    "comma at the end": ("a.json", b'[{"text": "a"},]', "row 2 is not JSON: Expecting value"),
+    "deep array": ("a.json", b"[" * 100_000, "row 1 is not JSON: maximum recursion depth exceeded"),
     "array without the field": ("a.json", b'[{"text": "a"}, {"body": "b"}]', "(row 2 has body); name one with"),
     "array of texts": ("a.json", b'["a"]', "(row 1 is of type str)"),
-    "an object in several lines": ("a.json", b'{\n"text": "a"\n}', "line 1 is no JSON: Expecting property name"),
+    "an object in several lines": ("a.json", b'{\n"text": "a"\n}', "line 1 is not JSON: Expecting property name"),
     "no parquet": ("a.parquet", b"PAR1 or not", "cannot be read ("),
     "parquet without the column": (
         "a.parquet",
@@ -248,7 +248,7 @@ def test_a_linked_folder_is_read_like_one(tmp_path: Path) -> None:
         (b"\xff\xfe\0", "line 2 is not JSON"),
         (b"[" * 100_000, "line 2 is not JSON"),
         (b'{"text": null}', "line 2 has no text"),
-        (b'{"text": "a", "token_ids": [-1]}', "line 2 has token_ids that are no list of integers from 0"),
+        (b'{"text": "a", "token_ids": [-1]}', "line 2 has token_ids that are not a list of integers from 0"),
         (b'{"text": "a", "token_ids": [1e3]}', "line 2 has token_ids"),
         (b'{"text": "a", "token_ids": [true]}', "line 2 has token_ids"),
         (b'{"text": "a", "token_ids": [99999999999999999999]}', "line 2 has token_ids"),
@@ -275,7 +275,7 @@ def test_a_row_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(UserError, match=r"a\.jsonl cannot be read \(line 2 is longer than 100 characters\)"):
         read(path)
     path = put(tmp_path / "a.json", b'[{"text": "a"}, {"text": "' + b"b" * 200)
-    with pytest.raises(UserError, match=r"a\.json cannot be read \(row 2 is no JSON: it has no end within 100 char"):
+    with pytest.raises(UserError, match=r"a\.json cannot be read \(row 2 is not JSON: it has no end within 100 char"):
         read(path)
 
 
@@ -285,7 +285,7 @@ def test_a_name_that_the_hub_does_not_have_is_told_with_the_folder_that_was_mean
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(text, "_load", unreachable)
     (tmp_path / "texts").mkdir()
-    what = r"text is no file or folder here, and cannot be read from the Hub \(no route\)"
+    what = r"text is not a file or folder here, and cannot be read from the Hub \(no route\)"
     with pytest.raises(UserError, match=what + r"; did you mean texts\? Otherwise give UTF-8"):
         list(iter_pieces(["text"]))
 

@@ -1,4 +1,4 @@
-"""What is no document: hidden files, and rows without a text."""
+"""What is not a document: hidden files, and rows without a text."""
 
 import json
 from pathlib import Path

@@ -141,7 +141,7 @@ def test_a_name_that_is_no_path_is_a_hub_data_set() -> None:
         find_files("my_texts/")
     with pytest.raises(
         UserError,
-        match=r"nobody/nothing-at-all is no file or folder here, and cannot be read from the Hub \(.+\); give UTF-8",
+        match=r"nobody/nothing-at-all is not a file or folder here, and cannot be read from the Hub \(.+\); give UTF-8",
     ):
         read("nobody/nothing-at-all")
 
@@ -295,5 +295,5 @@ def test_half_a_surrogate_pair_in_json_becomes_text_that_can_be_encoded(tmp_path
 
 
 def test_a_torn_json_line_is_named_by_its_number(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"a\.jsonl cannot be read \(line 3 is no JSON"):
+    with pytest.raises(UserError, match=r"a\.jsonl cannot be read \(line 3 is not JSON"):
         read(write(tmp_path / "a.jsonl", '{"text": "one"}\n\n{"text": '))

@@ -61,7 +61,7 @@ def words(command: str, chain: Chain, out: Path) -> list[str]:
 
 def check_refusal(error: str, out: Path) -> None:
     what, remedy = error.split("; ", 1)
-    assert what.startswith(f"error: cannot write {out}") or f"{out} is no folder" in what
+    assert what.startswith(f"error: cannot write {out}") or f"{out} is not a folder" in what
     assert len(remedy) > 10
 
 

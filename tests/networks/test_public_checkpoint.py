@@ -116,9 +116,9 @@ def test_a_published_checkpoint_folds_into_the_one_block(prefix: str) -> None:
     ("config", "reason"),
     [
         ({"time_conditioning": True}, "conditioned on time"),
-        ({"n_heads": None}, "tells no n_heads"),
-        ({"n_heads": 2.0}, "tells no n_heads"),
-        ({"n_heads": 3}, "no multiple of twice its 3 heads"),
+        ({"n_heads": None}, "has no n_heads"),
+        ({"n_heads": 2.0}, "has no n_heads"),
+        ({"n_heads": 3}, "not a multiple of twice its 3 heads"),
     ],
 )
 def test_a_checkpoint_of_another_kind_is_refused(config: dict[str, Any], reason: str) -> None:

@@ -51,7 +51,7 @@ def test_bad_text_ends_the_processes_that_help_to_tokenise_it(tmp_path: Path) ->
     found = launch(tmp_path / "whole", 2, [Job("encode", [*command, "--out", "data"])])
     assert found.statuses == [1, 1]
     (line,) = found.errors("encode")
-    assert line.startswith(f"error: {text} cannot be read (line 21 is no JSON")
+    assert line.startswith(f"error: {text} cannot be read (line 21 is not JSON")
     assert not (tmp_path / "whole" / "data").exists()
 
 

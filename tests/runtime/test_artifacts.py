@@ -163,7 +163,7 @@ def test_a_folder_above_artifacts_names_them(save: Callable[..., Path]) -> None:
     with pytest.raises(UserError) as caught:
         load_artifact(above, "mdlm")
     assert_one_line(
-        caught.value, f"{above} is no folder of diladiff (it has no config.json, but {above}/base has); give"
+        caught.value, f"{above} is not a folder of diladiff (it has no config.json, but {above}/base has); give"
     )
 
 
@@ -172,7 +172,9 @@ def test_a_folder_of_a_first_training_says_that_nothing_is_saved_yet(tmp_path: P
     with pytest.raises(UserError) as caught:
         load_artifact(tmp_path)
     assert_one_line(caught.value, f"{tmp_path} has no checkpoint yet; wait for the first one; where nothing is")
-    with pytest.raises(UserError, match=r"is no folder of diladiff \(it has no config.json\); give a token data set"):
+    with pytest.raises(
+        UserError, match=r"is not a folder of diladiff \(it has no config.json\); give a token data set"
+    ):
         open_tokens(tmp_path)
 
 
@@ -180,7 +182,7 @@ def test_an_artifact_that_lost_its_config_is_not_taken_for_one_that_is_trained(s
     path = save("base")
     (path / "metrics.jsonl").write_text('{"step": 1}\n')
     (path / "config.json").unlink()
-    with pytest.raises(UserError, match=r"is no folder of diladiff \(it has no config.json\)"):
+    with pytest.raises(UserError, match=r"is not a folder of diladiff \(it has no config.json\)"):
         load_artifact(path)
 
 
@@ -218,7 +220,7 @@ def test_a_weight_file_that_never_was_safetensors_gives_one_line(save: Callable[
     change_config(path, files=files, hash=digest)
     with pytest.raises(UserError) as caught:
         load_artifact(path).state_dict()
-    assert_one_line(caught.value, "model.safetensors is no valid safetensors file")
+    assert_one_line(caught.value, "model.safetensors is not a valid safetensors file")
 
 
 def test_a_parent_is_found_by_its_relative_path(save: Callable[..., Path], tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def test_only_the_stage_asked_for_is_replaced(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a base, which a token data set would replace"):
         check_replaceable(out, "data")
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         write(tmp_path / "file", "new")
 
 

@@ -96,7 +96,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
         for name, value in (("TTY_COMPATIBLE", "1"), ("TTY_INTERACTIVE", "0"), ("COLUMNS", str(columns))):
             monkeypatch.setenv(name, value)
         made = Bar("work", 100)
-        now[0] += 500.0  # which is no part of the work
+        now[0] += 500.0  # which is not part of the work
         with made as bar:
             for seconds, units in updates:
                 now[0] += seconds

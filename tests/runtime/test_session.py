@@ -48,9 +48,9 @@ def test_a_batch_that_processes_cannot_share_names_both_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("accelerate.Accelerator.num_processes", 8)
-    with pytest.raises(ConfigError, match="batch_size 12 is no multiple of 8 processes times grad_accum 1"):
+    with pytest.raises(ConfigError, match="batch_size 12 is not a multiple of 8 processes times grad_accum 1"):
         session(tmp_path)
-    with pytest.raises(ConfigError, match="batch_size 12 is no multiple of grad_accum 5"):
+    with pytest.raises(ConfigError, match="batch_size 12 is not a multiple of grad_accum 5"):
         session(tmp_path, grad_accum=5)
 
 

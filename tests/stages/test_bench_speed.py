@@ -85,7 +85,7 @@ def test_all_that_is_measured_runs_on_compiled_blocks(monkeypatch: pytest.Monkey
     (report,) = bench_speed(config)
     assert report["compiled"]
     ours, rest = calls[: peaks[0]], calls[peaks[0] :]
-    assert any(ours)  # once before, so that compiling is no part of it
+    assert any(ours)  # once before, so that compiling is not part of it
     assert [at for at in ours if at] == [at for at in rest if at][: sum(map(bool, ours))]
     assert rest.count(None) > ours.count(None)  # floor and textbook
     assert not next(bench_speed(replace(config, compile=False)))["compiled"]

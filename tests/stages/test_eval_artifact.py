@@ -102,7 +102,7 @@ def test_the_whole_models_bound_is_the_decoders_less_the_latents_density(reports
     assert found["nats_per_token"] == pytest.approx(found["decoder_nats_per_token"] + found["latent_nats_per_token"])
     assert found["latent_nats_per_token"] * LENGTH == pytest.approx(found["latent_nats_per_entry"] * LATENTS * 8)
     assert found["sequences"] == 2
-    assert "perplexity" not in found  # it is no likelihood of text
+    assert "perplexity" not in found  # it is not a likelihood of text
 
 
 def test_the_whole_models_bound_may_be_left_out(tiny_chain: Chain) -> None:

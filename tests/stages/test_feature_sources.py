@@ -159,7 +159,7 @@ def test_a_damaged_encoder_gives_one_line_that_names_it(tiny_encoder: Path, faul
     [
         ("nowhere/at-all", "nowhere/at-all is not in the local cache and HF_HUB_OFFLINE is set"),
         ("./nowhere", "--features ./nowhere is no folder"),
-        ("lab/encoder:small", "--features lab/encoder:small is no folder"),
+        ("lab/encoder:small", "--features lab/encoder:small is not a folder"),
         ("bad name!", "bad name! is not in the local cache"),
     ],
 )
@@ -171,5 +171,5 @@ def test_an_encoder_that_is_not_there_gives_one_line_that_names_it(name: str, to
 
 
 def test_the_neighbour_of_a_misspelt_folder_is_asked_after(tiny_encoder: Path) -> None:
-    with pytest.raises(UserError, match="is no folder; did you mean .*tiny"):
+    with pytest.raises(UserError, match="is not a folder; did you mean .*tiny"):
         encoder_features(f"{tiny_encoder.parent}/tinny", 30, 16)

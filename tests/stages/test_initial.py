@@ -173,7 +173,9 @@ def test_what_is_no_base_is_refused_in_one_line(words: Path, tiny_chain: Chain, 
 
     refused(tmp_path / "nothing", "there is no folder .*nothing; give a base, which train-mdlm writes")
     refused(tiny_chain.ae, "auto-encoder")
-    refused(published(tmp_path / "timed", time_conditioning=True), "no checkpoint of MDLM: it is conditioned on time")
+    refused(
+        published(tmp_path / "timed", time_conditioning=True), "not a checkpoint of MDLM: it is conditioned on time"
+    )
     torn = published(tmp_path / "torn")
     (torn / "model.safetensors").write_bytes((torn / "model.safetensors").read_bytes()[:1000])
     refused(torn, r"torn/model.safetensors cannot be read")
@@ -184,7 +186,7 @@ def test_what_is_no_base_is_refused_in_one_line(words: Path, tiny_chain: Chain, 
     odd = published(tmp_path / "odd")
     weights = load_file(odd / "model.safetensors")
     save_file(weights | {"blocks.0.norm1.weight": torch.ones(7)}, odd / "model.safetensors")
-    refused(odd, "no checkpoint of MDLM: ")
+    refused(odd, "not a checkpoint of MDLM: ")
     save_file({"wte": torch.ones(2, 2)}, odd / "model.safetensors")
     refused(odd, "it has not the weights of one")
     (tmp_path / "empty").mkdir()

@@ -230,7 +230,7 @@ def test_samples_come_as_soon_as_their_batch_is_done(samplers: dict[str, Sampler
         ("mdlm", {"decodings": 2}, "decodings is 2, but .* has no latents; leave it out"),
         ("mdlm", {"latent_until": 0.5}, "latent_until is 0.5, but .* has no latents; leave it out"),
         ("mdlm", {"latent_scale": 0.5}, "latent_scale is 0.5, but .* has no latents; leave it out"),
-        ("student", {"n": 7, "decodings": 2}, "n 7 is no multiple of decodings 2; change one"),
+        ("student", {"n": 7, "decodings": 2}, "n 7 is not a multiple of decodings 2; change one"),
     ],
 )
 def test_contradictory_options_are_refused_before_drawing(
