@@ -7,7 +7,7 @@ from functools import cache, partial
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diladiff_cli.core.static import RevealPlan, StaticStep
 from diladiff_cli.core.unmask import Decoding, Redraws
@@ -53,6 +53,11 @@ def captured(work: Callable[[], Any], device: torch.device) -> Callable[[], Any]
 def _pool(index: int) -> Any:
     """The memory of all graphs of a GPU, none of which runs beside another."""
     return torch.cuda.graph_pool_handle()
+
+
+def weights_of(network: nn.Module) -> tuple[int, ...]:
+    """Where a network's weights lie: a graph reads them there, even after others have taken their place."""
+    return tuple(tensor.data_ptr() for tensor in (*network.parameters(), *network.buffers()))
 
 
 def no_memory_for(error: Exception) -> bool:
@@ -200,7 +205,7 @@ class Replays:
             number = bisect_right([span.first for span in spans], start) - 1
             span, plan = spans[number], plans[bisect_right(starts, start) - 1]
             drawing = Drawing((x.shape[0], x.shape[1]), plan.width, decoding.temperature, decoding.top_p)
-            key = ("decoding", id(span.decoder), span.z is None, drawing)
+            key = ("decoding", id(span.decoder), weights_of(span.decoder), span.z is None, drawing)
             replay = self.get(key, partial(DecodingReplay, span.decoder, caches[number], drawing, device))
             if replay is None:
                 return None

@@ -55,7 +55,15 @@ def draw_latents(sampler: Sampler, indices: range, config: SampleConfig, on_step
             noises = noise.normal(noise.GAMMA, config.steps - 1, *shape).float().to(sampler.device)
         draw = partial(_latents_from, network, config, on_step)
         if graphs.replays_pay(sampler.device) and on_step is None and config.steps <= graphs.MOST_STEPS:
-            how = (config.precision, config.compile, config.steps, config.gamma, config.guidance, config.solver)
+            how = (
+                graphs.weights_of(network),
+                config.precision,
+                config.compile,
+                config.steps,
+                config.gamma,
+                config.guidance,
+                config.solver,
+            )
             return sampler.replays.latents(draw, z, noises, how)
         return draw(z, noises)
 

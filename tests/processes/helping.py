@@ -14,7 +14,7 @@ from diladiff_cli.runtime.helpers import map_over_processes, run_on_main
 from diladiff_cli.settings import ConfigError
 
 RANK = os.environ["RANK"]
-TIMEOUT = timedelta(seconds=2)  # of all that is not led
+TIMEOUT = timedelta(seconds=2)  # of all that run_on_main does not lead
 
 
 def worked(item: int) -> list[Any]:
@@ -33,7 +33,7 @@ def shared(items: list[int], seconds: float = 0.0) -> list[Any]:
 
 
 def told(items: list[int]) -> str:
-    """What the led work raises, on this process."""
+    """What the work raises, on this process."""
     try:
         run_on_main(lambda: shared(items))
     except (UserError, ConfigError) as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from diladiff_cli.runtime.helpers import led, map_over_processes
+from diladiff_cli.runtime.helpers import map_over_processes, run_on_main
 
 from .launch import TORCHRUN, environment
 
@@ -43,4 +43,4 @@ def test_an_error_anywhere_is_raised_everywhere_and_the_next_work_is_shared(foun
 
 
 def test_a_process_alone_does_all_of_it() -> None:
-    assert led(lambda: list(map_over_processes(str, [1, 2]))) == [(1, "1"), (2, "2")]
+    assert run_on_main(lambda: list(map_over_processes(str, [1, 2]))) == [(1, "1"), (2, "2")]

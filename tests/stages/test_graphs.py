@@ -75,6 +75,18 @@ def test_each_solver_has_its_own_replay(tiny_chain: Chain, monkeypatch: pytest.M
             assert torch.equal(draw_latents(sampler, range(2), way), z)
 
 
+def test_weights_that_lie_elsewhere_are_captured_anew(tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = load_sampler(tiny_chain.student, "cpu")
+    config, kept = replace(SETTINGS["student"], latent_until=0.0), list[int]()
+    with replaying(monkeypatch):
+        for network in (None, None, sampler.decoder, sampler.latent):
+            if network is not None:
+                network.load_state_dict({k: v.clone() for k, v in network.state_dict().items()}, assign=True)
+            list(generate(sampler, replace(config, n=4)))
+            kept.append(len(sampler.replays._kept))
+    assert kept == [2, 2, 3, 4]
+
+
 def test_a_token_left_outside_of_the_nucleus_is_drawn_by_plain_steps(
     tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
