@@ -89,7 +89,7 @@ class _Loop:
         self.average = AveragedModel(self.bare, config.ema_decay)
         if session.sharded:
             shard(self.bare, session.device)
-        self.optimizers = build_optimizers(self.bare, config, run.learning_rate)
+        self.optimizers = build_optimizers(self.bare, config, run.lr_override)
         self.step = int(stored["step"]) if stored else 0
         self.shift = rows_drawn(stored) - self.step * config.batch_size if stored else 0  # of batches of another size
         self.bad_steps = 0  # in a row

@@ -14,14 +14,14 @@ from diladiff_cli.runtime.sharding import local, shared_like, whole
 
 
 @dataclass(frozen=True)
-class LearningRate:
+class LrOverride:
     """How a parameter's learning rate differs from the run's: a factor, and a warm-up of its own."""
 
     ratio: float = 1.0
     warmup_steps: int | None = None
 
 
-def schedule(config: StageConfig, step: int, warmup_steps: int) -> float:
+def lr_multiplier(config: StageConfig, step: int, warmup_steps: int) -> float:
     """Learning rate at ``step`` as a share of the peak: linear warm-up, then decay to ``min_lr_ratio``."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps
@@ -88,7 +88,7 @@ def orthogonalised(x: Tensor, coefficients: tuple[float, float, float], steps: i
 
 
 def build_optimizers(
-    model: nn.Module, config: StageConfig, law: Callable[[str], LearningRate]
+    model: nn.Module, config: StageConfig, lr_override: Callable[[str], LrOverride]
 ) -> list[torch.optim.Optimizer]:
     """AdamW, or Muon for the blocks' matrices with AdamW for the rest; frozen parameters are left out.
 
@@ -97,18 +97,18 @@ def build_optimizers(
     Args:
         model: The network.
         config: Learning rate, decays and choice of optimiser.
-        law: The learning rate of a parameter by its name.
+        lr_override: How the learning rate of a parameter differs, by its name.
     """
-    groups: dict[tuple[bool, bool, LearningRate], list[Tensor]] = {}
+    groups: dict[tuple[bool, bool, LrOverride], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = (config.optimizer == "muon" and uses_muon(name, parameter), parameter.ndim >= 2, law(name))
+            key = (config.optimizer == "muon" and uses_muon(name, parameter), parameter.ndim >= 2, lr_override(name))
             groups.setdefault(key, []).append(parameter)
 
     def describe(wants_muon: bool) -> list[dict[str, object]]:
         return [
-            {"params": params, "weight_decay": config.weight_decay if decays else 0.0, "law": rate}
-            for (muon, decays, rate), params in groups.items()
+            {"params": params, "weight_decay": config.weight_decay if decays else 0.0, "lr_override": override}
+            for (muon, decays, override), params in groups.items()
             if muon is wants_muon
         ]
 
@@ -126,9 +126,9 @@ def set_learning_rates(optimizers: Iterable[torch.optim.Optimizer], config: Stag
     """Give every parameter group its learning rate for ``step``."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            law: LearningRate = group["law"]
-            warmup = config.warmup_steps if law.warmup_steps is None else law.warmup_steps
-            group["lr"] = config.learning_rate * law.ratio * schedule(config, step, warmup)
+            override: LrOverride = group["lr_override"]
+            warmup = config.warmup_steps if override.warmup_steps is None else override.warmup_steps
+            group["lr"] = config.learning_rate * override.ratio * lr_multiplier(config, step, warmup)
 
 
 class AveragedModel:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from diladiff_cli.runtime.optim import LearningRate
+from diladiff_cli.runtime.optim import LrOverride
 from diladiff_cli.runtime.randomness import BatchNoise
 
 LossFn = Callable[[nn.Module, Tensor, BatchNoise], tuple[Tensor, dict[str, Tensor]]]
@@ -26,7 +26,7 @@ class Run:
         validate: ``(averaged model) -> metrics``.
         artifact: The artifact's fields apart from weights and progress.
         row_order: How many rows were drawn before -> row numbers of a global batch.
-        learning_rate: Law of a parameter's learning rate, by name.
+        lr_override: How the learning rate of a parameter differs from the run's, by its name.
         prepare: Called before the first step of a run, not where one goes on: what the network takes from the data.
         after_step: Called on the network after each optimiser step.
         before_use: Called on the averaged network before it is validated or written.
@@ -42,7 +42,7 @@ class Run:
     validate: Callable[[Any], dict[str, Any]]
     artifact: Mapping[str, Any]
     row_order: Callable[[int], np.ndarray]
-    learning_rate: Callable[[str], LearningRate] = lambda _: LearningRate()
+    lr_override: Callable[[str], LrOverride] = lambda _: LrOverride()
     prepare: Callable[[], None] = lambda: None
     after_step: Callable[[Any], None] = lambda _: None
     before_use: Callable[[Any], None] = lambda _: None

@@ -23,7 +23,7 @@ from diladiff_cli.networks.features import SelfFeatures
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.networks.layers import use_plain_attention
 from diladiff_cli.runtime.memory import PeakMemory
-from diladiff_cli.runtime.optim import LearningRate, build_optimizers
+from diladiff_cli.runtime.optim import LrOverride, build_optimizers
 from diladiff_cli.runtime.precision import resolved_precision
 from diladiff_cli.runtime.randomness import BatchNoise, generator
 from diladiff_cli.runtime.run import LossFn
@@ -185,7 +185,7 @@ def _measure(
 def _stepper(work: Work, loss_fn: LossFn, precision: str, device: torch.device) -> Callable[[], None]:
     """A training step: loss, gradients, optimiser."""
     config: StageConfig = MdlmConfig(optimizer="adamw", learning_rate=1e-4)
-    optimizers = build_optimizers(work.model, config, lambda _: LearningRate())
+    optimizers = build_optimizers(work.model, config, lambda _: LrOverride())
     noise = BatchNoise(0, 1, range(len(work.batch)), len(work.batch), device)
 
     def step() -> None:

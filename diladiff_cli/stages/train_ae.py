@@ -24,7 +24,7 @@ from diladiff_cli.runtime.artifacts import Artifact
 from diladiff_cli.runtime.locks import exclusive_out
 from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.model_paths import resolved
-from diladiff_cli.runtime.optim import LearningRate
+from diladiff_cli.runtime.optim import LrOverride
 from diladiff_cli.runtime.precision import settled_for_device
 from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.runtime.randomness import BatchNoise
@@ -200,14 +200,14 @@ def autoencoder_flops(model: AutoEncoder, source: FeatureSource) -> float:
     return trained - frozen_head + linear_flops(source, decoder.length)
 
 
-def learning_rate_law(config: AeConfig) -> Callable[[str], LearningRate]:
+def lr_overrides(config: AeConfig) -> Callable[[str], LrOverride]:
     """The pre-trained decoder weights warm up more slowly than encoder and cross-attention."""
-    pretrained = LearningRate(config.decoder_lr_ratio, config.decoder_warmup_steps)
+    pretrained = LrOverride(config.decoder_lr_ratio, config.decoder_warmup_steps)
 
-    def law(name: str) -> LearningRate:
-        return pretrained if name.startswith("decoder.") and ".cross." not in name else LearningRate()
+    def override(name: str) -> LrOverride:
+        return pretrained if name.startswith("decoder.") and ".cross." not in name else LrOverride()
 
-    return law
+    return override
 
 
 def compile_decoder(autoencoder: AutoEncoder) -> None:
@@ -287,7 +287,7 @@ def train_ae(
         validate=lambda average: ae_figures(average, source, of_base(), batches, tokens.mask_id),
         artifact=artifact,
         row_order=order,
-        learning_rate=learning_rate_law(config),
+        lr_override=lr_overrides(config),
         prepare=measure_features,
         after_step=lambda bare: bare.latent_moments.commit(),
         before_use=lambda average: fit_latent_moments(source, average, samples, device),

@@ -22,7 +22,7 @@ from diladiff_cli.data.tokenizer import load_tokenizer
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.metrics_log import read_metrics
-from diladiff_cli.runtime.optim import LearningRate, build_optimizers
+from diladiff_cli.runtime.optim import LrOverride, build_optimizers
 from diladiff_cli.runtime.state import load_state, read_progress
 from diladiff_cli.stages.encode_latents import encode_latents
 from diladiff_cli.stages.networks import CLASSES, build
@@ -100,7 +100,7 @@ def use_state(folder: Path) -> Callable[[], Any]:
         assert progress is not None
         model, averaged = copy.deepcopy(fresh), copy.deepcopy(fresh)
         config = STAGES[artifact.stage].from_dict(progress["training"])
-        optimizers = build_optimizers(model, config, lambda _: LearningRate())
+        optimizers = build_optimizers(model, config, lambda _: LrOverride())
         load_state(folder / "state", model, averaged, optimizers)
         states = [v for o in optimizers for v in o.state_dict()["state"].values()]
         moments = {f"{i}/{k}": torch.as_tensor(v) for i, state in enumerate(states) for k, v in state.items()}

@@ -11,7 +11,7 @@ from diladiff_cli.config import MdlmConfig
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.latent import LatentPrior
 from diladiff_cli.runtime import optim
-from diladiff_cli.runtime.optim import AveragedModel, LearningRate, build_optimizers, schedule, set_learning_rates
+from diladiff_cli.runtime.optim import AveragedModel, LrOverride, build_optimizers, lr_multiplier, set_learning_rates
 
 
 def settings(**changes: Any) -> MdlmConfig:
@@ -41,30 +41,30 @@ def names_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> set[str]:
 @pytest.mark.parametrize("shape", ["cosine", "linear", "constant"])
 def test_the_learning_rate_rises_linearly_to_its_peak_and_never_rises_again(shape: str) -> None:
     config = settings(lr_schedule=shape)
-    rates = [schedule(config, step, 10) for step in range(110)]
+    rates = [lr_multiplier(config, step, 10) for step in range(110)]
     assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
     assert rates[10] == 1.0
     assert all(later <= earlier for earlier, later in itertools.pairwise(rates[10:]))
 
 
 def test_each_decay_has_its_shape_and_its_floor() -> None:
-    assert schedule(settings(lr_schedule="cosine"), 60, 10) == pytest.approx(0.5)
-    assert schedule(settings(lr_schedule="cosine"), 35, 10) == pytest.approx(0.5 + 0.5 * math.sqrt(0.5))
-    assert schedule(settings(lr_schedule="linear"), 35, 10) == pytest.approx(0.75)
-    assert schedule(settings(lr_schedule="constant"), 109, 10) == 1.0
-    assert schedule(settings(lr_schedule="linear", min_lr_ratio=0.2), 110, 10) == pytest.approx(0.2)
-    assert schedule(settings(lr_schedule="cosine", min_lr_ratio=0.2), 60, 10) == pytest.approx(0.6)
-    assert schedule(settings(warmup_steps=0), 0, 0) == 1.0
+    assert lr_multiplier(settings(lr_schedule="cosine"), 60, 10) == pytest.approx(0.5)
+    assert lr_multiplier(settings(lr_schedule="cosine"), 35, 10) == pytest.approx(0.5 + 0.5 * math.sqrt(0.5))
+    assert lr_multiplier(settings(lr_schedule="linear"), 35, 10) == pytest.approx(0.75)
+    assert lr_multiplier(settings(lr_schedule="constant"), 109, 10) == 1.0
+    assert lr_multiplier(settings(lr_schedule="linear", min_lr_ratio=0.2), 110, 10) == pytest.approx(0.2)
+    assert lr_multiplier(settings(lr_schedule="cosine", min_lr_ratio=0.2), 60, 10) == pytest.approx(0.6)
+    assert lr_multiplier(settings(warmup_steps=0), 0, 0) == 1.0
 
 
 def test_a_warm_up_longer_than_the_run_stays_finite() -> None:
     config = settings(max_steps=5, warmup_steps=10)
-    assert [schedule(config, step, 10) for step in range(5)] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+    assert [lr_multiplier(config, step, 10) for step in range(5)] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
 
 
 def test_muon_gets_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
     model = network()
-    adamw, muon = build_optimizers(model, settings(optimizer="muon", precision="bf16"), lambda _: LearningRate())
+    adamw, muon = build_optimizers(model, settings(optimizer="muon", precision="bf16"), lambda _: LrOverride())
     assert isinstance(muon, optim.Muon)
     assert muon.dtype == torch.bfloat16
     inside = {n for n, p in model.named_parameters() if p.ndim == 2 and n.startswith("blocks.")}
@@ -76,7 +76,7 @@ def test_muon_gets_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
 
 def test_the_modulation_offsets_of_a_latent_network_are_no_matrices_for_muon() -> None:
     model = LatentPrior(schedule_d=10.0, latents=3, latent_width=4, width=8, layers=1, heads=2)
-    adamw, muon = build_optimizers(model, settings(optimizer="muon"), lambda _: LearningRate())
+    adamw, muon = build_optimizers(model, settings(optimizer="muon"), lambda _: LrOverride())
     assert "trunk.blocks.0.modulation.offset" in names_of(model, adamw)
     assert "trunk.blocks.0.attention.qkv.weight" in names_of(model, muon)
 
@@ -84,7 +84,7 @@ def test_the_modulation_offsets_of_a_latent_network_are_no_matrices_for_muon() -
 def test_adamw_alone_gets_everything_that_is_not_frozen() -> None:
     model = network()
     model.embedding.weight.requires_grad_(False)
-    (adamw,) = build_optimizers(model, settings(), lambda _: LearningRate())
+    (adamw,) = build_optimizers(model, settings(), lambda _: LrOverride())
     assert names_of(model, adamw) == {n for n, _ in model.named_parameters()} - {"embedding.weight"}
 
 
@@ -94,7 +94,7 @@ def test_weight_decay_is_for_matrices_alone(optimizer: str) -> None:
     config = settings(optimizer=optimizer, weight_decay=0.1)
     decays = {
         id(p): group["weight_decay"]
-        for found in build_optimizers(model, config, lambda _: LearningRate())
+        for found in build_optimizers(model, config, lambda _: LrOverride())
         for group in found.param_groups
         for p in group["params"]
     }
@@ -106,8 +106,8 @@ def test_weight_decay_is_for_matrices_alone(optimizer: str) -> None:
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_parts_have_warm_ups_and_factors_of_their_own(optimizer: str) -> None:
     model, config = network(), settings(optimizer=optimizer, lr_schedule="constant")
-    slow = LearningRate(ratio=0.5, warmup_steps=40)
-    optimizers = build_optimizers(model, config, lambda name: LearningRate() if ".cross." in name else slow)
+    slow = LrOverride(ratio=0.5, warmup_steps=40)
+    optimizers = build_optimizers(model, config, lambda name: LrOverride() if ".cross." in name else slow)
     set_learning_rates(optimizers, config, step=19)
     rates = {id(p): group["lr"] for found in optimizers for group in found.param_groups for p in group["params"]}
     for name, parameter in model.named_parameters():
@@ -121,7 +121,7 @@ def test_a_muon_update_of_a_matrix_has_the_size_of_an_adamw_update() -> None:
         model = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(64, 64, bias=False)])})
         before = [p.clone() for p in model.parameters()]
         config = settings(optimizer=name, learning_rate=1e-3, warmup_steps=0)
-        optimizers = build_optimizers(model, config, lambda _: LearningRate())
+        optimizers = build_optimizers(model, config, lambda _: LrOverride())
         set_learning_rates(optimizers, config, 0)
         for parameter in model.parameters():
             parameter.grad = torch.randn_like(parameter)
