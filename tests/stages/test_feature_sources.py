@@ -158,7 +158,7 @@ def test_a_damaged_encoder_gives_one_line_that_names_it(tiny_encoder: Path, faul
     ("name", "told"),
     [
         ("nowhere/at-all", "nowhere/at-all is not in the local cache and HF_HUB_OFFLINE is set"),
-        ("./nowhere", "--features ./nowhere is no folder"),
+        ("./nowhere", "--features ./nowhere is not a folder"),
         ("lab/encoder:small", "--features lab/encoder:small is not a folder"),
         ("bad name!", "bad name! is not in the local cache"),
     ],
