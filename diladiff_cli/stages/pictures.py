@@ -71,6 +71,12 @@ def new_figure(panels: int, title: str, columns: int | None = None) -> tuple["Fi
     return figure, axes[:panels]
 
 
+def start_at_zero(axes: Any) -> None:
+    """Begin the vertical axis at zero, with room for markers above the highest point, however flat the lines are."""
+    highest = axes.dataLim.y1
+    axes.set_ylim(bottom=0, top=1.05 * highest if highest > 0 else None)
+
+
 def legend_below(figure: "Figure", entries: Mapping[str, Mapping[str, Any]]) -> None:
     """A legend below all panels, as wide as the figure allows; further rows make the figure higher.
 

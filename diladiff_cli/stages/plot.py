@@ -14,6 +14,7 @@ from diladiff_cli.stages.pictures import (
     new_figure,
     plain_log_axis,
     save_picture,
+    start_at_zero,
     styled,
 )
 from diladiff_cli.stages.plot_sources import REMEDY, LogLine, Source, Style, read_sources
@@ -43,7 +44,7 @@ def recovery_figure(sources: Sequence[Source]) -> "Figure":
         axes.set_xlabel("masked (% of tokens)")
         axes.set_ylabel(text)
         axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
+        start_at_zero(axes)
     entries: dict[str, Style] = {MODELS[model]: {"color": colours[model], "marker": "o"} for model in models}
     if len(sources) > 1:
         entries |= {s.name: {"color": GREY, "linestyle": DASHES[i % len(DASHES)]} for i, s in enumerate(sources)}
@@ -65,7 +66,7 @@ def robustness_figure(sources: Sequence[Source]) -> "Figure":
             axes.plot(stds, found, linestyle=dashes, marker="o", label=f"{source.name}, {names[ratio]}", **look)
     axes.set_xlabel("standard deviation of the noise, in standardised units")
     axes.set_ylabel("recovered (% of masked tokens)")
-    axes.set_ylim(bottom=0)
+    start_at_zero(axes)
     keys = {names[ratio]: {"color": GREY, "linestyle": d} for d, ratio in zip(DASHES, ratios, strict=False)}
     legend_below(figure, runs | keys)
     return figure
@@ -85,7 +86,7 @@ def prior_noise_figure(sources: Sequence[Source]) -> "Figure":
     error.plot(sigmas, [level["white"] for level in levels], label="white latent", **white)
     share.axhline(100, label="white latent", **white)
     plain_log_axis(error, "y")
-    share.set_ylim(bottom=0)
+    start_at_zero(share)
     for axes, text in ((error, ERROR), (share, "squared error (% of a white latent's)")):
         axes.set_xlabel(r"noise level $\sigma$")
         axes.set_ylabel(text)
@@ -107,7 +108,7 @@ def distance_figure(sources: Sequence[Source]) -> "Figure":
     plain_log_axis(axes, "x")
     axes.set_xlabel("latent steps")
     axes.set_ylabel("squared distance per entry")
-    axes.set_ylim(bottom=0)
+    start_at_zero(axes)
     legend_below(figure, runs | {who: {"color": GREY} | style for who, style in styles.items()})
     return figure
 

@@ -5,7 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from diladiff_cli.stages.pictures import COLOURS, DASHES, GREY, legend_below, new_figure, plain_log_axis, styled
+from diladiff_cli.stages.pictures import (
+    COLOURS,
+    DASHES,
+    GREY,
+    legend_below,
+    new_figure,
+    plain_log_axis,
+    start_at_zero,
+    styled,
+)
 from diladiff_cli.stages.plot_sources import Source, Style
 
 if TYPE_CHECKING:
@@ -147,7 +156,7 @@ def _draw_panel(axes: "Axes", panel: Panel, sources: Sequence[Source]) -> None:
         plain_log_axis(axes, "y")
     if panel is LEARNING_RATE:
         axes.ticklabel_format(axis="y", scilimits=(-2, 3), useMathText=True)
-        axes.set_ylim(bottom=0)
+        start_at_zero(axes)
     axes.set_xlim(left=0)
     axes.set_xlabel(STEP)
     axes.set_ylabel(panel.label)

@@ -113,6 +113,13 @@ def test_recovery_is_drawn_for_the_auto_encoder_its_base_and_noise(tiny_chain: C
             assert lines[label] == [pytest.approx(point) for point in wanted]
 
 
+def test_the_highest_point_of_flat_lines_is_inside(tiny_chain: Chain) -> None:
+    for axes in dict(figures_of(read_sources([tiny_chain.ae])))["recovery"].axes:
+        low, high = axes.get_ylim()
+        assert low == 0
+        assert high >= 1.04 * max(max(line.get_ydata()) for line in axes.lines)
+
+
 def test_a_model_has_the_same_colour_whatever_is_beside_it(tiny_chain: Chain, tmp_path: Path) -> None:
     reported(tiny_chain.mdlm, tmp_path / "mdlm.json")
     alone = dict(figures_of(read_sources([tmp_path / "mdlm.json"])))["recovery"].axes[0]
