@@ -55,7 +55,7 @@ def threshold_option() -> Any:
 
 def entropy_bound_option() -> Any:
     """The field of the order entropy's bound."""
-    return option(0.5, "Nats that the tokens of a step of --order entropy may total.", low=0)
+    return option(0.5, "Nats that the tokens of a step of --order entropy may total, the last not counted.", low=0)
 
 
 def untimed_problem(order: str, latent_until: float) -> list[str]:

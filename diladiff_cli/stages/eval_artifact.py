@@ -23,7 +23,7 @@ DEFINITIONS: dict[str, dict[str, str]] = {
         "nats_per_token": f"upper bound per token on -log p(text) of the base, on -log p(text | z) of what is given "
         f"the text's own latent z, and so no bound on the text alone: {BOUND}",
         "perplexity": "exp(nats_per_token)",
-        "stderr": "of nats_per_token, over sequences",
+        "stderr": "of nats_per_token, over sequences as if they were independent, which those of one document are not",
         "nll": "cross-entropy in nats per masked token, over the same masks",
         "recovery": "share of masked tokens whose most likely token is right, over the same masks",
     },
@@ -43,6 +43,7 @@ DEFINITIONS: dict[str, dict[str, str]] = {
         "chance_agreement": agreement.CHANCE_DEFINITION,
         "oracle": "latents of held-out text, as a perfect prior would draw them (larger ones can agree more)",
         "noise": "white latents: the least",
+        "guidance": "of a student's prior, that which was distilled",
     },
     "prior_loss": {
         "loss": "mean squared error per entry of the clean estimate, self-conditioned, over uniform times",
@@ -55,8 +56,9 @@ DEFINITIONS: dict[str, dict[str, str]] = {
         "on -log p(text), since z is continuous, and for comparing priors of one auto-encoder",
         "stderr": "of nats_per_token, over sequences",
         "decoder_nats_per_token": f"the decoder's part: {BOUND}",
-        "latent_nats_per_token": "-log p(z) / L, density of the probability-flow ODE: RK45, Hutchinson's estimate with "
-        "one Rademacher probe, velocity from two calls, the second self-conditioned",
+        "latent_nats_per_token": "-log p(z) / L, density of the probability-flow ODE with z at t = 1e-4: RK45 with "
+        "tolerances of 1e-5, Hutchinson's estimate with one Rademacher probe, velocity from two calls, the second "
+        "self-conditioned",
         "latent_nats_per_entry": "-log p(z) / entries of z; 1.419 for white noise under its own density",
     },
     "teacher_distance": {

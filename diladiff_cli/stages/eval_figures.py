@@ -134,9 +134,11 @@ def robustness(work: Evaluation) -> Figures:
     return {"robustness": rows}
 
 
-def agreement(work: Evaluation, sampler: Sampler, steps: int = 0, white: bool = False) -> Figures:
-    """Agreement of two texts from each latent of a sampler, or of white noise."""
-    config = work.sampling(steps)
+def agreement(
+    work: Evaluation, sampler: Sampler, steps: int = 0, white: bool = False, guidance: float = 0.0
+) -> Figures:
+    """Agreement of two texts from each latent of a sampler, or of white noise; ``guidance`` is that of a prior."""
+    config = replace(work.sampling(steps), guidance=guidance)
     indices = range(config.n // config.decodings)
     if white:
         noise = SampleNoise(work.config.seed, indices)
@@ -147,6 +149,8 @@ def agreement(work: Evaluation, sampler: Sampler, steps: int = 0, white: bool = 
     settings = {"steps": steps or None, "decode_steps": config.decode_steps, "top_p": config.top_p}
     if isinstance(sampler.latent, LatentStudent):
         settings["gamma"] = config.gamma
+    if isinstance(sampler.latent, LatentPrior):
+        settings["guidance"] = guidance
     return agreement_figures(tokens.reshape(len(indices), config.decodings, -1)) | settings
 
 
@@ -169,8 +173,9 @@ def prior_agreement(work: Evaluation) -> Figures:
 def student_agreement(work: Evaluation) -> Figures:
     """Agreement of texts from the student's latents, beside those of its prior and the oracle."""
     found = {f"student, {m} steps": agreement(work, work.sampler, m) for m in STUDENT_STEPS}
-    teacher = build(work.artifact.parent("prior"), work.sampler.device)
-    found |= {f"prior, {PRIOR_STEPS} steps": agreement(work, replace(work.sampler, latent=teacher), PRIOR_STEPS)}
+    teacher = replace(work.sampler, latent=build(work.artifact.parent("prior"), work.sampler.device))
+    guidance = work.artifact.training["guidance"]
+    found |= {f"prior, {PRIOR_STEPS} steps": agreement(work, teacher, PRIOR_STEPS, guidance=guidance)}
     return {"latent_agreement": found | oracle_agreement(work)["latent_agreement"]}
 
 
@@ -219,7 +224,7 @@ def teacher_distance(work: Evaluation) -> Figures:
     device = work.sampler.device
     teacher = build(work.artifact.parent("prior"), device)
     shape = (work.config.batches * SEQUENCES, *work.sampler.require_autoencoder().latent_shape)
-    guidance = work.artifact.config["training"]["guidance"]
+    guidance = work.artifact.training["guidance"]
     wanted = teacher_samples(teacher, shape, device, guidance, work.config.seed)
     figures = student_figures(student, teacher.schedule, wanted)
     return {"teacher_distance": figures | {"samples": shape[0], "teacher_steps": TEACHER_STEPS}}

@@ -49,8 +49,8 @@ def evaluate_groups(
 
     One report for each way of sampling found among ``samples``. MAUVE needs references to compare with: the samples
     meet the first part of the reference, as many texts as there are samples. Where the reference has twice as many, its
-    own figure is that of its second part against the first, the best that samples could reach at this number. Latent
-    agreement has no counterpart in real text.
+    own figure is that of its second part against the first, about the most that samples can reach at this number.
+    Latent agreement has no counterpart in real text.
 
     Args:
         samples: With ``text`` and preferably ``token_ids``.

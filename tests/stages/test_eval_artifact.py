@@ -15,7 +15,7 @@ from diladiff_cli.core.gaussian import velocity
 from diladiff_cli.errors import UserError
 from diladiff_cli.stages.common import open_recorded_data
 from diladiff_cli.stages.eval_artifact import DEFINITIONS, artifact_table, evaluate_artifact
-from diladiff_cli.stages.eval_figures import NOISE_STDS, Evaluation, agreement, prior_velocity
+from diladiff_cli.stages.eval_figures import NOISE_STDS, Evaluation, agreement, prior_velocity, student_agreement
 from diladiff_cli.stages.eval_samples import evaluate_groups
 from diladiff_cli.stages.export import export
 from diladiff_cli.stages.masked_logits import text_noise
@@ -141,6 +141,19 @@ def test_a_student_is_compared_with_its_prior_and_the_oracle(reports: dict[str, 
     distance = figures["teacher_distance"]
     assert {"student_1_steps", "student_2_steps", "student_5_steps", "teacher_5_steps"} <= set(distance)
     assert all(value >= 0 for value in distance.values())
+
+
+def test_the_prior_beside_a_student_has_the_guidance_that_was_distilled(tiny_chain: Chain) -> None:
+    student, prior = (load_sampler(path, "cpu") for path in (tiny_chain.student, tiny_chain.prior))
+    trained = student.artifact.config
+    guided = replace(student.artifact, config=trained | {"training": trained["training"] | {"guidance": 5.0}})
+    tokens, config = open_recorded_data(student.artifact, None), EvalConfig(batches=2, seed=3)
+    found = student_agreement(Evaluation(replace(student, artifact=guided), tokens, config))["latent_agreement"]
+    plain, wanted = (
+        agreement(Evaluation(prior, tokens, config), prior, 50, guidance=guidance) for guidance in (0.0, 5.0)
+    )
+    assert found["prior, 50 steps"] == wanted
+    assert wanted["latent_agreement"] != plain["latent_agreement"]
 
 
 def evaluation(chain: Chain, sharpness: float, heed: float) -> Evaluation:
