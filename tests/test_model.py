@@ -164,19 +164,21 @@ IN_ANOTHER_DEFAULT = """
 import sys, torch
 import diladiff_cli
 
+default = getattr(torch, sys.argv[3])
 if sys.argv[2] == "before":
-    torch.set_default_dtype(torch.float64)
+    torch.set_default_dtype(default)
 model = diladiff_cli.load(sys.argv[1])
-torch.set_default_dtype(torch.float64)
+torch.set_default_dtype(default)
 print([sample["token_ids"] for sample in model.sample(n=2, decode_steps=4)], model.encode("the cat").dtype)
 """
 
 
+@pytest.mark.parametrize("default", ["float64", "bfloat16"])
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("stage", ["prior", "student"])
-def test_another_default_precision_changes_nothing(tiny_chain: Chain, stage: str, when: str) -> None:
+def test_another_default_precision_changes_nothing(tiny_chain: Chain, stage: str, when: str, default: str) -> None:
     path = getattr(tiny_chain, stage)
-    command = [sys.executable, "-c", IN_ANOTHER_DEFAULT, str(path), when]
+    command = [sys.executable, "-c", IN_ANOTHER_DEFAULT, str(path), when, default]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     wanted = [sample["token_ids"] for sample in load(path, "cpu").sample(n=2, decode_steps=4)]
     assert (done.stdout, done.returncode) == (f"{wanted} torch.float32\n", 0), done.stderr

@@ -17,7 +17,8 @@ from diladiff_cli.metrics.quiet import silenced
 from diladiff_cli.model import Model, load
 from diladiff_cli.stages.bench_kept import bench_plan
 from diladiff_cli.stages.encode import encode_text
-from diladiff_cli.stages.eval_files import evaluation_plan
+from diladiff_cli.stages.encode_latents import encode_latents
+from diladiff_cli.stages.eval_files import evaluate_files, evaluation_plan
 from diladiff_cli.stages.export import export
 from diladiff_cli.stages.info import describe
 from diladiff_cli.stages.train_ae import train_ae
@@ -68,6 +69,33 @@ def test_another_default_device_changes_nothing(tiny_chain: Chain, stage: str) -
         assert model.trace(SampleConfig(**few)).sample == wanted[0][0]
         if stage != "mdlm":
             assert len(model.decode(model.encode(["a text", "the cat"]), decode_steps=2)) == 2
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+def test_another_default_precision_changes_no_figure_and_no_latent(
+    tiny_chain: Chain, tmp_path: Path, default: torch.dtype
+) -> None:
+    config = EvalConfig(batches=1, draws=2, likelihood=1)
+    chain = [tiny_chain.mdlm, tiny_chain.ae, tiny_chain.prior, tiny_chain.student]
+
+    def made(out: Path) -> tuple[list[dict[str, Any]], bytes]:
+        encode_latents(ae=tiny_chain.ae, out=out)
+        return list(evaluate_files(config, chain)), (out / "train-00000.safetensors").read_bytes()
+
+    wanted = made(tmp_path / "wanted")
+    torch.set_default_dtype(default)
+    try:
+        assert made(tmp_path / "found") == wanted
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_model_loaded_in_inference_mode_can_be_trained_further(tiny_chain: Chain) -> None:
+    with torch.inference_mode():
+        model = load(tiny_chain.mdlm, "cpu")
+    decoder = model.decoder.requires_grad_(True)
+    decoder(torch.zeros(1, decoder.length, dtype=torch.int64)).logsumexp(-1).sum().backward()
+    assert decoder.final_norm.weight.grad is not None
 
 
 def test_names_of_models_are_understood_by_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

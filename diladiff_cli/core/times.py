@@ -22,7 +22,7 @@ def low_discrepancy(offset: float | Tensor, positions: Tensor, batch_size: int) 
         (B,) times in (0, 1]; each is uniform on its own.
     """
     strata = torch.remainder(positions * scattering_stride(batch_size), batch_size)
-    return 1.0 - torch.remainder(offset + strata / batch_size, 1.0)
+    return 1.0 - torch.remainder(offset + strata.float() / batch_size, 1.0)
 
 
 def spread_times(uniform: Tensor, ratio: float = GOLDEN_SECTION) -> Tensor:

@@ -56,7 +56,7 @@ def ode_log_density(
 
     def slope(time: float, state: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
         z = torch.from_numpy(state[:count]).reshape(shape).to(z_0)
-        t = torch.full((shape[0],), time).to(z_0)
+        t = torch.full((shape[0],), time, dtype=z_0.dtype, device=z_0.device)
         with torch.enable_grad():
             z.requires_grad_()
             v = velocity(z, t)
@@ -99,7 +99,8 @@ def bound_nats(
     for draw in range(draws):
         # The shift within a stratum of 1 / draws is the sequence's own.
         k = ((offset + draw / draws) % 1.0 * length).long().clamp(max=length - 1) + 1  # (B,)
-        rank = torch.rand(batch, length, generator=generator, device="cpu").argsort(1).argsort(1)
+        uniform = torch.rand(batch, length, generator=generator, dtype=torch.float32, device="cpu")
+        rank = uniform.argsort(1).argsort(1)
         is_masked = (rank < k[:, None]).to(x.device)  # (B, L), k of them
         nll = masked_nll(apply_mask(x, is_masked, mask_id), is_masked)
         total += nll.detach().cpu().double() * length / k
@@ -180,7 +181,7 @@ def masked_statistics(
             nll += float(losses.sum())
             hits += float((logits.argmax(-1) == target).sum())
             masked += len(target)
-            return torch.zeros(len(x), device=x.device).index_add(0, is_masked.nonzero()[:, 0], losses)
+            return losses.new_zeros(len(x)).index_add(0, is_masked.nonzero()[:, 0], losses)
 
         nats.append(bound_nats(masked_nll, x, mask_id, draws, generator))
     return MaskedStatistics(torch.cat(nats), nll / masked, hits / masked, length, draws)

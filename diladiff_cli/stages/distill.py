@@ -152,7 +152,8 @@ def teacher_samples(
     teacher: LatentPrior, shape: tuple[int, ...], device: torch.device, guidance: float = 0.0, seed: int = 0
 ) -> TeacherSamples:
     """Samples of the teacher's (guided) ODE; always the same ones for a teacher, shape (B, N, C), device and seed."""
-    z = torch.randn(shape, generator=generator(device, NOISE_SEED + seed), device=device)
+    source = generator(device, NOISE_SEED + seed)
+    z = torch.randn(shape, generator=source, dtype=torch.float32, device=device)
     drawn = partial(probability_flow, teacher, z, teacher.schedule, guidance=guidance)
     wanted, few = drawn(TEACHER_STEPS), drawn(5)
     return TeacherSamples(z, wanted, float((few - wanted).square().mean()))

@@ -33,7 +33,8 @@ def text_noise(x: Tensor, shape: tuple[int, ...], seed: int = 0) -> Tensor:
     """(B, *shape) standard normal draws that depend on the seed and each row of ``x`` (B, L), not on its batch."""
     cpu = torch.device("cpu")
     digests = [zlib.crc32(row.tobytes()) for row in x.cpu().numpy()]
-    draws = [torch.randn(shape, generator=generator(cpu, NOISE_SEED + seed, digest), device=cpu) for digest in digests]
+    generators = (generator(cpu, NOISE_SEED + seed, digest) for digest in digests)
+    draws = [torch.randn(shape, generator=each, dtype=torch.float32, device=cpu) for each in generators]
     return torch.stack(draws).to(x.device)
 
 

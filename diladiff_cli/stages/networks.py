@@ -73,10 +73,12 @@ def build(artifact: Artifact, device: torch.device | str = "cpu") -> Any:
             f"the weights of {artifact.path} do not fit its config.json ({odd[0]} is {found}, wanted {needed})",
             "make it again",
         )
-    with torch.device("cpu"), _NoStartingValues():  # whatever the default is
-        model = make(**network)
-    model.load_state_dict(state)
-    return model.requires_grad_(False).eval().to(device, torch.float32)
+    # Whatever device, precision and mode the caller has set.
+    with torch.inference_mode(False), torch.device("cpu"), _NoStartingValues():
+        model = make(**network).float()
+    with torch.inference_mode(False):
+        model.load_state_dict(state)
+        return model.requires_grad_(False).eval().to(device)
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:

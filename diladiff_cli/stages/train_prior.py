@@ -103,7 +103,7 @@ def prior_figures(model: nn.Module, schedule: TanSchedule, latents: Sequence[Ten
     by_noise = []
     for sigma in NOISE_LEVELS:
         time = float(schedule.time_of_alpha(torch.tensor((1 - sigma**2) ** 0.5, dtype=torch.float64)))
-        t_of = [torch.full((len(z_0),), time, device=z_0.device) for z_0 in latents]
+        t_of = [torch.full((len(z_0),), time, dtype=torch.float32, device=z_0.device) for z_0 in latents]
         loss = _mean_error(model, schedule, latents, t_of, seed)
         by_noise.append({"sigma": sigma, "time": time, "loss": loss, "white": sigma**2})
     rows = sum(map(len, latents))
@@ -119,7 +119,8 @@ def _mean_error(
 ) -> float:
     total = rows = 0.0
     for number, (z_0, t) in enumerate(zip(latents, times, strict=True)):
-        eps = torch.randn(z_0.shape, generator=generator(z_0.device, NOISE_SEED + seed, number), device=z_0.device)
+        source = generator(z_0.device, NOISE_SEED + seed, number)
+        eps = torch.randn(z_0.shape, generator=source, dtype=torch.float32, device=z_0.device)
         z_t = diffuse(z_0, eps, schedule(t))
         z_self = _alone(model, z_t, t)
         total += float(per_example_mse(model(z_t, t, z_self), z_0).sum())
