@@ -170,6 +170,7 @@ class EvalConfig(Settings):
 
     scorer: str = option("auto", "auto (gpt2-large or smollm2 or none), none, smollm2, a GGUF file, Hub id or folder.")
     context: int = option(0, "Of samples: most scorer tokens of a text that count (0: all the scorer takes).", low=0)
+    text_field: str = option("text", "Of samples: field of the reference's JSON or parquet rows that holds the text.")
     batch_size: int = option(8, "Texts at once.", low=1)
     precision: str = precision_option("fp32")
     draws: int = option(16, "Of artifacts: masks for each text; the published figures have 128.", low=1)

@@ -11,8 +11,8 @@ from diladiff_cli.errors import UserError, meant_instead, reason
 from diladiff_cli.hub import hub_parts, names_a_path
 from diladiff_cli.integrity import CONFIG_FILE, read_json
 
-ENDINGS = (".txt", ".txt.zst", ".jsonl", ".jsonl.zst", ".json", ".parquet")
-FORMATS = ", ".join(ENDINGS)
+ENDINGS = (".parquet", *(f"{kind}{packed}" for kind in (".txt", ".jsonl", ".json") for packed in ("", ".zst", ".gz")))
+FORMATS = ".txt, .jsonl or .json, all of them also packed as .zst or .gz, or .parquet"
 
 
 def several(given: Any) -> list[Any]:
@@ -124,7 +124,7 @@ def skipped_kinds(source: str) -> Counter[str]:
     Hidden files do not count.
     """
     path = Path(source).expanduser()
-    folders = [path] if path.is_dir() else [p for p in map(Path, glob.glob(str(path))) if p.is_dir()]
+    folders = [path] if path.is_dir() else _folders(path.parent if path.name == "**" else path)
     others = [p for folder in folders for p in _walk(folder) if not (ending(p) or p.name.startswith("."))]
     return Counter(p.suffix.lower() or "without an ending" for p in others)
 
@@ -154,7 +154,13 @@ def _is_ours(folder: Path) -> bool:
         return False
 
 
+def _folders(pattern: Path) -> list[Path]:
+    return [path for path in map(Path, glob.glob(str(pattern))) if path.is_dir()]
+
+
 def _matches(pattern: Path) -> Iterable[Path]:
+    if pattern.name == "**" and "**" not in pattern.parent.parts:
+        return (file for folder in _folders(pattern.parent) for file in _walk(folder) if ending(file))
     if "**" not in pattern.parts:
         found = map(Path, glob.glob(str(pattern)))  # folders as the shell gives them, where nobody quotes the pattern
         return (file for path in found for file in (filter(ending, _walk(path)) if path.is_dir() else [path]))

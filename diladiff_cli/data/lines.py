@@ -3,15 +3,17 @@
 import codecs
 import io
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 OnRead = Callable[[int], None]  # number of further bytes of files that were read
 CHUNK = 1 << 20
 PACKED_CHUNK = 1 << 10  # four bytes can stand for a block of 128 KiB
 LONG_WINDOW = 1 << 31  # bytes that an archive may ask to look back over: as ``zstd --long=31`` packs, and no more
 LOOKED_AT = 4096  # bytes in which a NUL shows that a file is not text, as git judges
+PACKED = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}  # how such files begin
 # Byte order marks, the longer ones first: that of UTF-32 begins as that of UTF-16.
 MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -52,26 +54,35 @@ def chunks(file: IO[bytes], on_read: OnRead = ignore, size: int = 0) -> Iterator
         yield block
 
 
-def unpacked(file: IO[bytes], on_read: OnRead = ignore) -> Iterator[bytes]:
-    """The bytes packed in a Zstandard file of one or more frames; ``on_read`` is told how many packed ones came.
+def unpacked(file: IO[bytes], ending: str, on_read: OnRead = ignore) -> Iterator[bytes]:
+    """The bytes packed in a file whose name ends in .zst or .gz; ``on_read`` is told how many packed ones came.
+
+    It may be packed in several parts, one after another.
 
     Raises:
         ValueError: The file is cut off.
-        ZstdError: It is damaged.
+        ZstdError, zlib.error: It is damaged.
     """
-    from zstandard import ZstdDecompressor
-
     unpacker = None
     for packed in chunks(file, on_read, PACKED_CHUNK):
         while packed:
-            unpacker = unpacker or ZstdDecompressor(max_window_size=LONG_WINDOW).decompressobj()
+            unpacker = unpacker or _unpacker(ending)
             if block := unpacker.decompress(packed):
                 yield block
             packed = b""
             if unpacker.eof:
                 packed, unpacker = unpacker.unused_data, None
+                packed = packed if ending.endswith(".zst") else packed.lstrip(b"\0")  # with which gzip may end
     if unpacker is not None:
         raise ValueError("the archive is cut off")
+
+
+def _unpacker(ending: str) -> Any:
+    if ending.endswith(".gz"):
+        return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # the latter for gzip's own header
+    from zstandard import ZstdDecompressor
+
+    return ZstdDecompressor(max_window_size=LONG_WINDOW).decompressobj()
 
 
 def decoded(blocks: Iterable[bytes]) -> Iterator[str]:
@@ -83,6 +94,8 @@ def decoded(blocks: Iterable[bytes]) -> Iterator[str]:
     blocks, begin = iter(blocks), b""
     while len(begin) < LOOKED_AT and (block := next(blocks, b"")):
         begin += block
+    if packed := next((ending for ending, magic in PACKED.items() if begin.startswith(magic)), None):
+        raise ValueError(f"it is packed, but its name does not end in {packed}: rename it, or unpack it first")
     encoding, mark = encoding_of(begin)
     if encoding == "utf-8" and b"\0" in begin[:LOOKED_AT]:
         place = begin.index(b"\0")

@@ -19,6 +19,7 @@ from diladiff_cli.errors import UserError, meant_instead, reason
 from diladiff_cli.hub import hub_parts
 
 PIECE = 1 << 20  # characters; a tokenizer needs some 300 MB for that many
+SIGNS = 64  # of the start of a text that are looked at
 REMEDY = "give UTF-8 text, JSON lines, parquet, or the id of a Hub data set that can be reached"
 
 
@@ -37,11 +38,11 @@ class Piece(NamedTuple):
 def iter_pieces(sources: Sequence[str], text_field: str = "text", on_read: OnRead = ignore) -> Iterator[Piece]:
     """The documents of all sources, in order, without those that are blank and without white space around them.
 
-    A ``.txt`` file holds documents separated by blank lines (or by a million blank characters). ``-`` is standard
-    input: JSON lines where the first line is a JSON object, else text. Both are in UTF-8, or in UTF-16 or UTF-32 with a
-    byte order mark. A ``.json`` file is an array of objects, or JSON lines. A name that is not a path is a Hub data
-    set, ``owner/name[@revision][:config]``, of which the train split is streamed. Memory grows neither with the size of
-    a source nor with that of a text document.
+    A ``.txt`` file holds documents separated by blank lines (or by a million blank characters); JSON is lines of
+    objects, or an array of them; ``-`` is standard input, JSON where it begins with either, else text. All of it is in
+    UTF-8, or in UTF-16 or UTF-32 with a byte order mark. A name that is not a path is a Hub data set,
+    ``owner/name[@revision][:config]``, of which the train split is streamed. Memory grows neither with the size of a
+    source nor with that of a text document.
 
     Args:
         sources: Files, folders, globs, ``-`` or Hub ids.
@@ -59,6 +60,27 @@ def iter_pieces(sources: Sequence[str], text_field: str = "text", on_read: OnRea
     given = {"sources": list(sources), "field": text_field, "on_read": on_read}
     rows = IterableDataset(ExamplesIterable(_examples, given))
     yield from (Piece(**row) for row in rows)
+
+
+def some_pieces(sources: Sequence[str], field: str, names: Sequence[str], on_read: OnRead = ignore) -> Iterator[Piece]:
+    """The pieces of some sources, which ``names`` are for the user; ``on_read`` as of :func:`iter_pieces`.
+
+    Raises:
+        UserError: There are none, or as of :func:`iter_pieces`.
+    """
+    shown = ["standard input" if name == "-" else name for name in names]
+    empty = True
+    try:
+        for piece in iter_pieces(sources, field, on_read):
+            yield piece
+            empty = False
+    except UserError as error:
+        what = error.what
+        for source, name in zip(sources, shown, strict=True):
+            what = what.replace(source, name)  # a copy of standard input lies elsewhere
+        raise UserError(what, error.remedy) from error
+    if empty:
+        raise UserError(f"there is no text in {', '.join(shown)}: empty or blank", "give files that hold some")
 
 
 def _examples(sources: Sequence[str], field: str, on_read: OnRead) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -150,37 +172,45 @@ def _file_parts(file: Path, field: str, on_read: OnRead) -> Iterator[Piece]:
         yield from _row_parts(parquet_rows(file, field, on_read), str(file), field)
         return
     with file.open("rb") as opened:
-        texts = decoded(unpacked(opened, on_read) if kind.endswith(".zst") else chunks(opened, on_read))
+        texts = decoded(unpacked(opened, kind, on_read) if kind.endswith((".zst", ".gz")) else chunks(opened, on_read))
         if not kind.startswith(".json"):
             yield from _paragraphs(texts)
             return
-        sign, texts = _looked_at(texts)
-        yield from _row_parts(json_rows(texts, array=kind == ".json" and sign == "["), str(file), field)
+        signs, texts = _looked_at(texts)
+        yield from _row_parts(json_rows(texts, array=signs.startswith("[")), str(file), field)
 
 
 def _stdin_parts(field: str) -> Iterator[Piece]:
-    name = "standard input"
-    sign, texts = _looked_at(decoded(chunks(sys.stdin.buffer)))
-    yield from _row_parts(json_rows(texts, array=False), name, field) if sign == "{" else _paragraphs(texts)
+    signs, texts = _looked_at(decoded(chunks(sys.stdin.buffer)))
+    if _is_json(signs):
+        yield from _row_parts(json_rows(texts, array=signs.startswith("[")), "standard input", field)
+    else:
+        yield from _paragraphs(texts)
 
 
 def _looked_at(texts: Iterator[str]) -> tuple[str, Iterator[str]]:
-    """The first character of a text that is not blank, empty where there is none, and the text."""
-    begin = list[str]()
+    """The first two characters of a text that are not blank, as far as there are some, and the text."""
+    start, signs = list[str](), ""
     for text in texts:
-        begin.append(text)
-        if text.strip():
+        start.append(text)
+        signs += "".join(text[: len(text) - len(text.lstrip()) + SIGNS].split())
+        if len(signs) > 1:
             break
-    return "".join(begin[-1:]).lstrip()[:1], (text for some in (begin, texts) for text in some)
+    return signs[:2], (text for some in (start, texts) for text in some)
+
+
+def _is_json(signs: str) -> bool:
+    """Whether text of no known kind is JSON: an object, or an array of some."""
+    return signs.startswith("{") or signs == "[{"
 
 
 def ending_by_content(file: IO[bytes]) -> str:
-    """The ending that a file of no known kind should have: ``.jsonl`` where its first sign is a brace, else ``.txt``.
+    """The ending that a file of no known kind should have: ``.jsonl`` for JSON objects or an array, else ``.txt``.
 
     What cannot be decoded counts as text, whose reading reports the fault.
     """
     try:
-        return ".jsonl" if _looked_at(decoded(chunks(file)))[0] == "{" else ".txt"
+        return ".jsonl" if _is_json(_looked_at(decoded(chunks(file)))[0]) else ".txt"
     except ValueError:
         return ".txt"
 

@@ -62,7 +62,7 @@ def _head(documents: Iterable[str], characters: int) -> Iterable[str]:
 
 
 def load_tokenizer(spec: str | Path) -> Any:
-    """A tokenizer from a Hub id or folder, given a mask token and a separator where it has none.
+    """A tokenizer from a Hub id or folder, given a mask token and a separator where it has none of its own.
 
     No code of its repository or folder is run. The files of a folder inside an artifact or a data set are compared with
     the hashes recorded there.
@@ -92,7 +92,7 @@ def load_tokenizer(spec: str | Path) -> Any:
         remedy = "give a Hub id that can be reached, a folder, or train:8192"
         remedy = remedy if folder.is_dir() else meant_instead(folder, remedy, Path.is_dir)
         raise UserError(f"the tokenizer {spec} cannot be loaded ({first_line(error)})", remedy) from error
-    if tokenizer.mask_token_id is None:
+    if tokenizer.mask_token_id is None or tokenizer.mask_token_id == find_separator(tokenizer):
         tokenizer.add_special_tokens({"mask_token": MASK_TOKEN})
     if find_separator(tokenizer) is None:
         tokenizer.add_special_tokens({"eos_token": SEPARATOR_TOKEN})

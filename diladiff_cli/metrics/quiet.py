@@ -33,13 +33,16 @@ def silenced() -> Iterator[None]:
 
 
 @contextmanager
-def no_transformers_warnings() -> Iterator[None]:
-    """Errors alone of what transformers logs inside the block."""
+def quiet_transformers() -> Iterator[None]:
+    """Of what transformers says inside the block errors alone: no warnings and no progress bars."""
     from transformers.utils import logging as transformers_logging
 
-    before = transformers_logging.get_verbosity()
+    before, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.ERROR)
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         transformers_logging.set_verbosity(before)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -18,7 +18,7 @@ from diladiff_cli.core.hashing import tensors_hash
 from diladiff_cli.downloads import download
 from diladiff_cli.errors import UserError, first_line, meant_instead
 from diladiff_cli.hub import names_a_path
-from diladiff_cli.metrics.quiet import no_transformers_warnings, silenced
+from diladiff_cli.metrics.quiet import quiet_transformers, silenced
 
 PUBLISHED_SCORER = "openai-community/gpt2-large"
 PUBLISHED_CONTEXT = 1024
@@ -209,7 +209,7 @@ def _load(source: Path | str, name: str, device: torch.device | str, precision: 
     if isinstance(source, Path) and source.suffix == ".gguf":
         options["gguf_file"], folder = source.name, str(source.parent)
     try:
-        with silenced(), no_transformers_warnings():
+        with silenced(), quiet_transformers():
             from transformers import AutoModelForCausalLM, AutoTokenizer
 
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)

@@ -17,10 +17,9 @@ import numpy as np
 from diladiff_cli import __version__
 from diladiff_cli.config import EncodeConfig
 from diladiff_cli.data.files import FORMATS, check_apart, check_once, find_files, several, size_of, skipped_kinds
-from diladiff_cli.data.lines import OnRead, ignore
 from diladiff_cli.data.shards import ShardWriter
 from diladiff_cli.data.split import is_held_out, remedy_for_few, splittable
-from diladiff_cli.data.text import Piece, ending_by_content, iter_pieces
+from diladiff_cli.data.text import Piece, ending_by_content, some_pieces
 from diladiff_cli.data.tokenizer import (
     encode_documents,
     load_tokenizer,
@@ -85,21 +84,6 @@ def batched(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def some_pieces(sources: Sequence[str], field: str, names: Sequence[str], on_read: OnRead = ignore) -> Iterator[Piece]:
-    """The pieces of some sources, which ``names`` are for the user; ``on_read`` as of :func:`iter_pieces`.
-
-    Raises:
-        UserError: There are none.
-    """
-    pieces = iter_pieces(sources, field, on_read)
-    first = next(pieces, None)
-    if first is None:
-        shown = ", ".join("standard input" if name == "-" else name for name in names)
-        raise UserError(f"there is no text in {shown}: empty or blank", "give files that hold some")
-    yield first
-    yield from pieces
 
 
 @contextmanager

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-OF_SAMPLES = ("reference", "scorer", "context", "batch_size")
+OF_SAMPLES = ("reference", "text_field", "scorer", "context", "batch_size")
 OF_ARTIFACTS = ("data", "draws", "batches", "likelihood", "seed")
 COLUMNS = ("model", "steps", "decode_steps", "temperature")
 FIGURES = ("n", "genppl", "entropy", "mauve", "latent_agreement")

@@ -12,6 +12,7 @@ from diladiff_cli.downloads import download
 from diladiff_cli.errors import UserError, first_line, meant_instead
 from diladiff_cli.hub import hub_parts, names_a_path
 from diladiff_cli.integrity import CONFIG_FILE
+from diladiff_cli.metrics.quiet import quiet_transformers
 from diladiff_cli.networks.autoencoder import AutoEncoder
 from diladiff_cli.networks.features import UNUSED, EncoderFeatures, FeatureSource, SelfFeatures
 from diladiff_cli.notes import say
@@ -97,9 +98,10 @@ def _load_encoder(name: str) -> Any:
 
     folder = encoder_folder(name)
     try:
-        model, report = AutoModel.from_pretrained(
-            folder, trust_remote_code=False, use_safetensors=True, output_loading_info=True
-        )
+        with quiet_transformers():
+            model, report = AutoModel.from_pretrained(
+                folder, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+            )
     except Exception as error:  # missing or damaged: transformers raises many kinds
         raise UserError(f"--features {name} cannot be loaded ({first_line(error)})", REMEDY) from error
     missing = sorted(key for key in report["missing_keys"] if not key.startswith(UNUSED))

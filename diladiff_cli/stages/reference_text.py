@@ -29,6 +29,7 @@ class ReferenceText:
         tokenizer_name: Names the tokenizer that cuts it; None where that is done by characters.
         tokenizer: The tokenizer itself.
         files: Text sources; none for the text that ships with the package.
+        text_field: The field of their JSON and parquet rows.
         blocks: Token blocks to take instead of files.
         place: Folder of the data set that has the blocks; None of other text.
     """
@@ -38,6 +39,7 @@ class ReferenceText:
     tokenizer_name: str | None
     tokenizer: Any
     files: tuple[str, ...] = ()
+    text_field: str = "text"
     blocks: TokenSplit | None = None
     place: Path | None = None
 
@@ -67,7 +69,7 @@ class ReferenceText:
         reason = "the token ids of the samples are not of their model's tokenizer of today"
         source = self.source if self.files else SHIPPED
         say(f"reference: {source}, cut by characters ({reason})")
-        return ReferenceText(source, reason, None, None, self.files)
+        return ReferenceText(source, reason, None, None, self.files, self.text_field)
 
     def length_of(self, samples: Sequence[Sample]) -> int:
         """The samples' median length: in tokens, or in characters where there is no tokenizer."""
@@ -85,11 +87,13 @@ class ReferenceText:
             UserError: A file cannot be read, or the text is shorter than one piece.
         """
         if self.blocks is None:
-            return reference_samples(self.tokenizer, length, n, self.files)
+            return reference_samples(self.tokenizer, length, n, self.files, self.text_field)
         return blocks_as_samples(self.tokenizer, self.blocks.gather(evenly_spaced(len(self.blocks), n))[:, :length])
 
 
-def reference_text(model: str | None, files: Sequence[str] = (), data: Path | None = None) -> ReferenceText:
+def reference_text(
+    model: str | None, files: Sequence[str] = (), data: Path | None = None, text_field: str = "text"
+) -> ReferenceText:
     """The text to compare samples of ``model`` with.
 
     It is ``files`` where there are any; else the validation split of the data set that the model was trained on, where
@@ -100,6 +104,7 @@ def reference_text(model: str | None, files: Sequence[str] = (), data: Path | No
         model: Name of a model, as samples give it; None where they give none.
         files: Text sources.
         data: Token data set to take in place of the one that the model was trained on.
+        text_field: The field of JSON and parquet rows of ``files``.
 
     Raises:
         UserError: ``data`` was given and is not of the model's tokenizer and length, or holds nothing out.
@@ -111,7 +116,7 @@ def reference_text(model: str | None, files: Sequence[str] = (), data: Path | No
         None if tokenizer is None else str((artifact.data.get("fingerprint") if artifact else None) or model)
     )
     if files:
-        return ReferenceText(", ".join(files), "", tokenizer_name, tokenizer, tuple(files))
+        return ReferenceText(", ".join(files), "", tokenizer_name, tokenizer, tuple(files), text_field)
     reason = ""
     if artifact is not None and tokenizer is not None:
         try:

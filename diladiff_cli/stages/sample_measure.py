@@ -105,7 +105,7 @@ class SampleMeasure:
         """The reference of a model's samples; says on stderr which, once."""
         name = model if isinstance(model, str) and model else None
         if name not in self._texts:
-            text = reference_text(name, self.files, self.data)
+            text = reference_text(name, self.files, self.data, self.config.text_field)
             if text.note not in [other.note for other in self._texts.values()]:
                 say(text.note)
             self._texts[name] = text

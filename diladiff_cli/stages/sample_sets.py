@@ -118,7 +118,9 @@ def _count(value: Any) -> int:
     return value if type(value) is int and value > 0 else 0
 
 
-def reference_samples(tokenizer: Any, length: int, n: int, sources: Sequence[str] = ()) -> list[Sample]:
+def reference_samples(
+    tokenizer: Any, length: int, n: int, sources: Sequence[str] = (), text_field: str = "text"
+) -> list[Sample]:
     """Pieces of real text of the samples' length, spread evenly over the text in the order of :func:`evenly_spaced`.
 
     A large corpus is not read to its end: pieces come from its first :data:`ENOUGH` tokens or characters, or from eight
@@ -129,13 +131,14 @@ def reference_samples(tokenizer: Any, length: int, n: int, sources: Sequence[str
         length: Of a piece, in tokens of ``tokenizer`` or, without one, in characters.
         n: Pieces wanted; there are fewer where the text is short.
         sources: Text sources (default: the held-out text that ships with the package).
+        text_field: The field of their JSON and parquet rows.
 
     Raises:
         UserError: A source cannot be read, or is shorter than one piece.
     """
     if not sources and not REFERENCE.is_file():
         raise UserError("the reference text of the package is missing", "give --reference a text file")
-    documents = iter_pieces(list(sources) or [str(REFERENCE)])
+    documents = iter_pieces(list(sources), text_field) if sources else iter_pieces([str(REFERENCE)])
     wanted = max(8 * n, ENOUGH // length)
     pieces = _character_pieces(documents, length) if tokenizer is None else _token_pieces(documents, tokenizer, length)
     found = [piece for piece, _ in zip(pieces, range(wanted), strict=False)]

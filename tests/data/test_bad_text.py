@@ -101,7 +101,7 @@ BAD: dict[str, tuple[str, bytes | Callable[[Path], None], str]] = {
         b'{"text": "a"} {"text": "b"}\n',
         "line 1 is not JSON: Extra data at column 15",
     ),
-    "deep JSON": ("a.jsonl", b"\n" + b"[" * 100_000, "line 2 is not JSON: maximum recursion depth exceeded"),
+    "deep JSON": ("a.jsonl", b"\n" + b'{"a":' * 100_000, "line 2 is not JSON: maximum recursion depth exceeded"),
     "long number": ("a.jsonl", b'{"text": ' + b"9" * 5000 + b"}\n", "line 1 is not JSON: Exceeds the limit"),
     "missing field": (
         "a.jsonl",

@@ -104,3 +104,18 @@ def test_large_ids_of_a_small_vocabulary_are_whole(tmp_path: Path) -> None:
     encode_text(config, text=tmp_path / "t.txt", out=tmp_path / "data")
     (block,) = open_tokens(tmp_path / "data").split("train").gather([0]).tolist()
     assert block == [3, 70_007, 3, 3, 3, 70_007, 3, 70_007, 1]
+
+
+def test_a_mask_that_separates_documents_as_well_gets_one_of_its_own(tmp_path: Path) -> None:
+    core = Tokenizer(models.WordLevel({"<end>": 0, "<unk>": 1, "a": 2, "b": 3}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"mask_token": "<end>", "eos_token": "<end>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=core, **special).save_pretrained(tmp_path / "tokenizer")
+    tokenizer = load_tokenizer(tmp_path / "tokenizer")
+    assert (tokenizer.eos_token_id, tokenizer.mask_token_id) == (0, 4)
+    (tmp_path / "a.txt").write_text("\n\n".join(["a b a b"] * 40))
+    config = EncodeConfig(tokenizer=str(tmp_path / "tokenizer"), length=4, valid_share=0.25)
+    encode_text(config, text=str(tmp_path / "a.txt"), out=tmp_path / "data")
+    tokens = open_tokens(tmp_path / "data")
+    assert (tokens.separator_id, tokens.mask_id, tokens.vocab_size) == (0, 4, 5)
+    assert set(tokens.split("train").gather(range(8)).flatten().tolist()) == {0, 2, 3}

@@ -1,5 +1,7 @@
 """Rows of JSON arrays and of parquet files, in pieces, beside whole columns, and of globs that match folders."""
 
+import gzip
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -7,13 +9,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diladiff_cli.config import EncodeConfig
 from diladiff_cli.data import rows
 from diladiff_cli.data.files import skipped_kinds
 from diladiff_cli.data.rows import json_rows, parquet_rows
 from diladiff_cli.data.text import iter_pieces
+from diladiff_cli.errors import UserError
+from diladiff_cli.stages.encode import encode_text
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.text() | st.floats(allow_nan=False),
@@ -92,3 +98,65 @@ def test_a_pattern_takes_folders_as_the_shell_would(tmp_path: Path) -> None:
     pattern = str(tmp_path / "*")
     assert texts(pattern) == texts(tmp_path / "a", tmp_path / "b.txt") == ["a/deep/y.txt", "a/x.txt", "b.txt"]
     assert skipped_kinds(pattern) == {".md": 1}
+
+
+def test_a_pattern_that_ends_in_two_stars_is_its_folder(tmp_path: Path) -> None:
+    for name in ("a/x.txt", "a/deep/y.txt", "a/z.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert texts(tmp_path / "a" / "**") == texts(tmp_path / "a") == ["a/deep/y.txt", "a/x.txt"]
+    assert skipped_kinds(str(tmp_path / "a" / "**")) == {".md": 1}
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz", "a.json.gz", "a.json.zst"])
+def test_packed_text_is_read(tmp_path: Path, name: str) -> None:
+    whole = {".txt": "one\n\ntwo", ".json": '[{"text": "one"},\n{"text": "two"}]'}
+    content = whole.get(Path(name).with_suffix("").suffix, '{"text": "one"}\n{"text": "two"}\n').encode()
+    pack = gzip.compress if name.endswith(".gz") else zstandard.compress
+    parts = [pack(content[:9]), pack(content[9:])]  # as `cat a.gz b.gz` makes them
+    (tmp_path / name).write_bytes(b"".join(parts) + (b"\0" * 512 if name.endswith(".gz") else b""))
+    assert texts(tmp_path / name) == ["one", "two"]
+
+
+def test_a_packed_file_that_is_cut_off_or_damaged_is_told(tmp_path: Path) -> None:
+    packed = gzip.compress(b"one\n\n" * 5000)
+    for content, why in ((packed[:-9], "the archive is cut off"), (packed[:50] + b"\0" * 9 + packed[59:], "Error -3")):
+        (tmp_path / "a.txt.gz").write_bytes(content)
+        with pytest.raises(UserError, match=rf"a\.txt\.gz cannot be read \({why}"):
+            texts(tmp_path / "a.txt.gz")
+
+
+@pytest.mark.parametrize(("pack", "ending"), [(gzip.compress, ".gz"), (zstandard.compress, ".zst")])
+def test_a_packed_file_of_another_name_is_told(tmp_path: Path, pack: Any, ending: str) -> None:
+    (tmp_path / "a.txt").write_bytes(pack(b"one"))
+    with pytest.raises(UserError, match=rf"it is packed, but its name does not end in \{ending}: rename it, or unpack"):
+        texts(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize(
+    "content", ['[{"text": "one"}, {"text": "two"}]', ' [\n  {"text": "one"},\n  {"text": "two"}]']
+)
+def test_an_array_is_known_on_standard_input_and_under_the_name_of_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    (tmp_path / "a.jsonl").write_text(content)
+    assert texts(tmp_path / "a.jsonl") == ["one", "two"]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
+    assert texts("-") == ["one", "two"]
+
+
+def test_a_bracket_begins_no_array_of_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"[Illustration: a cat]\n\n{two}")))
+    assert texts("-") == ["[Illustration: a cat]", "{two}"]
+
+
+def test_faults_of_a_copied_standard_input_name_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(gzip.compress(b"one"))))
+    with pytest.raises(UserError, match="^standard input cannot be read .it is packed"):
+        encode_text(EncodeConfig(tokenizer="train:300", length=8), text="-", out=tmp_path / "data")
+
+
+def test_a_parquet_file_without_rows_holds_nothing(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "part-0.parquet")
+    pq.write_table(pa.table({"text": ["one"]}), tmp_path / "part-1.parquet")
+    assert texts(tmp_path) == ["one"]

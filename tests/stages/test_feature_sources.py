@@ -1,3 +1,4 @@
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,17 @@ def test_an_encoder_that_is_not_there_gives_one_line_that_names_it(name: str, to
         encoder_features(name, 30, 16)
     assert str(caught.value).startswith(told)
     assert str(caught.value).endswith("; give self, a Hub id or a folder with safetensors")
+
+
+def test_loading_an_encoder_shows_no_bar_and_leaves_those_of_others(
+    tiny_encoder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformers_logging = importlib.import_module("transformers.utils.logging")
+    monkeypatch.setattr(transformers_logging, "_tqdm_active", True)
+    capfd.readouterr()
+    encoder_features(str(tiny_encoder), 30, 16)
+    assert capfd.readouterr().err == ""
+    assert transformers_logging.is_progress_bar_enabled()
 
 
 def test_the_neighbour_of_a_misspelt_folder_is_asked_after(tiny_encoder: Path) -> None:
