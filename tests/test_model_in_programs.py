@@ -154,7 +154,7 @@ def test_latents_may_be_any_array_of_numbers(student: Model, form: Callable[[tor
         (lambda z: z + 1j, "of type torch.complex64"),
         (lambda z: (z + 1j).numpy(), "of type complex64"),
         (lambda z: ["a", "b"], "of type <U1"),
-        (lambda z: [z[0], z[0, :1]], "no array of numbers"),
+        (lambda z: [z[0], z[0, :1]], "not an array of numbers"),
         (lambda z: None, "of type object"),
     ],
 )

@@ -25,6 +25,7 @@ FREE_TEXT: dict[str, tuple[str, ...]] = {
         "train:" + 99 * "9",
     ),
     "data.text_field": ("", "\t"),
+    "eval.text_field": ("", "\t"),
     "ae.features": ("", "  "),
     "ae.cross_layers": ("", "middle", "first;last", "-1", "1.5", "first,", "9" * 99),
     "eval.scorer": ("",),

@@ -159,9 +159,9 @@ def test_eval_of_samples_of_an_unknown_model_cuts_the_reference_by_characters(
     asked: list[tuple[Any, int, int]] = []
     original = reference_text.reference_samples
 
-    def noted(tokenizer: Any, length: int, n: int, sources: tuple[str, ...]) -> Any:
+    def noted(tokenizer: Any, length: int, n: int, *text: Any) -> Any:
         asked.append((tokenizer, length, n))
-        return original(tokenizer, length, n, sources)
+        return original(tokenizer, length, n, *text)
 
     monkeypatch.setattr(reference_text, "reference_samples", noted)
     Path("s.jsonl").write_text("".join(json.dumps({"text": "x" * k, "model": "gone"}) + "\n" for k in (20, 30, 90)))
