@@ -7,7 +7,7 @@ import pytest
 
 from diladiff_cli.config import (
     AUGMENTATIONS,
-    STAGES,
+    SECTIONS,
     AeConfig,
     BenchConfig,
     DistillConfig,
@@ -24,7 +24,7 @@ from diladiff_cli.settings import ConfigError, Settings, flag
 
 from .configurations import STRENGTHS
 
-KINDS = sorted(STAGES.values(), key=lambda kind: kind.__name__)
+KINDS = sorted(SECTIONS.values(), key=lambda kind: kind.__name__)
 FIELDS = [(kind, field) for kind in KINDS for field in fields(kind)]
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 each_field = pytest.mark.parametrize(("kind", "field"), FIELDS, ids=[f"{k.__name__}.{f.name}" for k, f in FIELDS])
@@ -47,13 +47,13 @@ def test_defaults_make_a_configuration(kind: type[Settings]) -> None:
     assert kind().to_dict() == {f.name: f.default for f in fields(kind)}
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", SECTIONS)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_resolves_for_every_stage(preset: str, stage: str) -> None:
     config = resolve(stage, preset)
-    assert type(config) is STAGES[stage]
+    assert type(config) is SECTIONS[stage]
     assert PRESETS[preset].get(stage, {}).items() <= config.to_dict().items()
-    assert set(PRESETS[preset]) <= set(STAGES)
+    assert set(PRESETS[preset]) <= set(SECTIONS)
 
 
 def bad_values(kind: type, metadata: Any) -> list[Any]:
@@ -179,7 +179,7 @@ def test_cross_layers_are_names_or_numbers_of_layers() -> None:
 
 def test_training_stages_share_the_options_of_training() -> None:
     for stage in ("mdlm", "ae", "prior", "student"):
-        assert issubclass(STAGES[stage], StageConfig)
+        assert issubclass(SECTIONS[stage], StageConfig)
 
 
 def test_a_whole_number_that_no_float_can_be_is_told_with_the_rest() -> None:

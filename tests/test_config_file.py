@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from diladiff_cli.config import STAGES, AeConfig, MdlmConfig, read_config_file, resolve
+from diladiff_cli.config import SECTIONS, AeConfig, MdlmConfig, read_config_file, resolve
 from diladiff_cli.config.training import AUGMENTATIONS
 from diladiff_cli.presets import PRESETS
 from diladiff_cli.runtime.artifacts import load_artifact
@@ -80,7 +80,7 @@ def test_wrong_tables_and_keys_of_a_file_are_told_together(tmp_path: Path) -> No
     with pytest.raises(ConfigError) as error:
         resolve("mdlm", file=file)
     assert error.value.problems == [
-        f"--config {file} has the table [mdml]; use {', '.join(STAGES)}",
+        f"--config {file} has the table [mdml]; use {', '.join(SECTIONS)}",
         f"--config {file} has 'lenght', which no stage knows; did you mean length?",
         f"--config {file} has 'witdh', which no stage knows; did you mean width?",
     ]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diladiff_cli.config import STAGES, EncodeConfig, resolve
+from diladiff_cli.config import SECTIONS, EncodeConfig, resolve
 from diladiff_cli.data import lines, text
 from diladiff_cli.data.split import is_held_out
 from diladiff_cli.data.text import iter_pieces
@@ -45,24 +45,24 @@ def tokenizer(folder: Path) -> Path:
     return folder / "tokenizer"
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", SECTIONS)
 @given(data=st.data())
 @few
 def test_a_configuration_comes_back_from_dict_json_and_toml(stage: str, data: st.DataObject) -> None:
-    config: Settings = data.draw(configurations(STAGES[stage]))
+    config: Settings = data.draw(configurations(SECTIONS[stage]))
     values = config.to_dict()
     assert type(config).from_dict(values) == config
     assert type(config).from_dict(json.loads(json.dumps(values))) == config
     assert type(config).from_dict(tomllib.loads(to_toml(values))) == config
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", SECTIONS)
 @given(data=st.data())
 @few
 def test_a_configuration_comes_back_from_a_file_whatever_the_preset(
     stage: str, folder: Path, data: st.DataObject
 ) -> None:
-    config: Settings = data.draw(configurations(STAGES[stage]))
+    config: Settings = data.draw(configurations(SECTIONS[stage]))
     preset = data.draw(st.sampled_from([None, "demo", "small", "owt"]))
     for name, content in (
         ("c.json", json.dumps({stage: config.to_dict()})),

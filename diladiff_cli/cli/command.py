@@ -21,7 +21,7 @@ from diladiff_cli.cli.options import (
     with_shipped,
 )
 from diladiff_cli.cli.output import Result, data_stream, write
-from diladiff_cli.config import STAGES, resolve
+from diladiff_cli.config import SECTIONS, resolve
 from diladiff_cli.errors import UserError, is_out_of_memory
 from diladiff_cli.presets import PRESETS
 from diladiff_cli.settings import ConfigError, Settings
@@ -150,7 +150,7 @@ def command(
     reads: Mapping[str, str | None] | None = None,
 ) -> Callable[[Callable[..., Result]], Command]:
     """Decorator: the function becomes the body of a :class:`Command`, its docstring the help."""
-    kind = STAGES[stage] if stage is not None else settings
+    kind = SECTIONS[stage] if stage is not None else settings
     return lambda body: Command(name, body, kind, stage, panel, examples, check, reads or {})
 
 

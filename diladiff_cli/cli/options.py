@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from diladiff_cli.config import STAGES, BenchConfig, SampleConfig, StageConfig
+from diladiff_cli.config import SECTIONS, BenchConfig, SampleConfig, StageConfig
 from diladiff_cli.errors import UserError, meant_instead
 from diladiff_cli.hub import ON_HUB
 from diladiff_cli.notes import say
@@ -37,7 +37,7 @@ ConfigFile = Annotated[
     typer.Option(
         "--config",
         metavar="FILE",
-        help=f"Settings in TOML or JSON, in a table per stage, of {', '.join(STAGES)}; options win.",
+        help=f"Settings in TOML or JSON, in a table per stage, of {', '.join(SECTIONS)}; options win.",
     ),
 ]
 Resume = Annotated[

@@ -3,7 +3,7 @@
 Resolution order, weakest first: field default, preset, ``--config`` file, single options.
 """
 
-from diladiff_cli.config.resolve import STAGES, read_config_file, resolve
+from diladiff_cli.config.resolve import SECTIONS, read_config_file, resolve
 from diladiff_cli.config.training import (
     AUGMENTATIONS,
     BASE_NETWORK,
@@ -34,8 +34,8 @@ __all__ = [
     "FOR_SPEED",
     "LEAST_SCALE",
     "MOST_SCALE",
+    "SECTIONS",
     "SMALLEST_VOCABULARY",
-    "STAGES",
     "AeConfig",
     "BenchConfig",
     "DistillConfig",

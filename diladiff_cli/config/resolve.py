@@ -13,7 +13,7 @@ from diladiff_cli.errors import KINDS, kind_of
 from diladiff_cli.presets import PRESETS
 from diladiff_cli.settings import ConfigError, Settings, shown, similar_name
 
-STAGES: dict[str, type[Settings]] = {
+SECTIONS: dict[str, type[Settings]] = {
     "data": EncodeConfig,
     "mdlm": MdlmConfig,
     "ae": AeConfig,
@@ -60,11 +60,11 @@ def read_config_file(path: Path | str, stage: str) -> tuple[dict[str, Any], list
             what = f"--config {path} is of {kind_of(str(values['stage']))}, and has no settings for this"
             raise ConfigError([f"{what}; give that of another artifact, or a TOML or JSON file"])
         values = {stage: values["training"]}
-    names = {key: {f.name for f in fields(kind)} for key, kind in STAGES.items()}
+    names = {key: {f.name for f in fields(kind)} for key, kind in SECTIONS.items()}
     tables = {k: v for k, v in values.items() if isinstance(v, dict)}
     common = {k: v for k, v in values.items() if k not in tables}
     problems = [f"--config {path} sets {name}; leave one out" for name in twice]
-    problems += [f"--config {path} has the table [{k}]; {_meant_table(k)}" for k in tables if k not in STAGES]
+    problems += [f"--config {path} has the table [{k}]; {_meant_table(k)}" for k in tables if k not in SECTIONS]
     problems += [
         f"--config {path} has {k!r} in [{stage}]; {similar_name(k, names[stage])}"
         for k in tables.get(stage, {})
@@ -90,8 +90,10 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _meant_table(name: str) -> str:
     """What to do about an unknown table, which may be called as a command."""
-    commands = {command.split()[0].replace("-", "_"): stage for stage, (_, command) in KINDS.items() if stage in STAGES}
-    return f"did you mean [{commands[name]}]?" if name in commands else f"use {', '.join(STAGES)}"
+    commands = {
+        command.split()[0].replace("-", "_"): stage for stage, (_, command) in KINDS.items() if stage in SECTIONS
+    }
+    return f"did you mean [{commands[name]}]?" if name in commands else f"use {', '.join(SECTIONS)}"
 
 
 def _underscored(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,13 +111,13 @@ def _set_twice(values: Mapping[str, Any], place: str = "") -> list[str]:
 def resolve(
     stage: str, preset: str | None = None, file: Path | str | None = None, options: Mapping[str, Any] | None = None
 ) -> Any:
-    """The configuration of a stage (of class ``STAGES[stage]``) from preset, file and options, the later ones winning.
+    """The configuration of a stage, of class ``SECTIONS[stage]``, from preset, file and options; later ones win.
 
     Raises:
         ConfigError: With all problems found.
     """
-    if stage not in STAGES:
-        raise ConfigError([f"the stage is {stage!r}; choose one of {', '.join(STAGES)}"])
+    if stage not in SECTIONS:
+        raise ConfigError([f"the stage is {stage!r}; choose one of {', '.join(SECTIONS)}"])
     problems: list[str] = []
     values, of_file = dict[str, Any](), dict[str, Any]()
     if preset in PRESETS:
@@ -129,7 +131,7 @@ def resolve(
     except ConfigError as error:
         problems += error.problems
     try:
-        config = STAGES[stage].from_dict(values | of_file | dict(options or {}))
+        config = SECTIONS[stage].from_dict(values | of_file | dict(options or {}))
     except ConfigError as error:
         from_file = set(_problems(stage, values | of_file)) - set(_problems(stage, values))
         problems += [f"--config {file}: {problem}" if problem in from_file else problem for problem in error.problems]
@@ -141,7 +143,7 @@ def resolve(
 def _problems(stage: str, values: dict[str, Any]) -> list[str]:
     """What is wrong with values of a stage."""
     try:
-        STAGES[stage].from_dict(values)
+        SECTIONS[stage].from_dict(values)
     except ConfigError as error:
         return error.problems
     return []

@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from diladiff_cli.config import STAGES, StageConfig
+from diladiff_cli.config import SECTIONS, StageConfig
 from diladiff_cli.errors import UserError, kind_of
 from diladiff_cli.integrity import CONFIG_FILE, read_sealed, short_hash
 from diladiff_cli.notes import say
@@ -79,7 +79,7 @@ def check_resume(
     """
     restore(out)
     found = check_replaceable(out)
-    if found is not None and STAGES.get(found) is not type(config):
+    if found is not None and SECTIONS.get(found) is not type(config):
         raise UserError(f"{out} is {kind_of(found)}, which this run would replace", "choose another --out")
     if resume is False:
         if children := made_with(out):

@@ -13,9 +13,14 @@ from diladiff_cli.metrics.mauve import DEFINITION, NOT_INSTALLED
 from diladiff_cli.notes import say, saying_if_interrupted
 from diladiff_cli.runtime.folders import write_text
 from diladiff_cli.runtime.progress import Bar
-from diladiff_cli.stages.bench_kept import FIGURES as KEPT
-from diladiff_cli.stages.bench_kept import POOLED as KEPT_POOLED
-from diladiff_cli.stages.bench_kept import SPEED, Bench, kept_report, kept_samples
+from diladiff_cli.stages.bench_kept import (
+    FIGURE_ENTRIES,
+    POOLED_ENTRIES,
+    SPEED_ENTRIES,
+    Bench,
+    kept_report,
+    kept_samples,
+)
 from diladiff_cli.stages.bench_lines import compared
 from diladiff_cli.stages.bench_points import Point, check_texts
 from diladiff_cli.stages.bench_speed import machine, timed
@@ -91,7 +96,7 @@ def _measured(bench: Bench, point: Point, seed: int, measure: SampleMeasure) -> 
             if kept_samples(files.samples, files.n) is None:  # another machine's, whose figures are kept, stay
                 write_text(files.samples, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples))
             write_text(files.speed, json.dumps(speed) + "\n")
-    figures = kept_report(files.figures, KEPT)
+    figures = kept_report(files.figures, FIGURE_ENTRIES)
     if figures is None or measure.replaced(figures["scorer"]) or _has_lesser_reference(figures, measure, point):
         (figures,) = measure.reports(_kept_samples(files.samples, point))
         # What was left out for want of a scorer or a package, a later call may have.
@@ -99,7 +104,7 @@ def _measured(bench: Bench, point: Point, seed: int, measure: SampleMeasure) -> 
             with writing(bench.out):
                 write_text(files.figures, json.dumps(figures) + "\n")
     kept = ("samples", "reference", "definitions", "left_out", "scorer")
-    return {"speed": kept_report(files.speed, SPEED), **{name: figures.get(name) for name in kept}}
+    return {"speed": kept_report(files.speed, SPEED_ENTRIES), **{name: figures.get(name) for name in kept}}
 
 
 def _kept_samples(file: Path, point: Point) -> list[Sample]:
@@ -117,7 +122,7 @@ def _pooled_mauve(bench: Bench, point: Point, run: Report, measure: SampleMeasur
     if run["scorer"]["name"] is None:
         return {"value": None, "reason": "no scorer"}
     file = bench.pooled(point)
-    kept = kept_report(file, KEPT_POOLED)
+    kept = kept_report(file, POOLED_ENTRIES)
     if kept is not None and _agree(kept, run):
         return kept
     found = measure.pooled_mauve([_kept_samples(bench.kept(point, seed).samples, point) for seed in bench.seeds])

@@ -22,9 +22,9 @@ from diladiff_cli.stages.sample_sets import Sample
 from diladiff_cli.stages.sampler import Sampler
 
 SPEED_VERSION = 8  # of the kept speeds; raised when the sampler becomes faster, or something else is timed
-SPEED = ("seconds", "tokens_per_second", "latent_share", "batch_size", "machine")  # what a file of it holds
-FIGURES = ("samples", "definitions", "left_out", "scorer")
-POOLED = ("value", "values", "n", "reference", "buckets", "scale", "seeds", "scorer", "fingerprint", "source")
+SPEED_ENTRIES = ("seconds", "tokens_per_second", "latent_share", "batch_size", "machine")  # what a file of it holds
+FIGURE_ENTRIES = ("samples", "definitions", "left_out", "scorer")
+POOLED_ENTRIES = ("value", "values", "n", "reference", "buckets", "scale", "seeds", "scorer", "fingerprint", "source")
 
 Report = dict[str, Any]
 
@@ -75,12 +75,12 @@ class KeptFiles:
     @property
     def drawn(self) -> bool:
         """Whether samples and their speed are there."""
-        return kept_samples(self.samples, self.n) is not None and kept_report(self.speed, SPEED) is not None
+        return kept_samples(self.samples, self.n) is not None and kept_report(self.speed, SPEED_ENTRIES) is not None
 
     @property
     def scored(self) -> bool:
         """Whether figures are there, which may be beside another text than a later call compares with."""
-        return kept_report(self.figures, FIGURES) is not None
+        return kept_report(self.figures, FIGURE_ENTRIES) is not None
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class Bench:
 
     def is_pooled(self, point: Point) -> bool:
         """Whether nothing is to be measured of all seeds together."""
-        return len(self.seeds) < 2 or kept_report(self.pooled(point), POOLED) is not None
+        return len(self.seeds) < 2 or kept_report(self.pooled(point), POOLED_ENTRIES) is not None
 
     def _reference(self, point: Point) -> list[str]:
         """Content of the data set that was named as the reference, where one was."""

@@ -18,7 +18,7 @@ from diladiff_cli.stages.pictures import (
     styled,
 )
 from diladiff_cli.stages.plot_sources import REMEDY, LogLine, Source, Style, read_sources
-from diladiff_cli.stages.plot_training import ERROR, STAGES, logged_panels, looks_of, training_figure
+from diladiff_cli.stages.plot_training import ERROR, STAGE_WORDS, logged_panels, looks_of, training_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -125,7 +125,7 @@ OF_FIGURES: dict[str, tuple[str, Draw]] = {
 
 def figures_of(sources: Sequence[Source]) -> Iterator[tuple[str, "Figure"]]:
     """Every picture that there is something for, by name; sources of one kind share a picture."""
-    for stage in STAGES:
+    for stage in STAGE_WORDS:
         trained = [source for source in sources if source.stage == stage and source.training]
         if logged_panels(trained):
             yield f"{stage}_training", training_figure(trained)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SMOOTHING = 11  # logged steps of the running mean of the training loss
-STAGES = {"mdlm": "base", "ae": "auto-encoder", "prior": "prior", "student": "student"}
+STAGE_WORDS = {"mdlm": "base", "ae": "auto-encoder", "prior": "prior", "student": "student"}
 STEP, NATS, ERROR = "optimiser step", "nats per token", "squared error per entry"
 
 
@@ -123,7 +123,7 @@ def logged_panels(sources: Sequence[Source]) -> list[Panel]:
 def training_figure(sources: Sequence[Source]) -> "Figure":
     """Training loss, validation figures and learning rate over steps, of runs of one stage."""
     shown = logged_panels(sources)
-    figure, axes = new_figure(len(shown), f"training of the {STAGES[sources[0].stage]}", columns=2)
+    figure, axes = new_figure(len(shown), f"training of the {STAGE_WORDS[sources[0].stage]}", columns=2)
     for panel, place in zip(shown, axes, strict=True):
         _draw_panel(place, panel, sources)
     legend_below(figure, looks_of(sources))

@@ -12,7 +12,7 @@ from diladiff_cli.cli.command import Command, command
 from diladiff_cli.cli.failures import WRONG_USAGE
 from diladiff_cli.cli.main import COMMANDS
 from diladiff_cli.cli.options import given_values, parameters
-from diladiff_cli.config import STAGES
+from diladiff_cli.config import SECTIONS
 from diladiff_cli.settings import ConfigError, Settings, flag, option
 
 from ..command_line import Cli
@@ -66,7 +66,7 @@ def test_every_field_of_a_configuration_is_an_option_with_help_and_default(cli: 
 
 
 def test_every_stage_has_a_command() -> None:
-    assert {c.stage for c in COMMANDS if c.stage is not None} == set(STAGES)
+    assert {c.stage for c in COMMANDS if c.stage is not None} == set(SECTIONS)
 
 
 def test_a_new_field_needs_no_change_of_the_command_line() -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from diladiff_cli.config import STAGES
+from diladiff_cli.config import SECTIONS
 from diladiff_cli.data.latents import open_latents
 from diladiff_cli.data.tokenizer import load_tokenizer
 from diladiff_cli.data.tokens import open_tokens
@@ -99,7 +99,7 @@ def use_state(folder: Path) -> Callable[[], Any]:
         progress = read_progress(folder / "state")
         assert progress is not None
         model, averaged = copy.deepcopy(fresh), copy.deepcopy(fresh)
-        config = STAGES[artifact.stage].from_dict(progress["training"])
+        config = SECTIONS[artifact.stage].from_dict(progress["training"])
         optimizers = build_optimizers(model, config, lambda _: LrOverride())
         load_state(folder / "state", model, averaged, optimizers)
         states = [v for o in optimizers for v in o.state_dict()["state"].values()]
