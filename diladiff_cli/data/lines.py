@@ -63,16 +63,15 @@ def unpacked(file: IO[bytes], ending: str, on_read: OnRead = ignore) -> Iterator
         ValueError: The file is cut off.
         ZstdError, zlib.error: It is damaged.
     """
-    unpacker = None
+    unpacker, part_ended = None, False
     for packed in chunks(file, on_read, PACKED_CHUNK):
-        while packed:
-            unpacker = unpacker or _unpacker(ending)
+        while packed := packed.lstrip(b"\0") if part_ended and ending.endswith(".gz") else packed:  # gzip may be padded
+            unpacker, part_ended = unpacker or _unpacker(ending), False
             if block := unpacker.decompress(packed):
                 yield block
             packed = b""
             if unpacker.eof:
-                packed, unpacker = unpacker.unused_data, None
-                packed = packed if ending.endswith(".zst") else packed.lstrip(b"\0")  # with which gzip may end
+                packed, unpacker, part_ended = unpacker.unused_data, None, True
     if unpacker is not None:
         raise ValueError("the archive is cut off")
 
@@ -95,7 +94,7 @@ def decoded(blocks: Iterable[bytes]) -> Iterator[str]:
     while len(begin) < LOOKED_AT and (block := next(blocks, b"")):
         begin += block
     if packed := next((ending for ending, magic in PACKED.items() if begin.startswith(magic)), None):
-        raise ValueError(f"it is packed, but its name does not end in {packed}: rename it, or unpack it first")
+        raise ValueError(f"it is packed as {packed}: unpack it first, or let the file's name end so")
     encoding, mark = encoding_of(begin)
     if encoding == "utf-8" and b"\0" in begin[:LOOKED_AT]:
         place = begin.index(b"\0")

@@ -3,14 +3,15 @@
 import json
 import re
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from diladiff_cli.data.lines import CHUNK, OnRead, lines
 
 LONGEST_ROW = 1 << 28  # characters of one in JSON
-ROWS = 1000  # of a parquet file that are held at once
+LONGEST_TOKEN = 16  # characters of JSON beside texts and numbers, which may be cut where a piece ends
+ROWS = 100  # of a parquet file that are held at once
+BUFFER = 1 << 16  # bytes of one that are read at once
 _BLANK = re.compile(r"[ \t\n\r]*")  # what JSON has between values
 _decode = json.JSONDecoder().raw_decode
 
@@ -27,16 +28,12 @@ class Row(NamedTuple):
     place: str
 
 
-def json_rows(texts: Iterable[str], array: bool) -> Iterator[Row]:
-    """The rows of JSON lines, without blank ones, or of a JSON array; texts are in pieces of any length.
+def line_rows(texts: Iterable[str]) -> Iterator[Row]:
+    """The rows of JSON lines, without blank ones; texts are in pieces of any length.
 
     Raises:
         ValueError: A row is not JSON, or too long; names it.
     """
-    return _of_array(texts) if array else _of_lines(texts)
-
-
-def _of_lines(texts: Iterable[str]) -> Iterator[Row]:
     for text, number, ends in lines(texts, LONGEST_ROW):
         place = f"line {number}"
         if not ends:
@@ -44,51 +41,54 @@ def _of_lines(texts: Iterable[str]) -> Iterator[Row]:
         if text.strip():
             try:
                 values = json.loads(text)
+            except json.JSONDecodeError as error:
+                what = f"{error.msg.removesuffix(' at')} at column {error.colno}"
+                raise ValueError(f"{place} is not JSON: {what}") from error
             except (ValueError, RecursionError) as error:
-                raise _no_json(place, error) from error
+                raise ValueError(f"{place} is not JSON: {error}") from error
             yield Row(values, place)
 
 
-def _of_array(texts: Iterable[str]) -> Iterator[Row]:
+def value_rows(texts: Iterable[str]) -> Iterator[Row]:
+    """The rows of JSON values that follow one another, in whatever lines; otherwise as :func:`line_rows`."""
     reader = _Reader(texts)
-    reader.read_sign()  # the bracket that begins an array
-    sign, number = reader.next_sign(), 0
+    while reader.next_sign():
+        yield reader.read_row()
+
+
+def array_rows(texts: Iterable[str]) -> Iterator[Row]:
+    """The rows of a JSON array, of which the first sign is known; otherwise as :func:`line_rows`."""
+    reader = _Reader(texts)
+    reader.read_sign()
+    sign = reader.next_sign()
     if sign == "]":
         reader.read_sign()
     while sign != "]":
-        number += 1
-        place = f"row {number}"
-        try:
-            values = reader.read_value()
-        except (ValueError, RecursionError) as error:
-            raise _no_json(place, error) from error
-        yield Row(values, place)
+        row = reader.read_row()
+        yield row
         sign = reader.read_sign()
         if sign not in ("]", ","):
-            raise ValueError(f"after {place} there is {sign!r} in place of a comma" if sign else "the array is cut off")
+            what = f"after {row.place} there is {sign!r} in place of a comma" if sign else "the array is cut off"
+            raise ValueError(what)
     if reader.next_sign():
         raise ValueError("there is more after the array")
-
-
-def _no_json(place: str, error: Exception) -> ValueError:
-    what = str(error)
-    if isinstance(error, json.JSONDecodeError):
-        what = error.msg.removesuffix(" at") + (f" at column {error.colno}" if place.startswith("line") else "")
-    return ValueError(f"{place} is not JSON: {what}")
 
 
 class _Reader:
     """JSON values and the signs between them, of a text that comes in pieces."""
 
     def __init__(self, texts: Iterable[str]) -> None:
-        self._texts, self._held, self._place = filter(None, texts), "", 0
+        self._texts, self._held, self._place, self._rows = iter(texts), "", 0, 0
 
     def _more(self) -> bool:
-        """Drop what is read and hold about twice the rest, so that a long value is parsed few times."""
-        rest = self._held[self._place :]
-        further = "".join(islice(self._texts, 1 + len(rest) // CHUNK))
-        self._held, self._place = rest + further, 0
-        return bool(further)
+        """Drop what is read and hold at least twice the rest, so that a long value is parsed a few times at most."""
+        parts = [self._held[self._place :]]
+        wanted = max(CHUNK, len(parts[0]))
+        while wanted > 0 and (text := next(self._texts, "")):
+            parts.append(text)
+            wanted -= len(text)
+        self._held, self._place = "".join(parts), 0
+        return len(parts) > 1
 
     def next_sign(self) -> str:
         """The next character that is not blank, which is still to be read; empty at the end."""
@@ -102,13 +102,26 @@ class _Reader:
         self._place += len(found)
         return found
 
-    def read_value(self) -> Any:
+    def read_row(self) -> Row:
         """The next value."""
+        self._rows += 1
+        place = f"row {self._rows}"
+        try:
+            return Row(self._value(), place)
+        except json.JSONDecodeError as error:
+            what = f"{error.msg.removesuffix(' at')} at its character {error.pos - self._place + 1:,}"
+            raise ValueError(f"{place} is not JSON: {what}") from error
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{place} is not JSON: {error}") from error
+
+    def _value(self) -> Any:
         while True:
             try:
                 value, self._place = _decode(self._held, self._skip_blanks())
                 return value
-            except json.JSONDecodeError:  # perhaps for want of its end
+            except json.JSONDecodeError as error:
+                if not (error.msg.startswith("Unterminated") or error.pos > len(self._held) - LONGEST_TOKEN):
+                    raise  # no more text would mend it
                 if len(self._held) - self._place > LONGEST_ROW:
                     raise ValueError(f"it has no end within {LONGEST_ROW:,} characters") from None
                 if not self._more():
@@ -124,18 +137,20 @@ def parquet_rows(file: Path, field: str, on_read: OnRead) -> Iterator[Row]:
     """The rows of a parquet file with one of its columns alone, as far as it has that; little is held at once.
 
     Raises:
-        ArrowException: It is none, or damaged.
+        ArrowException, ValueError: It is none, or damaged, or has several columns of that name.
     """
     from pyarrow.parquet import ParquetFile
 
     size, done, told = file.stat().st_size, 0, 0
-    with ParquetFile(file) as opened:
+    with ParquetFile(file, pre_buffer=False, buffer_size=BUFFER) as opened:
         columns = opened.schema_arrow.names
+        if columns.count(field) > 1:
+            raise ValueError(f"it has several columns {field!r}")
         if field not in columns:
             yield Row(dict.fromkeys(columns), "it")
         for batch in opened.iter_batches(ROWS, columns=[field] if field in columns else []):
-            for number, values in enumerate(batch.to_pylist(), start=done + 1):
-                yield Row(values, f"row {number}")
+            for number, value in enumerate(batch.column(field), start=done + 1):
+                yield Row({field: value.as_py()}, f"row {number}")
             done += len(batch)
             now = size * done // opened.metadata.num_rows
             on_read(now - told)

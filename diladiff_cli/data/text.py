@@ -6,21 +6,21 @@ and needs a third of a second for a file; that of JSON makes dates of texts that
 that lack the field; that of parquet holds whole groups of rows with all columns. Here every fault has its place.
 """
 
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from diladiff_cli.data.files import ending, find_files
 from diladiff_cli.data.lines import OnRead, chunks, decoded, ignore, lines, unpacked
-from diladiff_cli.data.rows import Row, json_rows, parquet_rows
+from diladiff_cli.data.rows import Row, array_rows, line_rows, parquet_rows, value_rows
 from diladiff_cli.errors import UserError, meant_instead, reason
 from diladiff_cli.hub import hub_parts
 
 PIECE = 1 << 20  # characters; a tokenizer needs some 300 MB for that many
-SIGNS = 64  # of the start of a text that are looked at
-REMEDY = "give UTF-8 text, JSON lines, parquet, or the id of a Hub data set that can be reached"
+REMEDY = "give UTF-8 text or JSON, parquet, or the id of a Hub data set that can be reached"
 
 
 class Piece(NamedTuple):
@@ -76,8 +76,9 @@ def some_pieces(sources: Sequence[str], field: str, names: Sequence[str], on_rea
             empty = False
     except UserError as error:
         what = error.what
-        for source, name in zip(sources, shown, strict=True):
-            what = what.replace(source, name)  # a copy of standard input lies elsewhere
+        for source, name in zip(sources, names, strict=True):
+            if source != name:  # a copy of standard input, the one that lies elsewhere
+                what = what.replace(source, "standard input")
         raise UserError(what, error.remedy) from error
     if empty:
         raise UserError(f"there is no text in {', '.join(shown)}: empty or blank", "give files that hold some")
@@ -177,13 +178,15 @@ def _file_parts(file: Path, field: str, on_read: OnRead) -> Iterator[Piece]:
             yield from _paragraphs(texts)
             return
         signs, texts = _looked_at(texts)
-        yield from _row_parts(json_rows(texts, array=signs.startswith("[")), str(file), field)
+        rows = array_rows(texts) if signs.startswith("[") else (line_rows if ".jsonl" in kind else value_rows)(texts)
+        yield from _row_parts(rows, str(file), field)
 
 
 def _stdin_parts(field: str) -> Iterator[Piece]:
     signs, texts = _looked_at(decoded(chunks(sys.stdin.buffer)))
     if _is_json(signs):
-        yield from _row_parts(json_rows(texts, array=signs.startswith("[")), "standard input", field)
+        rows = array_rows(texts) if signs.startswith("[") else line_rows(texts)
+        yield from _row_parts(rows, "standard input", field)
     else:
         yield from _paragraphs(texts)
 
@@ -193,7 +196,7 @@ def _looked_at(texts: Iterator[str]) -> tuple[str, Iterator[str]]:
     start, signs = list[str](), ""
     for text in texts:
         start.append(text)
-        signs += "".join(text[: len(text) - len(text.lstrip()) + SIGNS].split())
+        signs += "".join(sign[0] for sign in islice(re.finditer(r"\S", text), 2))
         if len(signs) > 1:
             break
     return signs[:2], (text for some in (start, texts) for text in some)
@@ -222,9 +225,10 @@ def _text_of(row: Row, name: str, field: str) -> str:
     if isinstance(values, dict) and isinstance(values.get(field), str):
         # JSON may hold halves of surrogate pairs, which no text may
         return str(values[field]).encode(errors="replace").decode()
-    found = f"has {', '.join(values)}" if isinstance(values, dict) else f"is of type {type(values).__name__}"
-    if isinstance(values, dict) and field in values:
-        found = f"has {field} of type {type(values[field]).__name__}"
+    if not isinstance(values, dict):
+        what = f"{name} has a row that is not an object ({place} is of type {type(values).__name__})"
+        raise UserError(what, f'give objects with a text, such as {{"{field}": "…"}}')
+    found = f"has {field} of type {type(values[field]).__name__}" if field in values else f"has {', '.join(values)}"
     raise UserError(f"{name} has a row without a string {field!r} ({place} {found})", "name one with --text-field")
 
 

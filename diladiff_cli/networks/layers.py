@@ -224,8 +224,14 @@ class Block(nn.Module):
         cross_angles: Tensor | None = None,
         at: Tensor | None = None,
     ) -> Tensor:
-        """States h (B, N, D) -> (B, N, D), or without condition those at places (B, M) alone: (B, M, D)."""
+        """States h (B, N, D) -> (B, N, D), or without condition those at places (B, M) alone: (B, M, D).
+
+        Raises:
+            ValueError: Both a condition and places.
+        """
         if self.modulation is not None and condition is not None:
+            if at is not None:
+                raise ValueError("a block with a condition gives the states of all places")
             shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)
             h = h + gate_a * self.attention(self.attention_norm(h) * (1 + scale_a) + shift_a, angles)
             return h + gate_m * self.mlp(self.mlp_norm(h) * (1 + scale_m) + shift_m)

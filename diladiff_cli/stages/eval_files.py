@@ -150,8 +150,10 @@ def idle_options(
         idle |= dict.fromkeys(OF_ARTIFACTS, "an artifact")
     elif "prior" not in stages:
         idle["likelihood"] = "a prior"
+    if not reference:
+        idle.setdefault("text_field", "a --reference")
     return [
-        f"{flag(name)} has no meaning without {wanted} to measure; leave it out"
+        f"{flag(name)} has no meaning without {wanted} to {'read' if name == 'text_field' else 'measure'}; leave it out"
         for name, wanted in idle.items()
         if name in given
     ]

@@ -4,6 +4,7 @@ The artifact itself lies in the folder, its ancestors each once below ``parents/
 bundle can be moved, and every folder in it is an artifact of its own.
 """
 
+import glob
 import json
 import shutil
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from diladiff_cli.config import LEAST_SCALE, MOST_SCALE
 from diladiff_cli.errors import UserError
-from diladiff_cli.integrity import CHECKSUM, CONFIG_FILE, check_log, read_json
+from diladiff_cli.integrity import CHECKSUM, CONFIG_FILE, check_log, json_values, read_json
 from diladiff_cli.runtime.artifacts import COMMANDS, OURS, Artifact, linked, load_artifact, relative, write_artifact
 from diladiff_cli.runtime.card import METADATA, metadata_problems
 from diladiff_cli.runtime.folders import METRICS_FILE, recover, replacing
@@ -31,7 +32,6 @@ from diladiff_cli.tokenizer_files import PATTERNS, read_tokenizer
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 PARENTS, ENCODER = "parents", "encoder"
-RECORDS = ("*.json", "*.jsonl")
 
 
 def export(
@@ -50,7 +50,8 @@ def export(
 
     Args:
         model: Artifact of any stage.
-        out: Folder of the bundle. One there is replaced, but for files of others, as those of git or a picture.
+        out: Folder of the bundle. One there is replaced, with reports of ``eval`` in it, but for files of others, as
+            those of git or a picture.
         precision: Of the stored weights, "bf16" or "fp32"; running statistics are kept as they are.
         license: Identifier of the licence for the cards, but for parents that have one of an earlier export; None for
             what an earlier export says.
@@ -80,7 +81,8 @@ def export(
     links: dict[str, str] = {}  # stage -> new content hash, parents before their children
     with sole_writer(out):
         recover(out)
-        with replacing(out, ours=(*OURS, ENCODER, *RECORDS)) as folder:
+        former = [glob.escape(file.name) for file in _records(out) if _reported(file)]
+        with replacing(out, ours=(*OURS, ENCODER, *former)) as folder:
             for stage, artifact in parents.items():
                 place = Path(PARENTS, stage)
                 (folder / place).mkdir(parents=True)
@@ -218,28 +220,32 @@ def _copy_records(source: Path, target: Path, own: str | None) -> None:
     Links that lead out of the folder stay behind: a bundle is for others to see.
     """
     check_log(source / METRICS_FILE)
-    for record in sorted(source.iterdir()):
+    for record in _records(source):
         if (
-            any(record.match(pattern) for pattern in RECORDS)
-            and record.is_file()
-            and not record.name.startswith(("config", "model"))
+            not record.name.startswith(("config", "model"))
             and not any(record.match(pattern) for pattern in PATTERNS)
             and (record.resolve().parent == source.resolve() or record.name == METRICS_FILE)
-            and not (own and _is_of_other_weights(record, own))
+            and not (own and own not in (_reported(record) or {own}))
         ):
             shutil.copyfile(record, target / record.name)
 
 
-def _is_of_other_weights(record: Path, own: str) -> bool:
-    """Whether a file has reports of ``eval`` of an artifact of another hash, as of the weights before."""
-    hashes = set()
-    text = record.read_text(encoding="utf-8", errors="replace")
-    for part in (text, *text.splitlines()):
-        with suppress(ValueError, RecursionError):
-            report = json.loads(part)
-            if isinstance(report, dict) and report.get("stage") in COMMANDS and isinstance(report.get("hash"), str):
-                hashes.add(report["hash"])
-    return bool(hashes) and own not in hashes
+def _records(folder: Path) -> list[Path]:
+    files = folder.iterdir() if folder.is_dir() else ()
+    return sorted(file for file in files if file.suffix in (".json", ".jsonl") and file.is_file())
+
+
+def _reported(record: Path) -> set[str]:
+    """The hashes of the artifacts that a file's reports of ``eval`` are of."""
+    text, values = record.read_text(encoding="utf-8", errors="replace"), list[Any]()
+    try:
+        values += json_values(text)
+    except (ValueError, RecursionError):  # torn somewhere
+        for line in text.splitlines():
+            with suppress(ValueError, RecursionError):
+                values.append(json.loads(line))
+    reports = [value for value in values if isinstance(value, dict) and value.get("stage") in COMMANDS]
+    return {report["hash"] for report in reports if isinstance(report.get("hash"), str)}
 
 
 def hub_encoder(chain: list[Artifact]) -> str | None:

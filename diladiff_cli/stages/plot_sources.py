@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diladiff_cli.errors import UserError
-from diladiff_cli.integrity import check_log
+from diladiff_cli.integrity import check_log, json_values
 from diladiff_cli.runtime.artifacts import COMMANDS, load_artifact
 from diladiff_cli.runtime.folders import METRICS_FILE
 from diladiff_cli.runtime.model_paths import name_of, resolved
@@ -134,17 +134,13 @@ def _text(target: str) -> str:
 
 def _objects(target: str) -> Iterator[LogLine]:
     """The JSON objects of a file, one a line or indented."""
-    text = _text(target)
-    decoder, place = json.JSONDecoder(), 0
-    while rest := text[place:].lstrip():
-        place = len(text) - len(rest)
-        try:
-            found, place = decoder.raw_decode(text, place)
-        except ValueError as error:
-            raise UserError(f"{_name(target)}, line {text.count(chr(10), 0, place) + 1} is not JSON", REMEDY) from error
-        if not isinstance(found, dict):
-            raise UserError(f"{_name(target)} holds something else than JSON objects", REMEDY)
-        yield found
+    try:
+        for found in json_values(_text(target)):
+            if not isinstance(found, dict):
+                raise UserError(f"{_name(target)} holds something else than JSON objects", REMEDY)
+            yield found
+    except json.JSONDecodeError as error:
+        raise UserError(f"{_name(target)}, line {error.lineno} is not JSON", REMEDY) from error
 
 
 def number(value: Any) -> float:

@@ -86,7 +86,7 @@ class SampleMeasure:
         scorer = self.scoring.title
         names = {"source": text.source, "scorer": scorer["name"], "fingerprint": scorer["fingerprint"]}
         with self._bar(n + len(pieces)) as bar:
-            scored = [self.scoring.of(texts, progress=_told(bar)) for texts in (*sets, pieces)]
+            scored = [self.scoring.of(texts, progress=_advance(bar)) for texts in (*sets, pieces)]
         found = [texts.features for texts in scored if texts.features is not None]
         if len(found) <= len(sets):
             return mauve_score(None, None) | names
@@ -124,9 +124,9 @@ class SampleMeasure:
         pieces = [] if reference else text.pieces(length, n)
         with self._bar(len(samples) + len(pieces)) as bar:
             if reference is None:
-                reference = self._references[key] = self.scoring.of(pieces, _told(bar), text.source)
-            return evaluate_groups(samples, reference, self.scoring, _told(bar))
+                reference = self._references[key] = self.scoring.of(pieces, _advance(bar), text.source)
+            return evaluate_groups(samples, reference, self.scoring, _advance(bar))
 
 
-def _told(bar: Bar) -> Callable[[int], None]:
+def _advance(bar: Bar) -> Callable[[int], None]:
     return lambda texts: bar.update(texts, "texts")

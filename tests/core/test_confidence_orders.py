@@ -10,7 +10,7 @@ from diladiff_cli.core.draw import entropies
 from diladiff_cli.core.unmask import ORDERS, Decoding, unmask
 
 MASK = 2
-SURENESS = [0.6, 0.95, 0.7, 0.9, 0.8, 0.55, 0.85, 0.65]  # of the likelier of two tokens, by position
+CONFIDENCE = [0.6, 0.95, 0.7, 0.9, 0.8, 0.55, 0.85, 0.65]  # of the likelier of two tokens, by position
 
 
 class Recorder:
@@ -38,14 +38,14 @@ class Recorder:
 
 
 def test_confidence_reveals_the_surest_positions_first() -> None:
-    recorder = Recorder(SURENESS)
+    recorder = Recorder(CONFIDENCE)
     out = recorder.run(torch.full((1, 8), MASK), Decoding(4, order="confidence"))
     assert [step[0] for step in recorder.masked] == [{0, 2, 4, 5, 6, 7}, {0, 2, 5, 7}, {0, 5}, set()]
     assert out.tolist() == [[1] * 8]
 
 
 def test_confidence_is_that_of_the_drawn_token_not_of_the_likeliest() -> None:
-    recorder = Recorder(SURENESS)
+    recorder = Recorder(CONFIDENCE)
     out = recorder.run(torch.full((1, 8), MASK), Decoding(8, order="confidence"), uniform=0.0)
     assert recorder.masked[0][0] == set(range(8)) - {5}
     assert out.tolist() == [[0] * 8]
@@ -55,13 +55,13 @@ def test_confidence_is_that_of_the_drawn_token_not_of_the_likeliest() -> None:
 def test_confidence_spreads_what_a_prompt_leaves_to_reveal_over_all_steps(steps: int, left: list[int]) -> None:
     x = torch.full((1, 8), MASK)
     x[0, ::2] = 0
-    recorder = Recorder(SURENESS)
+    recorder = Recorder(CONFIDENCE)
     recorder.run(x, Decoding(steps, order="confidence"))
     assert [len(step[0]) for step in recorder.masked] == left
 
 
 def test_confidence_steps_that_reveal_nothing_skip_the_network() -> None:
-    recorder = Recorder(SURENESS[:2])
+    recorder = Recorder(CONFIDENCE[:2])
     recorder.run(torch.full((3, 2), MASK), Decoding(10, order="confidence"))
     assert recorder.calls == 2
     assert len(recorder.masked) == 10
@@ -70,14 +70,14 @@ def test_confidence_steps_that_reveal_nothing_skip_the_network() -> None:
 def test_confidence_counts_are_kept_for_each_example() -> None:
     x = torch.full((2, 8), MASK)
     x[1, 2:] = 0
-    recorder = Recorder(SURENESS)
+    recorder = Recorder(CONFIDENCE)
     recorder.run(x, Decoding(2, order="confidence"))
     assert recorder.masked[0] == [{0, 2, 5, 7}, {0}]
     assert recorder.masked[1] == [set(), set()]
 
 
 def test_threshold_reveals_everything_surer_and_else_the_surest() -> None:
-    recorder = Recorder(SURENESS)
+    recorder = Recorder(CONFIDENCE)
     recorder.run(torch.full((1, 8), MASK), Decoding(8, order="threshold", threshold=0.75))
     masked = [step[0] for step in recorder.masked]
     assert masked[:4] == [{0, 2, 5, 7}, {0, 5, 7}, {0, 5}, {5}]
@@ -88,21 +88,21 @@ def test_threshold_reveals_everything_surer_and_else_the_surest() -> None:
 def test_threshold_counts_each_example_alone() -> None:
     x = torch.full((2, 8), MASK)
     x[1, [1, 3, 4, 6]] = 1
-    recorder = Recorder(SURENESS)
+    recorder = Recorder(CONFIDENCE)
     recorder.run(x, Decoding(8, order="threshold", threshold=0.75))
     assert recorder.masked[0] == [{0, 2, 5, 7}, {0, 5, 7}]
 
 
 @pytest.mark.parametrize("steps", [1, 3])
 def test_threshold_reveals_what_is_left_in_the_last_step(steps: int) -> None:
-    recorder = Recorder(SURENESS)
+    recorder = Recorder(CONFIDENCE)
     recorder.run(torch.full((1, 8), MASK), Decoding(steps, order="threshold", threshold=1.0))
     assert [len(step[0]) for step in recorder.masked] == [*range(7, 8 - steps, -1), 0]
 
 
 @pytest.mark.parametrize("order", ["random", "spread", "confidence", "threshold"])
 def test_a_text_without_masks_needs_no_network(order: str) -> None:
-    recorder, x = Recorder(SURENESS), torch.tensor([[0, 1] * 4])
+    recorder, x = Recorder(CONFIDENCE), torch.tensor([[0, 1] * 4])
     assert torch.equal(recorder.run(x, Decoding(4, order=order)), x)
     assert recorder.calls == 0
 
@@ -114,18 +114,18 @@ def test_temperature_zero_decodes_greedily() -> None:
 
 
 def test_entropy_reveals_the_least_uncertain_positions_within_the_bound() -> None:
-    recorder = Recorder(SURENESS)
+    recorder = Recorder(CONFIDENCE)
     entropy = [float(e) for e in entropies(recorder.logits)]
     order = sorted(range(8), key=entropy.__getitem__)
     for count in range(1, 9):
         bound = sum(entropy[i] for i in order[: count - 1]) + 1e-9  # of those before the last
-        recorder = Recorder(SURENESS)
+        recorder = Recorder(CONFIDENCE)
         recorder.run(torch.full((1, 8), MASK), Decoding(8, order="entropy", entropy_bound=bound))
         assert recorder.masked[0][0] == set(order[count:])
 
 
 def test_entropy_without_allowance_reveals_one_position_a_step_and_the_rest_at_last() -> None:
-    recorder = Recorder(SURENESS)
+    recorder = Recorder(CONFIDENCE)
     recorder.run(torch.full((2, 8), MASK), Decoding(5, order="entropy", entropy_bound=0.0))
     assert [len(step[1]) for step in recorder.masked] == [7, 6, 5, 4, 0]
 
@@ -133,7 +133,7 @@ def test_entropy_without_allowance_reveals_one_position_a_step_and_the_rest_at_l
 def test_entropy_counts_each_example_alone() -> None:
     x = torch.full((2, 8), MASK)
     x[1, [1, 3]] = 1
-    recorder = Recorder(SURENESS)
+    recorder = Recorder(CONFIDENCE)
     recorder.run(x, Decoding(8, order="entropy", entropy_bound=0.1))  # the surest two have 0.20 and 0.33 nats
     assert recorder.masked[0] == [set(range(8)) - {1}, {0, 2, 4, 5, 7}]
 
@@ -152,7 +152,7 @@ def test_entropies_are_those_of_the_distribution() -> None:
 
 
 def test_entropy_order_at_temperature_zero_goes_by_the_entropies_at_one() -> None:
-    greedy, drawn = Recorder(SURENESS), Recorder(SURENESS)
+    greedy, drawn = Recorder(CONFIDENCE), Recorder(CONFIDENCE)
     for recorder, temperature in ((greedy, 0.0), (drawn, 1.0)):
         decoding = Decoding(8, temperature=temperature, order="entropy", entropy_bound=1.0)
         recorder.run(torch.full((1, 8), MASK), decoding)

@@ -237,7 +237,7 @@ def test_standard_input_may_be_json_lines(monkeypatch: pytest.MonkeyPatch, befor
         (b"caf\xe9", r"standard input cannot be read \(.*utf-8"),
         (b'{"text": "x"}\n{"text": "y', r"standard input cannot be read \(.+\)"),
         (b'{"body": "x"}\n', r"standard input has a row without a string 'text' \(line 1 has body\)"),
-        (b'{"text": "x"}\n3\n', r"standard input has a row without a string 'text'"),
+        (b'{"text": "x"}\n3\n', r"standard input has a row that is not an object"),
     ],
 )
 def test_a_fault_on_standard_input_gives_one_line(

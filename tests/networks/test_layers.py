@@ -8,6 +8,7 @@ from diladiff_cli.networks import attention
 from diladiff_cli.networks.attention import attend
 from diladiff_cli.networks.layers import (
     LOCAL_START,
+    Block,
     FeedForward,
     SelfAttention,
 )
@@ -207,3 +208,9 @@ def test_gelu_is_that_of_its_definition(
         found = activated(activation, x)
     error, rounding = (found.double() - expected).abs(), torch.finfo(dtype).eps
     assert (error <= off + expected.abs() * rounding).all()
+
+
+def test_a_block_with_a_condition_refuses_to_give_some_states_alone() -> None:
+    block = Block(8, 2, 16, modulated=True)
+    with pytest.raises(ValueError, match="gives the states of all places"):
+        block(torch.zeros(1, 3, 8), condition=torch.zeros(1, 6, 8), at=torch.tensor([[1]]))

@@ -143,13 +143,17 @@ def test_an_older_bundle_is_replaced_as_a_whole(tiny_chain: Chain, tmp_path: Pat
 def test_in_an_older_bundle_files_of_others_stay_and_its_reports_go(tiny_chain: Chain, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     export(tiny_chain.student, bundle)
-    for name in (".git/objects/ab", "LICENSE", "eval.jsonl", "former.json", "encoder/config.json"):
+    for name in (".git/objects/ab", "LICENSE", "citation.json", ".zenodo.json", "encoder/config.json"):
         (bundle / name).parent.mkdir(parents=True, exist_ok=True)
         (bundle / name).write_text("{}")
+    report = {"stage": "student", "hash": "0" * 64}
+    (bundle / "eval.jsonl").write_text(json.dumps(report))
+    (bundle / "two [1].json").write_text(json.dumps(report, indent=2) * 2)
     export(tiny_chain.student, bundle)
-    assert {path.name for path in bundle.iterdir()} >= {".git", "LICENSE"}
+    left = {path.name for path in bundle.iterdir()}
+    assert left >= {".git", "LICENSE", "citation.json", ".zenodo.json"}
     assert (bundle / ".git" / "objects" / "ab").exists()
-    assert not {"eval.jsonl", "former.json", "encoder"} & {path.name for path in bundle.iterdir()}
+    assert not {"eval.jsonl", "two [1].json", "encoder"} & left
 
 
 def test_a_bundle_samples_with_its_own_factor_on_latents(tiny_chain: Chain, tmp_path: Path) -> None:
@@ -276,7 +280,7 @@ def test_reports_of_other_weights_stay_behind(chain_copy: Chain, tmp_path: Path)
     for name, lines in reports.items():
         (chain_copy.mdlm / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
     (chain_copy.mdlm / "torn.json").write_text('{"stage"')
-    (chain_copy.mdlm / "pretty.json").write_text(json.dumps(reports["former.jsonl"][0], indent=2))
+    (chain_copy.mdlm / "pretty.json").write_text(json.dumps(reports["former.jsonl"][0], indent=2) * 2)
     export(chain_copy.mdlm, tmp_path / "bundle")
     found = {path.name for path in (tmp_path / "bundle").iterdir()}
     assert found >= {"own.jsonl", "both.jsonl", "others.json", "list.json", "torn.json", "metrics.jsonl"}

@@ -39,6 +39,12 @@ def test_the_reference_has_a_field_of_its_own(cli: Cli, tmp_path: Path) -> None:
     assert "without a string 'text' (it has n, body); name one with --text-field" in failed.err
 
 
+def test_a_field_of_no_reference_is_refused(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "s.jsonl").write_text(json.dumps({"text": "a text that was drawn"}) + "\n")
+    failed = cli("eval", tmp_path / "s.jsonl", "--text-field", "body")
+    assert failed.errors == ["error: --text-field has no meaning without a --reference to read; leave it out"]
+
+
 def test_the_text_that_ships_is_read_whatever_the_field(tmp_path: Path) -> None:
     samples = [{"text": "a text that was drawn"}]
     (report,) = SampleMeasure(EvalConfig(scorer="none", text_field="body")).reports(samples)
