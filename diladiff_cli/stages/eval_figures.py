@@ -196,7 +196,7 @@ def prior_velocity(prior: LatentPrior) -> Velocity:
 
 
 def whole_model(work: Evaluation) -> Figures:
-    """The decoder's bound and the prior's density of its latents together, per token, which is not a likelihood of text."""
+    """The decoder's bound and the prior's density of its latents together, per token, which is not a likelihood."""
     prior: LatentPrior = work.network
     text = work.text(work.config.likelihood)
     decoder = work.statistics(work.models["autoencoder"], text)
