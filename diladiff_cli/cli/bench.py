@@ -74,7 +74,7 @@ def bench(
         typer.Option(
             "--model",
             metavar="FOLDER",
-            help="An artifact of any stage, or shipped: the small model that ships with diladiff. "
+            help="An artifact of any stage, a bundle, hf://USER/NAME, or shipped: the small model that ships. "
             r"\[default: ckpt/student, else shipped]",
         ),
     ] = None,

@@ -57,7 +57,8 @@ def encode(
         typer.Argument(
             metavar="TEXT",
             help=(
-                "Files, folders, globs, a Hub data set, or - for stdin. In a .txt file blank lines separate documents. "
+                "Files (.txt, .jsonl or .json, also packed as .gz or .zst; .parquet), folders, globs, a Hub data set, "
+                "or - for stdin. In a .txt file blank lines separate documents. "
                 "Without any: the text shipped with diladiff."
             ),
         ),

@@ -12,6 +12,7 @@ from typing import Any
 from diladiff_cli.cli.output import ClosedPipeError
 from diladiff_cli.errors import UserError, system_error
 from diladiff_cli.settings import ConfigError
+from diladiff_cli.shipped import SHIPPED_MODEL, SHIPPED_NAME
 
 USUAL = {"--lr": "--learning-rate", "--bs": "--batch-size"}  # as other tools call them
 FAR_NEARER = 0.1  # by difflib's ratio of spellings: --temprature is --temperature (0.96), not --trace (0.67)
@@ -91,9 +92,9 @@ def explain(error: BaseException, arguments: Sequence[str] = ()) -> tuple[int, l
     if isinstance(error, ConfigError):
         return WRONG_USAGE, [f"error: {' '.join(problem.splitlines())}" for problem in error.problems]
     if isinstance(error, UserError):
-        return FAILED, [f"error: {one_line(str(error))}"]
+        return FAILED, [_told(error)]
     if isinstance(error, ExceptionGroup) and is_foreseen(error):
-        return FAILED, list(dict.fromkeys(f"error: {one_line(str(part))}" for part in error.exceptions))
+        return FAILED, list(dict.fromkeys(map(_told, error.exceptions)))
     if hasattr(error, "format_message"):  # the command-line parser's, whose base class has no public name
         return getattr(error, "exit_code", WRONG_USAGE), [f"error: {_usage(error, arguments)}"]
     found = system_error(error)
@@ -108,6 +109,11 @@ def explain(error: BaseException, arguments: Sequence[str] = ()) -> tuple[int, l
         return FAILED, [f"error: {what} ({reason}); see what it or its launcher says, then give the same command again"]
     what = f"{type(error).__name__}: {first}" if first else type(error).__name__
     return FAILED, [f"error: {what}; for the traceback add --debug"]
+
+
+def _told(error: Exception) -> str:
+    """The line of a fault, in which what ships has its name in place of its path."""
+    return f"error: {one_line(str(error).replace(str(SHIPPED_MODEL), SHIPPED_NAME))}"
 
 
 def one_line(text: str) -> str:

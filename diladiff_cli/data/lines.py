@@ -84,6 +84,16 @@ def _unpacker(ending: str) -> Any:
     return ZstdDecompressor(max_window_size=LONG_WINDOW).decompressobj()
 
 
+def check_unpacked(begin: bytes) -> None:
+    """Refuse what begins as packed files do.
+
+    Raises:
+        ValueError: It does.
+    """
+    if packed := next((ending for ending, magic in PACKED.items() if begin.startswith(magic)), None):
+        raise ValueError(f"it is packed as {packed}: unpack it first, or let the file's name end so")
+
+
 def decoded(blocks: Iterable[bytes]) -> Iterator[str]:
     r"""Text in UTF-8, or in UTF-16 or UTF-32 with a byte order mark; every kind of line end becomes "\n".
 
@@ -93,8 +103,7 @@ def decoded(blocks: Iterable[bytes]) -> Iterator[str]:
     blocks, begin = iter(blocks), b""
     while len(begin) < LOOKED_AT and (block := next(blocks, b"")):
         begin += block
-    if packed := next((ending for ending, magic in PACKED.items() if begin.startswith(magic)), None):
-        raise ValueError(f"it is packed as {packed}: unpack it first, or let the file's name end so")
+    check_unpacked(begin)
     encoding, mark = encoding_of(begin)
     if encoding == "utf-8" and b"\0" in begin[:LOOKED_AT]:
         place = begin.index(b"\0")

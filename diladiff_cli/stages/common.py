@@ -120,11 +120,10 @@ def open_recorded_data(artifact: Artifact, given: Path | None) -> TokenData:
     Raises:
         UserError: It is missing, or has another tokenizer or length; or nothing was given and it was replaced.
     """
-    if given is None and "path" not in artifact.data:
-        raise UserError(f"{artifact.path} records no data set", "name one with --data")
-    path = given or linked(artifact.place, artifact.data["path"])
-    if not is_there(path) and given is None:
-        what = f"the data set of {artifact.path}, {path}, is missing"
+    recorded = artifact.data.get("path")
+    path = given or (linked(artifact.place, recorded) if recorded else None)
+    if path is None or (given is None and not is_there(path)):
+        what = f"the data set of {artifact.path}{f', {path},' if path else ''} is missing"
         if "export" in artifact.config:
             what = f"{name_of(artifact.path)} is a bundle, which comes without its data set"
         remedy = "name one with --data"

@@ -103,9 +103,7 @@ def encode_latents(
             write_text(place / "plan.json", sealed(plan))
     state.wait_for_everyone()
     work = _Work(tokens, encoder, place, batch_size, rows_of_shard, done, state, Halving("blocks"))
-    kept = saying_if_interrupted(
-        lambda: f"{out}: {len(_whole_shards(out))} of {shards} shards are kept; the same command goes on"
-    )
+    kept = saying_if_interrupted(lambda: _what_is_kept(out, shards))
     with kept if place == out else nullcontext(), autocast(state.device, precision):
         splits = {name: work.encode_split(name) for name in ("train", "valid")}
     state.wait_for_everyone()
@@ -176,6 +174,13 @@ def _whole_shards(out: Path) -> set[str]:
 def _leftovers(out: Path) -> set[Path]:
     """Files that a killed run was writing."""
     return set(out.glob(".*.partial*"))
+
+
+def _what_is_kept(out: Path, shards: int) -> str:
+    whole = len(_whole_shards(out))
+    if not whole:
+        return f"{out}: no shard was complete; the same command begins anew"
+    return f"{out}: {whole} of {shards} shards are kept; the same command goes on"
 
 
 @dataclass(frozen=True)

@@ -208,7 +208,8 @@ def report_table(report: dict[str, Any]) -> "Table":
     from rich.text import Text
 
     settings = ", ".join(f"{key} {value}" for key, value in brief_settings(report).items() if value is not None)
-    lines = [f"reference: {report['reference']['source']}"] if "reference" in report else []
+    source = report.get("reference", {}).get("source")
+    lines = [f"reference: {'standard input' if source == '-' else source}"] if source else []
     if given := [name for name in ENDS if report["settings"].get(name) is not None]:
         what = f"the {' and the '.join(given)} {'counts' if len(given) == 1 else 'count'}"
         lines.append(f"{what} in all figures but latent agreement")
@@ -222,7 +223,8 @@ def report_table(report: dict[str, Any]) -> "Table":
         told = reason == report["scorer"]["note"]  # in the line above
         lines.append(f"{names} left out" if told else f"{names} left out: {reason}")
     # As text: a name like diladiff[scorer] is not markup.
-    title = Text(": ".join([*([target] if target else []), settings or "samples"]))
+    named = ["standard input" if target == "-" else target] if target else []
+    title = Text(": ".join([*named, settings or "samples"]))
     table = Table(title=title, caption=Text("\n".join(lines)), caption_justify="left", min_width=72)
     table.add_column("figure")
     sides = [side for side in ("samples", "reference") if side in report]

@@ -21,7 +21,7 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CHECKSUM, CONFIG_FILE, check_log, json_values, read_json
 from diladiff_cli.runtime.artifacts import COMMANDS, OURS, Artifact, linked, load_artifact, relative, write_artifact
 from diladiff_cli.runtime.card import METADATA, metadata_problems
-from diladiff_cli.runtime.folders import METRICS_FILE, recover, replacing
+from diladiff_cli.runtime.folders import METRICS_FILE, is_there, recover, replacing
 from diladiff_cli.runtime.locks import sole_writer
 from diladiff_cli.runtime.model_paths import resolved
 from diladiff_cli.settings import ConfigError, check_value
@@ -182,8 +182,9 @@ def _write(
     """One artifact of the bundle, which will lie at ``final``; returns its content hash."""
     data, network = artifact.data, artifact.network
     for name in ("path", "latents"):  # records only: nothing here needs them
-        if data.get(name):
-            data[name] = relative(linked(artifact.path, data[name]), final)
+        link = data.pop(name, None)
+        if link and is_there(place := linked(artifact.path, link)):
+            data[name] = relative(place, final)
     if network.get("features", "").startswith("."):
         recorded_feature_source(artifact)  # told here if it is missing or was changed
         _copy_encoder(Path(recorded_features(artifact)), folder / ENCODER)

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor
 
 from diladiff_cli.config import ENDS
+from diladiff_cli.data.lines import check_unpacked, chunks, unpacked
 from diladiff_cli.data.text import Piece, iter_pieces
 from diladiff_cli.data.tokenizer import decode_text, encode_documents
-from diladiff_cli.errors import UserError, meant_instead
+from diladiff_cli.errors import UserError, meant_instead, reason
 from diladiff_cli.notes import say
 from diladiff_cli.shipped import SHIPPED_TEXT
 
@@ -35,10 +37,12 @@ def read_samples(source: str) -> list[Sample]:
     """
     name = "standard input" if source == "-" else source
     try:
-        lines = sys.stdin.buffer.readlines() if source == "-" else Path(source).read_bytes().splitlines()
+        lines = _read(source).splitlines()
     except OSError as error:
         remedy = meant_instead(Path(source), "give a file that `diladiff sample` wrote, or an artifact")
-        raise UserError(f"cannot read {name} ({error.strerror})", remedy) from error
+        raise UserError(f"cannot read {name} ({reason(error)})", remedy) from error
+    except Exception as error:  # of archives that are damaged
+        raise UserError(f"cannot read {name} ({reason(error)})", "give JSON lines, one object each") from error
     samples = [_parse(line, f"{name}, line {i}") for i, line in enumerate(lines, 1) if line.strip()]
     if not samples:
         raise UserError(f"{name} holds no samples", "write some with: diladiff sample --n 64")
@@ -46,6 +50,21 @@ def read_samples(source: str) -> list[Sample]:
     if len(different) < len(samples):
         say(f"{name}: {len(samples) - len(different)} of {len(samples)} samples are there before, and count once")
     return different
+
+
+def _read(source: str) -> bytes:
+    """What a file or standard input holds, unpacked where the name says that it is packed.
+
+    Raises:
+        ValueError: It is packed under another name, or is one array.
+    """
+    packed = source.endswith((".gz", ".zst"))
+    with nullcontext(sys.stdin.buffer) if source == "-" else Path(source).open("rb") as file:
+        found = b"".join(unpacked(file, source) if packed else chunks(file))
+    check_unpacked(found)
+    if found.lstrip()[:1] == b"[":
+        raise ValueError("it is one array")
+    return found
 
 
 def _different(samples: list[Sample]) -> list[Sample]:

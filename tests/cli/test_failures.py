@@ -13,6 +13,7 @@ from diladiff_cli.cli.output import ClosedPipeError
 from diladiff_cli.config import MdlmConfig, SampleConfig
 from diladiff_cli.errors import UserError, is_out_of_memory
 from diladiff_cli.settings import ConfigError, Settings
+from diladiff_cli.shipped import SHIPPED_MODEL
 
 from ..chain import Chain
 from ..command_line import Cli, environment
@@ -292,4 +293,6 @@ def test_errors_are_told_apart_without_importing_torch(monkeypatch: pytest.Monke
     loaded = types.SimpleNamespace(**{k: v for k, v in vars(sys).items() if k != "modules"}, modules={})
     monkeypatch.setattr("diladiff_cli.cli.failures.sys", loaded)
     assert explain(UserError("a", "b")) == (1, ["error: a; b"])
+    shipped = UserError(f"there is no folder {SHIPPED_MODEL}/parents/base", f"did you mean {SHIPPED_MODEL}?")
+    assert explain(shipped) == (1, ["error: there is no folder shipped/parents/base; did you mean shipped?"])
     assert not is_out_of_memory(RuntimeError("shapes do not fit"))

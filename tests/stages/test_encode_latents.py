@@ -119,6 +119,18 @@ def test_a_run_that_is_interrupted_says_what_it_keeps(
         assert (told in said) is (resume is None)  # what --fresh began is begun anew
 
 
+def test_a_run_that_is_interrupted_within_its_first_shard_says_so(
+    tiny_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(self: Any, blocks: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.TextEncoder, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        encode_latents(ae=tiny_chain.ae, out=tmp_path / "latents")
+    assert capsys.readouterr().err.endswith("latents: no shard was complete; the same command begins anew\n")
+
+
 def test_latents_of_another_auto_encoder_are_not_mixed_in(tiny_chain: Chain, tmp_path: Path) -> None:
     out = tmp_path / "latents"
     encode_latents(ae=tiny_chain.ae, out=out)

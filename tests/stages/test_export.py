@@ -133,29 +133,6 @@ def test_a_bundle_can_be_exported_again(bundle: Path, tmp_path: Path) -> None:
     assert load_artifact(tmp_path / "prior", "prior").parent("ae").config["export"] == {"precision": "fp32"}
 
 
-def test_an_older_bundle_is_replaced_as_a_whole(tiny_chain: Chain, tmp_path: Path) -> None:
-    export(tiny_chain.student, tmp_path / "bundle")
-    export(tiny_chain.mdlm, tmp_path / "bundle")
-    assert load_artifact(tmp_path / "bundle").stage == "mdlm"
-    assert not (tmp_path / "bundle" / "parents").exists()
-
-
-def test_in_an_older_bundle_files_of_others_stay_and_its_reports_go(tiny_chain: Chain, tmp_path: Path) -> None:
-    bundle = tmp_path / "bundle"
-    export(tiny_chain.student, bundle)
-    for name in (".git/objects/ab", "LICENSE", "citation.json", ".zenodo.json", "encoder/config.json"):
-        (bundle / name).parent.mkdir(parents=True, exist_ok=True)
-        (bundle / name).write_text("{}")
-    report = {"stage": "student", "hash": "0" * 64}
-    (bundle / "eval.jsonl").write_text(json.dumps(report))
-    (bundle / "two [1].json").write_text(json.dumps(report, indent=2) * 2)
-    export(tiny_chain.student, bundle)
-    left = {path.name for path in bundle.iterdir()}
-    assert left >= {".git", "LICENSE", "citation.json", ".zenodo.json"}
-    assert (bundle / ".git" / "objects" / "ab").exists()
-    assert not {"eval.jsonl", "two [1].json", "encoder"} & left
-
-
 def test_a_bundle_samples_with_its_own_factor_on_latents(tiny_chain: Chain, tmp_path: Path) -> None:
     export(tiny_chain.student, tmp_path / "first", latent_scale=0.25)
     export(tmp_path / "first", tmp_path / "second")
@@ -266,24 +243,3 @@ def test_a_failed_export_leaves_the_older_bundle(
 def test_an_unknown_precision_is_refused(tiny_chain: Chain, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="precision is 'fp8'; choose one of bf16, fp32"):
         export(tiny_chain.mdlm, tmp_path / "bundle", "fp8")
-
-
-def test_reports_of_other_weights_stay_behind(chain_copy: Chain, tmp_path: Path) -> None:
-    own = load_artifact(chain_copy.mdlm).hash
-    reports = {
-        "own.jsonl": [{"stage": "mdlm", "hash": own, "figures": {}}],
-        "both.jsonl": [{"stage": "mdlm", "hash": "0" * 64}, {"stage": "mdlm", "hash": own}],
-        "former.jsonl": [{"stage": "mdlm", "hash": "0" * 64, "figures": {}}],
-        "others.json": [{"hash": "0" * 64}],
-        "list.json": [[1, 2]],
-    }
-    for name, lines in reports.items():
-        (chain_copy.mdlm / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (chain_copy.mdlm / "torn.json").write_text('{"stage"')
-    (chain_copy.mdlm / "pretty.json").write_text(json.dumps(reports["former.jsonl"][0], indent=2) * 2)
-    export(chain_copy.mdlm, tmp_path / "bundle")
-    found = {path.name for path in (tmp_path / "bundle").iterdir()}
-    assert found >= {"own.jsonl", "both.jsonl", "others.json", "list.json", "torn.json", "metrics.jsonl"}
-    assert not found & {"former.jsonl", "pretty.json"}
-    export(tmp_path / "bundle", tmp_path / "again")  # whose hash is another than its reports have
-    assert {path.name for path in (tmp_path / "again").iterdir()} == found

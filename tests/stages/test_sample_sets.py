@@ -1,9 +1,15 @@
 """Which texts were decoded from one latent, by what their lines say."""
 
+import gzip
+from pathlib import Path
 from typing import Any
 
+import pytest
+import zstandard
+
+from diladiff_cli.errors import UserError
 from diladiff_cli.stages.eval_samples import evaluate_groups
-from diladiff_cli.stages.sample_sets import are_of_several_calls, decodings_by_latent
+from diladiff_cli.stages.sample_sets import are_of_several_calls, decodings_by_latent, read_samples
 from diladiff_cli.stages.scoring import Scoring
 
 
@@ -34,3 +40,21 @@ def test_texts_of_several_calls_have_no_agreement() -> None:
     reason = "several texts of a latent have one id, as texts of several calls have"
     assert report["left_out"]["latent_agreement"] == reason
     assert "latent_agreement" not in report["samples"]
+
+
+@pytest.mark.parametrize(("name", "pack"), [("s.jsonl.gz", gzip.compress), ("s.jsonl.zst", zstandard.compress)])
+def test_packed_samples_are_read(tmp_path: Path, name: str, pack: Any) -> None:
+    (tmp_path / name).write_bytes(pack(b'{"text": "one"}\n{"text": "two"}\n'))
+    assert [sample["text"] for sample in read_samples(str(tmp_path / name))] == ["one", "two"]
+    (tmp_path / "other.jsonl").write_bytes((tmp_path / name).read_bytes())
+    with pytest.raises(UserError, match="it is packed as .+: unpack it first, or let the file's name end so"):
+        read_samples(str(tmp_path / "other.jsonl"))
+    (tmp_path / name).write_bytes(pack(b'{"text": "one"}\n' * 999)[:-9])
+    with pytest.raises(UserError, match=rf"cannot read .+{name} .the archive is cut off.; give JSON lines"):
+        read_samples(str(tmp_path / name))
+
+
+def test_an_array_of_samples_is_told(tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text('[{"text": "one"}]')
+    with pytest.raises(UserError, match=r"cannot read .+s\.json .it is one array.; give JSON lines, one object each"):
+        read_samples(str(tmp_path / "s.json"))
