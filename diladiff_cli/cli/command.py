@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from diladiff_cli.cli.failures import out_of_memory
 from diladiff_cli.cli.options import (
@@ -28,6 +29,28 @@ from diladiff_cli.settings import ConfigError, Settings
 
 INJECTED = ("config", "given", "on_terminal")  # what a body may ask for besides its own options
 Check = Callable[..., list[str]]
+
+
+class PlainHelp:
+    """Of a command or a group: its help names values, without Python's types, which some versions of Typer show."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """The parameters, told to show no types."""
+        found = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in found:
+            if parameter.param_type_name == "argument":
+                parameter.display_type_rich = lambda ctx: None
+            elif parameter.name == "help":
+                parameter.metavar = ""
+        return found
+
+
+class PlainCommand(PlainHelp, TyperCommand):
+    """A command with :class:`PlainHelp`."""
+
+
+class PlainGroup(PlainHelp, TyperGroup):
+    """A group of commands with :class:`PlainHelp`."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +84,7 @@ class Command:
     def add_to(self, app: typer.Typer) -> None:
         """Make it a command of ``app``."""
         epilog = "\n\n".join(["Examples:", *(f"  $ {line}" for line in self.examples)])
-        app.command(self.name, epilog=epilog, help=inspect.getdoc(self.body))(self.callback())
+        app.command(self.name, cls=PlainCommand, epilog=epilog, help=inspect.getdoc(self.body))(self.callback())
 
     def own(self) -> dict[str, inspect.Parameter]:
         """The options that are not fields of the configuration: the body's, then --preset and --config."""

@@ -13,6 +13,7 @@ import typer
 from diladiff_cli import __version__
 from diladiff_cli.cli.artifacts import export, info
 from diladiff_cli.cli.bench import bench
+from diladiff_cli.cli.command import PlainGroup
 from diladiff_cli.cli.encode import encode
 from diladiff_cli.cli.evaluate import evaluate
 from diladiff_cli.cli.failures import DONE, Terminated, report, wants_debug, without_debug
@@ -37,6 +38,7 @@ HELP = {"-h", "--help"}
 TOLD = HELP | {"--version"}  # what is written and done, whether or not it is read to its end
 app = typer.Typer(
     name="diladiff",
+    cls=PlainGroup,
     help="Fast, high-quality text from latent-augmented masked diffusion language models.",
     epilog="Try it: $ diladiff sample --n 3 --format text",
     add_completion=False,

@@ -229,7 +229,10 @@ def _text_of(row: Row, name: str, field: str) -> str:
         what = f"{name} has a row that is not an object ({place} is of type {type(values).__name__})"
         raise UserError(what, f'give objects with a text, such as {{"{field}": "…"}}')
     found = f"has {field} of type {type(values[field]).__name__}" if field in values else f"has {', '.join(values)}"
-    raise UserError(f"{name} has a row without a string {field!r} ({place} {found})", "name one with --text-field")
+    remedy = "name one with --text-field"
+    if any(isinstance(value, dict | list) for value in values.values()):
+        remedy += "; text within lists and objects is not read"
+    raise UserError(f"{name} has a row without a string {field!r} ({place} {found})", remedy)
 
 
 def _paragraphs(texts: Iterable[str]) -> Iterator[Piece]:

@@ -52,6 +52,13 @@ def invoke(app: typer.Typer, *arguments: str) -> None:
         group.invoke(context)
 
 
+@pytest.mark.parametrize("name", [None, *(found.name for found in COMMANDS)])
+def test_help_shows_no_types_of_python(cli: Cli, name: str | None) -> None:
+    shown = cli(*([name] if name else []), "--help").out
+    assert "Show this message and exit" in shown
+    assert not re.search(r"<(bool|str|list|path|int|float)", shown)
+
+
 @pytest.mark.parametrize("found", CONFIGURED, ids=lambda found: found.name)
 def test_every_field_of_a_configuration_is_an_option_with_help_and_default(cli: Cli, found: Command) -> None:
     assert found.settings is not None

@@ -110,6 +110,11 @@ BAD: dict[str, tuple[str, bytes | Callable[[Path], None], str]] = {
     ),
     "number": ("a.jsonl", rows("3"), "(line 1 has text of type int)"),
     "list": ("a.jsonl", rows('["a"]'), "(line 1 has text of type list)"),
+    "nested": (
+        "a.json",
+        b'{"data": [{"text": "a"}]}',
+        "(row 1 has data); name one with --text-field; text within lists and objects is not read",
+    ),
     "no object": ("a.jsonl", b'"a"\n', "(line 1 is of type str)"),
     "cut archive": ("a.txt.zst", PACKED[:-9], "the archive is cut off"),
     "cut second frame": ("a.txt.zst", PACKED + PACKED[:9], "the archive is cut off"),
