@@ -88,7 +88,7 @@ def test_the_page_on_python_runs_as_it_stands(tiny_chain: Chain, tmp_path: Path)
     assert len(parts) == 3
     code = "".join(parts).replace('"max_steps": 300', '"max_steps": 2, "eval_batches": 1, "batch_size": 4')
     assert code.count('"max_steps": 2,') == 1
-    code = code.replace('resolve("data", "demo")', 'resolve("data", "demo", options={"length": 16})')
+    code = code.replace('"valid_share": 0.2', '"valid_share": 0.2, "length": 16')
     assert code.count('"length": 16') == 1
     (tmp_path / "my_texts").mkdir()
     for number in range(20):  # enough that some documents are held out
