@@ -75,7 +75,7 @@ def test_another_default_device_changes_nothing(tiny_chain: Chain, stage: str) -
 def test_another_default_precision_changes_no_figure_and_no_latent(
     tiny_chain: Chain, tmp_path: Path, default: torch.dtype
 ) -> None:
-    config = EvalConfig(batches=1, draws=2, likelihood=1)
+    config = EvalConfig(batches=3, draws=2, likelihood=1)
     chain = [tiny_chain.mdlm, tiny_chain.ae, tiny_chain.prior, tiny_chain.student]
 
     def made(out: Path) -> tuple[list[dict[str, Any]], bytes]:

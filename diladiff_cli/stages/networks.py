@@ -73,10 +73,9 @@ def build(artifact: Artifact, device: torch.device | str = "cpu") -> Any:
             f"the weights of {artifact.path} do not fit its config.json ({odd[0]} is {found}, wanted {needed})",
             "make it again",
         )
-    # Whatever device, precision and mode the caller has set.
-    with torch.inference_mode(False), torch.device("cpu"), _NoStartingValues():
-        model = make(**network).float()
-    with torch.inference_mode(False):
+    with torch.inference_mode(False):  # whatever mode, device and precision the caller has set
+        with torch.device("cpu"), _NoStartingValues():
+            model = make(**network).float()
         model.load_state_dict(state)
         return model.requires_grad_(False).eval().to(device)
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from diladiff_cli.config import EncodeConfig
 from diladiff_cli.data import rows
 from diladiff_cli.data.files import skipped_kinds
+from diladiff_cli.data.lines import unpacked
 from diladiff_cli.data.rows import array_rows, parquet_rows, value_rows
 from diladiff_cli.data.text import iter_pieces, some_pieces
 from diladiff_cli.errors import UserError
@@ -169,6 +170,12 @@ def test_packed_text_is_read(tmp_path: Path, name: str) -> None:
     parts = [pack(content[:9]), pack(content[9:])]  # as `cat a.gz b.gz` makes them
     (tmp_path / name).write_bytes(b"".join(parts) + (b"\0" * 5000 if name.endswith(".gz") else b""))
     assert texts(tmp_path / name) == ["one", "two"]
+
+
+def test_zeros_within_a_part_are_not_padding() -> None:
+    parts = [b"one", bytes(5000)]
+    packed = b"".join(gzip.compress(part, compresslevel=0) for part in parts)
+    assert b"".join(unpacked(io.BytesIO(packed), "a.gz")) == b"".join(parts)
 
 
 def test_a_packed_file_that_is_cut_off_or_damaged_is_told(tmp_path: Path) -> None:

@@ -42,6 +42,13 @@ def test_replays_sample_as_plain_steps_do(tiny_chain: Chain, stage: str, monkeyp
     assert sampler.replays._kept
 
 
+def test_replays_heed_no_default_device(tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler, config = load_sampler(tiny_chain.student, "cpu"), SETTINGS["student"]
+    wanted = list(generate(sampler, config))
+    with replaying(monkeypatch), torch.device("meta"):
+        assert list(generate(sampler, config)) == wanted
+
+
 def test_a_kept_replay_attends_to_the_latents_of_its_batch(tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     sampler = load_sampler(tiny_chain.prior, "cpu")
     config = complete(sampler, replace(SETTINGS["prior"], decodings=1, temperature=0.0))
