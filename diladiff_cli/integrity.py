@@ -8,7 +8,7 @@ purpose must delete its checksum.
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,18 +113,6 @@ def read_config(file: Path, remedy: str, read: Callable[[Path], dict[str, Any]] 
 def json_hash(content: Any) -> str:
     """SHA-256 of what JSON can say, in hexadecimal; the order of keys does not count."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def json_values(text: str) -> Iterator[Any]:
-    """The JSON values of a text, one after another, in whatever lines.
-
-    Raises:
-        json.JSONDecodeError: What comes next is not JSON.
-    """
-    decoder, place = json.JSONDecoder(), 0
-    while rest := text[place:].lstrip():
-        found, place = decoder.raw_decode(text, len(text) - len(rest))
-        yield found
 
 
 def file_hash(path: Path) -> str:

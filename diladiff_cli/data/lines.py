@@ -1,12 +1,12 @@
 """Lines of files of any size: decoded strictly, in several parts where one is longer than memory would like."""
 
 import codecs
+import gzip
 import io
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 OnRead = Callable[[int], None]  # number of further bytes of files that were read
 CHUNK = 1 << 20
@@ -60,28 +60,35 @@ def unpacked(file: IO[bytes], ending: str, on_read: OnRead = ignore) -> Iterator
     It may be packed in several parts, one after another.
 
     Raises:
-        ValueError: The file is cut off.
-        ZstdError, zlib.error: It is damaged.
+        ValueError, EOFError: The file is cut off.
+        ZstdError, zlib.error, BadGzipFile: It is damaged.
     """
-    unpacker, part_ended = None, False
+    return (_of_gzip if ending.endswith(".gz") else _of_zstandard)(file, on_read)
+
+
+def _of_gzip(file: IO[bytes], on_read: OnRead) -> Iterator[bytes]:
+    told = 0
+    with gzip.GzipFile(fileobj=file) as archive:
+        while block := archive.read(CHUNK):
+            on_read(file.tell() - told)
+            told = file.tell()
+            yield block
+
+
+def _of_zstandard(file: IO[bytes], on_read: OnRead) -> Iterator[bytes]:
+    from zstandard import ZstdDecompressor
+
+    unpacker = None
     for packed in chunks(file, on_read, PACKED_CHUNK):
-        while packed := packed.lstrip(b"\0") if part_ended and ending.endswith(".gz") else packed:  # gzip may be padded
-            unpacker, part_ended = unpacker or _unpacker(ending), False
+        while packed:
+            unpacker = unpacker or ZstdDecompressor(max_window_size=LONG_WINDOW).decompressobj()
             if block := unpacker.decompress(packed):
                 yield block
             packed = b""
             if unpacker.eof:
-                packed, unpacker, part_ended = unpacker.unused_data, None, True
+                packed, unpacker = unpacker.unused_data, None
     if unpacker is not None:
         raise ValueError("the archive is cut off")
-
-
-def _unpacker(ending: str) -> Any:
-    if ending.endswith(".gz"):
-        return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # the latter for gzip's own header
-    from zstandard import ZstdDecompressor
-
-    return ZstdDecompressor(max_window_size=LONG_WINDOW).decompressobj()
 
 
 def check_unpacked(begin: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Rows of JSON lines, of JSON arrays and of parquet files, one at a time, each with its place for messages."""
+"""Rows of JSON lines, values and arrays and of parquet files, one at a time, each with its place for messages."""
 
 import json
 import re

@@ -72,8 +72,8 @@ def some_pieces(sources: Sequence[str], field: str, names: Sequence[str], on_rea
     empty = True
     try:
         for piece in iter_pieces(sources, field, on_read):
-            yield piece
             empty = False
+            yield piece
     except UserError as error:
         what = error.what
         for source, name in zip(sources, names, strict=True):
@@ -174,18 +174,18 @@ def _file_parts(file: Path, field: str, on_read: OnRead) -> Iterator[Piece]:
         return
     with file.open("rb") as opened:
         texts = decoded(unpacked(opened, kind, on_read) if kind.endswith((".zst", ".gz")) else chunks(opened, on_read))
-        if not kind.startswith(".json"):
+        if kind.startswith(".json"):
+            signs, texts = _looked_at(texts)
+            others = line_rows if kind.startswith(".jsonl") else value_rows
+            yield from _row_parts((array_rows if signs.startswith("[") else others)(texts), str(file), field)
+        else:
             yield from _paragraphs(texts)
-            return
-        signs, texts = _looked_at(texts)
-        rows = array_rows(texts) if signs.startswith("[") else (line_rows if ".jsonl" in kind else value_rows)(texts)
-        yield from _row_parts(rows, str(file), field)
 
 
 def _stdin_parts(field: str) -> Iterator[Piece]:
     signs, texts = _looked_at(decoded(chunks(sys.stdin.buffer)))
     if _is_json(signs):
-        rows = array_rows(texts) if signs.startswith("[") else line_rows(texts)
+        rows = (array_rows if signs.startswith("[") else line_rows)(texts)
         yield from _row_parts(rows, "standard input", field)
     else:
         yield from _paragraphs(texts)

@@ -145,17 +145,15 @@ def idle_options(
         *(given if None not in stages else ()),
     ]
     if len(artifacts) == len(targets):
-        idle |= dict.fromkeys(OF_SAMPLES, "samples")
+        idle |= dict.fromkeys(OF_SAMPLES, "samples to measure")
     if not artifacts:
-        idle |= dict.fromkeys(OF_ARTIFACTS, "an artifact")
+        idle |= dict.fromkeys(OF_ARTIFACTS, "an artifact to measure")
     elif "prior" not in stages:
-        idle["likelihood"] = "a prior"
+        idle["likelihood"] = "a prior to measure"
     if not reference:
-        idle.setdefault("text_field", "a --reference")
+        idle.setdefault("text_field", "a --reference to read")
     return [
-        f"{flag(name)} has no meaning without {wanted} to {'read' if name == 'text_field' else 'measure'}; leave it out"
-        for name, wanted in idle.items()
-        if name in given
+        f"{flag(name)} has no meaning without {wanted}; leave it out" for name, wanted in idle.items() if name in given
     ]
 
 

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from diladiff_cli.config import LEAST_SCALE, MOST_SCALE
+from diladiff_cli.data.rows import value_rows
 from diladiff_cli.errors import UserError
-from diladiff_cli.integrity import CHECKSUM, CONFIG_FILE, check_log, json_values, read_json
+from diladiff_cli.integrity import CHECKSUM, CONFIG_FILE, check_log, read_json
 from diladiff_cli.runtime.artifacts import COMMANDS, OURS, Artifact, linked, load_artifact, relative, write_artifact
 from diladiff_cli.runtime.card import METADATA, metadata_problems
 from diladiff_cli.runtime.folders import METRICS_FILE, is_there, recover, replacing
@@ -240,8 +241,8 @@ def _reported(record: Path) -> set[str]:
     """The hashes of the artifacts that a file's reports of ``eval`` are of."""
     text, values = record.read_text(encoding="utf-8", errors="replace"), list[Any]()
     try:
-        values += json_values(text)
-    except (ValueError, RecursionError):  # torn somewhere
+        values += (row.values for row in value_rows([text]))
+    except ValueError:  # torn somewhere
         for line in text.splitlines():
             with suppress(ValueError, RecursionError):
                 values.append(json.loads(line))

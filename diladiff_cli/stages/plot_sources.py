@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from diladiff_cli.data.rows import value_rows
 from diladiff_cli.errors import UserError
-from diladiff_cli.integrity import check_log, json_values
+from diladiff_cli.integrity import check_log
 from diladiff_cli.runtime.artifacts import COMMANDS, load_artifact
 from diladiff_cli.runtime.folders import METRICS_FILE
 from diladiff_cli.runtime.model_paths import name_of, resolved
@@ -135,12 +136,12 @@ def _text(target: str) -> str:
 def _objects(target: str) -> Iterator[LogLine]:
     """The JSON objects of a file, one a line or indented."""
     try:
-        for found in json_values(_text(target)):
-            if not isinstance(found, dict):
+        for row in value_rows([_text(target)]):
+            if not isinstance(row.values, dict):
                 raise UserError(f"{_name(target)} holds something else than JSON objects", REMEDY)
-            yield found
-    except json.JSONDecodeError as error:
-        raise UserError(f"{_name(target)}, line {error.lineno} is not JSON", REMEDY) from error
+            yield row.values
+    except ValueError as error:
+        raise UserError(f"cannot read {_name(target)} ({error})", REMEDY) from error
 
 
 def number(value: Any) -> float:

@@ -246,7 +246,7 @@ def test_what_a_kill_cut_off_is_left_out_and_what_was_not_finite_is_a_gap(chain_
     [
         (None, r"cannot read .+ \(No such file or directory\)"),
         (b"\xff\xfe", r"cannot read .+ \(no text\)"),
-        (b"{}\n{", "line 2 is not JSON"),
+        (b"{}\n{", "row 2 is not JSON: Expecting property name"),
         (b"[1]\n", "holds something else than JSON objects"),
         (b'{"text": "a sample"}\n', "holds no reports of artifacts"),
         (b"", "holds no reports of artifacts"),
