@@ -239,10 +239,11 @@ def _records(folder: Path) -> list[Path]:
 
 def _reported(record: Path) -> set[str]:
     """The hashes of the artifacts that a file's reports of ``eval`` are of."""
-    text, values = record.read_text(encoding="utf-8", errors="replace"), list[Any]()
+    text = record.read_text(encoding="utf-8", errors="replace")
     try:
-        values += (row.values for row in value_rows([text]))
+        values = [row.values for row in value_rows([text])]
     except ValueError:  # torn somewhere
+        values = []
         for line in text.splitlines():
             with suppress(ValueError, RecursionError):
                 values.append(json.loads(line))

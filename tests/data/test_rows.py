@@ -174,6 +174,9 @@ def test_packed_text_is_read(tmp_path: Path, name: str) -> None:
     parts = [pack(content[:9]), pack(content[9:])]  # as `cat a.gz b.gz` makes them
     (tmp_path / name).write_bytes(b"".join(parts) + (b"\0" * 5000 if name.endswith(".gz") else b""))
     assert texts(tmp_path / name) == ["one", "two"]
+    read = list[int]()
+    assert len(list(iter_pieces([str(tmp_path / name)], on_read=read.append))) == 2
+    assert sum(read) == (tmp_path / name).stat().st_size
 
 
 def test_zeros_within_a_part_are_not_padding() -> None:

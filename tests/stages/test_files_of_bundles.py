@@ -68,7 +68,7 @@ def test_reports_of_other_weights_stay_behind(chain_copy: Chain, tmp_path: Path)
         (chain_copy.mdlm / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
     (chain_copy.mdlm / "torn.json").write_text('{"stage"')
     (chain_copy.mdlm / "pretty.json").write_text(json.dumps(reports["former.jsonl"][0], indent=2) * 2)
-    (chain_copy.mdlm / "torn.jsonl").write_text(json.dumps(reports["former.jsonl"][0]) + '\n{"stage"')
+    (chain_copy.mdlm / "torn.jsonl").write_text('{"stage"\n' + json.dumps(reports["former.jsonl"][0]))
     export(chain_copy.mdlm, tmp_path / "bundle")
     found = {path.name for path in (tmp_path / "bundle").iterdir()}
     assert found >= {"own.jsonl", "both.jsonl", "others.json", "list.json", "torn.json", "metrics.jsonl"}
