@@ -41,7 +41,9 @@ def read_samples(source: str) -> list[Sample]:
     except OSError as error:
         remedy = meant_instead(Path(source), "give a file that `diladiff sample` wrote, or an artifact")
         raise UserError(f"cannot read {name} ({reason(error)})", remedy) from error
-    except Exception as error:  # of archives that are damaged
+    except MemoryError:
+        raise
+    except Exception as error:  # of archives that are damaged, each library has its own
         raise UserError(f"cannot read {name} ({reason(error)})", "give JSON lines, one object each") from error
     samples = [_parse(line, f"{name}, line {i}") for i, line in enumerate(lines, 1) if line.strip()]
     if not samples:

@@ -55,6 +55,16 @@ def test_packed_samples_are_read(tmp_path: Path, name: str, pack: Any) -> None:
         read_samples(str(tmp_path / name))
 
 
+def test_want_of_memory_is_not_a_fault_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> Any:
+        raise MemoryError
+
+    (tmp_path / "s.jsonl").write_text('{"text": "one"}')
+    monkeypatch.setattr("diladiff_cli.stages.sample_sets.chunks", full)
+    with pytest.raises(MemoryError):
+        read_samples(str(tmp_path / "s.jsonl"))
+
+
 def test_an_array_of_samples_is_told(tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text('[{"text": "one"}]')
     with pytest.raises(UserError, match=r"cannot read .+s\.json .it is one array.; give JSON lines, one object each"):
