@@ -19,10 +19,10 @@ from diladiff_cli.networks.encoder import LatentEncoder
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.model_paths import default_model, resolved
 from diladiff_cli.settings import shown
-from diladiff_cli.stages.sample import Progress, Sample, decode, describe, generate
-from diladiff_cli.stages.sample_settings import complete_for_latents
-from diladiff_cli.stages.sampler import Sampler, load_sampler
-from diladiff_cli.stages.trace import Trace, record
+from diladiff_cli.stages.sampling.sample import Progress, Sample, decode, describe, generate
+from diladiff_cli.stages.sampling.sampler import Sampler, load_sampler
+from diladiff_cli.stages.sampling.settings import complete_for_latents
+from diladiff_cli.stages.sampling.trace import Trace, record
 
 TEXTS_AT_ONCE = 64
 
@@ -50,7 +50,7 @@ class Model:
     """A loaded model; :func:`load` makes one.
 
     Attributes:
-        sampler: Its networks, as :mod:`diladiff_cli.stages.sample` takes them.
+        sampler: Its networks, as :mod:`diladiff_cli.stages.sampling.sample` takes them.
     """
 
     sampler: Sampler
@@ -111,11 +111,11 @@ class Model:
         return list(self.stream(SampleConfig.from_dict(values | options)))
 
     def stream(self, config: SampleConfig, progress: Progress | None = None, first: int = 0) -> Iterator[Sample]:
-        """Samples as they are drawn, see :func:`diladiff_cli.stages.sample.generate`."""
+        """Samples as they are drawn, see :func:`diladiff_cli.stages.sampling.sample.generate`."""
         return generate(self.sampler, config, progress, first)
 
     def trace(self, config: SampleConfig) -> Trace:
-        """How sample 0 of :meth:`stream` is decoded, step by step; :func:`diladiff_cli.stages.trace.page` shows it."""
+        """How sample 0 of :meth:`stream` is decoded, step by step; ``stages.sampling.trace.page`` shows it."""
         return record(self.sampler, config)
 
     def encode(self, texts: str | Sequence[str]) -> Tensor:

@@ -14,8 +14,8 @@ from pathlib import Path
 from layout import DRAWN, NAMES, Report, stored, timed
 from tables import TABLES
 
-from diladiff_cli.stages.bench_lines import Way
-from diladiff_cli.stages.bench_picture import frontier_picture
+from diladiff_cli.stages.bench.lines import Way
+from diladiff_cli.stages.bench.picture import frontier_picture
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent

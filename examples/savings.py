@@ -24,8 +24,8 @@ from diladiff_cli.networks.denoiser import TokenDenoiser, with_bf16_matrices
 from diladiff_cli.networks.layers import SelfAttention
 from diladiff_cli.runtime.heap import keep_freed_memory
 from diladiff_cli.runtime.precision import has_fast_bf16
-from diladiff_cli.stages.bench_speed import machine, seconds
-from diladiff_cli.stages.sampler import decoding_functions
+from diladiff_cli.stages.bench.speed import machine, seconds
+from diladiff_cli.stages.sampling.sampler import decoding_functions
 
 CPU = torch.device("cpu")
 VOCAB, LENGTH, LATENTS, CHANNELS = 4096, 128, 64, 64

@@ -34,7 +34,7 @@ def build_scorer() -> Scorer:
 
 def give_scorer(monkeypatch: pytest.MonkeyPatch, name: str = "tiny") -> Scorer:
     """Make it the one that every ``--scorer`` gives; by their letters, it tells all texts apart."""
-    from diladiff_cli.stages import sample_measure
+    from diladiff_cli.stages.evaluation import measure as sample_measure
 
     def by_letter(_: Scorer, texts: Any, *_more: Any) -> list[list[int]]:
         return [[2 + ord(letter) % 6 for letter in text[:16]] for text in texts]

@@ -14,6 +14,7 @@ import diladiff_cli
 
 PACKAGE = Path(diladiff_cli.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
+MAPS = sorted({*PACKAGE.glob("*/**/__init__.py")} - {PACKAGE / "cli/__init__.py", PACKAGE / "config/__init__.py"})
 TESTS = Path(__file__).parent
 LONGEST_FILE = 300
 HEAVY = {
@@ -142,13 +143,13 @@ def test_training_starts_without_integrators() -> None:
     assert "scipy.integrate" not in loaded
 
 
-@pytest.mark.parametrize("name", ["core", "data", "metrics", "networks", "runtime", "stages"])
-def test_the_map_of_a_package_names_all_its_modules(name: str) -> None:
-    folder = PACKAGE / name
-    told = set(re.findall(r"``(\w+)``", ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""))
-    modules = {path.stem for path in folder.glob("*.py")} - {"__init__"}
-    assert modules - told == set()
-    assert told - modules <= {"eval", "bench", "encode"}  # commands
+@pytest.mark.parametrize("path", MAPS, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_the_map_of_a_package_names_all_that_is_in_it(path: Path) -> None:
+    told = set(re.findall(r"``(\w+)``", ast.get_docstring(ast.parse(path.read_text())) or ""))
+    modules = {inside.stem for inside in path.parent.glob("*.py")} - {"__init__"}
+    packages = {inside.parent.name for inside in path.parent.glob("*/__init__.py")}
+    assert (modules | packages) - told == set()
+    assert told - modules - packages <= {"eval", "bench", "encode"}  # commands
 
 
 def test_no_file_is_too_long() -> None:

@@ -8,13 +8,13 @@ from torch._dynamo.utils import counters
 
 from diladiff_cli.config import BenchConfig
 from diladiff_cli.runtime.randomness import BatchNoise
-from diladiff_cli.stages import graphs
-from diladiff_cli.stages.bench_training import Work, works
-from diladiff_cli.stages.sample import draw_latents, generate
-from diladiff_cli.stages.sampler import load_sampler
+from diladiff_cli.stages.bench.training import Work, works
+from diladiff_cli.stages.sampling import graphs
+from diladiff_cli.stages.sampling.sample import draw_latents, generate
+from diladiff_cli.stages.sampling.sampler import load_sampler
 
 from .chain import Chain
-from .stages.test_graphs import SETTINGS
+from .stages.sampling.test_graphs import SETTINGS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 STAGES = ("train-mdlm", "train-ae", "train-prior", "distill")

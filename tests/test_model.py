@@ -131,7 +131,7 @@ def test_a_device_that_cannot_be_used_is_named(tiny_chain: Chain, device: Any) -
 
 
 def test_a_device_without_float64_is_named(tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diladiff_cli.stages.sampler.has_float64", lambda _: False)
+    monkeypatch.setattr("diladiff_cli.stages.sampling.sampler.has_float64", lambda _: False)
     with pytest.raises(UserError, match="the device cpu has no float64, in which tokens are drawn"):
         load(tiny_chain.student, "cpu")
 

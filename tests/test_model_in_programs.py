@@ -15,10 +15,10 @@ from diladiff_cli.config import BenchConfig, EvalConfig, SampleConfig, resolve
 from diladiff_cli.errors import UserError
 from diladiff_cli.metrics.quiet import silenced
 from diladiff_cli.model import Model, load
-from diladiff_cli.stages.bench_kept import bench_plan
+from diladiff_cli.stages.bench.kept import bench_plan
 from diladiff_cli.stages.encode import encode_text
 from diladiff_cli.stages.encode_latents import encode_latents
-from diladiff_cli.stages.eval_files import evaluate_files, evaluation_plan
+from diladiff_cli.stages.evaluation.files import evaluate_files, evaluation_plan
 from diladiff_cli.stages.export import export
 from diladiff_cli.stages.info import describe
 from diladiff_cli.stages.train_ae import train_ae

@@ -40,7 +40,7 @@ IMPORTED = (
     *("datasets.packaged_modules.text.text", "transformers.models.auto.tokenization_auto"),
     *("transformers.tokenization_utils_tokenizers", "torch._dynamo", "rich.progress"),
     *("pydantic.fields", "pydantic.types", "pydantic.type_adapter", "annotated_types", "accelerate.tracking"),
-    *("diladiff_cli.stages.bench_frontier", "diladiff_cli.stages.bench_picture", "diladiff_cli.stages.info"),
+    *("diladiff_cli.stages.bench.frontier", "diladiff_cli.stages.bench.picture", "diladiff_cli.stages.info"),
 )
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
 PROGRAM = """#!/bin/sh

@@ -125,16 +125,16 @@ def bench(
         return _speed(config)
     models, folder = _all_models(model, against or [], more or []), out or Path("bench")
     if dry_run:
-        from diladiff_cli.stages.bench_kept import bench_plan
+        from diladiff_cli.stages.bench.kept import bench_plan
 
         return bench_plan(config, models, folder, data)
     return _frontier(config, models, folder, data)
 
 
 def _speed(config: BenchConfig) -> Iterator[Mapping[str, Any]]:
-    from diladiff_cli.stages.bench_speed import bench_speed
-    from diladiff_cli.stages.bench_tables import speed_table, training_table
-    from diladiff_cli.stages.bench_training import bench_training
+    from diladiff_cli.stages.bench.speed import bench_speed
+    from diladiff_cli.stages.bench.tables import speed_table, training_table
+    from diladiff_cli.stages.bench.training import bench_training
 
     sampling = yield from _kept(r | {"kind": "sampling"} for r in bench_speed(config))
     show(speed_table(sampling))
@@ -150,9 +150,9 @@ def _all_models(model: Path | None, against: list[Path], more: list[Path]) -> li
 
 
 def _frontier(config: BenchConfig, models: list[Path], out: Path, data: Path | None) -> Iterator[Mapping[str, Any]]:
-    from diladiff_cli.stages.bench_frontier import bench_frontier
-    from diladiff_cli.stages.bench_picture import frontier_picture
-    from diladiff_cli.stages.bench_tables import FrontierView
+    from diladiff_cli.stages.bench.frontier import bench_frontier
+    from diladiff_cli.stages.bench.picture import frontier_picture
+    from diladiff_cli.stages.bench.tables import FrontierView
 
     reports = yield from _kept(bench_frontier(config, models, out, data))
     show(FrontierView(reports))

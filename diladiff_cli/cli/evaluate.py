@@ -25,7 +25,7 @@ def _check(
     problems, settings = stdin_problems(target, reference), given if config is not None else {}
     if problems or (not reference and data is None and not settings):
         return problems
-    from diladiff_cli.stages.eval_files import idle_options
+    from diladiff_cli.stages.evaluation.files import idle_options
 
     return idle_options(target, reference or (), data, settings)
 
@@ -68,7 +68,7 @@ def evaluate(
     """
     if not is_main_process():  # which does this work alone
         return None
-    from diladiff_cli.stages.eval_files import evaluate_files, evaluation_plan
+    from diladiff_cli.stages.evaluation.files import evaluate_files, evaluation_plan
 
     if dry_run:
         return evaluation_plan(config, target, reference or (), data)
@@ -78,7 +78,7 @@ def evaluate(
 
 def _with_tables(reports: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The reports as they come, each shown on stderr, and in the end all ways of sampling together."""
-    from diladiff_cli.stages.eval_files import overview_table, table_of
+    from diladiff_cli.stages.evaluation.files import overview_table, table_of
 
     shown = []
     for report in reports:

@@ -55,6 +55,6 @@ def plot(
     """
     if not is_main_process():
         return None
-    from diladiff_cli.stages.plot import plot as draw
+    from diladiff_cli.stages.plotting.plot import plot as draw
 
     return draw(target, out, _names(format))

@@ -96,7 +96,7 @@ def sample(
     if out is not None and format == "jsonl":
         _check_earlier(out)
     from diladiff_cli.model import load
-    from diladiff_cli.stages.sample_settings import complete, notes_on, origin_of, sample_plan
+    from diladiff_cli.stages.sampling.settings import complete, notes_on, origin_of, sample_plan
 
     loaded = load(named_or_default(model), data=data)
     _check_stage(loaded, config, given, data)
@@ -108,7 +108,7 @@ def sample(
     if trace is not None and is_main_process():
         _write_trace(loaded, config, trace)
     from diladiff_cli.cli.sample_file import Source, texts_of, write_samples
-    from diladiff_cli.stages.sample import is_whole
+    from diladiff_cli.stages.sampling.sample import is_whole
 
     draw = partial(_with_bar, loaded, config, out is not None or not on_terminal)
     if out is None:
@@ -141,7 +141,7 @@ def _check_earlier(out: Path) -> None:
 
 def _check_stage(model: Any, config: SampleConfig, given: Mapping[str, Any], data: Path | None) -> None:
     """Refuse options that do not fit the model's stage, or would do nothing there; all at once."""
-    from diladiff_cli.stages.sample_settings import complete
+    from diladiff_cli.stages.sampling.settings import complete
 
     problems = []
     if "gamma" in given and model.stage != "student":
@@ -176,7 +176,7 @@ def _with_bar(model: Any, config: SampleConfig, enabled: bool, first: int) -> It
 def _write_trace(model: Any, config: SampleConfig, out: Path) -> None:
     from diladiff_cli.cli.sample_file import writable
     from diladiff_cli.runtime.folders import real, remove_leftovers, replacing_file
-    from diladiff_cli.stages.trace import page
+    from diladiff_cli.stages.sampling.trace import page
 
     cut_short = saying_if_interrupted(lambda: f"{out} is not written, since it is not complete")
     with cut_short, writable(out, "--trace") as target:

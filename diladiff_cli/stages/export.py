@@ -28,7 +28,7 @@ from diladiff_cli.runtime.model_paths import resolved
 from diladiff_cli.settings import ConfigError, check_value
 from diladiff_cli.stages.feature_sources import recorded_feature_source, recorded_features
 from diladiff_cli.stages.networks import build
-from diladiff_cli.stages.sampler import LATENT_STEPS
+from diladiff_cli.stages.sampling.sampler import LATENT_STEPS
 from diladiff_cli.tokenizer_files import PATTERNS, read_tokenizer
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}

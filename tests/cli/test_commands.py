@@ -154,7 +154,7 @@ def test_eval_of_samples_cuts_the_reference_in_the_tokens_of_their_model(
 def test_eval_of_samples_of_an_unknown_model_cuts_the_reference_by_characters(
     cli: Cli, tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from diladiff_cli.stages import reference_text
+    from diladiff_cli.stages.evaluation import reference_text
 
     asked: list[tuple[Any, int, int]] = []
     original = reference_text.reference_samples

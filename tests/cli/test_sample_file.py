@@ -16,8 +16,8 @@ from diladiff_cli.cli import sample_file
 from diladiff_cli.cli.sample_file import SEPARATOR
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.runtime.folders import partial_name
-from diladiff_cli.stages.sample_settings import origin_of
-from diladiff_cli.stages.sampler import load_sampler
+from diladiff_cli.stages.sampling.sampler import load_sampler
+from diladiff_cli.stages.sampling.settings import origin_of
 
 from ..chain import Chain
 from ..command_line import Cli, environment
@@ -217,7 +217,7 @@ def test_an_interrupt_while_samples_are_looked_through_loses_none(
     def interrupt(*_: object) -> bool:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("diladiff_cli.stages.sample.is_whole", interrupt)
+    monkeypatch.setattr("diladiff_cli.stages.sampling.sample.is_whole", interrupt)
     stopped = cli(*command(tiny_chain, out))
     assert stopped.status == 130
     told = f"{out} {GONE}; 7 of {N} samples are kept, and the same command does the rest"

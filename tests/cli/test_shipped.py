@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from diladiff_cli.runtime import model_paths
+from diladiff_cli.stages.evaluation.reference_text import SHIPPED
 from diladiff_cli.stages.export import export
-from diladiff_cli.stages.reference_text import SHIPPED
 
 from ..chain import LENGTH, Chain
 from ..command_line import Cli

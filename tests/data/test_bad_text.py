@@ -18,7 +18,7 @@ from diladiff_cli.data.text import iter_pieces
 from diladiff_cli.data.tokenizer import train_tokenizer
 from diladiff_cli.errors import UserError
 from diladiff_cli.stages.encode import encode_text
-from diladiff_cli.stages.sample_sets import read_samples, reference_samples
+from diladiff_cli.stages.evaluation.sets import read_samples, reference_samples
 
 GOOD = "the cat sat on the mat, and the dog in the log"
 

@@ -218,11 +218,11 @@ VANISHING: dict[str, tuple[str, str, tuple[str, ...], str]] = {
     "train-ae": ("stages.train_ae", "mdlm", ("train-ae", "--base", "copy/ckpt/mdlm"), "model.safetensors"),
     "encode --ae": ("stages.encode_latents", "ae", WRITERS["encode --ae"], "model.safetensors"),
     "encode --ae, data": ("stages.encode_latents", "ae", WRITERS["encode --ae"], "../../data/train-00000.safetensors"),
-    "sample": ("stages.sampler", "student", WRITERS["sample"], "model.safetensors"),
-    "sample, tokenizer": ("stages.sampler", "student", WRITERS["sample"], "tokenizer.json"),
+    "sample": ("stages.sampling.sampler", "student", WRITERS["sample"], "model.safetensors"),
+    "sample, tokenizer": ("stages.sampling.sampler", "student", WRITERS["sample"], "tokenizer.json"),
     "export": ("stages.export", "student", WRITERS["export"], "model.safetensors"),
     "export, metrics": ("stages.export", "student", WRITERS["export"], "metrics.jsonl"),
-    "bench": ("stages.sampler", "mdlm", WRITERS["bench"], "tokenizer_config.json"),
+    "bench": ("stages.sampling.sampler", "mdlm", WRITERS["bench"], "tokenizer_config.json"),
 }
 
 

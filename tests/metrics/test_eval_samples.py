@@ -11,20 +11,20 @@ from rich.console import Console
 from diladiff_cli.data.tokenizer import SEPARATOR_TOKEN, train_tokenizer
 from diladiff_cli.errors import UserError
 from diladiff_cli.metrics.scorers import Scorer
-from diladiff_cli.stages.eval_files import overview_table
-from diladiff_cli.stages.eval_samples import (
+from diladiff_cli.stages.evaluation.files import overview_table
+from diladiff_cli.stages.evaluation.samples import (
     FEW,
     evaluate_groups,
     report_table,
 )
-from diladiff_cli.stages.sample_sets import (
+from diladiff_cli.stages.evaluation.scoring import GIVEN, Scoring
+from diladiff_cli.stages.evaluation.sets import (
     SETTINGS,
     evenly_spaced,
     group_samples,
     read_samples,
     reference_samples,
 )
-from diladiff_cli.stages.scoring import GIVEN, Scoring
 
 
 def sample(text: str, **others: Any) -> dict[str, Any]:

@@ -9,9 +9,9 @@ import pytest
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.model import load
 from diladiff_cli.runtime.folders import partial_name
-from diladiff_cli.stages.sample import generate
-from diladiff_cli.stages.sample_settings import origin_of
-from diladiff_cli.stages.sampler import load_sampler
+from diladiff_cli.stages.sampling.sample import generate
+from diladiff_cli.stages.sampling.sampler import load_sampler
+from diladiff_cli.stages.sampling.settings import origin_of
 
 from ..chain import Chain
 from .launch import Job, Launch, launch

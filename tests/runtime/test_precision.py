@@ -20,14 +20,14 @@ from diladiff_cli.config import (
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.precision import has_fast_bf16, resolved_precision, settled_for_device
 from diladiff_cli.runtime.processes import FSDP, fsdp_was_asked_for
-from diladiff_cli.stages.bench_frontier import bench_frontier
-from diladiff_cli.stages.bench_speed import bench_speed
-from diladiff_cli.stages.bench_training import bench_training
+from diladiff_cli.stages.bench.frontier import bench_frontier
+from diladiff_cli.stages.bench.speed import bench_speed
+from diladiff_cli.stages.bench.training import bench_training
 from diladiff_cli.stages.distill import distill
 from diladiff_cli.stages.encode_latents import encode_latents
-from diladiff_cli.stages.eval_files import evaluate_files
-from diladiff_cli.stages.sample_settings import notes_on, sample_plan
-from diladiff_cli.stages.sampler import load_sampler
+from diladiff_cli.stages.evaluation.files import evaluate_files
+from diladiff_cli.stages.sampling.sampler import load_sampler
+from diladiff_cli.stages.sampling.settings import notes_on, sample_plan
 from diladiff_cli.stages.train_ae import train_ae
 from diladiff_cli.stages.train_mdlm import train_mdlm
 from diladiff_cli.stages.train_prior import train_prior

@@ -10,7 +10,7 @@ import pytest
 from diladiff_cli.config import EvalConfig
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.artifacts import load_artifact
-from diladiff_cli.stages.eval_artifact import evaluate_artifact
+from diladiff_cli.stages.evaluation.artifact import evaluate_artifact
 from diladiff_cli.stages.export import export
 
 from ..chain import Chain

@@ -12,12 +12,12 @@ from diladiff_cli.config import BenchConfig, EvalConfig, SampleConfig
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CHECKSUM, sealed
 from diladiff_cli.settings import ConfigError, Settings
-from diladiff_cli.stages.bench_points import plan_points
-from diladiff_cli.stages.eval_files import evaluate_files
+from diladiff_cli.stages.bench.points import plan_points
+from diladiff_cli.stages.evaluation.files import evaluate_files
 from diladiff_cli.stages.export import export
-from diladiff_cli.stages.sample import decode, draw_latents, generate
-from diladiff_cli.stages.sample_settings import complete, notes_on
-from diladiff_cli.stages.sampler import Sampler, load_sampler
+from diladiff_cli.stages.sampling.sample import decode, draw_latents, generate
+from diladiff_cli.stages.sampling.sampler import Sampler, load_sampler
+from diladiff_cli.stages.sampling.settings import complete, notes_on
 
 from ..chain import Chain
 

@@ -10,7 +10,7 @@ from diladiff_cli.networks.autoencoder import AutoEncoder
 from diladiff_cli.runtime.metrics_log import read_metrics
 from diladiff_cli.stages.feature_sources import TextEncoder
 from diladiff_cli.stages.masked_logits import autoencoder_logits, base_logits
-from diladiff_cli.stages.sampler import Sampler, load_sampler
+from diladiff_cli.stages.sampling.sampler import Sampler, load_sampler
 
 from ..chain import LENGTH, Chain
 

@@ -16,7 +16,7 @@ from diladiff_cli.model import load
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.stages.encode import encode_text
 from diladiff_cli.stages.encode_latents import encode_latents
-from diladiff_cli.stages.eval_artifact import evaluate_artifact
+from diladiff_cli.stages.evaluation.artifact import evaluate_artifact
 from diladiff_cli.stages.train_ae import train_ae
 from diladiff_cli.stages.train_mdlm import train_mdlm
 from diladiff_cli.stages.train_prior import train_prior

@@ -1,0 +1,6 @@
+"""``bench``: quality over throughput, and speed.
+
+- ``frontier`` (the stage): its ``points``, those ``kept`` of earlier calls, ``lines`` through them, ``tables`` and
+  ``picture``.
+- ``speed`` (the stage of ``--speed``) of sampling, ``training`` of the others.
+"""
