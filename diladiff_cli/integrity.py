@@ -16,8 +16,8 @@ from diladiff_cli.errors import UserError, reason
 
 CHECKSUM = "checksum"
 CONFIG_FILE = "config.json"
-MOST_BYTES = 1 << 26  # of a JSON document
-MOST_DEPTH = 100  # of its nesting
+MAX_BYTES = 1 << 26  # of a JSON document
+MAX_DEPTH = 100  # of its nesting
 CHANGED = f"it was changed since it was written; where that was meant, delete its {CHECKSUM}"
 
 
@@ -58,8 +58,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     if path.exists() and not path.is_file():
         raise ValueError("it is not a file")
-    if path.stat().st_size > MOST_BYTES:
-        raise ValueError(f"it is longer than {MOST_BYTES} bytes")
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"it is longer than {MAX_BYTES} bytes")
     try:
         found = json.loads(path.read_bytes().decode(), parse_constant=_number, parse_float=_number)
     except RecursionError as error:
@@ -76,7 +76,7 @@ def _number(text: str) -> float | None:
 
 def _check_depth(values: dict[str, Any]) -> None:
     level: list[Any] = [values]
-    for _ in range(MOST_DEPTH):
+    for _ in range(MAX_DEPTH):
         inner = [v.values() if isinstance(v, dict) else v for v in level]
         level = [v for items in inner for v in items if isinstance(v, dict | list)]
     if level:

@@ -14,7 +14,7 @@ PATTERNS = (
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt", "normalizer.json"),
     *("chat_template*", "additional_chat_templates/*"),
 )
-MOST_BYTES = 1 << 28  # of a file; the largest tokenizers have some 40 MB
+MAX_BYTES = 1 << 28  # of a file; the largest tokenizers have some 40 MB
 NO_TOKENIZER = "give one with a tokenizer.json, a Hub id that can be reached, or train:8192"
 
 
@@ -60,7 +60,7 @@ def _checked(home: Path) -> dict[str, Path]:
     table, found = _recorded(home), tokenizer_paths(home)
     try:
         for path in found.values():
-            if path.stat().st_size > MOST_BYTES:
+            if path.stat().st_size > MAX_BYTES:
                 raise UserError(f"{path} is larger than any tokenizer", remedy)
         if table is not None:
             _compare(found, table, home, remedy)

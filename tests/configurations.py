@@ -7,8 +7,8 @@ from typing import Any, get_type_hints
 
 from hypothesis import strategies as st
 
-from diladiff_cli.config import LEAST_SCALE, MOST_SCALE, BenchConfig
-from diladiff_cli.config.use import ADAPTIVE_ORDERS, MOST_CORRECTOR
+from diladiff_cli.config import MAX_LATENT_SCALE, MIN_LATENT_SCALE, BenchConfig
+from diladiff_cli.config.use import ADAPTIVE_ORDERS, MAX_CORRECTOR
 from diladiff_cli.settings import Settings
 
 STRENGTHS = ("sigma_feat", "p_feat_mask", "p_latent_mask", "p_latent_drop")
@@ -46,11 +46,11 @@ def configurations(draw: st.DrawFn, kind: type[Settings]) -> Settings:
         for name in LISTS:
             found = draw(st.lists(st.integers(2, 10**6), min_size=1))
             values[name] = ",".join(map(str, found))
-        factors = draw(st.lists(st.floats(LEAST_SCALE, MOST_SCALE), min_size=1))
+        factors = draw(st.lists(st.floats(MIN_LATENT_SCALE, MAX_LATENT_SCALE), min_size=1))
         values["latent_scale"] = ",".join(map(str, factors))
-        shares = draw(st.lists(st.floats(0, MOST_CORRECTOR), min_size=1))
+        shares = draw(st.lists(st.floats(0, MAX_CORRECTOR), min_size=1))
         values["corrector"] = ",".join(map(str, shares))
-    elif 0 < values.get("latent_scale", 1.0) < LEAST_SCALE:
+    elif 0 < values.get("latent_scale", 1.0) < MIN_LATENT_SCALE:
         values["latent_scale"] = 0.0
     if 0 < values.get("temperature", 1.0) < 1e-4:
         values["temperature"] = 0.0

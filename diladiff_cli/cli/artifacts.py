@@ -9,7 +9,7 @@ import typer
 from diladiff_cli.cli.command import command
 from diladiff_cli.cli.options import named_or_default
 from diladiff_cli.cli.output import Result, show
-from diladiff_cli.config import LEAST_SCALE, MOST_SCALE
+from diladiff_cli.config import MAX_LATENT_SCALE, MIN_LATENT_SCALE
 from diladiff_cli.notes import is_main_process, say
 from diladiff_cli.runtime.card import metadata_problems
 from diladiff_cli.settings import check_value
@@ -78,8 +78,8 @@ def export(
         typer.Option(
             "--latent-scale",
             metavar="FLOAT",
-            min=LEAST_SCALE,
-            max=MOST_SCALE,
+            min=MIN_LATENT_SCALE,
+            max=MAX_LATENT_SCALE,
             help="Factor on drawn latents that sample and bench take for it unless told otherwise. "
             r"\[default: what an earlier export says, else 1]",
         ),

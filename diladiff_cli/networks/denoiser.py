@@ -14,7 +14,7 @@ from diladiff_cli.networks.products import Linear, linear
 from diladiff_cli.networks.rotary import has_rotary, rotary_angles
 
 LOGITS_AT_ONCE = 1 << 25  # of a training step: 128 MB in float32
-MOST_OF_ALL = 0.75  # share of positions beyond which gathering them saves next to nothing
+MAX_GATHERED_SHARE = 0.75  # share of positions beyond which gathering them saves next to nothing
 
 
 def latent_positions(latents: int, length: int, device: torch.device | str = "cpu") -> Tensor:
@@ -27,12 +27,12 @@ def places_of(select: Tensor) -> tuple[Tensor | None, Tensor]:
 
     Returns:
         (B, M) indices of each row's selected places, ascending, shorter rows padded with unselected ones, and (B, M)
-        bool, which of them are selected. Where a row has more than :data:`MOST_OF_ALL` of its places selected: None and
-        the mask itself.
+        bool, which of them are selected. Where a row has more than :data:`MAX_GATHERED_SHARE` of its places selected:
+        None and the mask itself.
     """
     counts = select.sum(1)
     most = int(counts.max()) if len(counts) else 0
-    if most > MOST_OF_ALL * select.shape[1]:
+    if most > MAX_GATHERED_SHARE * select.shape[1]:
         return None, select
     places = select.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most].contiguous()
     return places, torch.arange(most, device=select.device) < counts[:, None]

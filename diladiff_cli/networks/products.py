@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from diladiff_cli.networks.derivatives import only_computed
 
 ONEDNN: Any = torch.backends.mkldnn  # which has no types
-LEAST_WORK = 1 << 20  # multiplications below which the call itself is what takes time
+MIN_WORK = 1 << 20  # multiplications below which the call itself is what takes time
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: str = "") -> Tensor:
@@ -73,6 +73,6 @@ def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and only_computed(x, weight, bias)
         and all(type(tensor) in (Tensor, nn.Parameter) for tensor in (x, weight, bias) if tensor is not None)
-        and x.numel() * len(weight) >= LEAST_WORK  # not before: a compiler would make a variant for either case
+        and x.numel() * len(weight) >= MIN_WORK  # not before: a compiler would make a variant for either case
         and bool(ONEDNN.enabled)
     )

@@ -15,7 +15,7 @@ from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError
 
 from diladiff_cli import __version__
-from diladiff_cli.config import LEAST_SCALE, MOST_SCALE
+from diladiff_cli.config import MAX_LATENT_SCALE, MIN_LATENT_SCALE
 from diladiff_cli.errors import KINDS, UserError, wrong_folder
 from diladiff_cli.hub import ON_HUB
 from diladiff_cli.integrity import CONFIG_FILE, file_hash, json_hash, log_record, read_config, sealed
@@ -197,7 +197,7 @@ def _is_well_formed(config: Mapping[str, Any]) -> bool:
     if not all(isinstance(link, dict) and isinstance(link.get("path"), str) for link in links):
         return False
     scale = config.get("sampling", {}).get("latent_scale", 1.0)
-    if type(scale) not in (int, float) or not LEAST_SCALE <= scale <= MOST_SCALE:
+    if type(scale) not in (int, float) or not MIN_LATENT_SCALE <= scale <= MAX_LATENT_SCALE:
         return False
     texts += [config["init"].get(k) for k in ("source", "hash")] if "init" in config else []
     texts += [link.get("hash") for link in links] + [config["data"].get(k, "") for k in ("path", "fingerprint")]

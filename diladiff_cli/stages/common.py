@@ -25,7 +25,7 @@ from diladiff_cli.runtime.session import check_tracker
 from diladiff_cli.stages.networks import outline
 from diladiff_cli.tokenizer_files import read_tokenizer
 
-MOST_LOGITS = 1 << 27  # of one call: 512 MB in float32
+MAX_LOGITS = 1 << 27  # of one call: 512 MB in float32
 # Kinds of sizes, and networks, for which torch compiles a function: beyond its own limits it stops without a word.
 VARIANTS = 1024
 
@@ -156,7 +156,7 @@ def row_order(config: StageConfig, rows: int) -> Callable[[int], np.ndarray]:
 
 def logits_batch(tokens: TokenData) -> int:
     """How many texts may have logits everywhere at once, 64 at most."""
-    return min(64, max(1, MOST_LOGITS // (tokens.length * tokens.vocab_size)))
+    return min(64, max(1, MAX_LOGITS // (tokens.length * tokens.vocab_size)))
 
 
 def validation_batches(tokens: TokenData, config: StageConfig, device: torch.device) -> list[torch.Tensor]:

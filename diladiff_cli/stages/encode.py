@@ -41,7 +41,7 @@ from diladiff_cli.stages.encode_finished import TextHash, finished_data
 from diladiff_cli.tokenizer_files import write_tokenizer
 
 DOCUMENTS_AT_ONCE, CHARACTERS_AT_ONCE = 256, 1 << 20
-MOST_KINDS = 5  # of skipped files that are named
+MAX_KINDS = 5  # of skipped files that are named
 FEW_HELD_OUT = 16  # blocks
 MANY_UNKNOWN = 0.01  # share of tokens that the tokenizer has no better one for
 
@@ -196,8 +196,8 @@ def _tell_skipped(files: Mapping[str, list[Path] | None]) -> None:
     for source in files:
         kinds = skipped_kinds(source)
         if kinds:
-            shown = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(MOST_KINDS))
-            more = ", …" if len(kinds) > MOST_KINDS else ""
+            shown = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(MAX_KINDS))
+            more = ", …" if len(kinds) > MAX_KINDS else ""
             say(f"{source}: skipped {kinds.total()} files of other kinds ({shown}{more}); text ends in {FORMATS}")
 
 

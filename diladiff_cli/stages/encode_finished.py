@@ -18,7 +18,7 @@ from diladiff_cli.runtime.resume import differences
 from diladiff_cli.tokenizer_files import check_tokenizer
 
 END = b"\xff"  # of a document; no part of any text in UTF-8
-MOST_NAMES = 3  # of sources that are shown
+MAX_NAMES = 3  # of sources that are shown
 REMEDY = "repeat what it was made with, use --fresh to replace it, or another --out"
 
 
@@ -95,8 +95,8 @@ def finished_data(
         same = all(_hash_of(given, config.text_field) == hashes.get(side) for side, given in sides.items())
     if not same:
         names = [str(name) for name in stored.get("sources") or ()]
-        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-        raise UserError(f"{out} holds a data set of other text (it had {', '.join(names[:MOST_NAMES])}{more})", REMEDY)
+        more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+        raise UserError(f"{out} holds a data set of other text (it had {', '.join(names[:MAX_NAMES])}{more})", REMEDY)
     if not _is_whole(out, stored):
         if "-" in sources:  # which is read by now
             raise UserError(f"{out} is damaged", "use --fresh to encode again")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diladiff_cli.config import LEAST_SCALE, MOST_SCALE
+from diladiff_cli.config import MAX_LATENT_SCALE, MIN_LATENT_SCALE
 from diladiff_cli.data.rows import value_rows
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CHECKSUM, CONFIG_FILE, check_log, read_json
@@ -155,7 +155,7 @@ def with_own_factor(artifact: Artifact, latent_scale: float) -> Artifact:
     Raises:
         ConfigError: It is not a factor, or the artifact draws no latents.
     """
-    problem = check_value("latent_scale", latent_scale, float, low=LEAST_SCALE, high=MOST_SCALE)
+    problem = check_value("latent_scale", latent_scale, float, low=MIN_LATENT_SCALE, high=MAX_LATENT_SCALE)
     if problem is None and artifact.stage not in LATENT_STEPS:
         what = f"{artifact.path} is of stage {artifact.stage} and draws no latents"
         problem = f"--latent-scale is {latent_scale}, but {what}; leave it out"

@@ -19,7 +19,7 @@ CLASSES: dict[str, type[nn.Module]] = {
     "prior": LatentPrior,
     "student": LatentStudent,
 }
-MOST_LENGTH = 1 << 24  # rotary positions leave no trace of it in the weights
+MAX_LENGTH = 1 << 24  # rotary positions leave no trace of it in the weights
 
 
 class _NoStartingValues(TorchFunctionMode):
@@ -90,6 +90,6 @@ def _check_sizes(network: Mapping[str, Any], state: Mapping[str, Tensor]) -> Non
     for name, value in network.items():
         if isinstance(value, Mapping):
             _check_sizes(value, state)
-        most = len(state) if name == "layers" else max(MOST_LENGTH, entries) if name == "length" else entries
+        most = len(state) if name == "layers" else max(MAX_LENGTH, entries) if name == "length" else entries
         if type(value) is int and not 0 <= value <= most:
             raise ValueError(f"{name} is {value}, more than the weights can have")

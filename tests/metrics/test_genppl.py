@@ -43,7 +43,7 @@ def test_a_call_never_has_more_logits_than_fit(tiny_scorer: Scorer, monkeypatch:
     wanted = tiny_scorer.score(TEXTS)
     shapes: list[tuple[int, ...]] = []
     hook = tiny_scorer.model.register_forward_hook(lambda _m, _i, output: shapes.append(tuple(output.logits.shape)))
-    monkeypatch.setattr(scorers, "MOST_LOGITS", 64)
+    monkeypatch.setattr(scorers, "MAX_LOGITS", 64)
     found = tiny_scorer.score(TEXTS)
     hook.remove()
     assert max(math.prod(shape) for shape in shapes) == 64

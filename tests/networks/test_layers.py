@@ -197,7 +197,7 @@ def test_gelu_tanh_in_bf16_on_a_cpu_is_gelu() -> None:
 def test_gelu_is_that_of_its_definition(
     monkeypatch: pytest.MonkeyPatch, activation: str, dtype: torch.dtype, off: float, derived: bool
 ) -> None:
-    monkeypatch.setattr("diladiff_cli.networks.products.LEAST_WORK", 1)
+    monkeypatch.setattr("diladiff_cli.networks.products.MIN_WORK", 1)
     x = torch.linspace(-6, 6, 4001).to(dtype)
     exact = x.double()
     if activation == "gelu":

@@ -20,7 +20,7 @@ needs_onednn = pytest.mark.skipif(not products.HAS_ONEDNN, reason="this torch ha
 
 @pytest.fixture(autouse=True)
 def small_products_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "LEAST_WORK", 1)
+    monkeypatch.setattr(products, "MIN_WORK", 1)
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -63,7 +63,7 @@ def test_empty_products_are_empty_or_zero(x: tuple[int, ...], weight: tuple[int,
 
 
 def test_small_products_are_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "LEAST_WORK", 6 * 8 * 24 + 1)
+    monkeypatch.setattr(products, "MIN_WORK", 6 * 8 * 24 + 1)
     with torch.no_grad():
         assert not products._by_onednn(numbers(6, 8), WEIGHT, None)
 

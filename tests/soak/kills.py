@@ -34,7 +34,7 @@ from typing import Any
 from .commands import CASES, LOST, SETTINGS, Before, Case, differences
 from .launcher import OUT, Ending, Kill, Launcher, unfinished
 
-MOST_STARTS = 60  # of a round, before it counts as stuck
+MAX_STARTS = 60  # of a round, before it counts as stuck
 KILLS_BEFORE_END = 2  # of a round in which each start begins anew
 
 
@@ -127,7 +127,7 @@ class Soak:
             arguments += case.replace
         begins_anew = not case.goes_on or round_.earlier is not None
         last_kill = min(kills, result.kills + KILLS_BEFORE_END) if begins_anew else kills
-        for start in range(MOST_STARTS):
+        for start in range(MAX_STARTS):
             if start:
                 result.anew += before.position == 0
                 result.resumed_from += [before.position] if before.position else []
@@ -141,7 +141,7 @@ class Soak:
             result.while_saving += bool(unfinished(place) - already)
             before = replace(before, position=case.inspect(place, round_.reference, before))
         else:
-            raise AssertionError(f"no end after {MOST_STARTS} starts")
+            raise AssertionError(f"no end after {MAX_STARTS} starts")
         left = sorted(str(path.relative_to(place)) for path in place.rglob("*") if ".partial" in path.name)
         left += [path.name for path in unfinished(place) if ".old" in path.name]
         assert not left, f"left over: {left}"

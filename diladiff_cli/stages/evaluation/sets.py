@@ -19,7 +19,7 @@ from diladiff_cli.notes import say
 from diladiff_cli.shipped import SHIPPED_TEXT
 
 Sample = dict[str, Any]
-MOST_TOKENS = 1 << 31
+MAX_TOKENS = 1 << 31
 ENOUGH = 1 << 20  # tokens or characters of a reference text to choose from
 REFERENCE = SHIPPED_TEXT / "valid.jsonl.zst"
 # What distinguishes one way of sampling from another; the rest of a line differs from sample to sample.
@@ -87,7 +87,7 @@ def _parse(line: bytes, place: str) -> Sample:
     if not isinstance(sample, dict) or not isinstance(sample.get("text"), str):
         raise UserError(f"{place} has no text", remedy)
     ids = sample.get("token_ids")
-    if ids is not None and not (isinstance(ids, list) and all(type(i) is int and 0 <= i < MOST_TOKENS for i in ids)):
+    if ids is not None and not (isinstance(ids, list) and all(type(i) is int and 0 <= i < MAX_TOKENS for i in ids)):
         raise UserError(f"{place} has token_ids that are not a list of integers from 0", remedy)
     for name in ENDS:
         text = sample.get(name)

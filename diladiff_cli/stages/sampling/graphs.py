@@ -14,11 +14,11 @@ from diladiff_cli.core.unmask import Decoding, Redraws
 from diladiff_cli.errors import is_out_of_memory
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.networks.layers import LatentCache
-from diladiff_cli.stages.common import MOST_LOGITS
+from diladiff_cli.stages.common import MAX_LOGITS
 
 WARM_UP = 3  # runs before a capture, in which libraries choose their kernels
-MOST_GRAPHS = 8  # kept at a time
-MOST_STEPS = 16  # of latents in one graph
+MAX_GRAPHS = 8  # kept at a time
+MAX_STEPS = 16  # of latents in one graph
 Caches = list[LatentCache | None]
 OnStep = Callable[[int, Tensor], None]
 Made = TypeVar("Made")
@@ -154,7 +154,7 @@ class Replays:
         """What is kept under a key, made if it is not there; None where there is no memory for it."""
         found: Made | None = self._kept.pop(key, None)
         if found is None:
-            while len(self._kept) >= MOST_GRAPHS:
+            while len(self._kept) >= MAX_GRAPHS:
                 del self._kept[next(iter(self._kept))]
             try:
                 found = make()
@@ -196,7 +196,7 @@ class Replays:
         """
         first = spans[0].decoder
         plans = RevealPlan.of(x, first.mask_id, reveal_times, uniform, decoding, redraws)
-        if max(plan.width for plan in plans) * first.vocab_size > MOST_LOGITS:
+        if max(plan.width for plan in plans) * first.vocab_size > MAX_LOGITS:
             return None
         device, starts = first.embedding.weight.device, [0, decoding.revealing_steps][: len(plans)]
         caches = [None if span.z is None else span.decoder.latent_caches(span.z) for span in spans]

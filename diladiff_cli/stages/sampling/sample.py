@@ -54,7 +54,7 @@ def draw_latents(sampler: Sampler, indices: range, config: SampleConfig, on_step
         if isinstance(network, LatentStudent) and config.gamma > 0 and config.steps > 1:
             noises = noise.normal(noise.GAMMA, config.steps - 1, *shape).float().to(sampler.device)
         draw = partial(_latents_from, network, config, on_step)
-        if graphs.replays_pay(sampler.device) and on_step is None and config.steps <= graphs.MOST_STEPS:
+        if graphs.replays_pay(sampler.device) and on_step is None and config.steps <= graphs.MAX_STEPS:
             how = (
                 graphs.weights_of(network),
                 config.precision,

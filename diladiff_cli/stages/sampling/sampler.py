@@ -31,7 +31,7 @@ from diladiff_cli.stages.sampling.graphs import Replays
 LATENT_STEPS = {"prior": 50, "student": 5}  # the default N_cont
 EULER_STEPS = 200  # that of a prior's Euler steps, as published
 LOOKED_AT = 16  # entries of a tensor that tell whether it changed
-LEAST_EULER_STEPS = 50  # that leave next to no noise on the tan-10 schedule: 0.035 of it
+MIN_EULER_STEPS = 50  # that leave next to no noise on the tan-10 schedule: 0.035 of it
 
 
 N = TypeVar("N", bound=nn.Module)

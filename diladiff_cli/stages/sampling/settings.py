@@ -6,7 +6,7 @@ from typing import Any
 
 from diladiff_cli import __version__
 from diladiff_cli.config import ENDS, SampleConfig, solver_in_use, unusual
-from diladiff_cli.core.ode import MOST_JUMPS
+from diladiff_cli.core.ode import MAX_JUMPS
 from diladiff_cli.core.unmask import ADAPTIVE_ORDERS, BLIND_ORDERS
 from diladiff_cli.integrity import json_hash, short_hash
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
@@ -16,7 +16,7 @@ from diladiff_cli.stages.sampling.prompts import given_problems, given_tokens, j
 from diladiff_cli.stages.sampling.sampler import (
     EULER_STEPS,
     LATENT_STEPS,
-    LEAST_EULER_STEPS,
+    MIN_EULER_STEPS,
     Sampler,
     autoencoder_of,
     content_of,
@@ -129,9 +129,9 @@ def notes_on(sampler: Sampler, config: SampleConfig) -> list[str]:
         notes.append("--suffix begins without a space, so it goes on with the word before it; begin it with one")
     if config.guidance and config.steps == 1:
         notes.append(f"--guidance {config.guidance} does nothing in one latent step")
-    if isinstance(sampler.latent, LatentStudent) and config.steps > MOST_JUMPS:
-        notes.append(f"--steps {config.steps} is more than the {MOST_JUMPS} that students are measured with")
-    if config.solver == "euler" and 0 < config.steps < LEAST_EULER_STEPS:
+    if isinstance(sampler.latent, LatentStudent) and config.steps > MAX_JUMPS:
+        notes.append(f"--steps {config.steps} is more than the {MAX_JUMPS} that students are measured with")
+    if config.solver == "euler" and 0 < config.steps < MIN_EULER_STEPS:
         published = f"leave out --steps for the published {EULER_STEPS}, or take ddim"
         notes.append(f"{config.steps} steps of --solver euler leave noise in latents; {published}")
     if config.precision == "bf16" and not has_fast_bf16(sampler.device):

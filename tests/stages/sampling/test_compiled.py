@@ -102,7 +102,7 @@ def test_not_every_batch_and_number_of_places_is_compiled_anew(
     sampler = load_sampler(tiny_chain.student, "cpu")
     decoder = with_compiled_blocks(sampler.decoder)
     # Beside which some of the batches are small.
-    monkeypatch.setattr("diladiff_cli.networks.products.LEAST_WORK", 8 * LENGTH * decoder.width**2)
+    monkeypatch.setattr("diladiff_cli.networks.products.MIN_WORK", 8 * LENGTH * decoder.width**2)
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(11, decoder.latents, decoder.latent_width, generator=generator)
     counters["stats"].clear()

@@ -118,7 +118,7 @@ def test_networks_that_take_turns_do_so_where_only_one_is_kept(
 ) -> None:
     sampler, config = load_sampler(tiny_chain.student, "cpu"), SETTINGS["student"]
     wanted = list(generate(sampler, config))
-    monkeypatch.setattr(graphs, "MOST_GRAPHS", 1)
+    monkeypatch.setattr(graphs, "MAX_GRAPHS", 1)
     with replaying(monkeypatch):
         assert list(generate(sampler, config)) == wanted
 
@@ -156,7 +156,7 @@ def test_where_memory_does_not_suffice_for_replays_plain_steps_do(
 def test_steps_of_too_many_logits_are_plain_ones(tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     sampler, config = load_sampler(tiny_chain.mdlm, "cpu"), SETTINGS["mdlm"]
     wanted = list(generate(sampler, config))
-    monkeypatch.setattr(graphs, "MOST_LOGITS", 10)
+    monkeypatch.setattr(graphs, "MAX_LOGITS", 10)
     with replaying(monkeypatch):
         assert list(generate(sampler, config)) == wanted
     assert not sampler.replays._kept
@@ -179,7 +179,7 @@ def test_replays_are_dropped_before_a_batch_is_halved(tiny_chain: Chain, monkeyp
 
 
 def test_no_more_replays_are_kept_than_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs, "MOST_GRAPHS", 2)
+    monkeypatch.setattr(graphs, "MAX_GRAPHS", 2)
     replays, made = graphs.Replays(), []
     for key in ("a", "b", "a", "c", "a", "b"):
         replays.get(key, lambda key=key: made.append(key) or key)  # type: ignore[misc]
