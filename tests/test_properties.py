@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 
 from diladiff_cli.config import SECTIONS, EncodeConfig, resolve
 from diladiff_cli.data import lines, text
-from diladiff_cli.data.split import is_held_out
 from diladiff_cli.data.text import iter_pieces
 from diladiff_cli.data.tokenizer import decode_text, encode_documents, load_tokenizer, train_tokenizer
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.settings import Settings
-from diladiff_cli.stages.encode import encode_text
+from diladiff_cli.stages.encode import encode_text, is_held_out
 
 from .configurations import configurations, to_toml
 

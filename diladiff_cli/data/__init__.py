@@ -1,6 +1,6 @@
 """Text, tokens and latents on disk.
 
-- Text in: ``files`` (what a source names), ``lines``, ``rows``, ``text`` (documents), ``split`` (which are held out).
+- Text in: ``files`` (what a source names), ``lines``, ``rows``, ``text`` (documents).
 - ``tokenizer``; data sets: ``tokens`` (what ``encode`` writes), ``latents`` (``encode --ae``), both of ``shards``.
 - ``order``: in which training visits them.
 """

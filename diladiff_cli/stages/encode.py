@@ -16,9 +16,9 @@ import numpy as np
 
 from diladiff_cli import __version__
 from diladiff_cli.config import EncodeConfig
+from diladiff_cli.core.splitmix import mix
 from diladiff_cli.data.files import FORMATS, check_apart, check_once, find_files, several, size_of, skipped_kinds
 from diladiff_cli.data.shards import ShardWriter
-from diladiff_cli.data.split import is_held_out, remedy_for_few, splittable
 from diladiff_cli.data.text import Piece, ending_by_content, some_pieces
 from diladiff_cli.data.tokenizer import (
     encode_documents,
@@ -171,7 +171,6 @@ def _encode_text(
         else:
             say(f"reading the text, for a tokenizer of {size} tokens")
             pieces = some_pieces(sources, config.text_field, text)
-            pieces = pieces if valid else splittable(pieces, config)
             tokenizer = train_tokenizer((piece.text for piece in pieces), size)
             if len(tokenizer) < size:
                 say(f"the tokenizer has {len(tokenizer)} tokens, not {size}: the text has no more words or repetitions")
@@ -189,6 +188,11 @@ def _encode_text(
             record |= {"text_hashes": {name: h.value() for name, h in hashes.items()}}
             (folder / CONFIG_FILE).write_text(sealed(record))
     return record
+
+
+def is_held_out(config: EncodeConfig, number: int) -> bool:
+    """Whether document ``number`` belongs to the validation split; known from the seed and the number alone."""
+    return mix(config.seed, number) < config.valid_share * (1 << 63)
 
 
 def _tell_skipped(files: Mapping[str, list[Path] | None]) -> None:
@@ -236,15 +240,16 @@ def _pack(
                 spinner.update(f"{number:,} documents, {tokens:,} tokens ({rate:,.0f}/s)")
     for name, packer in packers.items():
         if packer.blocks == 0:
-            remedy = "give more text or a smaller --length"
-            if name == "valid" and not sources["valid"][0]:
-                tokens = sum(p.tokens for p in packers.values())
-                remedy = remedy_for_few(config, number, tokens, held_out=packer.documents)
-            raise UserError(
-                f"the {name} split has {packer.tokens} tokens in {packer.documents} documents, "
-                f"less than one block of {config.length} (in text files blank lines separate documents)",
-                remedy,
+            what = (
+                f"the {name} split has {packer.tokens} tokens in {packer.documents} of {number} documents, "
+                f"less than one block of {config.length} (in text files blank lines separate documents)"
             )
+            if sources["valid"][0]:
+                raise UserError(what, "give more text or a smaller --length")
+            if number == 1:
+                raise UserError(what, "give several documents, or a text for validation with --valid")
+            other = "larger" if name == "valid" else "smaller"
+            raise UserError(what, f"give more text, a {other} --valid-share, a smaller --length, or --valid")
     if (blocks := packers["valid"].blocks) < FEW_HELD_OUT:
         more = "give more --valid" if sources["valid"][0] else "a larger --valid-share holds out more"
         say(f"{blocks} held-out block{'s' * (blocks > 1)} will say little of a model; {more}")

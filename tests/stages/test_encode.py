@@ -1,22 +1,21 @@
 import io
 import json
-import math
 import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from diladiff_cli.config import EncodeConfig
-from diladiff_cli.data.split import is_held_out
 from diladiff_cli.data.tokenizer import decode_text, load_tokenizer
 from diladiff_cli.data.tokens import TokenData, open_tokens
 from diladiff_cli.errors import UserError
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages import encode as stage
-from diladiff_cli.stages.encode import encode_text
+from diladiff_cli.stages.encode import encode_text, is_held_out
 
 DOCUMENTS = [
     f"Story number {i}: the {animal} went to town, and came home again." for i in range(40) for animal in ("cat", "dog")
@@ -135,109 +134,30 @@ def test_a_dry_run_writes_nothing(text: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2, 88935])  # the last draws two shares that are almost equal
 @pytest.mark.parametrize(
-    ("share", "documents", "message"),
+    ("documents", "settings", "split", "remedy"),
     [
-        (0.0, 9, "of 9 documents 0 would be held out .*; give a larger --valid-share than 0.0, such as ([0-9.]+), or"),
-        (1.0, 9, "of 9 documents 9 would be held out .*; give a smaller --valid-share than 1.0, such as ([0-9.]+), or"),
-        (1.0, 2, "of 2 documents 2 would be held out .*; give a smaller --valid-share than 1.0, such as ([0-9.]+), or"),
-        (0.0, 200, "of 200 documents 0 would be held out .*; give a larger --valid-share than 0.0, such as (0.1), or"),
+        (["again and again " * 400], {}, "valid", "give several documents, or a text for validation with --valid"),
+        (["again"] * 40, {"valid_share": 0.0}, "valid", "give more text, a larger --valid-share, a smaller --length"),
+        (["again"] * 40, {"valid_share": 1.0}, "train", "give more text, a smaller --valid-share, a smaller --length"),
+        (["again"] * 40, {"length": 1024}, "train", "give more text, a smaller --valid-share, a smaller --length"),
     ],
+    ids=["one document", "none held out", "all held out", "too long a block"],
 )
-def test_the_share_that_is_named_holds_some_documents_out(
-    share: float, documents: int, message: str, seed: int, tmp_path: Path
-) -> None:
-    source = tmp_path / "text.txt"
-    source.write_text("a b c d e f g h i j k l m n o p \n\n" * documents)
-    config = EncodeConfig(tokenizer="train:300", length=16, valid_share=share, seed=seed)
-    with pytest.raises(UserError, match=message) as caught:
-        encode_text(config, text=[str(source)], out=tmp_path / "data")
-    found = re.search(message, str(caught.value))
-    assert found is not None
-    config = replace(config, valid_share=float(found[1]))
-    splits = encode_text(config, text=[str(source)], out=tmp_path / "data")["splits"]
-    assert sum(split["documents"] for split in splits.values()) == documents
-    assert splits["valid"]["documents"] < splits["train"]["documents"] or documents < 10
-
-
-@pytest.fixture(scope="module")
-def tales(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, EncodeConfig, int]:
-    """400 short documents, blocks of 64 by a tokenizer at hand, and the documents whose tokens make four of them."""
-    folder = tmp_path_factory.mktemp("tales")
-    (folder / "text.txt").write_text("\n\n".join(f"The {n} little goats went up the hill again." for n in range(400)))
-    config = replace(SMALL, length=64, valid_share=0.2)
-    splits = encode_text(config, text=[str(folder / "text.txt")], out=folder / "data")["splits"]
-    tokens = sum(split["tokens"] for split in splits.values())
-    return folder / "text.txt", replace(config, tokenizer=str(folder / "data")), math.ceil(4 * 64 * 400 / tokens)
-
-
-@pytest.mark.parametrize("valid_share", [1e-9, 0.006])  # of no document, and of some that are too short
-def test_where_too_little_is_held_out_a_share_of_four_blocks_is_named(
-    tales: tuple[Path, EncodeConfig, int], valid_share: float, tmp_path: Path
-) -> None:
-    text, config, wanted = tales
-    with pytest.raises(UserError, match=r"the valid split .* less than one block of 64 .*--valid-share \d") as caught:
-        encode_text(replace(config, valid_share=valid_share), text=[str(text)], out=tmp_path / "data")
-    found = re.search(r"--valid-share ([\d.]+)", str(caught.value))
-    assert found is not None
-    config = replace(config, valid_share=float(found[1]))
-    splits = encode_text(config, text=[str(text)], out=tmp_path / "data")["splits"]
-    assert splits["valid"]["documents"] == wanted
-    assert 2 <= splits["valid"]["rows"] <= 4
-
-
-def test_a_share_that_is_named_holds_out_more_than_documents_that_are_too_short(
-    tales: tuple[Path, EncodeConfig, int], tmp_path: Path
-) -> None:
-    config = replace(tales[1], valid_share=0.05)
-    held_out = [is_held_out(config, number) for number in range(400)]
-    (tmp_path / "text.txt").write_text("\n\n".join("a" if short else "many goats " * 60 for short in held_out))
-    with pytest.raises(UserError, match=rf"in {sum(held_out)} documents, .*--valid-share \d") as caught:
-        encode_text(config, text=[str(tmp_path / "text.txt")], out=tmp_path / "data")
-    found = re.search(r"--valid-share ([\d.]+)", str(caught.value))
-    assert found is not None
-    assert float(found[1]) > config.valid_share
-
-
-@pytest.mark.parametrize(
-    ("documents", "remedy"),
-    [
-        (["again and again " * 400], "give several documents, or a text for validation with --valid"),
-        (["again"] * 40, "give more text, a smaller --length, or --valid"),
-    ],
-    ids=["one document", "too few tokens for blocks of any use"],
-)
-def test_no_share_is_named_where_none_would_do(
-    tales: tuple[Path, EncodeConfig, int], documents: list[str], remedy: str, tmp_path: Path
+def test_a_split_of_less_than_one_block_is_told(
+    documents: list[str], settings: dict[str, Any], split: str, remedy: str, tmp_path: Path
 ) -> None:
     (tmp_path / "text.txt").write_text("\n\n".join(documents))
-    config = replace(tales[1], valid_share=1e-9)
-    with pytest.raises(UserError, match=f"the valid split .*; {remedy}$"):
-        encode_text(config, text=[str(tmp_path / "text.txt")], out=tmp_path / "data")
+    what = rf"the {split} split has \d+ tokens in \d+ of {len(documents)} documents, .*; {remedy}"
+    with pytest.raises(UserError, match=what):
+        encode_text(replace(SMALL, **settings), text=[str(tmp_path / "text.txt")], out=tmp_path / "data")
+    assert not (tmp_path / "data").exists()
 
 
-def test_where_four_blocks_are_over_half_a_shorter_length_is_named_too(
-    tales: tuple[Path, EncodeConfig, int], tmp_path: Path
-) -> None:
-    config = replace(tales[1], length=1024, valid_share=0.1)
-    with pytest.raises(UserError, match=r"; give more text, --length \d+ with --valid-share [\d.]+, or --") as caught:
-        encode_text(config, text=[str(tales[0])], out=tmp_path / "data")
-    found = re.search(r"--length (\d+) with --valid-share ([\d.]+)", str(caught.value))
-    assert found is not None
-    config = replace(config, length=int(found[1]), valid_share=float(found[2]))
-    splits = encode_text(config, text=[str(tales[0])], out=tmp_path / "data")["splits"]
-    assert splits["valid"]["rows"] >= 3
-    assert splits["valid"]["rows"] < splits["train"]["rows"]
-    assert config.length == 128  # of 5,058 tokens, an eighth of what was asked for
-
-
-def test_a_text_for_validation_that_is_too_short_is_told_so(
-    tales: tuple[Path, EncodeConfig, int], tmp_path: Path
-) -> None:
+def test_a_text_for_validation_that_is_too_short_is_told_so(text: Path, tmp_path: Path) -> None:
     (tmp_path / "valid.txt").write_text("too short")
     with pytest.raises(UserError, match=r"the valid split .*; give more text or a smaller --length$"):
-        encode_text(tales[1], text=[str(tales[0])], valid=[str(tmp_path / "valid.txt")], out=tmp_path / "data")
+        encode_text(SMALL, text=[str(text)], valid=[str(tmp_path / "valid.txt")], out=tmp_path / "data")
 
 
 @pytest.mark.parametrize(
@@ -246,7 +166,7 @@ def test_a_text_for_validation_that_is_too_short_is_told_so(
         (
             SMALL,
             "one short line",
-            "of 1 documents 0 would be held out .*; give several documents, or .* with --valid",
+            "in 1 of 1 documents, .*; give several documents, or .* with --valid",
         ),
         (replace(SMALL, length=64), "\n\n".join("abcdefghijklmnopqrstuvwxyz"), "less than one block"),
         (EncodeConfig(tokenizer="./no-such-tokenizer"), "x", "there is no folder ./no-such-tokenizer with a tokenizer"),
