@@ -1,7 +1,7 @@
 """The configuration of the commands beside training: text in, samples and figures out."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from diladiff_cli.settings import LARGEST, Good, Settings, flag, option, precision_option, shown
@@ -15,47 +15,9 @@ ADAPTIVE_ORDERS = ("threshold", "entropy")  # that end when the predictions allo
 TOO_SMALL = f"give 0 for the model's own, or at least {MIN_LATENT_SCALE}"
 
 
-def guidance_option() -> Any:
-    """The field of how far a prior's estimates are pushed on."""
-    meaning = "Of a prior: how far estimates are pushed away from those without self-conditioning."
-    return option(0.0, meaning, low=0, high=100)
-
-
-def solver_option() -> Any:
-    """The field of how a prior steps from noise to latents."""
-    meaning = "Of a prior: ddim, which needs few steps, or euler, as published (there with 200)."
-    return option("ddim", meaning, choices=("ddim", "euler"))
-
-
 def solver_in_use(config: "SampleConfig | BenchConfig") -> str | None:
     """The solver of priors; None for the usual one, which samples and reports leave unsaid."""
     return unusual(config, ("solver",)).get("solver")
-
-
-def latent_until_option() -> Any:
-    """The field of the time at which a base takes over."""
-    meaning = "Share of the decoding steps, the last ones, that are the base's, which looks at no latents (0: none)."
-    return option(0.0, meaning, low=0, high=1)
-
-
-def order_option() -> Any:
-    """The field of the order in which positions are revealed."""
-    choices = ("random", "spread", "confidence", "threshold", "entropy")
-    meaning = (
-        "Positions to reveal: random, exact; spread, distant ones together, exact with one token a step; the others, "
-        "surest first, not exact."
-    )
-    return option("random", meaning, choices=choices)
-
-
-def threshold_option() -> Any:
-    """The field of the order threshold's probability."""
-    return option(0.9, "Probability above which --order threshold reveals a token.", low=0, high=1)
-
-
-def entropy_bound_option() -> Any:
-    """The field of the order entropy's bound."""
-    return option(0.5, "Nats that the tokens of a step of --order entropy may total, the last not counted.", low=0)
 
 
 def untimed_problem(order: str, latent_until: float) -> list[str]:
@@ -109,9 +71,20 @@ class SampleConfig(Settings):
     temperature: float = option(1.0, "Divides the logits; 0: the likeliest token, else 1e-4 or more.", low=0, high=1e6)
     top_p: float = option(0.9, "Nucleus: draw among the likeliest tokens that together reach this.", low=1e-6, high=1)
     gamma: float = option(0.8, "Noise of a student's steps: 0 deterministic, 1 consistency-style.", low=0, high=1)
-    guidance: float = guidance_option()
-    solver: str = solver_option()
-    latent_until: float = latent_until_option()
+    guidance: float = option(
+        0.0, "Of a prior: how far estimates are pushed away from those without self-conditioning.", low=0, high=100
+    )
+    solver: str = option(
+        "ddim",
+        "Of a prior: ddim, which needs few steps, or euler, as published (there with 200).",
+        choices=("ddim", "euler"),
+    )
+    latent_until: float = option(
+        0.0,
+        "Share of the decoding steps, the last ones, that are the base's, which looks at no latents (0: none).",
+        low=0,
+        high=1,
+    )
     latent_scale: float = option(
         0.0,
         "Factor on latents; below 1 they lose the prior's law and are trusted less (0: the model's own, else 1).",
@@ -127,9 +100,16 @@ class SampleConfig(Settings):
     )
     prompt: str = option("", "What every text begins with; latents are drawn without it.")
     suffix: str = option("", "What every text ends with, a space first; with --prompt the middle is drawn.")
-    order: str = order_option()
-    threshold: float = threshold_option()
-    entropy_bound: float = entropy_bound_option()
+    order: str = option(
+        "random",
+        "Positions to reveal: random, exact; spread, distant ones together, exact with one token a step; the others, "
+        "surest first, not exact.",
+        choices=("random", "spread", "confidence", "threshold", "entropy"),
+    )
+    threshold: float = option(0.9, "Probability above which --order threshold reveals a token.", low=0, high=1)
+    entropy_bound: float = option(
+        0.5, "Nats that the tokens of a step of --order entropy may total, the last not counted.", low=0
+    )
     seed: int = option(0, "Seed; sample i depends on the seed and i alone.", low=0)
     batch_size: int = option(32, "Samples drawn at once; the samples do not depend on it.", low=1)
     compile: bool = option(False, "Compile decoder and prior, half a minute or more each; for long runs in bf16.")
@@ -179,6 +159,12 @@ class EvalConfig(Settings):
     seed: int = option(0, "Of artifacts: seed of masks, noise and samples.", low=0)
 
 
+def as_sampled(name: str) -> Any:
+    """The field of that name of :class:`SampleConfig`, for another configuration."""
+    same = SampleConfig.__dataclass_fields__[name]
+    return field(default=same.default, metadata=same.metadata)
+
+
 # In lists whose numbers need not be whole.
 MAX_OF_FRACTIONS = {"temperatures": 1e6, "latent_scale": MAX_LATENT_SCALE, "corrector": MAX_CORRECTOR}
 
@@ -213,20 +199,20 @@ class BenchConfig(Settings):
     seeds: str = option("0,1,2", "Seeds, a list; the spread of the figures is that over seeds.", listed=True)
     n: int = option(256, "Samples of a point and seed.", low=2)
     decodings: int = option(2, "Texts decoded from each latent; two or more give the latent agreement.", low=1)
-    top_p: float = option(0.9, "Nucleus: draw among the likeliest tokens that together reach this.", low=1e-6, high=1)
-    gamma: float = option(0.8, "Noise of a student's steps: 0 deterministic, 1 consistency-style.", low=0, high=1)
-    guidance: float = guidance_option()
-    solver: str = solver_option()
-    latent_until: float = latent_until_option()
+    top_p: float = as_sampled("top_p")
+    gamma: float = as_sampled("gamma")
+    guidance: float = as_sampled("guidance")
+    solver: str = as_sampled("solver")
+    latent_until: float = as_sampled("latent_until")
     corrector: str = option(
         "0", "Shares of the decoding steps, the last ones, that draw tokens anew, a list.", listed=True
     )
     latent_scale: str = option(
         "0", "Factors on latents before decoding, a list (0: the model's own, else 1).", listed=True
     )
-    order: str = order_option()
-    threshold: float = threshold_option()
-    entropy_bound: float = entropy_bound_option()
+    order: str = as_sampled("order")
+    threshold: float = as_sampled("threshold")
+    entropy_bound: float = as_sampled("entropy_bound")
     batch_size: int = option(32, "Samples drawn at once, and texts scored at once.", low=1)
     precision: str = precision_option("auto")
     compile: bool = option(False, "Compile decoders and priors; with --speed also what each stage trains.")

@@ -14,7 +14,7 @@ from diladiff_cli.metrics.scorers import Scorer
 from diladiff_cli.stages.evaluation.files import overview_table
 from diladiff_cli.stages.evaluation.samples import (
     FEW,
-    evaluate_groups,
+    evaluate_samples,
     report_table,
 )
 from diladiff_cli.stages.evaluation.scoring import GIVEN, Scoring
@@ -46,7 +46,7 @@ def reports_of(
     """Reports of samples beside a reference, both scored in one way."""
     scoring = Scoring(scorer, **how)
     real = None if reference is None else scoring.of(reference, progress, source)
-    return evaluate_groups(samples, real, scoring, progress)
+    return [evaluate_samples(group, real, scoring, progress) for group in group_samples(samples)]
 
 
 def one_report(*arguments: Any, **settings: Any) -> dict[str, Any]:
@@ -199,9 +199,9 @@ def test_known_scores_of_the_reference_are_taken_as_they_are(tiny_scorer: Scorer
     scoring = Scoring(tiny_scorer)
     known = scoring.of(REFERENCE)
     counts: list[int] = []
-    reports = evaluate_groups(SAMPLES, known, scoring, counts.append)
+    report = evaluate_samples(SAMPLES, known, scoring, counts.append)
     assert sum(counts) == len(SAMPLES)
-    assert reports == reports_of(SAMPLES, REFERENCE, tiny_scorer)
+    assert report == one_report(SAMPLES, REFERENCE, tiny_scorer)
 
 
 def test_the_report_names_the_reference() -> None:

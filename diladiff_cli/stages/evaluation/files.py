@@ -46,7 +46,7 @@ def evaluate_files(
         data: Of artifacts: token data set; None for the one that each was trained on.
 
     Returns:
-        Reports of :func:`evaluate_groups`, each with its ``target``, and of :func:`evaluate_artifact`, in the order of
+        Reports of :func:`evaluate_samples`, each with its ``target``, and of :func:`evaluate_artifact`, in the order of
         the targets, as they come.
 
     Raises:

@@ -16,7 +16,7 @@ from diladiff_cli.metrics.scorers import load_scorer
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.stages.evaluation.reference_text import ReferenceText, reference_text
-from diladiff_cli.stages.evaluation.samples import evaluate_groups
+from diladiff_cli.stages.evaluation.samples import evaluate_samples
 from diladiff_cli.stages.evaluation.scoring import Scored, Scoring
 from diladiff_cli.stages.evaluation.sets import Sample, group_samples
 from diladiff_cli.stages.sampling.sampler import sampling_device
@@ -58,20 +58,9 @@ class SampleMeasure:
 
     def reports(self, samples: list[Sample]) -> Iterator[Report]:
         """One report for each way of sampling, in order of first appearance."""
-        groups, together = group_samples(samples), dict[Any, tuple[ReferenceText, int, list[int]]]()
-        for number, group in enumerate(groups):  # those of one text and length share a reference
+        for group in group_samples(samples):
             text = self.text(group[0].get("model")).for_samples(group)
-            length = text.length_of(group)
-            # Pieces are spread over the text as it suits so many samples.
-            together.setdefault((text.key, length, len(group)), (text, length, []))[2].append(number)
-        sets = {number: one for one in together.values() for number in one[2]}
-        found: dict[int, Report] = {}
-        for wanted in range(len(groups)):
-            if wanted not in found:
-                text, length, numbers = sets[wanted]
-                members = [sample for number in numbers for sample in groups[number]]
-                found |= zip(numbers, self._measure(members, text, length), strict=True)
-            yield found[wanted]
+            yield self._measure(group, text, text.length_of(group))
 
     def pooled_mauve(self, sets: Sequence[list[Sample]]) -> Report:
         """MAUVE of sets of samples of one model taken together, beside as many pieces of the reference.
@@ -111,12 +100,10 @@ class SampleMeasure:
             self._texts[name] = text
         return self._texts[name]
 
-    def _measure(self, samples: list[Sample], text: ReferenceText, length: int) -> list[Report]:
-        """Reports of ways of sampling with equally many samples."""
-        # Twice as many, so that one half of the real text can be measured against the other.
-        n = 2 * len(group_samples(samples)[0])
-        key = (text.key, length, n)
-        reference = self._references.get(key)
+    def _measure(self, samples: list[Sample], text: ReferenceText, length: int) -> Report:
+        """The report of samples drawn in one way."""
+        n = 2 * len(samples)  # so that one half of the real text can be measured against the other
+        reference = self._references.get((text.key, length, n))
         if reference is None and self._references and "-" in text.files:
             raise UserError(
                 "the reference on standard input was read already, for another way of sampling", "give it as a file"
@@ -124,8 +111,9 @@ class SampleMeasure:
         pieces = [] if reference else text.pieces(length, n)
         with self._bar(len(samples) + len(pieces)) as bar:
             if reference is None:
-                reference = self._references[key] = self.scoring.of(pieces, _advance(bar), text.source)
-            return evaluate_groups(samples, reference, self.scoring, _advance(bar))
+                reference = self.scoring.of(pieces, _advance(bar), text.source)
+                self._references[text.key, length, n] = reference
+            return evaluate_samples(samples, reference, self.scoring, _advance(bar))
 
 
 def _advance(bar: Bar) -> Callable[[int], None]:

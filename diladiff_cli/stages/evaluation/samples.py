@@ -14,7 +14,6 @@ from diladiff_cli.stages.evaluation.sets import (
     Sample,
     are_of_several_calls,
     decodings_by_latent,
-    group_samples,
 )
 
 if TYPE_CHECKING:
@@ -39,40 +38,35 @@ DIVERSITY = {
 }
 
 
-def evaluate_groups(
+def evaluate_samples(
     samples: list[Sample],
     reference: Scored | None,
     scoring: Scoring,
     progress: Callable[[int], None] | None = None,
-) -> list[dict[str, Any]]:
+) -> dict[str, Any]:
     """GenPPL, MAUVE, entropy, distinct-n, repetition and latent agreement of samples, the same of the reference.
 
-    One report for each way of sampling found among ``samples``. MAUVE needs references to compare with: the samples
+    MAUVE needs references to compare with: the samples
     meet the first part of the reference, as many texts as there are samples. Where the reference has twice as many, its
     own figure is that of its second part against the first, about the most that samples can reach at this number.
     Latent agreement has no counterpart in real text.
 
     Args:
-        samples: With ``text`` and preferably ``token_ids``.
+        samples: All drawn in one way, with ``text`` and preferably ``token_ids``.
         reference: Of the same form and length, scored in the same way, or None.
         scoring: How to score the samples; without a scorer GenPPL and MAUVE are left out.
         progress: Called with numbers of samples as they have been scored.
 
     Returns:
-        Of each way ``settings``, ``samples`` and ``reference`` (the figures), ``definitions`` (of each figure),
+        ``settings``, ``samples`` and ``reference`` (the figures), ``definitions`` (of each figure),
         ``left_out`` (figure to reason) and ``scorer``; plain JSON values.
     """
-    groups = (scoring.of(group, progress) for group in group_samples(samples))
-    return [_report(group, reference if reference and reference.texts else None, scoring) for group in groups]
-
-
-def _report(samples: Scored, reference: Scored | None, scoring: Scoring) -> dict[str, Any]:
-    scorer, n = scoring.scorer, len(samples.texts)
+    scorer, n = scoring.scorer, len(samples)
     definitions: dict[str, Any] = {}
     left_out: dict[str, str] = {}
-    scored = {"samples": samples}
+    scored = {"samples": scoring.of(samples, progress)}
     sides: Sides = {"samples": {"n": n}}
-    if reference is None:
+    if reference is None or not reference.texts:
         left_out["reference"] = "no reference text was given"
     else:
         scored["reference"] = reference
@@ -86,14 +80,14 @@ def _report(samples: Scored, reference: Scored | None, scoring: Scoring) -> dict
         if sides["samples"]["genppl"] is None:
             del definitions["genppl"]
             left_out["genppl"] = TOO_SHORT
-        if reference is None:
+        if "reference" not in scored:
             left_out["mauve"] = "needs a reference text"
         else:
             definitions["mauve"] = _add_mauve(sides, left_out, scored, scorer, limit)
     definitions |= _add_diversity(sides, left_out, _token_ids(scored))
-    definitions |= _add_agreement(sides, left_out, samples.texts)
+    definitions |= _add_agreement(sides, left_out, samples)
     return {
-        "settings": {key: samples.texts[0][key] for key in SETTINGS if key in samples.texts[0]},
+        "settings": {key: samples[0][key] for key in SETTINGS if key in samples[0]},
         **sides,
         "definitions": definitions,
         "left_out": left_out,

@@ -16,7 +16,7 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.stages.common import open_recorded_data
 from diladiff_cli.stages.evaluation.artifact import DEFINITIONS, artifact_table, evaluate_artifact
 from diladiff_cli.stages.evaluation.figures import NOISE_STDS, Evaluation, agreement, prior_velocity, student_agreement
-from diladiff_cli.stages.evaluation.samples import evaluate_groups
+from diladiff_cli.stages.evaluation.samples import evaluate_samples
 from diladiff_cli.stages.evaluation.scoring import Scoring
 from diladiff_cli.stages.export import export
 from diladiff_cli.stages.masked_logits import text_noise
@@ -186,7 +186,7 @@ def test_agreement_is_that_of_samples_drawn_with_two_decodings(
     wanted = reports[stage]["figures"]["latent_agreement"][name]
     config = SampleConfig(n=2 * wanted["latents"], steps=steps, decodings=2, seed=SETTINGS["seed"])
     samples = list(generate(load_sampler(getattr(tiny_chain, stage), "cpu"), config))
-    found = evaluate_groups(samples, None, Scoring(None))[0]["samples"]
+    found = evaluate_samples(samples, None, Scoring(None))["samples"]
     assert found["latent_agreement"] == pytest.approx(wanted["latent_agreement"], abs=1e-12)
     assert found["chance_agreement"] == pytest.approx(wanted["chance_agreement"], abs=1e-12)
 

@@ -8,7 +8,7 @@ import pytest
 import zstandard
 
 from diladiff_cli.errors import UserError
-from diladiff_cli.stages.evaluation.samples import evaluate_groups
+from diladiff_cli.stages.evaluation.samples import evaluate_samples
 from diladiff_cli.stages.evaluation.scoring import Scoring
 from diladiff_cli.stages.evaluation.sets import are_of_several_calls, decodings_by_latent, read_samples
 
@@ -36,7 +36,7 @@ def test_texts_of_several_calls_that_have_one_number_are_not_of_one_latent() -> 
 
 def test_texts_of_several_calls_have_no_agreement() -> None:
     calls = [sample(text, id=i, latent=i, seed=1, stage="student") for text in ("ab", "cd") for i in (0, 1)]
-    (report,) = evaluate_groups(calls, None, Scoring(None))
+    report = evaluate_samples(calls, None, Scoring(None))
     reason = "several texts of a latent have one id, as texts of several calls have"
     assert report["left_out"]["latent_agreement"] == reason
     assert "latent_agreement" not in report["samples"]

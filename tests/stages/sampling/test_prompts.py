@@ -16,7 +16,7 @@ from diladiff_cli.config import SampleConfig
 from diladiff_cli.model import load
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.evaluation.files import overview_table
-from diladiff_cli.stages.evaluation.samples import evaluate_groups, report_table
+from diladiff_cli.stages.evaluation.samples import evaluate_samples, report_table
 from diladiff_cli.stages.evaluation.scoring import Scoring
 from diladiff_cli.stages.evaluation.sets import SETTINGS, decodings_by_latent, group_samples, read_samples
 from diladiff_cli.stages.sampling import graphs, prompts
@@ -189,7 +189,7 @@ def test_tables_show_prompts_as_they_are_but_cut_and_say_what_they_count_in(samp
     drawn = draw(samplers["mdlm"])
     prompts = ("long " * 50, "see [/b] and [red] x")
     samples = [sample | {"prompt": prompt} for prompt in prompts for sample in drawn]
-    reports = evaluate_groups(samples, None, Scoring(None))
+    reports = [evaluate_samples(group, None, Scoring(None)) for group in group_samples(samples)]
     overview = overview_table(reports)
     assert overview is not None
     for table in (report_table(reports[0]), overview):

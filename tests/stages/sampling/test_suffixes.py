@@ -10,7 +10,7 @@ import pytest
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.model import load
 from diladiff_cli.settings import ConfigError
-from diladiff_cli.stages.evaluation.samples import evaluate_groups, report_table
+from diladiff_cli.stages.evaluation.samples import evaluate_samples, report_table
 from diladiff_cli.stages.evaluation.scoring import Scoring
 from diladiff_cli.stages.evaluation.sets import decodings_by_latent, group_samples, read_samples
 from diladiff_cli.stages.sampling import graphs
@@ -138,7 +138,7 @@ def test_texts_of_several_suffixes_are_several_ways_of_sampling(samplers: dict[s
 
 def test_tables_say_what_prompt_and_suffix_count_in(samplers: dict[str, Sampler]) -> None:
     for prompt, wanted in (("", "the suffix counts in all"), (PROMPT, "the prompt and the suffix count in all")):
-        (report,) = evaluate_groups(draw(samplers["mdlm"], prompt=prompt), None, Scoring(None))
+        report = evaluate_samples(draw(samplers["mdlm"], prompt=prompt), None, Scoring(None))
         text = shown_on_terminal(report_table(report))
         assert f"{wanted} figures but latent agreement" in text
         assert "suffix ' saw the sea'" in text
