@@ -1,8 +1,6 @@
 """The command ``bench``: quality over speed, or speed alone."""
 
-import math
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,19 +36,7 @@ def _check(
         problems.append("--dry-run has no meaning with --speed, which reads nothing; leave it out")
     if speed and (model is not None or own["against"] or own["more"]):
         problems.append("models have no meaning with --speed, which makes its own networks; leave them out")
-    models = [Path(model) for model in [*(own["against"] or ()), *(own["more"] or ())]]
-    loose = [model for model in models if _are_numbers(str(model)) and not model.exists()]
-    if loose:
-        problems.append(
-            f"{loose[0]} is not a model; the values of one option go together, as in --temperatures 1.0,0.8"
-        )
     return problems if speed else problems + idle_bounds(config, given)
-
-
-def _are_numbers(text: str) -> bool:
-    with suppress(ValueError):
-        return all(math.isfinite(float(part)) for part in text.split(","))
-    return False
 
 
 @command(

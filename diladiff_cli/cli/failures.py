@@ -1,6 +1,5 @@
 """Exceptions as the user sees them: lines on stderr and an exit status."""
 
-import difflib
 import os
 import re
 import sys
@@ -15,7 +14,6 @@ from diladiff_cli.settings import ConfigError
 from diladiff_cli.shipped import SHIPPED_MODEL, SHIPPED_NAME
 
 USUAL = {"--lr": "--learning-rate", "--bs": "--batch-size"}  # as other tools call them
-FAR_NEARER = 0.1  # by difflib's ratio of spellings: --temprature is --temperature (0.96), not --trace (0.67)
 
 DONE, FAILED, WRONG_USAGE, SIGNALLED = 0, 1, 2, 128
 SIGINT = 2
@@ -128,15 +126,11 @@ def _usage(error: BaseException, arguments: Sequence[str]) -> str:
     words = ["diladiff", *(argument for argument in arguments if not argument.startswith("-"))]
     remedy = f"see {context.command_path if context else ' '.join(words[:2])} --help"
     text = one_line(error.format_message()).rstrip(".").replace("Value error, ", "")  # type: ignore[attr-defined]
-    if context and getattr(error, "option_name", None) == "--prompt" and "--prompt" not in _options(context):
-        text, remedy = one_line(error.message), "it is one of diladiff sample"  # type: ignore[attr-defined]
-    elif options := _meant_options(error, context):
+    if options := _meant_options(error):
         text, remedy = one_line(error.message), f"did you mean {' or '.join(options)}?"  # type: ignore[attr-defined]
     elif ". Did you mean " in text:
         text, _, names = text.partition(". Did you mean ")
         remedy = f"did you mean {names}"
-    elif meant := _with_one_dash(text.removeprefix("No such option: "), arguments, context):
-        remedy = f"did you mean -{meant}?"
     elif text.startswith("Got unexpected extra argument") and "--model" in _options(context):
         prompt = ", a prompt by --prompt" if "--prompt" in _options(context) else ""
         remedy = f"a model is named by --model{prompt}, or {remedy}"
@@ -145,34 +139,16 @@ def _usage(error: BaseException, arguments: Sequence[str]) -> str:
     return f"{text[:1].lower()}{text[1:]}; {remedy}"
 
 
-def _meant_options(error: BaseException, context: Any) -> list[str]:
-    """What was perhaps meant by an option that there is not: what begins so, else the one that is by far the nearest,
-    else all that are near.
-    """
-    if not hasattr(error, "possibilities") or context is None:
-        return []
-    given = str(error.option_name)  # type: ignore[attr-defined]
-    if USUAL.get(given) in _options(context):
-        return [USUAL[given]]
-    if begun := sorted(name for name in _options(context) if name.startswith(given) and given.startswith("--")):
-        return begun
-    likeness = {name: difflib.SequenceMatcher(None, given, name).ratio() for name in error.possibilities or ()}
-    nearest = sorted(likeness, key=lambda name: (-likeness[name], name))
-    by_far = len(nearest) > 1 and likeness[nearest[0]] - likeness[nearest[1]] > FAR_NEARER
-    return nearest[:1] if by_far else nearest
+def _meant_options(error: BaseException) -> list[str]:
+    """What was perhaps meant by an option that there is not, nearest first."""
+    given, near = getattr(error, "option_name", None), getattr(error, "possibilities", None) or []
+    return [USUAL[given]] if given in USUAL and USUAL[given] in _options(error.ctx) else [*near]  # type: ignore[attr-defined]
 
 
 def _options(context: Any) -> set[str]:
     """The spellings of a command's options, from the parser's context."""
     parameters = context.command.params
     return {spelling for parameter in parameters for spelling in (*parameter.opts, *parameter.secondary_opts)}
-
-
-def _with_one_dash(letter: str, arguments: Sequence[str], context: Any) -> str | None:
-    """The argument that is an option but for a missing dash, and of which the parser took the first letter for one."""
-    known = _options(context) if context is not None else set()
-    given = next((a.partition("=")[0] for a in arguments if len(letter) == 2 and a.startswith(letter)), "")
-    return given if f"-{given}" in known else None
 
 
 def out_of_memory(batch_size: int | None, grad_accum: int | None) -> UserError:

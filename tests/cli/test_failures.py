@@ -24,7 +24,7 @@ WRONG_USAGE: list[tuple[str, list[str]]] = [
     ("", [f"error: missing command; give one of {NAMES}, or see diladiff --help"]),
     ("trian-ae", ["error: no such command 'trian-ae'; did you mean 'train-ae'?"]),
     ("draw", [f"error: no such command 'draw'; give one of {NAMES}, or see diladiff --help"]),
-    ("sample --temprature 2", ["error: no such option: --temprature; did you mean --temperature?"]),
+    ("sample --temprature 2", ["error: no such option: --temprature; did you mean --temperature or --trace?"]),
     ("eval", ["error: missing argument 'TARGET'; see diladiff eval --help"]),
     ("train-mdlm --batch-size x", ["error: --batch-size is 'x'; give a whole number"]),
     ("train-mdlm --max-steps 1.5", ["error: --max-steps is '1.5'; give a whole number"]),
