@@ -63,34 +63,36 @@ class RevealPlan:
         times = spread_times(reveal_times) if decoding.order == "spread" else reveal_times
         ends = sampling_grid(decoding.revealing_steps)[1:].to(times.dtype)
         passed = torch.searchsorted(ends.flip(0), times.contiguous(), right=True)  # ends at or below each time
-        number, draws = (len(ends) - passed)[None], uniform[None]  # (1 + W, B, L)
+        steps, uniforms = (len(ends) - passed)[None], uniform[None]  # (1 + W, B, L), a turn more for each sweep
         if redraws is not None:
             again = [len(ends) + SWEEP * i + corrector_step_of(uniform, i) for i, uniform in enumerate(redraws.times)]
-            number = torch.cat([number.where(number < len(ends), decoding.steps), torch.stack(again)])
-            draws = torch.cat([draws, redraws.uniform])
-        number = torch.where(x == mask_id, number, decoding.steps).flatten()  # from steps on: never
+            steps = torch.cat([steps.where(steps < len(ends), decoding.steps), torch.stack(again)])
+            uniforms = torch.cat([uniforms, redraws.uniform])
+        steps = torch.where(x == mask_id, steps, decoding.steps)  # from decoding.steps on: never
         bounds = [0, len(ends), *([decoding.steps] if decoding.corrector_steps else [])]
-        return [cls._between(number, draws.double().flatten(), x.numel(), *some, decoding) for some in pairwise(bounds)]
+        return [cls._between(first, last, steps, uniforms.double(), decoding) for first, last in pairwise(bounds)]
 
     @classmethod
-    def _between(
-        cls, number: Tensor, draws: Tensor, size: int, first: int, last: int, decoding: Decoding
-    ) -> "RevealPlan":
-        """Of the steps from ``first`` to before ``last``; ``number`` and ``draws`` are of B * L positions, or more."""
-        chosen = ((number >= first) & (number < last)).nonzero().squeeze(1)
-        order = chosen[number[chosen].argsort(stable=True)]
-        counts = torch.bincount(number[chosen] - first, minlength=last - first)
-        width = padded_width(int(counts.max()))
-        rows = counts.nonzero().squeeze(1)
-        places = torch.full((len(rows), width), size, device=chosen.device)
-        filled = torch.arange(width, device=chosen.device) < counts[rows][:, None]
-        places[filled] = order % size
-        drawn = torch.zeros(*places.shape, draws_at_most(decoding), dtype=draws.dtype, device=draws.device)
-        following = draws[order]
-        for turn in range(drawn.shape[2]):
-            drawn[filled, turn] = following
-            following = next_uniform(following)
-        return cls((rows + first).tolist(), places, drawn)
+    def _between(cls, first: int, last: int, steps: Tensor, uniforms: Tensor, decoding: Decoding) -> "RevealPlan":
+        """Of the steps from ``first`` to before ``last``.
+
+        ``steps`` (1 + W, B, L) says in which step each position is drawn, ``uniforms`` with which number.
+        """
+        size = steps[0].numel()
+        steps, uniforms = steps.flatten(), uniforms.flatten()
+        drawn = ((steps >= first) & (steps < last)).nonzero().squeeze(1)
+        drawn = drawn[steps[drawn].argsort(stable=True)]
+        counts = torch.bincount(steps[drawn] - first, minlength=last - first)
+        parts = [(first + i, part) for i, part in enumerate(torch.split(drawn, counts.tolist())) if len(part)]
+        places = torch.full((len(parts), padded_width(int(counts.max()))), size, device=steps.device)
+        uniform = torch.zeros(places.shape, dtype=uniforms.dtype, device=steps.device)
+        for row, (_, part) in enumerate(parts):
+            places[row, : len(part)] = part % size
+            uniform[row, : len(part)] = uniforms[part]
+        following = [uniform]
+        while len(following) < draws_at_most(decoding):
+            following.append(next_uniform(following[-1]))
+        return cls([number for number, _ in parts], places, torch.stack(following, dim=-1))
 
 
 def padded_width(count: int) -> int:

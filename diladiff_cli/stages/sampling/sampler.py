@@ -225,11 +225,12 @@ def body_of_different(decoder: TokenDenoiser, x_t: Tensor, select: Tensor) -> Te
     if int(unwritten.sum()) < 2:
         return decoder.body(x_t, None, select)
     others = ~unwritten
-    different = torch.cat([torch.full_like(x_t[:1], decoder.mask_id), x_t[others]])
-    wanted = torch.cat([select[unwritten].any(0, keepdim=True), select[others]])
-    hidden = decoder.body(different, None, wanted)
-    places = wanted.flatten().cumsum(0).view_as(wanted) - 1  # of each position in hidden
-    return hidden[places[others.cumsum(0) * others][select]]
+    x_of_call = torch.cat([torch.full_like(x_t[:1], decoder.mask_id), x_t[others]])  # (1 + others, L)
+    select_of_call = torch.cat([select[unwritten].any(0, keepdim=True), select[others]])
+    hidden = decoder.body(x_of_call, None, select_of_call)
+    index_in_hidden = select_of_call.flatten().cumsum(0).view_as(select_of_call) - 1  # (1 + others, L)
+    row_in_call = torch.where(unwritten, 0, others.cumsum(0))  # (B,)
+    return hidden[index_in_hidden[row_in_call][select]]
 
 
 def autoencoder_of(artifact: Artifact) -> Artifact:
