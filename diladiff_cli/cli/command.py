@@ -62,8 +62,7 @@ class Command:
         body: The function behind it: options as keyword arguments in, data for stdout out. It may ask for ``config``,
             the resolved configuration, ``given``, the settings that were given as options, and ``on_terminal``,
             whether stdout is one.
-        settings: The configuration whose fields are options as well; None for none.
-        stage: Its name in presets and configuration files; None where neither has a place for it.
+        stage: The section of presets and configuration files whose fields are options as well; None for none.
         panel: The group of the configuration's own fields in the help.
         examples: Command lines for the help.
         check: What is wrong with the command's own options, one line each, told together with what is wrong with the
@@ -74,12 +73,16 @@ class Command:
 
     name: str
     body: Callable[..., Result]
-    settings: type[Settings] | None
     stage: str | None
     panel: str
     examples: tuple[str, ...]
     check: Check | None = None
     reads: Mapping[str, str | None] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> type[Settings] | None:
+        """The configuration; None for none."""
+        return None if self.stage is None else SECTIONS[self.stage]
 
     def add_to(self, app: typer.Typer) -> None:
         """Make it a command of ``app``."""
@@ -145,14 +148,11 @@ class Command:
         """
         own = {name: values[name] for name in self.own()}
         problems, given, config = own_problems(self.own(), own), dict[str, Any](), None
-        if self.settings is not None:
+        if self.settings is not None and self.stage is not None:
             given = given_values(self.settings, {f.name: values[f.name] for f in fields(self.settings)})
             file = Path(own["config_file"]) if own.get("config_file") else None
             try:
-                if self.stage is None:
-                    config = self.settings.from_dict(given)
-                else:
-                    config = resolve(self.stage, own.get("preset"), file, given)
+                config = resolve(self.stage, own.get("preset"), file, given)
             except ConfigError as error:
                 problems += error.problems
         if self.check is not None:
@@ -166,15 +166,13 @@ def command(
     name: str,
     *,
     stage: str | None = None,
-    settings: type[Settings] | None = None,
     panel: str = "Settings",
     examples: tuple[str, ...],
     check: Check | None = None,
     reads: Mapping[str, str | None] | None = None,
 ) -> Callable[[Callable[..., Result]], Command]:
     """Decorator: the function becomes the body of a :class:`Command`, its docstring the help."""
-    kind = SECTIONS[stage] if stage is not None else settings
-    return lambda body: Command(name, body, kind, stage, panel, examples, check, reads or {})
+    return lambda body: Command(name, body, stage, panel, examples, check, reads or {})
 
 
 def _look_for(stage: str | None, folder: Path | None) -> None:

@@ -35,7 +35,6 @@ from diladiff_cli.runtime.resume import (
     check_weights,
     is_finished,
     made_from,
-    rows_drawn,
 )
 from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import TIME_IS_UP, Clock, CutShort, Interrupted, Session, StopRequest, peak_flops
@@ -91,7 +90,7 @@ class _Loop:
             shard(self.bare, session.device)
         self.optimizers = build_optimizers(self.bare, config, run.lr_override)
         self.step = int(stored["step"]) if stored else 0
-        self.shift = rows_drawn(stored) - self.step * config.batch_size if stored else 0  # of batches of another size
+        self.shift = stored["rows"] - self.step * config.batch_size if stored else 0  # of batches of another size
         self.bad_steps = 0  # in a row
         self.skipped_steps = int(stored["skipped_steps"]) if stored else 0  # in all
         self.saved_step: int | None = self.step if stored else None

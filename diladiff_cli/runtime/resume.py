@@ -56,11 +56,6 @@ def changed_settings(stored: Mapping[str, Any], config: StageConfig) -> dict[str
     return differences(before, wanted)
 
 
-def rows_drawn(stored: Mapping[str, Any]) -> int:
-    """How many rows a stored run has drawn; where it does not say, its batches were all of one size."""
-    return int(stored.get("rows", stored["step"] * stored["training"]["batch_size"]))
-
-
 def check_resume(
     out: Path, config: StageConfig, artifact: Mapping[str, Any], resume: bool | None
 ) -> dict[str, Any] | None:

@@ -86,8 +86,8 @@ def finished_data(
     hashes = stored.get("text_hashes", {})  # none in a damaged record
     on_hub = [source for source in sources if source != "-" and find_files(source) is None]
     if on_hub:
-        apart = stored.get("valid_sources", [*valid])  # which older records do not tell
-        same = [stored.get("sources"), apart] == [sources, [*valid]] and len(on_hub) == len(sources)
+        recorded = [stored.get("sources"), stored.get("valid_sources")]
+        same = recorded == [sources, [*valid]] and len(on_hub) == len(sources)
     elif dry_run and "-" in sources:
         same = True
     else:
@@ -110,8 +110,8 @@ def finished_data(
 
 def _is_whole(out: Path, stored: Mapping[str, Any]) -> bool:
     """Whether the shards and the tokenizer are those recorded."""
-    if not well_formed(stored.get("splits")) or stored.get("mask_id") == stored.get("separator_id"):
-        return False  # the latter was possible once, and cannot be learned from
+    if not well_formed(stored.get("splits")):
+        return False
     shards = [shard for split in stored["splits"].values() for shard in split["shards"]]
     try:
         check_tokenizer(out)

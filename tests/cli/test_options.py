@@ -33,7 +33,14 @@ def paint() -> type[Settings]:
     return Painting
 
 
-def painter(kind: type[Settings], seen: list[Any]) -> typer.Typer:
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the command ``paint``, of a stage of that name, is called with."""
+    monkeypatch.setitem(SECTIONS, "paint", paint())
+    return []
+
+
+def painter(seen: list[Any]) -> typer.Typer:
     """An app with one command that notes its configuration."""
 
     def body(config: Settings) -> None:
@@ -42,7 +49,7 @@ def painter(kind: type[Settings], seen: list[Any]) -> typer.Typer:
 
     app = typer.Typer(add_completion=False)
     app.callback()(lambda: None)
-    command("paint", settings=kind, panel="Paint", examples=("paint",))(body).add_to(app)
+    command("paint", stage="paint", panel="Paint", examples=("paint",))(body).add_to(app)
     return app
 
 
@@ -89,21 +96,19 @@ def test_a_new_field_needs_no_change_of_the_command_line() -> None:
     }
 
 
-def test_options_reach_the_configuration_with_their_types() -> None:
-    seen: list[Any] = []
-    invoke(painter(paint(), seen), "paint", "--coats", "3", "--gloss", "1", "--colour", "blue", "--no-wash-first")
+def test_options_reach_the_configuration_with_their_types(seen: list[Any]) -> None:
+    invoke(painter(seen), "paint", "--coats", "3", "--gloss", "1", "--colour", "blue", "--no-wash-first")
     assert seen[0].to_dict() == {"coats": 3, "gloss": 1.0, "colour": "blue", "wash_first": False}
 
 
-def test_options_that_are_not_given_keep_their_defaults() -> None:
-    seen: list[Any] = []
-    invoke(painter(paint(), seen), "paint")
+def test_options_that_are_not_given_keep_their_defaults(seen: list[Any]) -> None:
+    invoke(painter(seen), "paint")
     assert seen[0].to_dict() == {"coats": 2, "gloss": 0.25, "colour": "red", "wash_first": True}
 
 
-def test_all_bad_values_are_reported_together() -> None:
+def test_all_bad_values_are_reported_together(seen: list[Any]) -> None:
     with pytest.raises(ConfigError) as caught:
-        invoke(painter(paint(), []), "paint", "--coats", "many", "--gloss", "-2", "--colour", "green")
+        invoke(painter(seen), "paint", "--coats", "many", "--gloss", "-2", "--colour", "green")
     assert caught.value.problems == [
         "--coats is 'many'; give a whole number",
         "--gloss is -2.0; give at least 0",

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from diladiff_cli.runtime.resume import rows_drawn
 from diladiff_cli.runtime.state import read_progress
 
 
@@ -31,8 +30,3 @@ def test_a_run_that_goes_on_with_other_batches_misses_no_row(toy: ModuleType, tm
     rows += drawn(toy, tmp_path / "run", batch_size=4, steps=11, resume=True)
     assert read_progress(tmp_path / "run" / "state")["rows"] == 46  # type: ignore[index]
     assert rows == drawn(toy, tmp_path / "whole", batch_size=2, steps=23)
-
-
-def test_a_state_that_does_not_tell_the_rows_had_batches_of_one_size() -> None:
-    assert rows_drawn({"step": 5, "training": {"batch_size": 3}}) == 15
-    assert rows_drawn({"step": 5, "training": {"batch_size": 3}, "rows": 7}) == 7
