@@ -1,6 +1,5 @@
 """What ``plot`` reads: the logs of artifacts, and reports that ``eval`` printed of them."""
 
-import json
 import math
 import re
 import sys
@@ -12,9 +11,9 @@ from typing import Any
 
 from diladiff_cli.data.rows import value_rows
 from diladiff_cli.errors import UserError
-from diladiff_cli.integrity import check_log
 from diladiff_cli.runtime.artifacts import COMMANDS, load_artifact
 from diladiff_cli.runtime.folders import METRICS_FILE
+from diladiff_cli.runtime.metrics_log import read_metrics
 from diladiff_cli.runtime.model_paths import name_of, resolved
 
 LogLine = dict[str, Any]
@@ -43,7 +42,7 @@ class Source:
 
     def series(self, split: str, name: str, scale: float = 1.0) -> tuple[list[int], list[float]]:
         """Steps and values, times ``scale``, of a figure that was logged in training."""
-        found = [(line["step"], line[name]) for line in self.training if line["split"] == split and name in line]
+        found = [(line["step"], line[name]) for line in self.training if line.get("split") == split and name in line]
         return [step for step, _ in found], [scale * number(value) for _, value in found]
 
 
@@ -78,32 +77,14 @@ def _artifact(path: Path) -> Source:
     log = path / METRICS_FILE
     if not log.is_file():
         raise UserError(f"{path} has no {METRICS_FILE}", "give an artifact as training left it, or a report of eval")
-    check_log(log)
-    training = list(_log_lines(log))
-    last = next((line for line in reversed(training) if line["split"] == "valid"), {})
+    training = read_metrics(log)
+    last: LogLine = next((line for line in reversed(training) if line.get("split") == "valid"), {})
     figures: dict[str, Any] = {"curves": last["curves"]} if "curves" in last else {}
     if "by_noise" in last:
         figures["prior_loss"] = last
     if any(map(DISTANCE.fullmatch, last)):
         figures["teacher_distance"] = last
     return Source(name_of(path), stage, training, _checked(figures, log))
-
-
-def _log_lines(log: Path) -> Iterator[LogLine]:
-    """The lines of a log; one that a kill cut off, the last without an end, does not count."""
-    text = _text(str(log))
-    for place, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1):
-        try:
-            values = json.loads(line)
-            whole = type(values["step"]) is int and values["split"] in ("train", "valid")
-            for name, value in values.items():
-                if name != "split" and not isinstance(value, list | dict):
-                    number(value)
-        except (ValueError, LookupError, TypeError) as error:
-            raise _damaged(log, f"line {place}") from error
-        if not whole:
-            raise _damaged(log, f"line {place}")
-        yield values
 
 
 def _damaged(file: Path | str, place: str) -> UserError:
