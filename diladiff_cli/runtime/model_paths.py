@@ -100,7 +100,7 @@ def _downloaded(name: str, offline: bool) -> Path:
 
     if offline:
         return fetch(revision or None, offline=True) / below
-    from diladiff_cli.runtime.helpers import run_on_main  # late: it imports torch
+    from diladiff_cli.runtime.shared_work import run_on_main  # late: it imports torch
 
     say(f"asking the Hub for {repo}")
     found = run_on_main(lambda: fetch(revision or None))

@@ -118,7 +118,7 @@ def check_tracker(name: str) -> None:
 class Session:
     """The Accelerator of a training run, and what depends on it; to be closed at its end.
 
-    It replaces what the process has set, see :func:`diladiff_cli.runtime.surroundings.isolated_run`.
+    It replaces what the process has set, see :func:`diladiff_cli.runtime.isolation.isolated_run`.
 
     Args:
         config: Precision, accumulation, batch size and tracker.

@@ -22,7 +22,7 @@ from diladiff_cli.runtime.folders import is_there
 from diladiff_cli.runtime.model_paths import name_of, ships
 from diladiff_cli.runtime.resume import check_resume
 from diladiff_cli.runtime.session import check_tracker
-from diladiff_cli.stages.networks import outline
+from diladiff_cli.stages.from_artifacts import outline
 from diladiff_cli.tokenizer_files import read_tokenizer
 
 MAX_LOGITS = 1 << 27  # of one call: 512 MB in float32

@@ -17,6 +17,7 @@ from diladiff_cli.core.times import logit_normal, ordered_pair
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.networks.layers import use_plain_attention
 from diladiff_cli.runtime.artifacts import Artifact
+from diladiff_cli.runtime.isolation import isolated_run
 from diladiff_cli.runtime.locks import exclusive_out
 from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.model_paths import resolved
@@ -24,7 +25,6 @@ from diladiff_cli.runtime.precision import settled_for_device
 from diladiff_cli.runtime.randomness import BatchNoise, generator
 from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import Session
-from diladiff_cli.runtime.surroundings import isolated_run
 from diladiff_cli.stages.common import (
     child_fields,
     compile_method,
@@ -37,8 +37,8 @@ from diladiff_cli.stages.common import (
     trunk_flops,
 )
 from diladiff_cli.stages.feature_sources import text_encoder
+from diladiff_cli.stages.from_artifacts import build
 from diladiff_cli.stages.latent_data import encoded_latents, recorded_latents, stored_latents
-from diladiff_cli.stages.networks import build
 
 MIN_TIME = 1e-4  # the velocity is undefined at t = 0
 TEACHER_STEPS = 50

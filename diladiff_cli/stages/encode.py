@@ -34,9 +34,9 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CONFIG_FILE, sealed
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.folders import check_replaceable, recover, replacing, restore
-from diladiff_cli.runtime.helpers import map_over_processes, run_on_main
 from diladiff_cli.runtime.locks import sole_writer
 from diladiff_cli.runtime.progress import Spinner
+from diladiff_cli.runtime.shared_work import map_over_processes, run_on_main
 from diladiff_cli.stages.encode_finished import TextHash, finished_data
 from diladiff_cli.tokenizer_files import write_tokenizer
 

@@ -26,7 +26,7 @@ from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.stages.common import load_parent, open_recorded_data, path_or_none
 from diladiff_cli.stages.feature_sources import TextEncoder, text_encoder
-from diladiff_cli.stages.networks import build
+from diladiff_cli.stages.from_artifacts import build
 
 SAME = ("format_version", "ae_hash", "fingerprint", "precision", "rows_per_shard")  # of a plan that may go on
 

@@ -27,7 +27,7 @@ from diladiff_cli.runtime.locks import sole_writer
 from diladiff_cli.runtime.model_paths import resolved
 from diladiff_cli.settings import ConfigError, check_value
 from diladiff_cli.stages.feature_sources import recorded_feature_source, recorded_features
-from diladiff_cli.stages.networks import build
+from diladiff_cli.stages.from_artifacts import build
 from diladiff_cli.stages.sampling.sampler import LATENT_STEPS
 from diladiff_cli.tokenizer_files import PATTERNS, read_tokenizer
 

@@ -17,7 +17,7 @@ from diladiff_cli.networks.autoencoder import AutoEncoder
 from diladiff_cli.networks.features import UNUSED, EncoderFeatures, FeatureSource, SelfFeatures
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.artifacts import Artifact, linked
-from diladiff_cli.stages.networks import build
+from diladiff_cli.stages.from_artifacts import build
 from diladiff_cli.tokenizer_files import PATTERNS, check_tokenizer
 
 WEIGHTS = "model*.safetensors*"

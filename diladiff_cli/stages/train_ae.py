@@ -21,6 +21,7 @@ from diladiff_cli.networks.features import FeatureSource
 from diladiff_cli.networks.moments import RunningMoments
 from diladiff_cli.notes import is_main_process
 from diladiff_cli.runtime.artifacts import Artifact
+from diladiff_cli.runtime.isolation import isolated_run
 from diladiff_cli.runtime.locks import exclusive_out
 from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.model_paths import resolved
@@ -30,7 +31,6 @@ from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.runtime.randomness import BatchNoise
 from diladiff_cli.runtime.run import LossFn, Run
 from diladiff_cli.runtime.session import Session
-from diladiff_cli.runtime.surroundings import isolated_run
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import (
     child_fields,
@@ -45,8 +45,8 @@ from diladiff_cli.stages.common import (
     validation_batches,
 )
 from diladiff_cli.stages.feature_sources import check_same_vocabulary, feature_source, recorded_source
+from diladiff_cli.stages.from_artifacts import build, own_arguments
 from diladiff_cli.stages.masked_logits import autoencoder_logits, base_logits
-from diladiff_cli.stages.networks import build, own_arguments
 from diladiff_cli.stages.train_mdlm import denoiser_flops, masked_batch
 
 MOMENT_ROWS = 4096  # blocks, at most, for the statistics of features and final latents

@@ -18,13 +18,13 @@ from diladiff_cli.metrics.likelihood import masked_figures
 from diladiff_cli.networks.denoiser import TokenDenoiser
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.folders import restore
+from diladiff_cli.runtime.isolation import isolated_run
 from diladiff_cli.runtime.locks import exclusive_out
 from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.precision import settled_for_device
 from diladiff_cli.runtime.randomness import BatchNoise
 from diladiff_cli.runtime.run import LossFn, Run
 from diladiff_cli.runtime.session import Session
-from diladiff_cli.runtime.surroundings import isolated_run
 from diladiff_cli.stages.common import (
     compile_method,
     data_record,
@@ -34,7 +34,7 @@ from diladiff_cli.stages.common import (
     seeded,
     validation_batches,
 )
-from diladiff_cli.stages.initial import InitialBase, initial_base
+from diladiff_cli.stages.initial_base import InitialBase, initial_base
 from diladiff_cli.stages.masked_logits import base_logits
 from diladiff_cli.tokenizer_files import read_tokenizer
 
@@ -102,8 +102,8 @@ def train_mdlm(
     Args:
         config: Network and optimisation.
         data: Token data set made by ``encode``.
-        init: A base to begin with, see :func:`diladiff_cli.stages.initial.initial_base`, whose network counts instead
-            of the configuration's; None to begin from scratch.
+        init: A base to begin with, see :func:`diladiff_cli.stages.initial_base.initial_base`, whose network counts
+            instead of the configuration's; None to begin from scratch.
         out: Folder of the artifact.
         resume: Continue, start over, or (None) continue an unfinished identical run.
         dry_run: Only check the inputs.

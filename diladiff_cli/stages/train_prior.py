@@ -14,6 +14,7 @@ from diladiff_cli.core.objectives import estimates_of_some, per_example_mse
 from diladiff_cli.core.times import low_discrepancy
 from diladiff_cli.networks.latent import LatentPrior
 from diladiff_cli.runtime.artifacts import Artifact
+from diladiff_cli.runtime.isolation import isolated_run
 from diladiff_cli.runtime.locks import exclusive_out
 from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.model_paths import resolved
@@ -21,7 +22,6 @@ from diladiff_cli.runtime.precision import settled_for_device
 from diladiff_cli.runtime.randomness import BatchNoise, generator
 from diladiff_cli.runtime.run import LossFn, Run
 from diladiff_cli.runtime.session import Session
-from diladiff_cli.runtime.surroundings import isolated_run
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import (
     child_fields,
@@ -36,8 +36,8 @@ from diladiff_cli.stages.common import (
     validation_batches,
 )
 from diladiff_cli.stages.feature_sources import text_encoder
+from diladiff_cli.stages.from_artifacts import build
 from diladiff_cli.stages.latent_data import data_of, encoded_latents, maker_of, stored_latents
-from diladiff_cli.stages.networks import build
 
 NOISE_SEED = 11  # of the noise in validation; another one for each seed
 NOISE_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)  # sigma

@@ -17,7 +17,7 @@ import pytest
 from diladiff_cli.runtime import loop
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.metrics_log import read_metrics
-from diladiff_cli.stages.networks import build
+from diladiff_cli.stages.from_artifacts import build
 
 from ..chain import Chain
 from ..command_line import Cli

@@ -10,7 +10,7 @@ from typing import Any
 import torch.distributed as dist
 
 from diladiff_cli.errors import UserError
-from diladiff_cli.runtime.helpers import map_over_processes, run_on_main
+from diladiff_cli.runtime.shared_work import map_over_processes, run_on_main
 from diladiff_cli.settings import ConfigError
 
 RANK = os.environ["RANK"]

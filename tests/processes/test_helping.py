@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from diladiff_cli.runtime.helpers import map_over_processes, run_on_main
+from diladiff_cli.runtime.shared_work import map_over_processes, run_on_main
 
 from .launch import TORCHRUN, environment
 

@@ -22,11 +22,11 @@ from diladiff_cli.data.order import batch_rows
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.networks.layers import use_plain_attention
 from diladiff_cli.networks.moments import RunningMoments
+from diladiff_cli.runtime.isolation import isolated_run
 from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.randomness import BatchNoise
 from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import Interrupted, Session
-from diladiff_cli.runtime.surroundings import isolated_run
 from diladiff_cli.stages.distill import MeanFlowLoss
 
 ROWS = 20

@@ -15,7 +15,7 @@ from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.stages import encode_latents as module
 from diladiff_cli.stages.encode_latents import encode_latents
 from diladiff_cli.stages.feature_sources import text_encoder
-from diladiff_cli.stages.networks import build
+from diladiff_cli.stages.from_artifacts import build
 
 from ..chain import CHANNELS, LATENTS, Chain
 

@@ -16,7 +16,7 @@ from diladiff_cli.stages.encode import encode_text
 from diladiff_cli.stages.encode_latents import encode_latents
 from diladiff_cli.stages.export import export, hub_encoder, usage
 from diladiff_cli.stages.feature_sources import encoder_features, recorded_source, text_encoder
-from diladiff_cli.stages.networks import build
+from diladiff_cli.stages.from_artifacts import build
 from diladiff_cli.stages.train_ae import train_ae
 from diladiff_cli.stages.train_mdlm import train_mdlm
 from diladiff_cli.tokenizer_files import read_tokenizer

@@ -13,8 +13,8 @@ from diladiff_cli.model import load
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.export import export
+from diladiff_cli.stages.from_artifacts import build
 from diladiff_cli.stages.info import describe
-from diladiff_cli.stages.networks import build
 
 from ..chain import Chain, prior_config
 

@@ -13,8 +13,8 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.stages.encode_latents import encode_latents
 from diladiff_cli.stages.export import export
+from diladiff_cli.stages.from_artifacts import build
 from diladiff_cli.stages.info import describe, info_table
-from diladiff_cli.stages.networks import build
 
 from ..chain import CHANNELS, LATENTS, LENGTH, Chain
 

@@ -19,8 +19,8 @@ from diladiff_cli.integrity import CHECKSUM, sealed
 from diladiff_cli.runtime.artifacts import content_hash, load_artifact
 from diladiff_cli.runtime.metrics_log import read_metrics
 from diladiff_cli.stages.encode import encode_text
+from diladiff_cli.stages.from_artifacts import build
 from diladiff_cli.stages.info import describe
-from diladiff_cli.stages.networks import build
 from diladiff_cli.stages.train_ae import train_ae
 from diladiff_cli.stages.train_mdlm import train_mdlm
 

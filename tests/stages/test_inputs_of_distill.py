@@ -15,7 +15,7 @@ from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.common import trunk_flops
 from diladiff_cli.stages.distill import distill
 from diladiff_cli.stages.encode_latents import encode_latents
-from diladiff_cli.stages.networks import build
+from diladiff_cli.stages.from_artifacts import build
 from diladiff_cli.stages.train_prior import train_prior
 
 from ..chain import Chain, distill_config, prior_config

@@ -18,7 +18,7 @@ from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.distill import distill
 from diladiff_cli.stages.encode import encode_text
 from diladiff_cli.stages.feature_sources import feature_source
-from diladiff_cli.stages.networks import build
+from diladiff_cli.stages.from_artifacts import build
 from diladiff_cli.stages.train_ae import train_ae
 from diladiff_cli.stages.train_mdlm import train_mdlm
 

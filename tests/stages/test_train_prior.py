@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diladiff_cli.core.gaussian import TanSchedule
 from diladiff_cli.runtime.artifacts import load_artifact
-from diladiff_cli.stages.networks import build
+from diladiff_cli.stages.from_artifacts import build
 from diladiff_cli.stages.train_prior import prior_figures, train_prior
 
 from ..chain import Chain, prior_config

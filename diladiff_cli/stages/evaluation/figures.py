@@ -21,8 +21,8 @@ from diladiff_cli.runtime.artifacts import Artifact
 from diladiff_cli.runtime.randomness import SampleNoise, generator
 from diladiff_cli.stages.common import logits_batch
 from diladiff_cli.stages.distill import TEACHER_STEPS, student_figures, teacher_samples
+from diladiff_cli.stages.from_artifacts import build
 from diladiff_cli.stages.masked_logits import autoencoder_logits, base_logits
-from diladiff_cli.stages.networks import build
 from diladiff_cli.stages.sampling.sample import decode, draw_latents
 from diladiff_cli.stages.sampling.sampler import Sampler
 from diladiff_cli.stages.sampling.settings import complete

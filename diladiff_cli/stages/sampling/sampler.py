@@ -25,7 +25,7 @@ from diladiff_cli.runtime.precision import has_float64
 from diladiff_cli.runtime.processes import process_state
 from diladiff_cli.stages.common import compile_method, open_recorded_data
 from diladiff_cli.stages.feature_sources import TextEncoder, text_encoder
-from diladiff_cli.stages.networks import build
+from diladiff_cli.stages.from_artifacts import build
 from diladiff_cli.stages.sampling.graphs import Replays
 
 LATENT_STEPS = {"prior": 50, "student": 5}  # the default N_cont

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 
-from diladiff_cli.runtime.surroundings import isolated_run
+from diladiff_cli.runtime.isolation import isolated_run
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

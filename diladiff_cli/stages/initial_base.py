@@ -19,7 +19,7 @@ from diladiff_cli.notes import say
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.folders import restore
 from diladiff_cli.runtime.model_paths import name_of
-from diladiff_cli.stages.networks import build, own_arguments
+from diladiff_cli.stages.from_artifacts import build, own_arguments
 from diladiff_cli.tokenizer_files import PATTERNS
 
 WEIGHTS = "model.safetensors"
