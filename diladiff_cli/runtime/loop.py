@@ -16,6 +16,7 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.announcements import announce, in_words, time_is_up
 from diladiff_cli.runtime.artifacts import save_artifact
+from diladiff_cli.runtime.clock import Clock, TokenRate
 from diladiff_cli.runtime.folders import METRICS_FILE, recover
 from diladiff_cli.runtime.gradients import (
     clip_gradients,
@@ -29,15 +30,9 @@ from diladiff_cli.runtime.optim import AveragedModel, build_optimizers, set_lear
 from diladiff_cli.runtime.prefetch import Prefetch
 from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.runtime.randomness import BatchNoise
-from diladiff_cli.runtime.resume import (
-    changed_settings,
-    check_resume,
-    check_weights,
-    is_finished,
-    made_from,
-)
+from diladiff_cli.runtime.resume import changed_settings, check_resume, check_weights, is_finished, made_from
 from diladiff_cli.runtime.run import Run
-from diladiff_cli.runtime.session import TIME_IS_UP, Clock, CutShort, Interrupted, Session, StopRequest, peak_flops
+from diladiff_cli.runtime.session import TIME_IS_UP, CutShort, Interrupted, Session, StopRequest, peak_flops
 from diladiff_cli.runtime.sharding import shard
 from diladiff_cli.runtime.state import load_state, save_state, whole_state
 
@@ -113,34 +108,9 @@ class _Loop:
         session.start_tracker(self.step)
 
     def run_all(self, stop: StopRequest) -> dict[str, Any]:
-        tokens, mark, why, first = 0, self.clock.seconds(), 0, self.step + 1
         announce(self.run, self.session, self.config, self.step, self.parameters)
         with Bar(str(self.run.artifact["stage"]), self.config.max_steps, self.step, self.session.is_main) as bar:
-            if self.step < self.config.max_steps and self._owes_validation():  # or what a run begins with
-                why = self._validate(stop, bar)
-                mark = self.clock.seconds()
-            while why == 0 and self.step < self.config.max_steps:
-                values, grad_norm = self._step()
-                tokens += self.config.batch_size * self.run.tokens_per_row
-                text = None
-                logged = self._due(self.config.log_every) or self.step == self.config.max_steps
-                if logged or self.step == first:  # which is for the user alone
-                    now = self.clock.seconds()
-                    line = self._training_line(values, grad_norm, tokens / max(now - mark, 1e-9))
-                    text = in_words(line)
-                    if logged:
-                        self._write(line)
-                        tokens, mark = 0, now
-                bar.update(1, text)
-                if self.step == self.config.max_steps:
-                    break
-                if self._owes_validation():
-                    why = self._validate(stop, bar)
-                    mark, tokens = self.clock.seconds(), 0
-                why = why or self._why_stop(stop)
-                if why == 0 and self._due(self.config.save_every):
-                    self._save()
-                    mark, tokens = self.clock.seconds(), 0
+            why = self._train(stop, bar)
             if why == 0 and self.validated_step != self.step:
                 why = self._validate(stop, bar)
         if why == 0:
@@ -154,8 +124,36 @@ class _Loop:
             if self.saved_step is None:
                 raise self._diverged(self.step, "the time was up, and no step gave finite numbers lately")
             say(time_is_up(self.config.max_minutes, self.step, self.saved_step))
-        found = {"step": self.saved_step, "seconds": self.clock.seconds(), "validated_step": self.validated_step}
-        return found | self.validation
+        when = {"step": self.saved_step, "seconds": self.clock.seconds(), "validated_step": self.validated_step}
+        return when | self.validation
+
+    def _train(self, stop: StopRequest, bar: Bar) -> int:
+        """Take all steps that are left; 0, or why not all were taken."""
+        first, last, why = self.step + 1, self.config.max_steps, 0
+        if self.step < last and self._owes_validation():  # or what a run begins with
+            why = self._validate(stop, bar)
+        rate = TokenRate(self.clock)
+        while why == 0 and self.step < last:
+            values, grad_norm = self._step()
+            rate.add(self.config.batch_size * self.run.tokens_per_row)
+            logged, text = self.step == last or self._due(self.config.log_every), None
+            if logged or self.step == first:  # which is for the user alone
+                line = self._training_line(values, grad_norm, rate.per_second())
+                text = in_words(line)
+                if logged:
+                    self._write(line)
+                    rate.restart()
+            bar.update(1, text)
+            if self.step == last:
+                break
+            if self._owes_validation():
+                why = self._validate(stop, bar)
+                rate.restart()
+            why = why or self._why_stop(stop)
+            if why == 0 and self._due(self.config.save_every):
+                self._save()
+                rate.restart()
+        return why
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
@@ -295,5 +293,5 @@ class _Loop:
         save_state(folder / "state", state, self._progress() | counts | made)
 
     def _progress(self) -> dict[str, Any]:
-        found = {"step": self.step, "seconds": self.clock.seconds()}
-        return found | {"validated_step": self.validated_step, "validation": self.validation}
+        when = {"step": self.step, "seconds": self.clock.seconds(), "validated_step": self.validated_step}
+        return when | {"validation": self.validation}

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -219,18 +218,3 @@ def peak_flops(device: torch.device) -> float | None:
         return None
     name = torch.cuda.get_device_name(device)
     return next((peak for key, peak in PEAK_FLOPS.items() if key in name), None)
-
-
-class Clock:
-    """Seconds of a run, those before a resume included."""
-
-    def __init__(self, before: float = 0.0) -> None:
-        self.started, self.before = time.monotonic(), before
-
-    def seconds(self) -> float:
-        """Seconds of the whole run."""
-        return self.before + self.session_seconds()
-
-    def session_seconds(self) -> float:
-        """Seconds since this start."""
-        return time.monotonic() - self.started

@@ -76,7 +76,7 @@ def shared(tiny_chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Share
     few = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in generate(sampler, config)][:KEPT]
     for name in ("one", "two"):
         (root / name).mkdir()
-        partial_name(root / name / "rest.jsonl", f"{origin_of(sampler, config)}-12345678").write_text("".join(few))
+        partial_name(root / name / "rest.jsonl", origin_of(sampler, config)).write_text("".join(few))
     return Shared(launch(root / "one", 1, jobs), launch(root / "two", 2, jobs))
 
 

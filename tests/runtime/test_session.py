@@ -9,7 +9,8 @@ import torch
 from accelerate.utils import DistributedType
 
 from diladiff_cli.config import MdlmConfig
-from diladiff_cli.runtime.session import Clock, CutShort, Session, StopRequest
+from diladiff_cli.runtime.clock import Clock
+from diladiff_cli.runtime.session import CutShort, Session, StopRequest
 from diladiff_cli.settings import ConfigError
 
 
