@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The published configuration on OpenWebText, for one node of GPUs (set GPUS; several nodes: see `accelerate launch --help`).
+# The published configuration on OpenWebText, for one node of GPUs (set GPUS; several nodes: see `accelerate launch --help`,
+# in a folder that all of them share).
 # Given again, it goes on where it was cut off; finished stages are left as they are.
 # Where the paper is silent or its law leaves the ends of time out, the preset is ours: cross-attention starts local
 # (train-ae --no-local-attention), priors have rotary positions (train-prior --positions learned), half of distillation's

@@ -21,6 +21,7 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import file_hash
 
 SHARD_BYTES = 1 << 26
+MAX_SHARDS = 1 << 12  # of data whose size is known beforehand: each is a file that stays open, and a memory map
 CHECKSUMS = "checksums"
 TOO_MANY = ("the shards are more files than may be open at once", "allow more: ulimit -n")
 SPARE_FILES = 64  # that any limit leaves room for
@@ -31,9 +32,9 @@ def shard_name(split: str, number: int) -> str:
     return f"{split}-{number:05d}.safetensors"
 
 
-def rows_per_shard(row_bytes: int) -> int:
-    """How many rows of so many bytes make a shard."""
-    return max(1, SHARD_BYTES // row_bytes)
+def rows_per_shard(row_bytes: int, total_bytes: int = 0) -> int:
+    """How many rows of so many bytes make a shard, of data of about a known size."""
+    return max(1, max(SHARD_BYTES, total_bytes // MAX_SHARDS) // row_bytes)
 
 
 def row_sum(row: np.ndarray) -> int:

@@ -30,7 +30,7 @@ from diladiff_cli.runtime.optim import AveragedModel, build_optimizers, set_lear
 from diladiff_cli.runtime.prefetch import Prefetch
 from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.runtime.randomness import BatchNoise
-from diladiff_cli.runtime.resume import changed_settings, check_resume, check_weights, is_finished, made_from
+from diladiff_cli.runtime.resume import changed_settings, check_agreement, check_resume, finished_run, made_from
 from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import TIME_IS_UP, CutShort, Interrupted, Session, StopRequest, peak_flops
 from diladiff_cli.runtime.sharding import shard
@@ -55,14 +55,12 @@ def train(run: Run, session: Session, config: StageConfig, out: Path, resume: bo
 
 def _train(run: Run, session: Session, config: StageConfig, out: Path, resume: bool | None) -> dict[str, Any]:
     stored = check_resume(out, config, run.artifact, resume)
+    check_agreement(out, config, run.artifact, stored)
     session.accelerator.wait_for_everyone()  # all have read the folder before it changes
     if session.is_main:
         recover(out)  # of a finished run as well: its last save may have been cut off while it cleaned up
-    if stored is not None and is_finished(stored, config):
-        check_weights(out)
-        say(f"{out} is finished, at step {stored['step']}; --fresh trains it again")
-        when = {"step": stored["step"], "seconds": stored["seconds"], "validated_step": stored["validated_step"]}
-        return when | stored["validation"]
+    if stored is not None and (metrics := finished_run(out, stored, config)) is not None:
+        return metrics
     if stored is not None and (changed := changed_settings(stored, config)):
         say(f"going on with other settings: {', '.join(changed.values())}")
         say(f"what was made with {out} and lies elsewhere than beside it will refuse the new one")

@@ -12,6 +12,7 @@ from diladiff_cli.integrity import CONFIG_FILE, read_sealed, short_hash
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.artifacts import linked, load_artifact
 from diladiff_cli.runtime.folders import check_replaceable, restore
+from diladiff_cli.runtime.processes import from_main
 from diladiff_cli.runtime.state import read_state
 
 # Settings that may differ when a run goes on: they do not change its numbers.
@@ -104,9 +105,33 @@ def check_resume(
             f"repeat its settings to continue, {'use --resume to go on with the new ones, ' if changeable else ''}"
             "use --fresh to start over, or give another --out",
         )
-    if config.max_steps < stored["step"] and not is_finished(stored, config):
+    if config.max_steps < stored["step"] and not _is_finished(stored, config):
         raise UserError(f"{out} is at step {stored['step']}, beyond --max-steps {config.max_steps}", "give more steps")
     return stored
+
+
+def check_agreement(
+    out: Path, config: StageConfig, artifact: Mapping[str, Any], stored: Mapping[str, Any] | None
+) -> None:
+    """Refuse processes that would not train the same run, as those of machines whose folders are not the same.
+
+    Args:
+        out: Folder of the artifact.
+        config: The run asked for.
+        artifact: The fields of the artifact to be.
+        stored: What this process has from :func:`check_resume`.
+
+    Raises:
+        UserError: This process sees other settings, inputs or progress than the main one.
+    """
+    progress = {name: stored[name] for name in ("step", "seconds")} if stored else {}
+    mine = (config.to_dict(), made_from(artifact), progress)
+    others = [differences(*pair) for pair in zip(from_main(mine), mine, strict=True)]
+    if differing := [text for values in others for text in values.values()]:
+        raise UserError(
+            f"the processes disagree on {out} (the main one and this one: {', '.join(differing)})",
+            "--out and all inputs must lie on a disk that every machine sees, and every process needs the same command",
+        )
 
 
 def _check_made_from(out: Path, stored: Mapping[str, Any], wanted: dict[str, Any]) -> None:
@@ -141,19 +166,25 @@ def made_with(folder: Path) -> list[Path]:
     return found
 
 
-def is_finished(stored: Mapping[str, Any], config: StageConfig) -> bool:
-    """Whether a stored run is over, with its last validation, also if the one asked for has fewer steps."""
-    steps = max(config.max_steps, int(stored["training"]["max_steps"]))
-    return bool(steps <= stored["step"] == stored["validated_step"])
+def finished_run(out: Path, stored: Mapping[str, Any], config: StageConfig) -> dict[str, Any] | None:
+    """What a stored run came to, told as finished; None where it is not over, with its last validation.
 
-
-def check_weights(out: Path) -> None:
-    """Refuse to call a run finished whose weights are damaged, or which has no artifact left.
+    It is over also if the one asked for has fewer steps.
 
     Raises:
-        UserError: So it is.
+        UserError: It is over, but its weights are damaged, or there is no artifact left.
     """
+    if not _is_finished(stored, config):
+        return None
     try:
         load_artifact(out).state_dict()
     except UserError as error:
         raise UserError(error.what, "restore it, or train again with --fresh") from error
+    say(f"{out} is finished, at step {stored['step']}; --fresh trains it again")
+    when = {name: stored[name] for name in ("step", "seconds", "validated_step")}
+    return when | dict(stored["validation"])
+
+
+def _is_finished(stored: Mapping[str, Any], config: StageConfig) -> bool:
+    steps = max(config.max_steps, int(stored["training"]["max_steps"]))
+    return bool(steps <= stored["step"] == stored["validated_step"])

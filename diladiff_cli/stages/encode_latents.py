@@ -1,6 +1,7 @@
 """``encode --ae``: the blocks of a token data set -> standardised latents, sharded and resumable."""
 
-from contextlib import nullcontext
+import shutil
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,8 @@ def encode_latents(
         dry_run: Only check the inputs.
 
     Returns:
-        The folder's config.json, or the plan of a dry run: rows of the splits, shards in all, and those finished.
+        The folder's config.json, or the plan of a dry run: rows of the splits, shards in all, those finished, and
+        bytes of the latents.
 
     Raises:
         UserError: Unusable inputs, or a folder that holds something else.
@@ -70,7 +72,10 @@ def encode_latents(
     precision = precision_of_main(_stored_precision(out, resume)) if precision == AUTO else precision
     encoder = text_encoder(artifact, build(artifact, state.device), state.device)
     latents, channels = encoder.autoencoder.latent_shape
-    rows_of_shard = rows_per_shard(2 * latents * channels)
+    rows = {name: len(tokens.split(name)) for name in ("train", "valid")}
+    row_bytes = 2 * latents * channels
+    total_bytes = sum(rows.values()) * row_bytes
+    rows_of_shard = rows_per_shard(row_bytes, total_bytes)
     plan: dict[str, Any] = {
         "stage": "latents",
         "format_version": FORMAT_VERSION,
@@ -84,14 +89,14 @@ def encode_latents(
         "data": relative(tokens.path, out),
     }
     done = _finished_shards(out, plan, resume)
-    rows = {name: len(tokens.split(name)) for name in ("train", "valid")}
     shards = sum(-(-count // rows_of_shard) for count in rows.values())
     if dry_run:
-        return plan | {"rows": rows, "shards": shards, "finished_shards": len(done)}
+        return plan | {"rows": rows, "shards": shards, "finished_shards": len(done), "bytes": total_bytes}
     if len(done) == shards and (out / "config.json").exists():
         say(f"{out} is finished; --fresh encodes it again")
     elif done:
         say(f"{out} goes on: {len(done)} of {shards} shards are there")
+    _tell_if_large(out, total_bytes * (shards - len(done)) // shards)
     state.wait_for_everyone()  # all have read the folder before it changes
     place = partial_name(out, "fresh") if resume is False else out
     if state.is_main_process:
@@ -117,6 +122,15 @@ def encode_latents(
                 take_place(place, out)
     state.wait_for_everyone()
     return config
+
+
+def _tell_if_large(out: Path, wanted: int) -> None:
+    """Say how many bytes are still to be written where the disk has not as many free."""
+    place = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
+    with suppress(OSError):  # a disk that does not tell
+        free = shutil.disk_usage(place).free
+        if free < wanted:
+            say(f"{out} will take {wanted / 1e9:,.1f} GB more, but {free / 1e9:,.1f} GB are free there")
 
 
 def _record(shard: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from diladiff_cli.data import shards as shards_module
 from diladiff_cli.data.latents import open_latents
 from diladiff_cli.data.order import batch_rows
-from diladiff_cli.data.shards import Shards, ShardWriter, shard_name, write_shard
+from diladiff_cli.data.shards import MAX_SHARDS, Shards, ShardWriter, rows_per_shard, shard_name, write_shard
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
 
@@ -232,3 +232,11 @@ def test_shards_that_were_exchanged_are_noticed(folder: Path) -> None:
     assert rows.gather([12]).tolist() == ROWS[[12]].tolist()
     with pytest.raises(UserError, match=r"train-00000\.safetensors is not the shard that was written"):
         rows.gather([0])
+
+
+@pytest.mark.parametrize("rows", [1, 10**5, 107_000_000])
+def test_shards_of_large_data_are_larger_rather_than_more(rows: int) -> None:
+    row_bytes = 2 * 32 * 1024
+    size = rows_per_shard(row_bytes, rows * row_bytes)
+    assert size >= rows_per_shard(row_bytes)
+    assert -(-rows // size) <= MAX_SHARDS + 1

@@ -78,6 +78,7 @@ def launch(
     bare: bool = False,
     worker: Path = WORKER,
     patience: float = PATIENCE,
+    elsewhere: Path | None = None,
 ) -> Launch:
     """Run commands in a row on one or more processes.
 
@@ -89,6 +90,7 @@ def launch(
             torchrun does.
         worker: The script that runs them.
         patience: Seconds until it is given up.
+        elsewhere: Working folder of all but the first, if it is another.
     """
     from torch.distributed import TCPStore
 
@@ -100,7 +102,7 @@ def launch(
     running = [
         subprocess.Popen(
             [warm_python(("PYTHONHASHSEED", str(rank))), worker, described],  # orders of sets differ, as without it
-            cwd=folder,
+            cwd=elsewhere if elsewhere and rank else folder,
             env=environment(rank, processes, port) | kept_here,
         )
         for rank in range(processes)

@@ -80,3 +80,17 @@ def test_a_bad_number_of_one_process_is_skipped_by_both_and_too_many_end_both_wi
     assert line.startswith("error: mdlm training stopped at step 7, ")
     assert "not finite 5 steps in a row (loss nan, " in line
     assert "step 2 is saved" in line
+
+
+def test_machines_that_do_not_share_a_disk_are_told_before_they_go_on(commands: Commands, tmp_path: Path) -> None:
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    train = [*commands["mdlm"], "--out", "mdlm"]
+    stopped = launch(here, 2, [Job("begin", train, [{"kind": "sigterm", "rank": 0, "step": 3}])])
+    assert stopped.statuses == [143, 143]
+    before = (here / "mdlm" / "state" / "state.json").read_bytes()
+    assert launch(here, 2, [Job("go-on", train)], elsewhere=elsewhere).statuses == [1, 1]
+    line = (elsewhere / "go-on-1.err").read_text()
+    assert "error: the processes disagree on mdlm (the main one and this one: seconds " in line
+    assert "step 3 -> None); --out and all inputs must lie on a disk that every machine sees" in line
+    assert (here / "mdlm" / "state" / "state.json").read_bytes() == before

@@ -187,3 +187,16 @@ def test_a_missing_base_is_one_clear_line(tiny_chain: Chain, tmp_path: Path) -> 
     shutil.rmtree(tmp_path / "chain" / "ckpt" / "mdlm")
     with pytest.raises(UserError, match="builds on .*mdlm, which is missing"):
         encode_latents(ae=tmp_path / "chain" / "ckpt" / "ae", out=tmp_path / "latents")
+
+
+def test_latents_that_the_disk_has_no_room_for_are_told_of(
+    tiny_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "latents"
+    plan = encode_latents(ae=tiny_chain.ae, out=out, dry_run=True)
+    assert plan["bytes"] == 2 * sum(plan["rows"].values()) * LATENTS * CHANNELS
+    for free, told in ((plan["bytes"] - 1, [f"{out} will take 0.0 GB more, but 0.0 GB are free there"]), (10**9, [])):
+        usage = shutil.disk_usage(tmp_path)._replace(free=free)
+        monkeypatch.setattr(shutil, "disk_usage", lambda place, usage=usage: usage)
+        encode_latents(ae=tiny_chain.ae, out=out, resume=False)
+        assert [line for line in capsys.readouterr().err.splitlines() if "GB" in line] == told
