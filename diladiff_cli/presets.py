@@ -39,7 +39,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "owt": {
         "data": {"length": 1024, "tokenizer": "bert-base-uncased", "valid_share": 0.0125},
         "mdlm": _OWT | {"max_steps": 1_000_000},
-        "ae": _OWT | {"max_steps": 200_000, "features": "google-bert/bert-base-uncased"},
+        "ae": _OWT
+        | {"max_steps": 200_000, "features": "google-bert/bert-base-uncased"}
+        | {"eval_every": 5_000},  # seldom: it runs the networks twenty times and more
         "prior": _OWT | {"max_steps": 150_000, "positions": "rotary"},
         "student": {"batch_size": 2048, "p_jumps": 0.0},
     },

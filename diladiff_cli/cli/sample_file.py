@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from diladiff_cli.cli.output import check_place, write
+from diladiff_cli.data.lines import chunks
 from diladiff_cli.errors import UserError
 from diladiff_cli.notes import is_main_process, say
 from diladiff_cli.runtime.folders import partial_name, real, remove_leftovers, replacing_file
@@ -137,7 +138,8 @@ def _told_when_cut_short(out: Path, draft: Path, n: int) -> Iterator[None]:
         yield
     except BaseException:
         if draft.exists():  # else all is in place, or nothing was begun
-            kept = draft.read_bytes().count(b"\n")
+            with draft.open("rb") as file:
+                kept = sum(part.count(b"\n") for part in chunks(file))
             if not kept:
                 draft.unlink()
             rest = f"; {kept:,} of {n:,} samples are kept, and the same command does the rest" if kept else ""

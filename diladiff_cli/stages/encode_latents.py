@@ -216,7 +216,7 @@ class _Work:
         starts = range(0, len(split), size)
         names = [shard_name(name, i) for i in range(len(starts))]
         turn, turns = self.state.process_index, self.state.num_processes
-        mine = [i for i in range(len(starts)) if i % turns == turn and names[i] not in self.done]
+        mine = [i for i in range(len(starts)) if names[i] not in self.done][turn::turns]
         rows = [np.arange(starts[i], min(starts[i] + size, len(split))) for i in mine]
         with Bar(f"latents {name}", sum(map(len, rows)), 0, self.state.is_main_process) as bar:
             for i, part in zip(mine, rows, strict=True):

@@ -21,6 +21,7 @@ from diladiff_cli.shipped import SHIPPED_TEXT
 Sample = dict[str, Any]
 MAX_TOKENS = 1 << 31
 ENOUGH = 1 << 20  # tokens or characters of a reference text to choose from
+MANY = 1 << 16  # pieces to choose from, unless more are wanted
 REFERENCE = SHIPPED_TEXT / "valid.jsonl.zst"
 # What distinguishes one way of sampling from another; the rest of a line differs from sample to sample.
 SETTINGS = (
@@ -145,7 +146,7 @@ def reference_samples(
     """Pieces of real text of the samples' length, spread evenly over the text in the order of :func:`evenly_spaced`.
 
     A large corpus is not read to its end: pieces come from its first :data:`ENOUGH` tokens or characters, or from eight
-    times as many pieces as are wanted, where those need more.
+    times as many pieces as are wanted, at most :data:`MANY`, where those need more.
 
     Args:
         tokenizer: The generator's; None to cut by characters.
@@ -160,7 +161,7 @@ def reference_samples(
     if not sources and not REFERENCE.is_file():
         raise UserError("the reference text of the package is missing", "give --reference a text file")
     documents = iter_pieces(list(sources), text_field) if sources else iter_pieces([str(REFERENCE)])
-    wanted = max(8 * n, ENOUGH // length)
+    wanted = max(n, min(8 * n, MANY), ENOUGH // length)
     pieces = _character_pieces(documents, length) if tokenizer is None else _token_pieces(documents, tokenizer, length)
     found = [piece for piece, _ in zip(pieces, range(wanted), strict=False)]
     if not found:
