@@ -24,7 +24,7 @@ from diladiff_cli.networks.denoiser import TokenDenoiser, with_bf16_matrices
 from diladiff_cli.networks.layers import SelfAttention
 from diladiff_cli.runtime.heap import keep_freed_memory
 from diladiff_cli.runtime.precision import has_fast_bf16
-from diladiff_cli.stages.bench.speed import machine, seconds
+from diladiff_cli.stages.bench.timing import machine, seconds
 from diladiff_cli.stages.sampling.sampler import decoding_functions
 
 CPU = torch.device("cpu")

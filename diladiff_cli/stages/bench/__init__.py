@@ -2,5 +2,5 @@
 
 - ``frontier`` (the stage): its ``points``, those ``kept`` of earlier calls, ``lines`` through them, ``tables`` and
   ``picture``.
-- ``speed`` (the stage of ``--speed``) of sampling, ``training`` of the others.
+- ``speed`` (the stage of ``--speed``) of sampling, its ``steps``, ``training`` of the others; ``timing``.
 """

@@ -23,7 +23,7 @@ from diladiff_cli.stages.bench.kept import (
 )
 from diladiff_cli.stages.bench.lines import compared
 from diladiff_cli.stages.bench.points import Point, check_texts
-from diladiff_cli.stages.bench.speed import machine, timed
+from diladiff_cli.stages.bench.timing import machine, timed
 from diladiff_cli.stages.evaluation.measure import SampleMeasure
 from diladiff_cli.stages.evaluation.reference_text import SHIPPED
 from diladiff_cli.stages.evaluation.samples import TOO_FEW

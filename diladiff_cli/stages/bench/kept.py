@@ -15,7 +15,7 @@ from diladiff_cli.metrics.scorers import check_scorer
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.model_paths import resolved
 from diladiff_cli.stages.bench.points import Plan, Point, check_texts, plan_points
-from diladiff_cli.stages.bench.speed import machine
+from diladiff_cli.stages.bench.timing import machine
 from diladiff_cli.stages.common import open_recorded_data, path_or_none
 from diladiff_cli.stages.evaluation.measure import SampleMeasure
 from diladiff_cli.stages.evaluation.sets import Sample

@@ -4,111 +4,63 @@ The networks are random: speed does not depend on what was learned. The floor of
 whole body on all texts, without its vocabulary head.
 """
 
-import platform
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from dataclasses import asdict, replace
 from itertools import product
-from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from diladiff_cli.config import BenchConfig
 from diladiff_cli.core.autocast import autocast
-from diladiff_cli.core.static import can_be_static
-from diladiff_cli.core.textbook import textbook_unmask
-from diladiff_cli.core.times import sampling_grid
-from diladiff_cli.core.unmask import Decoding, unmask
 from diladiff_cli.networks.denoiser import TokenDenoiser, with_bf16_matrices
 from diladiff_cli.runtime.heap import ALWAYS_RETURNED, returning_freed_memory
-from diladiff_cli.runtime.memory import PeakMemory, available_bytes
+from diladiff_cli.runtime.memory import PeakMemory
 from diladiff_cli.runtime.precision import resolved_precision
-from diladiff_cli.runtime.randomness import generator
 from diladiff_cli.settings import ConfigError
+from diladiff_cli.stages.bench.steps import Setting, steps_of, textbook_step
+from diladiff_cli.stages.bench.timing import ROUNDS, machine, megabytes, seconds
 from diladiff_cli.stages.common import seeded
-from diladiff_cli.stages.sampling.graphs import DecoderSpan, Replays, captured, replays_pay
-from diladiff_cli.stages.sampling.sampler import decoding_functions, sampling_device, with_compiled_blocks
+from diladiff_cli.stages.sampling.sampler import sampling_device, with_compiled_blocks
 
 Report = dict[str, Any]
-T = TypeVar("T")
-ROUNDS = 3  # pairs of measurements, of which the median counts
-# Float64 tensors of all logits that the textbook sampler has at the same time, on a CPU at length 128: 4.3 to 6.7, and
-# 5.4 to 8.7 as measured.
-TEXTBOOK_COPIES, TEXTBOOK_COPIES_NUCLEUS = 7, 9
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is measured.
-
-    Attributes:
-        vocab_size: K.
-        length: L.
-        batch_size: B, texts drawn at once.
-        decode_steps: N_disc.
-        top_p: Nucleus; 1 for none.
-    """
-
-    vocab_size: int
-    length: int
-    batch_size: int
-    decode_steps: int
-    top_p: float
-
-
-@dataclass(frozen=True)
-class Window:
-    """Successive steps of a generation: all of them, or those in its middle, where the state is as it would be.
-
-    Attributes:
-        x: (B, L) tokens before the first of the steps.
-        reveal_times: (B, L); what later steps would reveal has -1, which is never.
-        times: Ends of the steps, one more than there are steps.
-    """
-
-    x: Tensor
-    reveal_times: Tensor
-    times: list[float]
-
-    @classmethod
-    def of(cls, setting: Setting, steps: int, mask_id: int, device: torch.device) -> "Window":
-        """The ``steps`` in the middle of a generation."""
-        shape, chance = (setting.batch_size, setting.length), generator(device, 17)
-        first = (setting.decode_steps - steps) // 2
-        times = sampling_grid(setting.decode_steps).tolist()[first : first + steps + 1]
-        reveal_times = torch.rand(shape, generator=chance, device=device, dtype=torch.float64)
-        tokens = torch.randint(mask_id + 1, setting.vocab_size, shape, generator=chance, device=device)
-        x = torch.where(reveal_times >= times[0], tokens, mask_id)
-        return cls(x, torch.where(reveal_times < times[-1], -1.0, reveal_times), times)
 
 
 def bench_speed(config: BenchConfig) -> Iterator[Report]:
-    """Measure every combination of vocabulary, length, batch size, steps and nucleus.
+    """Measure every combination of vocabulary, length, batch size, steps and nucleus, the vocabularies in turn.
 
     Yields:
         The setting, seconds of a step (``floor``, ``ours``, ``textbook``), tokens per second of whole generations,
         ratios (medians over paired measurements), peak memory, and on what it was measured. ``textbook_default_heap``:
         the textbook sampler, measured after the rest, where its logits go back to the system once they are freed, as in
         most programs; None where they are small, or do so in this one as well, see
-        :func:`diladiff_cli.runtime.heap.keep_freed_memory`.
+        :func:`diladiff_cli.runtime.heap.keep_freed_memory`. ``ratio_to_first_vocabulary``: our step over that of the
+        first of the vocabularies; None for that one.
     """
     device = sampling_device()
     config = replace(config, precision=resolved_precision(config.precision, device))
-    for vocab_size, length in product(config.integers("vocab_sizes"), config.integers("lengths")):
-        decoder = _random_decoder(config, vocab_size, length, device)
+    vocab_sizes = config.integers("vocab_sizes")
+    for length in config.integers("lengths"):
+        if config.compile:
+            torch.compiler.reset()  # of decoders that are measured already
+        decoders = {vocab_size: _random_decoder(config, vocab_size, length, device) for vocab_size in vocab_sizes}
         steps = config.integers("decode_steps") or (16, 64, length)
         chosen = dict.fromkeys(n for n in steps if n <= length)
         if not chosen:
             raise ConfigError(
                 [f"--decode-steps {config.decode_steps} has none up to length {length}; give smaller ones"]
             )
-        for batch_size, decode_steps in product(config.integers("batch_sizes"), chosen):
-            for top_p in dict.fromkeys((1.0, config.top_p)):
-                yield measure(decoder, Setting(vocab_size, length, batch_size, decode_steps, top_p), config)
+        for batch_size, decode_steps, top_p in product(
+            config.integers("batch_sizes"), chosen, dict.fromkeys((1.0, config.top_p))
+        ):
+            measured = [
+                _Measured(decoder, Setting(vocab_size, length, batch_size, decode_steps, top_p), config)
+                for vocab_size, decoder in decoders.items()
+            ]
+            for _, each in product(range(ROUNDS), measured):
+                each.measure_once()
+            yield from (each.report(measured[0]) for each in measured)
 
 
 def _random_decoder(config: BenchConfig, vocab_size: int, length: int, device: torch.device) -> TokenDenoiser:
@@ -123,101 +75,84 @@ def _random_decoder(config: BenchConfig, vocab_size: int, length: int, device: t
         decoder = TokenDenoiser(vocab_size=vocab_size, mask_id=0, length=length, **shape)
     decoder = decoder.requires_grad_(False).eval().to(device)
     decoder = with_bf16_matrices(decoder) if config.precision == "bf16" else decoder
-    if not config.compile:
-        return decoder
-    torch.compiler.reset()  # of decoders that are measured already
-    return with_compiled_blocks(decoder)
+    return with_compiled_blocks(decoder) if config.compile else decoder
 
 
-@torch.no_grad()
-def measure(decoder: TokenDenoiser, setting: Setting, config: BenchConfig) -> Report:
-    """The figures of one setting."""
-    device = decoder.embedding.weight.device
-    with autocast(device, config.precision):
-        floor, ours, steps = _steps_of(decoder, setting, config.seconds)
-        if config.compile:
-            ours()  # compiles what the floor does not need, and keeps what a first call alone takes
-        with PeakMemory(device) as memory:
-            ours()
-        textbook = _textbook(decoder, setting)
-        book_once, book_memory = _first_of(textbook, device)
-        rounds: list[tuple[float, float, float | None]] = []
-        for number in range(ROUNDS):
-            repeated = textbook and book_once and (number == 0 or (number + 1) * book_once < config.seconds)
-            book = seconds(textbook, device) if textbook and repeated else None
-            rounds.append((seconds(floor, device) / steps, seconds(ours, device) / steps, book))
-        books = [(book, ours_step) for _, ours_step, book in rounds if book is not None]
+class _Measured:
+    """A setting that is measured, perhaps in turn with others."""
+
+    @torch.no_grad()
+    def __init__(self, decoder: TokenDenoiser, setting: Setting, config: BenchConfig) -> None:
+        self.setting, self.config = setting, config
+        self.device = decoder.embedding.weight.device
+        self.floor_seconds: list[float] = []  # of a step, as all of these
+        self.our_seconds: list[float] = []
+        self.textbook_seconds: list[float] = []  # of the first rounds alone, where it takes long
+        with autocast(self.device, config.precision):
+            self.steps = steps_of(decoder, setting, config.seconds)
+            if config.compile:
+                self.steps.ours()  # compiles what the floor does not need, and keeps what a first call alone takes
+            with PeakMemory(self.device) as self.memory:
+                self.steps.ours()
+            self.textbook = textbook_step(decoder, setting)
+            self.textbook_once, self.textbook_memory = _first_of(self.textbook, self.device)
+
+    @torch.no_grad()
+    def measure_once(self) -> None:
+        """Time all once, one after the other."""
+        rounds = len(self.our_seconds)
+        with autocast(self.device, self.config.precision):
+            lasts = (rounds + 1) * (self.textbook_once or 0.0)
+            if self.textbook and self.textbook_once and (rounds == 0 or lasts < self.config.seconds):
+                self.textbook_seconds.append(seconds(self.textbook, self.device))
+            self.floor_seconds.append(seconds(self.steps.floor, self.device) / self.steps.count)
+            self.our_seconds.append(seconds(self.steps.ours, self.device) / self.steps.count)
+
+    @torch.no_grad()
+    def textbook_with_default_heap(self) -> float | None:
+        """Median seconds of its step; None where it is not measured, or not on memory of its own."""
+        setting, times = self.setting, len(self.textbook_seconds)
         logits = 8 * setting.batch_size * setting.length * setting.vocab_size  # bytes
-        default_heap = None
-        if textbook and books and device.type == "cpu" and logits > ALWAYS_RETURNED:
-            default_heap = _seconds_with_default_heap(textbook, len(books), device)
-    ours_step = median(step for _, step, _ in rounds)
-    return {
-        **asdict(setting),
-        "steps_measured": steps,
-        "textbook_steps_measured": len(books),
-        "seconds": {
-            "floor": median(step for step, _, _ in rounds),
-            "ours": ours_step,
-            "textbook": median(book for book, _ in books) if books else None,
-            "textbook_default_heap": default_heap,
-        },
-        "tokens_per_second": setting.batch_size * setting.length / (ours_step * setting.decode_steps),
-        "ratio_to_floor": median(step / bare for bare, step, _ in rounds),
-        "speedup_over_textbook": median(book / step for book, step in books) if books else None,
-        "speedup_over_textbook_default_heap": None if default_heap is None else default_heap / ours_step,
-        "peak_megabytes": {
-            "ours": None if config.compile else megabytes(memory.bytes),
-            "textbook": megabytes(book_memory),
-        },
-        "width": config.width,
-        "layers": config.layers,
-        "precision": config.precision,
-        "compiled": config.compile,
-        "machine": machine(device),
-    }
+        if not self.textbook or not times or self.device.type != "cpu" or logits <= ALWAYS_RETURNED:
+            return None
+        with autocast(self.device, self.config.precision):
+            return _seconds_with_default_heap(self.textbook, times, self.device)
+
+    def report(self, first: "_Measured") -> Report:
+        """The figures, also beside those of the first vocabulary."""
+        setting, config = self.setting, self.config
+        ours, default_heap = median(self.our_seconds), self.textbook_with_default_heap()
+        textbook = self.textbook_seconds
+        return {
+            **asdict(setting),
+            "steps_measured": self.steps.count,
+            "textbook_steps_measured": len(textbook),
+            "seconds": {
+                "floor": median(self.floor_seconds),
+                "ours": ours,
+                "textbook": median(textbook) if textbook else None,
+                "textbook_default_heap": default_heap,
+            },
+            "tokens_per_second": setting.batch_size * setting.length / (ours * setting.decode_steps),
+            "ratio_to_floor": _paired(self.our_seconds, self.floor_seconds),
+            "ratio_to_first_vocabulary": None if first is self else _paired(self.our_seconds, first.our_seconds),
+            "speedup_over_textbook": _paired(textbook, self.our_seconds) if textbook else None,
+            "speedup_over_textbook_default_heap": None if default_heap is None else default_heap / ours,
+            "peak_megabytes": {
+                "ours": None if config.compile else megabytes(self.memory.bytes),
+                "textbook": megabytes(self.textbook_memory),
+            },
+            "width": config.width,
+            "layers": config.layers,
+            "precision": config.precision,
+            "compiled": config.compile,
+            "machine": machine(self.device),
+        }
 
 
-def _steps_of(
-    decoder: TokenDenoiser, setting: Setting, limit: float
-) -> tuple[Callable[[], None], Callable[[], None], int]:
-    """The same steps of the bare body and of our sampler, and how many: as many as take about ``limit`` seconds."""
-    device = decoder.embedding.weight.device
-    body, head = decoding_functions(decoder)
-    whole = Window.of(setting, setting.decode_steps, decoder.mask_id, device)
-    decoder.body(whole.x)
-    once = seconds(lambda: decoder.body(whole.x), device)
-    steps = min(setting.decode_steps, max(1, int(limit / once)))
-    window = Window.of(setting, steps, decoder.mask_id, device)
-    uniform = torch.rand(window.x.shape, generator=generator(device, 18), device=device, dtype=torch.float64)
-    decoding = Decoding(setting.decode_steps, top_p=setting.top_p)
-
-    static = replays_pay(device) and can_be_static(decoding)
-    bare, replays = captured(lambda: decoder.body(window.x), device), Replays()
-    x, reveal_times, numbers = window.x.cpu(), window.reveal_times.cpu(), uniform.cpu()
-
-    def floor() -> None:
-        for _ in range(steps):
-            bare()
-
-    def ours() -> None:
-        if not static:
-            unmask(body, head, window.x, decoder.mask_id, window.reveal_times, uniform, decoding)
-        elif replays.unmask([DecoderSpan(0, decoder)], x, reveal_times, numbers, decoding) is None:
-            raise RuntimeError("steps of one shape did not serve")
-
-    return floor, ours, steps
-
-
-def _textbook(decoder: TokenDenoiser, setting: Setting) -> Callable[[], Any] | None:
-    """A step of the textbook sampler; None where it does not fit into memory."""
-    device = decoder.embedding.weight.device
-    copies = TEXTBOOK_COPIES if setting.top_p == 1.0 else TEXTBOOK_COPIES_NUCLEUS
-    if not fits(8 * copies * setting.batch_size * setting.length * setting.vocab_size, device):
-        return None
-    window = Window.of(setting, 1, decoder.mask_id, device)
-    chance = generator(device, 19)
-    return lambda: textbook_unmask(decoder, window.x, decoder.mask_id, window.times, chance, setting.top_p)
+def _paired(these: list[float], those: list[float]) -> float:
+    """The median ratio of what was measured in the same rounds, as far as both were."""
+    return median(this / that for this, that in zip(these, those, strict=False))
 
 
 def _seconds_with_default_heap(textbook: Callable[[], Any], times: int, device: torch.device) -> float | None:
@@ -236,51 +171,3 @@ def _first_of(work: Callable[[], Any] | None, device: torch.device) -> tuple[flo
     except torch.OutOfMemoryError:
         return None, None
     return took, memory.bytes
-
-
-def fits(needed: int, device: torch.device) -> bool:
-    """Whether so many bytes would leave a fifth of what is free."""
-    free = available_bytes(device)
-    return free is None or needed <= 0.8 * free
-
-
-def timed(work: Callable[[], T], device: torch.device) -> tuple[T, float]:
-    """What ``work`` returns, and the seconds until the device has done it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    result = work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return result, time.perf_counter() - start
-
-
-def seconds(work: Callable[[], Any], device: torch.device) -> float:
-    """How long ``work`` takes, until the device has done it."""
-    return timed(work, device)[1]
-
-
-def machine(device: torch.device) -> str:
-    """The device and torch's version, as a figure should name them."""
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    return f"{processor()}, {torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
-
-
-@cache
-def processor(file: Path = Path("/proc/cpuinfo")) -> str:
-    """The CPU's name where the system gives it, with family and model: different ones share a name."""
-    try:
-        fields = [line.split(":", 1) for line in file.read_text().splitlines() if ":" in line]
-    except (OSError, UnicodeDecodeError):
-        fields = []
-    found = {name.strip(): value.strip() for name, value in reversed(fields)}  # those of the first core
-    names = ("model name", "cpu family", "model")
-    if any(name not in found for name in names):
-        return platform.processor() or "CPU"
-    return "{} (family {}, model {})".format(*(found[name] for name in names))
-
-
-def megabytes(count: int | None) -> float | None:
-    """Bytes as megabytes."""
-    return None if count is None else count / 1e6

@@ -215,6 +215,7 @@ def speed_table(reports: Sequence[Report]) -> "Table":
         "nucleus",
         "tokens/s",
         "of the floor",
+        "of first vocabulary's",
         "over textbook",
         "with default heap",
         "MB",
@@ -223,7 +224,8 @@ def speed_table(reports: Sequence[Report]) -> "Table":
     table = Table(*columns, title=f"drawing texts: {reports[0]['machine']}, {reports[0]['precision']}")
     for r in reports:
         setting = [f"{r[name]:,}" for name in ("vocab_size", "length", "batch_size", "decode_steps")]
-        speed = [f"{r['tokens_per_second']:,.0f}", f"{r['ratio_to_floor']:.2f}"]
+        ratios = [r[f"ratio_to_{what}"] for what in ("floor", "first_vocabulary")]
+        speed = [f"{r['tokens_per_second']:,.0f}", *("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios)]
         speed += [_times(r[f"speedup_over_textbook{heap}"]) for heap in ("", "_default_heap")]
         memory = [_rounded(r["peak_megabytes"][name]) for name in ("ours", "textbook")]
         table.add_row(*setting, f"{r['top_p']:g}", *speed, *memory)

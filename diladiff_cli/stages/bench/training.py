@@ -28,7 +28,7 @@ from diladiff_cli.runtime.precision import resolved_precision
 from diladiff_cli.runtime.randomness import BatchNoise, generator
 from diladiff_cli.runtime.run import LossFn
 from diladiff_cli.runtime.session import peak_flops
-from diladiff_cli.stages.bench.speed import ROUNDS, fits, machine, megabytes, seconds
+from diladiff_cli.stages.bench.timing import ROUNDS, fits, machine, megabytes, seconds
 from diladiff_cli.stages.common import compile_method, seeded
 from diladiff_cli.stages.distill import MeanFlowLoss, compile_networks, student_flops
 from diladiff_cli.stages.sampling.sampler import sampling_device

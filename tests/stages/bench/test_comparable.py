@@ -12,7 +12,7 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.stages.bench import frontier as module
 from diladiff_cli.stages.bench.frontier import bench_frontier
 from diladiff_cli.stages.bench.kept import bench_plan
-from diladiff_cli.stages.bench.speed import machine, processor
+from diladiff_cli.stages.bench.timing import machine, processor
 
 from ...chain import Chain
 from ...scorer import give_scorer

@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import pytest
@@ -17,7 +18,10 @@ from diladiff_cli.core.unmask import Decoding, unmask
 from diladiff_cli.runtime.memory import PeakMemory
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.bench import speed as module
-from diladiff_cli.stages.bench.speed import Setting, Window, bench_speed
+from diladiff_cli.stages.bench import steps as steps_module
+from diladiff_cli.stages.bench import timing
+from diladiff_cli.stages.bench.speed import bench_speed
+from diladiff_cli.stages.bench.steps import Setting, Window
 from diladiff_cli.stages.bench.tables import speed_table
 
 CPU = torch.device("cpu")
@@ -36,6 +40,7 @@ def test_every_combination_is_measured_once_and_steps_beyond_the_length_are_not(
         assert r["seconds"]["ours"] > 0
         assert r["tokens_per_second"] == pytest.approx(r["batch_size"] * 8 / (r["seconds"]["ours"] * 8))
         assert r["speedup_over_textbook"] > 0
+        assert (r["ratio_to_first_vocabulary"] is None) is (r["vocab_size"] == 50)
         assert r["speedup_over_textbook_default_heap"] is None  # nothing asked this process to keep freed memory
     assert speed_table(reports).row_count == len(reports)
 
@@ -58,7 +63,7 @@ def test_the_textbook_sampler_is_measured_as_others_run_it_as_well(monkeypatch: 
 
 
 def test_a_step_of_the_textbook_sampler_is_timed_more_than_once_where_there_is_time() -> None:
-    for limit, times in ((0.01, 1), (60.0, module.ROUNDS)):
+    for limit, times in ((0.01, 1), (60.0, timing.ROUNDS)):
         config = BenchConfig(**SMALL.to_dict() | {"vocab_sizes": "5000", "batch_sizes": "8", "seconds": limit})
         assert [r["textbook_steps_measured"] for r in bench_speed(config)] == [times, times]
 
@@ -92,7 +97,7 @@ def test_all_that_is_measured_runs_on_compiled_blocks(monkeypatch: pytest.Monkey
 
 
 def test_a_textbook_sampler_that_would_not_fit_into_memory_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "available_bytes", lambda _: 8 * 3 * 8 * 50)
+    monkeypatch.setattr(timing, "available_bytes", lambda _: 8 * 3 * 8 * 50)
     for r in bench_speed(SMALL):
         assert r["seconds"]["textbook"] is None
         assert r["speedup_over_textbook"] is None
@@ -118,6 +123,17 @@ def test_a_window_holds_the_steps_in_the_middle_of_a_generation(steps: int) -> N
     assert float((done == 0).float().mean()) == pytest.approx(window.times[-1], abs=0.05)
 
 
+def test_vocabularies_are_timed_in_turn_and_compared_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = count(1)
+    monkeypatch.setattr(module, "seconds", lambda work, device: float(next(order)))
+    monkeypatch.setattr(module, "textbook_step", lambda *_: None)
+    first, second = bench_speed(replace(SMALL, batch_sizes="1", decode_steps="8", top_p=1.0))
+    assert (first["seconds"]["floor"], first["seconds"]["ours"]) == (5 / 8, 6 / 8)
+    assert (second["seconds"]["floor"], second["seconds"]["ours"]) == (7 / 8, 8 / 8)
+    assert second["ratio_to_floor"] == 8 / 7
+    assert (first["ratio_to_first_vocabulary"], second["ratio_to_first_vocabulary"]) == (None, 8 / 6)
+
+
 def test_a_length_without_any_number_of_steps_is_refused() -> None:
     config = BenchConfig(**SMALL.to_dict() | {"decode_steps": "16,32"})
     with pytest.raises(ConfigError, match="decode_steps 16,32 has none up to length 8; give smaller ones"):
@@ -134,7 +150,7 @@ def test_memory_that_is_short_all_the_same_leaves_the_textbook_out(monkeypatch: 
     def short(*_: object) -> None:
         raise torch.OutOfMemoryError("short")
 
-    monkeypatch.setattr(module, "textbook_unmask", short)
+    monkeypatch.setattr(steps_module, "textbook_unmask", short)
     for r in bench_speed(SMALL):
         assert r["seconds"]["textbook"] is None
         assert r["peak_megabytes"]["textbook"] is None
