@@ -12,6 +12,15 @@ TRAINING = (
     *("speed over plain", "plain's memory (MB)"),
 )
 
+VOCABULARIES = (
+    "width",
+    "layers",
+    "steps",
+    "nucleus",
+    "step at {:,} (ms)",
+    "step at {:,} (ms)",
+    "ratio",
+)
 COMPILED = ("compiled", "times as fast")
 
 WHOLE = ("model", "latent steps", "decode steps", "tokens/s", "time for a latent over that for a text")
@@ -29,6 +38,25 @@ def sampling_speed(name: str) -> Callable[[], str]:
         found = [r for r in stored(name) if r["kind"] == "sampling"]
         heaps = [DEFAULT_HEAP] * any(r.get("speedup_over_textbook_default_heap") for r in found)
         return table([*SAMPLING, *heaps, *MEMORY], [_sampling_row(r, bool(heaps)) for r in found])
+
+    return draw
+
+
+def vocabularies(name: str) -> Callable[[], str]:
+    """What a step costs at the larger of two vocabularies beside the smaller, of a file of the evidence."""
+
+    def draw() -> str:
+        reports = stored(name)
+        sizes = sorted({r["vocab_size"] for r in reports})
+        parts = ("width", "layers", "decode_steps", "top_p")
+        first = {tuple(r[part] for part in parts): r for r in reports if r["vocab_size"] == sizes[0]}
+        rows = []
+        for r in (r for r in reports if r["vocab_size"] == sizes[1]):
+            pair = first[tuple(r[part] for part in parts)], r
+            steps = [f"{1000 * each['seconds']['ours']:.1f}" for each in pair]
+            ratio = f"{r['ratio_to_first_vocabulary']:.2f}"
+            rows.append([str(r["width"]), str(r["layers"]), f"{r['decode_steps']:,}", _nucleus(r), *steps, ratio])
+        return table([head.format(*sizes[i == 5 :]) for i, head in enumerate(VOCABULARIES)], rows)
 
     return draw
 
@@ -72,13 +100,17 @@ def _sampling_row(report: Report, with_default_heap: bool) -> list[str]:
     return [
         *_sizes(report),
         f"{report['decode_steps']:,}",
-        "-" if report["top_p"] == 1.0 else f"{report['top_p']:g}",
+        _nucleus(report),
         number(report["tokens_per_second"]),
         f"{report['ratio_to_floor']:.2f}",
         _times(report["speedup_over_textbook"]),
         *[_times(report.get("speedup_over_textbook_default_heap"))] * with_default_heap,
         *(number(None if memory is None else memory[who]) for who in ("ours", "textbook")),
     ]
+
+
+def _nucleus(report: Report) -> str:
+    return "-" if report["top_p"] == 1.0 else f"{report['top_p']:g}"
 
 
 def _rates(plain: Report, compiled: Report) -> list[str]:

@@ -32,7 +32,7 @@ from layout import (
     table,
     with_error,
 )
-from speed_tables import compiled_speed, sampling_speed, savings, training_speed, whole_samples
+from speed_tables import compiled_speed, sampling_speed, savings, training_speed, vocabularies, whole_samples
 from ways_tables import headline, recipes
 
 SPECIAL = re.compile(r"[*_`<>#|\\]")  # in Markdown
@@ -221,6 +221,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "corrected": partial(spread_order, "corrected.jsonl"),
     **{f"ablation-{group}": ablation(group) for group in measured_groups()},
     "savings": savings,
+    "speed-vocabularies": vocabularies("speed_vocabularies.jsonl"),
     "speed-bf16": sampling_speed("speed_bf16.jsonl"),
     "speed-compiled": compiled_speed("speed_compiled.jsonl", "sampling"),
     "training-compiled": compiled_speed("speed_compiled.jsonl", "training"),
