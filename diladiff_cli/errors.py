@@ -135,8 +135,8 @@ def system_error(error: BaseException) -> OSError | None:
     """The system's error behind an exception: itself, or the one that a compiled library put into its words."""
     if isinstance(error, OSError):
         return error
-    found = re.search(r"\(os error (\d+)\)", str(error)) if isinstance(error, Exception) else None
-    return None if found is None else OSError(int(found[1]), os.strerror(int(found[1])))
+    match = re.search(r"\(os error (\d+)\)", str(error)) if isinstance(error, Exception) else None
+    return None if match is None else OSError(int(match[1]), os.strerror(int(match[1])))
 
 
 def _related(first: Path, second: Path) -> bool:
@@ -166,12 +166,12 @@ def writing(place: Path, own: Path | None = None) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        found = system_error(error)
-        if found is None:
+        cause = system_error(error)
+        if cause is None:
             raise
-        reason = found.strerror or str(found)
-        file = found.filename
+        reason = cause.strerror or str(cause)
+        file = cause.filename
         if isinstance(file, str) and not any(_related(Path(file), home) for home in (place, own or place)):
             raise UserError(f"cannot use {file} ({reason})", "check that it is there and can be read") from error
-        remedy = REMEDIES.get(found.errno or 0, "choose another --out")
+        remedy = REMEDIES.get(cause.errno or 0, "choose another --out")
         raise UserError(f"cannot write {place} ({reason})", remedy) from error

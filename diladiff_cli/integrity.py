@@ -61,13 +61,13 @@ def read_json(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"it is longer than {MAX_BYTES} bytes")
     try:
-        found = json.loads(path.read_bytes().decode(), parse_constant=_number, parse_float=_number)
+        values = json.loads(path.read_bytes().decode(), parse_constant=_number, parse_float=_number)
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
-    if not isinstance(found, dict):
+    if not isinstance(values, dict):
         raise ValueError("it holds no JSON object")
-    _check_depth(found)
-    return found
+    _check_depth(values)
+    return values
 
 
 def _number(text: str) -> float | None:

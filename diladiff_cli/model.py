@@ -41,8 +41,8 @@ def load(
     Raises:
         UserError: The artifact or a parent is missing, changed or damaged, or the device cannot be used.
     """
-    found = default_model()[0] if path is None else resolved(path)
-    return Model(load_sampler(found, device, None if data is None else Path(data).absolute()))
+    folder = default_model()[0] if path is None else resolved(path)
+    return Model(load_sampler(folder, device, None if data is None else Path(data).absolute()))
 
 
 @dataclass(frozen=True, repr=False)
@@ -182,11 +182,11 @@ def _as_latents(latents: Any) -> Tensor:
     try:
         if isinstance(latents, list | tuple) and any(isinstance(part, Tensor) for part in latents):
             latents = torch.stack([torch.as_tensor(part) for part in latents])
-        found = latents if isinstance(latents, Tensor) else np.asarray(latents)
+        array = latents if isinstance(latents, Tensor) else np.asarray(latents)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"the latents are not an array of numbers ({error})", wanted) from error
-    if isinstance(found, Tensor) and not found.is_complex():
-        return found.float()
-    if isinstance(found, np.ndarray) and found.dtype.kind in "biuf":
-        return torch.from_numpy(found.astype(np.float32))
-    raise UserError(f"the latents are of type {found.dtype}", wanted)
+    if isinstance(array, Tensor) and not array.is_complex():
+        return array.float()
+    if isinstance(array, np.ndarray) and array.dtype.kind in "biuf":
+        return torch.from_numpy(array.astype(np.float32))
+    raise UserError(f"the latents are of type {array.dtype}", wanted)

@@ -163,8 +163,8 @@ class Settings:
         kinds = typing.get_type_hints(type(self))
         for f in fields(self):
             object.__setattr__(self, f.name, _plain(getattr(self, f.name), kinds[f.name]))
-        found = {f.name: _check_field(f, getattr(self, f.name), kinds[f.name]) for f in fields(self)}
-        bad = {name: problem for name, problem in found.items() if problem is not None}
+        by_field = {f.name: _check_field(f, getattr(self, f.name), kinds[f.name]) for f in fields(self)}
+        bad = {name: problem for name, problem in by_field.items() if problem is not None}
         problems = [*bad.values(), *self._problems(lambda *names: bad.keys().isdisjoint(names))]
         if problems:
             raise ConfigError(problems)

@@ -20,8 +20,8 @@ NO_TOKENIZER = "give one with a tokenizer.json, a Hub id that can be reached, or
 
 def tokenizer_paths(home: Path) -> dict[str, Path]:
     """The files, by name, that the tokenizer of an artifact, a data set or a folder of its own is made of."""
-    found = {path for pattern in PATTERNS for path in home.glob(pattern) if path.is_file()}
-    return {path.relative_to(home).as_posix(): path for path in sorted(found)}
+    paths = {path for pattern in PATTERNS for path in home.glob(pattern) if path.is_file()}
+    return {path.relative_to(home).as_posix(): path for path in sorted(paths)}
 
 
 def check_tokenizer(home: Path) -> None:
@@ -57,27 +57,27 @@ def write_tokenizer(folder: Path, files: Mapping[str, bytes]) -> dict[str, str]:
 
 def _checked(home: Path) -> dict[str, Path]:
     remedy = f"restore it, or make {home} again"
-    table, found = _recorded(home), tokenizer_paths(home)
+    table, paths = _recorded(home), tokenizer_paths(home)
     try:
-        for path in found.values():
+        for path in paths.values():
             if path.stat().st_size > MAX_BYTES:
                 raise UserError(f"{path} is larger than any tokenizer", remedy)
         if table is not None:
-            _compare(found, table, home, remedy)
+            _compare(paths, table, home, remedy)
     except OSError as error:
         raise UserError(f"{error.filename or home} cannot be read ({error.strerror})", remedy) from error
-    if not found:
+    if not paths:
         raise UserError(f"the folder {home} holds no tokenizer", NO_TOKENIZER)
-    return found
+    return paths
 
 
-def _compare(found: Mapping[str, Path], table: Mapping[str, str], folder: Path, remedy: str) -> None:
+def _compare(paths: Mapping[str, Path], table: Mapping[str, str], folder: Path, remedy: str) -> None:
     for name, wanted in table.items():
-        if name not in found:
+        if name not in paths:
             raise UserError(f"{folder / name} is missing", remedy)
-        if file_hash(found[name]) != wanted:
+        if file_hash(paths[name]) != wanted:
             raise UserError(f"{folder / name} is damaged: its hash is not the one in {CONFIG_FILE}", remedy)
-    for name in found.keys() - table.keys():
+    for name in paths.keys() - table.keys():
         raise UserError(f"{folder / name} was not there when {CONFIG_FILE} was written", f"remove it, or {remedy}")
 
 
