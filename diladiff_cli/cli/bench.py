@@ -148,8 +148,8 @@ def _frontier(config: BenchConfig, models: list[Path], out: Path, data: Path | N
 
 def _kept(reports: Iterable[dict[str, Any]]) -> Generator[dict[str, Any], None, list[dict[str, Any]]]:
     """Hand all reports on; returns them in the end."""
-    found = []
+    kept = []
     for report in reports:
         yield report
-        found.append(report)
-    return found
+        kept.append(report)
+    return kept

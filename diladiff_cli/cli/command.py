@@ -36,13 +36,13 @@ class PlainHelp:
 
     def get_params(self, ctx: Any) -> Any:
         """The parameters, told to show no types."""
-        found = super().get_params(ctx)  # type: ignore[misc]
-        for parameter in found:
+        params = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in params:
             if parameter.param_type_name == "argument":
                 parameter.display_type_rich = lambda ctx: None
             elif parameter.name == "help":
                 parameter.metavar = ""
-        return found
+        return params
 
 
 class PlainCommand(PlainHelp, TyperCommand):
@@ -93,12 +93,12 @@ class Command:
         """The options that are not fields of the configuration: the body's, then --preset and --config."""
         asked = inspect.signature(self.body, eval_str=True).parameters
         keyword = inspect.Parameter.KEYWORD_ONLY
-        found = {name: p.replace(kind=keyword) for name, p in asked.items() if name not in INJECTED}
+        options = {name: p.replace(kind=keyword) for name, p in asked.items() if name not in INJECTED}
         if any(self.stage in preset for preset in PRESETS.values()):
-            found["preset"] = inspect.Parameter("preset", keyword, default=None, annotation=Preset)
+            options["preset"] = inspect.Parameter("preset", keyword, default=None, annotation=Preset)
         if self.stage is not None:
-            found["config_file"] = inspect.Parameter("config_file", keyword, default=None, annotation=ConfigFile)
-        return found
+            options["config_file"] = inspect.Parameter("config_file", keyword, default=None, annotation=ConfigFile)
+        return options
 
     def signature(self) -> inspect.Signature:
         """The command's own options, then one option per field of the configuration; all but switches as text."""

@@ -42,11 +42,11 @@ def report(error: BaseException, arguments: Sequence[str]) -> int:
     """Print what the user needs to know of an exception, of several processes one alone; returns the exit status."""
     status, lines = explain(error, arguments)
     processes = sys.modules.get("diladiff_cli.runtime.processes")  # loaded where there are several
-    found = processes.first_to_end(status) if processes is not None else None
-    if found is not None:
-        speaks = found[0]
+    first = processes.first_to_end(status) if processes is not None else None
+    if first is not None:
+        speaks = first[0]
         if is_lost_process(error):  # the other one's end was the cause, perhaps no failure
-            status = found[1]
+            status = first[1]
     elif is_lost_process(error):  # the main process, which keeps the notes, is gone
         speaks = os.environ.get("LOCAL_RANK", "0") == "0" or os.environ.get("RANK") == "1"
     else:
@@ -95,11 +95,11 @@ def explain(error: BaseException, arguments: Sequence[str] = ()) -> tuple[int, l
         return FAILED, list(dict.fromkeys(map(_told, error.exceptions)))
     if hasattr(error, "format_message"):  # the command-line parser's, whose base class has no public name
         return getattr(error, "exit_code", WRONG_USAGE), [f"error: {_usage(error, arguments)}"]
-    found = system_error(error)
-    if found is not None and found.errno is not None:
-        place = f"cannot use {found.filename}" if found.filename is not None else "reading or writing failed"
+    cause = system_error(error)
+    if cause is not None and cause.errno is not None:
+        place = f"cannot use {cause.filename}" if cause.filename is not None else "reading or writing failed"
         remedy = "check that it is there, that there is room, and what you may do there"
-        return FAILED, [f"error: {one_line(place)} ({found.strerror}); {remedy}"]
+        return FAILED, [f"error: {one_line(place)} ({cause.strerror}); {remedy}"]
     first = next(iter(str(error).strip().splitlines()), "").rstrip(".")
     if is_lost_process(error):
         what = "another process of this run ended or cannot be reached"

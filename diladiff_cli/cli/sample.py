@@ -168,9 +168,9 @@ def _with_bar(model: Any, config: SampleConfig, enabled: bool, first: int) -> It
             if bar.terminal:
                 bar.update(0, f"decoding step {step}")
 
-        for found in model.stream(config, progress, first):
+        for drawn in model.stream(config, progress, first):
             bar.update(text=None if bar.terminal else "drawn")
-            yield found
+            yield drawn
 
 
 def _write_trace(model: Any, config: SampleConfig, out: Path) -> None:

@@ -40,10 +40,10 @@ class Source:
 
 def texts_of(samples: Iterable[Sample]) -> Iterator[str]:
     """The texts alone, with a line of dashes between them."""
-    for number, found in enumerate(samples):
+    for number, sample in enumerate(samples):
         if number:
             yield SEPARATOR
-        yield found["text"]
+        yield sample["text"]
 
 
 def write_samples(source: Source, out: Path, n: int, as_text: bool) -> None:
