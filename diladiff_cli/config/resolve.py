@@ -75,17 +75,17 @@ def read_config_file(path: Path | str, stage: str) -> tuple[dict[str, Any], list
         for k in common
         if not any(k in known for known in names.values())
     ]
-    found = common | tables.get(stage, {})
-    return {k: v for k, v in found.items() if k in names[stage]}, problems
+    given = common | tables.get(stage, {})
+    return {k: v for k, v in given.items() if k in names[stage]}, problems
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object, refused where a name is there twice, as TOML refuses it: of two values one would be lost."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         twice = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
         raise ValueError(f"{shown(twice)} is there twice")
-    return found
+    return values
 
 
 def _meant_table(name: str) -> str:
@@ -103,9 +103,9 @@ def _underscored(values: Mapping[str, Any]) -> dict[str, Any]:
 def _set_twice(values: Mapping[str, Any], place: str = "") -> list[str]:
     """Names that a file has in both spellings, in words, with the table where they stand."""
     both = [name for name in values if "-" in name and name.replace("-", "_") in values]
-    found = [f"{name.replace('-', '_')} and {name}{place}" for name in both]
+    twice = [f"{name.replace('-', '_')} and {name}{place}" for name in both]
     tables = ((name, table) for name, table in values.items() if isinstance(table, dict))
-    return found + [pair for name, table in tables for pair in _set_twice(table, f" in [{name}]")]
+    return twice + [pair for name, table in tables for pair in _set_twice(table, f" in [{name}]")]
 
 
 def resolve(

@@ -160,13 +160,13 @@ class AeConfig(StageConfig):
             ConfigError: A name or number that is not a layer of the base.
         """
         names = {"first": 0, "last": layers - 1}
-        found = set()
+        indices = set()
         for part in self.cross_layers.split(","):
             index = _layer_index(part, names)
             if index is None or index >= layers:
                 raise ConfigError([f"--cross-layers has {part!r}; use first, last or 0 to {layers - 1}"])
-            found.add(index)
-        return tuple(sorted(found))
+            indices.add(index)
+        return tuple(sorted(indices))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -242,18 +242,18 @@ class BenchConfig(Settings):
         text, high = getattr(self, name), MAX_OF_FRACTIONS.get(name, float(LARGEST[int]))
         whole = name not in MAX_OF_FRACTIONS
         try:
-            found = numbers(text)
+            values = numbers(text)
         except ValueError:
-            found = (low - 1.0,)
+            values = (low - 1.0,)
         start, kind = f"{flag(name)} is {shown(text)}; ", "whole numbers" if whole else "numbers"
         # In this order, since NaN compares with nothing, and infinity is not a whole number.
-        if not all(x >= low for x in found) or any(whole and not x.is_integer() for x in found if x <= LARGEST[int]):
+        if not all(x >= low for x in values) or any(whole and not x.is_integer() for x in values if x <= LARGEST[int]):
             return f"{start}give {kind} of at least {low}, separated by commas"
-        if any(x > high for x in found):
+        if any(x > high for x in values):
             return f"{start}give {kind} of at most {high:.10g}, separated by commas"
-        if name == "temperatures" and any(0 < x < COLDEST for x in found):
+        if name == "temperatures" and any(0 < x < COLDEST for x in values):
             return f"{start}give 0 for the likeliest tokens, or at least {COLDEST}"
-        if name == "latent_scale" and any(0 < x < MIN_LATENT_SCALE for x in found):
+        if name == "latent_scale" and any(0 < x < MIN_LATENT_SCALE for x in values):
             return f"{start}{TOO_SMALL}"
         return None
 
