@@ -100,10 +100,10 @@ def check_once(sources: Sequence[str], files: Mapping[str, list[Path] | None]) -
     """
     seen = dict[Any, str]()
     for source in sources:
-        found = _read_of(source, files)
-        for key in found.keys() & seen.keys():
-            raise UserError(f"{found[key]} would be read twice, of {seen[key]} and of {source}", "name it once")
-        seen |= dict.fromkeys(found, source)
+        of_source = _read_of(source, files)
+        for key in of_source.keys() & seen.keys():
+            raise UserError(f"{of_source[key]} would be read twice, of {seen[key]} and of {source}", "name it once")
+        seen |= dict.fromkeys(of_source, source)
 
 
 def _read_of(source: str, files: Mapping[str, list[Path] | None]) -> dict[Any, str]:
@@ -114,8 +114,8 @@ def _read_of(source: str, files: Mapping[str, list[Path] | None]) -> dict[Any, s
 
 def size_of(sources: Iterable[str]) -> int:
     """Bytes of the files of some text sources; 0 where one is not a file, so that nobody knows."""
-    found = [None if source == "-" else find_files(source) for source in sources]
-    return 0 if None in found else sum(file.stat().st_size for files in found for file in files or ())
+    file_lists = [None if source == "-" else find_files(source) for source in sources]
+    return 0 if None in file_lists else sum(file.stat().st_size for files in file_lists for file in files or ())
 
 
 def skipped_kinds(source: str) -> Counter[str]:
@@ -162,8 +162,8 @@ def _matches(pattern: Path) -> Iterable[Path]:
     if pattern.name == "**" and "**" not in pattern.parent.parts:
         return (file for folder in _folders(pattern.parent) for file in _walk(folder) if ending(file))
     if "**" not in pattern.parts:
-        found = map(Path, glob.glob(str(pattern)))  # folders as the shell gives them, where nobody quotes the pattern
-        return (file for path in found for file in (filter(ending, _walk(path)) if path.is_dir() else [path]))
+        paths = map(Path, glob.glob(str(pattern)))  # folders as the shell gives them, where nobody quotes the pattern
+        return (file for path in paths for file in (filter(ending, _walk(path)) if path.is_dir() else [path]))
     # This glob follows no links below **, and so ends where they lead in circles.
     start = Path(pattern.anchor or ".")
     hidden = any(part.startswith(".") for part in pattern.parts)
@@ -174,8 +174,8 @@ def _matches(pattern: Path) -> Iterable[Path]:
 
 def _distinct(paths: Iterable[Path]) -> list[Path]:
     """The paths that are files, in order; of several names of the same file the first."""
-    found: dict[str, Path] = {}
+    by_real_path: dict[str, Path] = {}
     for path in sorted(paths):
         if path.is_file():
-            found.setdefault(os.path.realpath(path), path)
-    return list(found.values())
+            by_real_path.setdefault(os.path.realpath(path), path)
+    return list(by_real_path.values())

@@ -67,11 +67,11 @@ def unpacked(file: IO[bytes], ending: str, on_read: OnRead = ignore) -> Iterator
 
 
 def _of_gzip(file: IO[bytes], on_read: OnRead) -> Iterator[bytes]:
-    told = 0
+    reported = 0
     with gzip.GzipFile(fileobj=file) as archive:
         while block := archive.read(CHUNK):
-            on_read(file.tell() - told)
-            told = file.tell()
+            on_read(file.tell() - reported)
+            reported = file.tell()
             yield block
 
 

@@ -98,9 +98,9 @@ class _Reader:
 
     def read_sign(self) -> str:
         """The next character that is not blank; empty at the end."""
-        found = self.next_sign()
-        self._place += len(found)
-        return found
+        sign = self.next_sign()
+        self._place += len(sign)
+        return sign
 
     def read_row(self) -> Row:
         """The next value."""
@@ -128,8 +128,8 @@ class _Reader:
                     raise
 
     def _skip_blanks(self) -> int:
-        if found := _BLANK.match(self._held, self._place):
-            self._place = found.end()
+        if blanks := _BLANK.match(self._held, self._place):
+            self._place = blanks.end()
         return self._place
 
 
@@ -141,7 +141,7 @@ def parquet_rows(file: Path, field: str, on_read: OnRead) -> Iterator[Row]:
     """
     from pyarrow.parquet import ParquetFile
 
-    size, done, told = file.stat().st_size, 0, 0
+    size, done, reported = file.stat().st_size, 0, 0
     with ParquetFile(file, pre_buffer=False, buffer_size=BUFFER) as opened:
         columns = opened.schema_arrow.names
         if columns.count(field) > 1:
@@ -153,5 +153,5 @@ def parquet_rows(file: Path, field: str, on_read: OnRead) -> Iterator[Row]:
                 yield Row({field: value.as_py()}, f"row {number}")
             done += len(batch)
             now = size * done // opened.metadata.num_rows
-            on_read(now - told)
-            told = now
+            on_read(now - reported)
+            reported = now

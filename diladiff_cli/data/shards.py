@@ -181,14 +181,14 @@ class Shards:
         if outside.any():
             raise IndexError(f"no row {numbers[outside][0]} among {len(self)}")
         shards = np.searchsorted(self._ends, numbers, side="right")
-        found = np.empty((len(numbers), *self._rows[0].shape[1:]), self._rows[0].dtype)
+        gathered = np.empty((len(numbers), *self._rows[0].shape[1:]), self._rows[0].dtype)
         for shard in np.unique(shards).tolist():
             mine = shards == shard
             places = numbers[mine] - (self._ends[shard - 1] if shard else 0)
             values = self._rows[shard][places]
             self._check(shard, places, values)
-            found[mine] = values
-        return found
+            gathered[mine] = values
+        return gathered
 
     def _remedy(self, path: Path) -> str:
         latents = self._wanted[0] == "latents"  # of which encode --ae makes those that are missing
@@ -247,10 +247,10 @@ def well_formed(splits: Any) -> bool:
     """Whether the splits of a config.json are as :class:`Shards` takes them."""
     if not isinstance(splits, dict) or not splits.keys() >= {"train", "valid"}:
         return False
-    found = [split.get("shards") if isinstance(split, dict) else None for split in splits.values()]
-    if not all(isinstance(shards, list) for shards in found):
+    shard_lists = [split.get("shards") if isinstance(split, dict) else None for split in splits.values()]
+    if not all(isinstance(shards, list) for shards in shard_lists):
         return False
-    records = [record for shards in found if shards is not None for record in shards]
+    records = [record for shards in shard_lists if shards is not None for record in shards]
     return all(
         isinstance(r, dict)
         and isinstance(r.get("file"), str)

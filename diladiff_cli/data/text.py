@@ -86,10 +86,10 @@ def some_pieces(sources: Sequence[str], field: str, names: Sequence[str], on_rea
 
 def _examples(sources: Sequence[str], field: str, on_read: OnRead) -> Iterator[tuple[int, dict[str, Any]]]:
     """The pieces as numbered rows, in the form in which ``datasets`` takes them."""
-    found = (
+    pieces = (
         _pieces(_naming_faults(parts, name)) for source in sources for name, parts in _sources(source, field, on_read)
     )
-    for number, piece in enumerate(chain.from_iterable(found)):
+    for number, piece in enumerate(chain.from_iterable(pieces)):
         yield number, piece._asdict()
 
 
@@ -228,11 +228,11 @@ def _text_of(row: Row, name: str, field: str) -> str:
     if not isinstance(values, dict):
         what = f"{name} has a row that is not an object ({place} is of type {type(values).__name__})"
         raise UserError(what, f'give objects with a text, such as {{"{field}": "…"}}')
-    found = f"has {field} of type {type(values[field]).__name__}" if field in values else f"has {', '.join(values)}"
+    contents = f"has {field} of type {type(values[field]).__name__}" if field in values else f"has {', '.join(values)}"
     remedy = "name one with --text-field"
     if any(isinstance(value, dict | list) for value in values.values()):
         remedy += "; text within lists and objects is not read"
-    raise UserError(f"{name} has a row without a string {field!r} ({place} {found})", remedy)
+    raise UserError(f"{name} has a row without a string {field!r} ({place} {contents})", remedy)
 
 
 def _paragraphs(texts: Iterable[str]) -> Iterator[Piece]:

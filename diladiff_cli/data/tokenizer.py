@@ -119,8 +119,8 @@ def same_tokenizer(first: str | Path, second: str | Path) -> bool:
     Raises:
         UserError: One cannot be loaded.
     """
-    found = [load_tokenizer(folder) for folder in (first, second)]
-    ours, theirs = ((t.backend_tokenizer.to_str(), t.mask_token_id, t.sep_token_id, t.eos_token_id) for t in found)
+    tokenizers = [load_tokenizer(folder) for folder in (first, second)]
+    ours, theirs = ((t.backend_tokenizer.to_str(), t.mask_token_id, t.sep_token_id, t.eos_token_id) for t in tokenizers)
     return bool(ours == theirs)
 
 
@@ -146,8 +146,8 @@ def vocabulary_size(tokenizer: Any) -> int:
 
 def find_separator(tokenizer: Any) -> int | None:
     """The token between documents: the tokenizer's separator, else its end-of-text token, else None."""
-    found = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
-    return None if found is None else int(found)
+    token_id = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+    return None if token_id is None else int(token_id)
 
 
 def separator_id(tokenizer: Any) -> int:
@@ -156,10 +156,10 @@ def separator_id(tokenizer: Any) -> int:
     Raises:
         ValueError: It has neither.
     """
-    found = find_separator(tokenizer)
-    if found is None:
+    token_id = find_separator(tokenizer)
+    if token_id is None:
         raise ValueError("the tokenizer has no separator and no end-of-text token")
-    return found
+    return token_id
 
 
 def encode_documents(tokenizer: Any, documents: Sequence[str]) -> list[list[int]]:
@@ -172,8 +172,8 @@ def encode_documents(tokenizer: Any, documents: Sequence[str]) -> list[list[int]
     rows = _token_ids(tokenizer, list(documents))
     reserved = {i for i in (tokenizer.mask_token_id, end) if i is not None}
     if not all(reserved.isdisjoint(row) for row in rows):  # some vocabularies have them as plain words, too
-        found = {i for row in rows for i in reserved.intersection(row)}
-        spelled = _spelled(tokenizer, found, reserved)
+        occurring = {i for row in rows for i in reserved.intersection(row)}
+        spelled = _spelled(tokenizer, occurring, reserved)
         rows = [[j for i in row for j in spelled.get(i, (i,))] for row in rows]
     return [[*row, end] for row in rows]
 
@@ -201,10 +201,10 @@ def _spelled(tokenizer: Any, wanted: set[int], reserved: set[int]) -> dict[int, 
     """
     words = {i: tokenizer.convert_ids_to_tokens(i) for i in sorted(wanted)}
     parts = {i: _token_ids(tokenizer, [word[:1], word[1:]]) for i, word in words.items()}
-    found = {i: [*first, *rest] for i, (first, rest) in parts.items()}
-    if odd := [words[i] for i, ids in found.items() if not reserved.isdisjoint(ids)]:
+    spellings = {i: [*first, *rest] for i, (first, rest) in parts.items()}
+    if odd := [words[i] for i, ids in spellings.items() if not reserved.isdisjoint(ids)]:
         raise UserError(f"the tokenizer {tokenizer.name_or_path} makes {odd[0]} of plain text", "take another")
-    return found
+    return spellings
 
 
 def decode_text(tokenizer: Any, ids: Sequence[int]) -> str:

@@ -101,9 +101,9 @@ def open_tokens(path: Path) -> TokenData:
     config = read_config(config_file, remedy)
     if config is None:
         raise wrong_folder(path, (STAGE,))
-    found, version = config.get("stage"), config.get("format_version")
-    if found != STAGE:
-        raise wrong_folder(path, (STAGE,), found)
+    stage, version = config.get("stage"), config.get("format_version")
+    if stage != STAGE:
+        raise wrong_folder(path, (STAGE,), stage)
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise UserError(f"{path} has format {version}, newer than {FORMAT_VERSION}", "upgrade diladiff")
     missing = NEEDED - config.keys()
