@@ -31,8 +31,8 @@ def interpolated(points: Sequence[Mapping[str, float | None]], name: str, entrop
         return None
     entropies, values = zip(*line, strict=True)
     logarithmic = name in LOGARITHMIC
-    found = float(PchipInterpolator(entropies, [math.log(v) for v in values] if logarithmic else values)(entropy))
-    return math.exp(found) if logarithmic else found
+    figure = float(PchipInterpolator(entropies, [math.log(v) for v in values] if logarithmic else values)(entropy))
+    return math.exp(figure) if logarithmic else figure
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:

