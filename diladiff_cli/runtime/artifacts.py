@@ -133,13 +133,13 @@ class Artifact:
             remedy = f"put it back, or make it again with {COMMANDS[stage]}"
             remedy = f"download it again with: diladiff info {name}" if name.startswith(ON_HUB) else remedy
             raise UserError(f"{self.path} builds on {name}, which is missing", remedy)
-        found = load_artifact(folder, stage)
-        if found.hash != link["hash"]:
+        parent = load_artifact(folder, stage)
+        if parent.hash != link["hash"]:
             raise UserError(
                 f"{self.path} was made with another version of {folder}",
                 f"restore that version, or run {COMMANDS[self.stage]} again, with --fresh in the same place",
             )
-        return found
+        return parent
 
 
 def linked(folder: Path, link: str) -> Path:

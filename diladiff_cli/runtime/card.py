@@ -96,10 +96,10 @@ def _limits(config: Mapping[str, Any]) -> str:
 
 def _figures(stage: str, progress: Mapping[str, Any]) -> str:
     """A section with the single figures of the last validation; nothing before there was one."""
-    found = {k: v for k, v in progress.get("validation", {}).items() if isinstance(v, float) and math.isfinite(v)}
-    if not found:
+    figures = {k: v for k, v in progress.get("validation", {}).items() if isinstance(v, float) and math.isfinite(v)}
+    if not figures:
         return ""
-    rows = "".join(f"| {FIGURES.get(k, k)} | {v:.4g} |\n" for k, v in found.items())
+    rows = "".join(f"| {FIGURES.get(k, k)} | {v:.4g} |\n" for k, v in figures.items())
     when = f"by the validation after step {progress.get('validated_step', progress['step']):,}"
     return f"## Figures\n\n{MEASURED[stage]}, {when}:\n\n| figure | value |\n| --- | --- |\n{rows}\n"
 

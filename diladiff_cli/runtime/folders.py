@@ -139,7 +139,7 @@ def check_replaceable(folder: Path, stage: str | None = None, others_stay: bool 
     if fixed := _holds_fast(real(folder)):
         raise UserError(f"{folder} is {fixed}, so that no other folder can take its place", "name a folder in it")
     try:
-        found = read_json(folder / CONFIG_FILE)["stage"]
+        stage_there = read_json(folder / CONFIG_FILE)["stage"]
     except FileNotFoundError as error:
         # What a run writes before its first checkpoint.
         begun = (METRICS_FILE, f".{METRICS_FILE}.partial-*")
@@ -149,9 +149,9 @@ def check_replaceable(folder: Path, stage: str | None = None, others_stay: bool 
         raise UserError(f"{folder} holds files that are not of diladiff", remedy) from error
     except (OSError, ValueError, LookupError) as error:
         raise UserError(f"{folder} holds a config.json that is not of diladiff, or damaged", remedy) from error
-    if stage is not None and found != stage:
-        raise UserError(f"{folder} is {kind_of(str(found))}, which {kind_of(stage)} would replace", remedy)
-    return str(found)
+    if stage is not None and stage_there != stage:
+        raise UserError(f"{folder} is {kind_of(str(stage_there))}, which {kind_of(stage)} would replace", remedy)
+    return str(stage_there)
 
 
 def _holds_fast(folder: Path) -> str | None:

@@ -229,15 +229,15 @@ class _Loop:
     def _validate(self, stop: StopRequest, bar: Bar) -> int:
         """0, or :attr:`StopRequest.why` it was cut short in one of the processes: the run then owes it."""
         self._prepare_average()
-        found, cut = self.validation, 0
+        validation, cut = self.validation, 0
         try:
             with bar.doing("validating"), torch.no_grad(), self.session.accelerator.autocast(), stop.at_once():
-                found = self.run.validate(self.average.model)
+                validation = self.run.validate(self.average.model)
         except CutShort:
             cut = stop.why
         if cut := self.session.agree(cut):
             return cut
-        self.validation, self.validated_step = found, self.step
+        self.validation, self.validated_step = validation, self.step
         self._write({"step": self.step, "split": "valid"} | self.validation)
         say(f"  step {self.step}: " + ", ".join(f"{k} {v:.4g}" for k, v in self._figures().items()))
         return 0

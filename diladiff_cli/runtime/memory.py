@@ -70,10 +70,10 @@ class PeakMemory:
 def _proc_bytes(file: Path, name: str) -> int | None:
     """An entry of one of Linux's files on memory; None elsewhere."""
     try:
-        found = re.search(rf"{name}:\s+(\d+) kB", file.read_text())
+        match = re.search(rf"{name}:\s+(\d+) kB", file.read_text())
     except OSError:
         return None
-    return int(found[1]) * 1024 if found else None
+    return int(match[1]) * 1024 if match else None
 
 
 class Halving:
@@ -93,7 +93,7 @@ class Halving:
         Raises:
             Exception: What ``work`` raises, also where memory does not suffice for a single item.
         """
-        found: list[T] = []
+        results: list[T] = []
         done = 0
         while done < len(items):
             part = items[done : done + (self.limit or len(items))]
@@ -104,9 +104,9 @@ class Halving:
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
                 continue
-            found += result
+            results += result
             done += len(part)
-        return found
+        return results
 
     def _attempt(self, work: Callable[[range], T], part: range) -> list[T] | None:
         try:

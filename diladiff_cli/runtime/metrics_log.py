@@ -20,7 +20,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         check_log(path)
     if not path.exists():
         return []
-    found: list[dict[str, Any]] = []
+    lines: list[dict[str, Any]] = []
     for text in path.read_bytes().splitlines():
         try:
             line = json.loads(text)
@@ -28,8 +28,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             line = None
         if not isinstance(line, dict) or "step" not in line:
             break  # cut off by a kill
-        found.append(line)
-    return found
+        lines.append(line)
+    return lines
 
 
 class MetricsLog:

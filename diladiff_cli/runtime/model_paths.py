@@ -103,8 +103,8 @@ def _downloaded(name: str, offline: bool) -> Path:
     from diladiff_cli.runtime.shared_work import run_on_main  # late: it imports torch
 
     say(f"asking the Hub for {repo}")
-    found = run_on_main(lambda: fetch(revision or None))
-    return (found if found.exists() else fetch(found.name)) / below  # on a machine of its own, the same commit
+    folder = run_on_main(lambda: fetch(revision or None))
+    return (folder if folder.exists() else fetch(folder.name)) / below  # on a machine of its own, the same commit
 
 
 def _name_on_hub(path: Path) -> str | None:

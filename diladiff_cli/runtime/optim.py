@@ -113,13 +113,13 @@ def build_optimizers(
         ]
 
     betas = (config.beta1, config.beta2)
-    found: list[torch.optim.Optimizer] = []
+    optimizers: list[torch.optim.Optimizer] = []
     if describe(False):
-        found.append(torch.optim.AdamW(describe(False), lr=config.learning_rate, betas=betas))
+        optimizers.append(torch.optim.AdamW(describe(False), lr=config.learning_rate, betas=betas))
     if describe(True):
         bf16 = config.precision == "bf16"
-        found.append(Muon(describe(True), bf16=bf16, lr=config.learning_rate))
-    return found
+        optimizers.append(Muon(describe(True), bf16=bf16, lr=config.learning_rate))
+    return optimizers
 
 
 def set_learning_rates(optimizers: Iterable[torch.optim.Optimizer], config: StageConfig, step: int) -> None:

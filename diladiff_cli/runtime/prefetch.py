@@ -29,10 +29,10 @@ class Prefetch:
         """
         ready = self._ahead if self._ahead and self._ahead[0] == step else self._start(step)
         self._ahead = None
-        found = ready[1].result()
+        batches = ready[1].result()
         if step + 1 < self._last:
             self._ahead = self._start(step + 1)
-        return found
+        return batches
 
     def close(self) -> None:
         """Read nothing more."""

@@ -70,8 +70,8 @@ def first_to_end(status: int) -> tuple[bool, int] | None:
 
 
 def _has_gpu() -> bool:
-    found = torch.accelerator.current_accelerator(check_available=True)
-    return found is not None and found.type != "mps"  # of which a machine has one, which cannot be shared
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return accelerator is not None and accelerator.type != "mps"  # of which a machine has one, which cannot be shared
 
 
 def _disconnect() -> None:

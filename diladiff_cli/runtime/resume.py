@@ -31,12 +31,12 @@ def made_from(artifact: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         artifact: The fields of the artifact to be, as :class:`diladiff_cli.runtime.run.Run` has them.
     """
-    found = {f"{stage} artifact": short_hash(link["hash"]) for stage, link in artifact["parents"].items()}
+    origins = {f"{stage} artifact": short_hash(link["hash"]) for stage, link in artifact["parents"].items()}
     data, encoder = artifact["data"], artifact["network"].get("features_hash")
-    found |= {ENCODER: short_hash(encoder)} if encoder else {}
+    origins |= {ENCODER: short_hash(encoder)} if encoder else {}
     initial = artifact.get("also", {}).get("init")
-    found |= {INITIAL: short_hash(initial["hash"])} if initial else {}
-    return found | {"data set": short_hash(data["fingerprint"]), "stored latents": bool(data.get("latents"))}
+    origins |= {INITIAL: short_hash(initial["hash"])} if initial else {}
+    return origins | {"data set": short_hash(data["fingerprint"]), "stored latents": bool(data.get("latents"))}
 
 
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, str]:
@@ -74,9 +74,9 @@ def check_resume(
         UserError: The choice does not fit what is in the folder, or another stage or foreign files are there.
     """
     restore(out)
-    found = check_replaceable(out)
-    if found is not None and SECTIONS.get(found) is not type(config):
-        raise UserError(f"{out} is {kind_of(found)}, which this run would replace", "choose another --out")
+    stage = check_replaceable(out)
+    if stage is not None and SECTIONS.get(stage) is not type(config):
+        raise UserError(f"{out} is {kind_of(stage)}, which this run would replace", "choose another --out")
     if resume is False:
         if children := made_with(out):
             say(f"{', '.join(map(str, children))} will not accept the new {out}")
@@ -84,7 +84,7 @@ def check_resume(
     stored = read_state(out / "state")
     if stored is None:
         if resume or (out / "config.json").exists():
-            remedy = "use --fresh to start over" if found else "leave out --resume to begin a run"
+            remedy = "use --fresh to start over" if stage else "leave out --resume to begin a run"
             raise UserError(f"{out} holds no training state to resume", f"{remedy}, or give another --out")
         return None
     _check_made_from(out, stored["made_from"], made_from(artifact))
@@ -156,14 +156,14 @@ def made_with(folder: Path) -> list[Path]:
         content = load_artifact(folder).hash
     except UserError:  # nothing there yet, or damaged
         return []
-    found = []
+    children = []
     place = folder.resolve()
     for file in sorted(place.parent.glob(f"*/{CONFIG_FILE}")):
         with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):  # of another program, or damaged
             links = read_sealed(file)["parents"].values()
             if any(link["hash"] == content and linked(file.parent, link["path"]) == place for link in links):
-                found.append(folder.parent / file.parent.name if folder.name else file.parent)
-    return found
+                children.append(folder.parent / file.parent.name if folder.name else file.parent)
+    return children
 
 
 def finished_run(out: Path, stored: Mapping[str, Any], config: StageConfig) -> dict[str, Any] | None:

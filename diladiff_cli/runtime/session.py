@@ -193,8 +193,8 @@ class Session:
     def fetch(self, run: Run, drawn: int) -> list[torch.Tensor]:
         """This process's micro-batches of the step after ``drawn`` rows, ready to be copied to the device."""
         rows = run.row_order(drawn)
-        found = [run.fetch(rows[places.start : places.stop]) for places in self.micro_batches()]
-        return [batch.pin_memory() for batch in found] if self.device.type == "cuda" else found
+        batches = [run.fetch(rows[places.start : places.stop]) for places in self.micro_batches()]
+        return [batch.pin_memory() for batch in batches] if self.device.type == "cuda" else batches
 
     def mean_over_processes(self, values: dict[str, torch.Tensor]) -> dict[str, float]:
         """Averages over the processes of scalar tensors."""

@@ -93,9 +93,9 @@ def _gathered(work: Callable[[T], R], part: list[T]) -> list[R]:
             mine = (work(part[rank]), None)
     except Exception as error:  # told to the main process, and by it to all
         mine = (None, _portable(error))
-    found: list[Any] | None = [None] * dist.get_world_size() if rank == 0 else None
-    dist.gather_object(mine, found, dst=0, group=_groups[-1])
-    results = (found or [])[: len(part)]
+    gathered: list[Any] | None = [None] * dist.get_world_size() if rank == 0 else None
+    dist.gather_object(mine, gathered, dst=0, group=_groups[-1])
+    results = (gathered or [])[: len(part)]
     for _, fault in results:
         if fault is not None:
             raise fault

@@ -43,8 +43,8 @@ def whole_state(
     for number, optimizer in enumerate(optimizers):
         for index, values in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{number}/{index}/{k}": torch.as_tensor(v) for k, v in values.items()}
-    found = ((name, whole(value.detach())) for name, value in tensors.items())  # one after the other: memory
-    return {name: value.cpu().contiguous() for name, value in found if keep}
+    gathered = ((name, whole(value.detach())) for name, value in tensors.items())  # one after the other: memory
+    return {name: value.cpu().contiguous() for name, value in gathered if keep}
 
 
 def save_state(folder: Path, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
@@ -118,8 +118,8 @@ def _remedy(folder: Path) -> str:
 
 def _put(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
     own = module.state_dict()
-    found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    module.load_state_dict({k: shared_like(v, own[k]) if k in own else v for k, v in found.items()})
+    state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    module.load_state_dict({k: shared_like(v, own[k]) if k in own else v for k, v in state.items()})
 
 
 def _shared(optimizer: torch.optim.Optimizer, nested: dict[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
