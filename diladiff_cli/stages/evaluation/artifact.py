@@ -122,27 +122,27 @@ def artifact_table(report: dict[str, Any]) -> "Group":
     from rich.console import Group
     from rich.text import Text
 
-    found = report["figures"]
+    figures = report["figures"]
     data = report["data"]
     lines = [f"{report['path']} ({report['stage']}), {data['sequences']} held-out blocks of {data['length']} tokens"]
     lines += [f"{name} left out: {reason}" for name, reason in report["left_out"].items()]
     tables = []
-    if "masked_text" in found:
-        tables.append(_by_model("masked text", found["masked_text"]))
-    if "curves" in found:
-        tables.append(_curves(found["curves"]))
-    if "robustness" in found:
-        rows = [[p["std"], p["ratio"], p["recovery"], p["nll"]] for p in found["robustness"]]
+    if "masked_text" in figures:
+        tables.append(_by_model("masked text", figures["masked_text"]))
+    if "curves" in figures:
+        tables.append(_curves(figures["curves"]))
+    if "robustness" in figures:
+        rows = [[p["std"], p["ratio"], p["recovery"], p["nll"]] for p in figures["robustness"]]
         tables.append(_table("noise on the latent", ["std", "masking ratio", "recovery", "nll"], rows))
-    if "prior_loss" in found:
-        rows = [[p["sigma"], p["loss"], p["white"]] for p in found["prior_loss"]["by_noise"]]
-        rows.append(["all times", found["prior_loss"]["loss"], None])
+    if "prior_loss" in figures:
+        rows = [[p["sigma"], p["loss"], p["white"]] for p in figures["prior_loss"]["by_noise"]]
+        rows.append(["all times", figures["prior_loss"]["loss"], None])
         tables.append(_table("error of the clean estimate", ["sigma", "loss", "white latent"], rows))
     for name in ("teacher_distance", "whole_model"):
-        if name in found:
-            tables.append(_table(name.replace("_", " "), ["figure", "value"], [[*p] for p in found[name].items()]))
-    if "latent_agreement" in found:
-        rows = [[name, v["latent_agreement"], v["chance_agreement"]] for name, v in found["latent_agreement"].items()]
+        if name in figures:
+            tables.append(_table(name.replace("_", " "), ["figure", "value"], [[*p] for p in figures[name].items()]))
+    if "latent_agreement" in figures:
+        rows = [[name, v["latent_agreement"], v["chance_agreement"]] for name, v in figures["latent_agreement"].items()]
         tables.append(_table("latent agreement", ["latents", "agreement", "chance"], rows))
     return Group(*tables, Text("\n".join(lines)))
 

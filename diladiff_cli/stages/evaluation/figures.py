@@ -110,11 +110,11 @@ class Evaluation:
 
 def masked_text(work: Evaluation) -> Figures:
     """Likelihood bound, NLL and recovery over uniform masking ratios."""
-    found = {}
+    by_model = {}
     for name, logits_for in work.models.items():
         statistics = work.statistics(logits_for, work.blocks)
-        found[name] = statistics.bound() | {"nll": statistics.nll, "recovery": statistics.recovery}
-    return {"masked_text": found}
+        by_model[name] = statistics.bound() | {"nll": statistics.nll, "recovery": statistics.recovery}
+    return {"masked_text": by_model}
 
 
 def curves(work: Evaluation) -> Figures:
@@ -166,17 +166,17 @@ def oracle_agreement(work: Evaluation) -> Figures:
 
 def prior_agreement(work: Evaluation) -> Figures:
     """Agreement of texts from the prior's latents, beside the oracle's."""
-    found = {f"prior, {PRIOR_STEPS} steps": agreement(work, work.sampler, PRIOR_STEPS)}
-    return {"latent_agreement": found | oracle_agreement(work)["latent_agreement"]}
+    by_latents = {f"prior, {PRIOR_STEPS} steps": agreement(work, work.sampler, PRIOR_STEPS)}
+    return {"latent_agreement": by_latents | oracle_agreement(work)["latent_agreement"]}
 
 
 def student_agreement(work: Evaluation) -> Figures:
     """Agreement of texts from the student's latents, beside those of its prior and the oracle."""
-    found = {f"student, {m} steps": agreement(work, work.sampler, m) for m in STUDENT_STEPS}
+    by_latents = {f"student, {m} steps": agreement(work, work.sampler, m) for m in STUDENT_STEPS}
     teacher = replace(work.sampler, latent=build(work.artifact.parent("prior"), work.sampler.device))
     guidance = work.artifact.training["guidance"]
-    found |= {f"prior, {PRIOR_STEPS} steps": agreement(work, teacher, PRIOR_STEPS, guidance=guidance)}
-    return {"latent_agreement": found | oracle_agreement(work)["latent_agreement"]}
+    by_latents |= {f"prior, {PRIOR_STEPS} steps": agreement(work, teacher, PRIOR_STEPS, guidance=guidance)}
+    return {"latent_agreement": by_latents | oracle_agreement(work)["latent_agreement"]}
 
 
 def prior_loss(work: Evaluation) -> Figures:

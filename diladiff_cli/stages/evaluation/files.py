@@ -55,9 +55,9 @@ def evaluate_files(
     """
     targets, reference, data = _named(targets), [str(text) for text in several(reference)], path_or_none(data)
     config = replace(config, precision=resolved_precision(config.precision, sampling_device()))
-    found, measure = _read(targets, reference, data), SampleMeasure(config, tuple(reference))
-    _check_inputs(config, found, reference, data)
-    return _reports(config, found, measure, data)
+    inputs, measure = _read(targets, reference, data), SampleMeasure(config, tuple(reference))
+    _check_inputs(config, inputs, reference, data)
+    return _reports(config, inputs, measure, data)
 
 
 def evaluation_plan(
@@ -74,10 +74,10 @@ def evaluation_plan(
         ConfigError, UserError: As of :func:`evaluate_files`.
     """
     targets, reference, data = _named(targets), [str(text) for text in several(reference)], path_or_none(data)
-    found, measure = _read(targets, reference, data), SampleMeasure(config, tuple(reference))
-    _check_inputs(config, found, reference, data)
+    inputs, measure = _read(targets, reference, data), SampleMeasure(config, tuple(reference))
+    _check_inputs(config, inputs, reference, data)
     plans: list[dict[str, Any]] = []
-    for name, samples in found:
+    for name, samples in inputs:
         if samples is None:
             artifact = load_artifact(name)
             blocks = {"data": str(open_recorded_data(artifact, data).path)}
@@ -188,23 +188,23 @@ def overview_table(reports: Sequence[Report]) -> "Table | None":
     from rich.table import Table
     from rich.text import Text
 
-    found = [report for report in reports if "samples" in report]
-    if len(found) < 2:
+    sampled = [report for report in reports if "samples" in report]
+    if len(sampled) < 2:
         return None
     # What else distinguishes the rows.
-    others = [k for k in SETTINGS if k not in COLUMNS and len({json.dumps(r["settings"].get(k)) for r in found}) > 1]
+    others = [k for k in SETTINGS if k not in COLUMNS and len({json.dumps(r["settings"].get(k)) for r in sampled}) > 1]
     names = [*COLUMNS, *others]
-    targets = ["target"] if len({r.get("target") for r in found}) > 1 else []
+    targets = ["target"] if len({r.get("target") for r in sampled}) > 1 else []
     table = Table(title="all ways of sampling")
     for name in (*targets, *names, *FIGURES):
         left = name in ("target", "model")
         table.add_column(name.replace("_", " "), justify="left" if left else "right")
-    for report in found:
+    for report in sampled:
         settings, side = brief_settings(report), report["samples"]
         # As text: a prompt like [b] is not markup.
-        told = [Text(cell((report | settings).get(name))) for name in (*targets, *names)]
-        table.add_row(*told, *(cell(side.get(name)) for name in FIGURES))
-    references = {json.dumps(r["reference"]): r["reference"] for r in found if "reference" in r}
+        cells = [Text(cell((report | settings).get(name))) for name in (*targets, *names)]
+        table.add_row(*cells, *(cell(side.get(name)) for name in FIGURES))
+    references = {json.dumps(r["reference"]): r["reference"] for r in sampled if "reference" in r}
     sources: list[str] = []
     for number, side in enumerate(references.values(), 1):
         label = "reference" if len(references) == 1 else f"reference {number}"

@@ -76,13 +76,13 @@ class SampleMeasure:
         names = {"source": text.source, "scorer": scorer["name"], "fingerprint": scorer["fingerprint"]}
         with self._bar(n + len(pieces)) as bar:
             scored = [self.scoring.of(texts, progress=_advance(bar)) for texts in (*sets, pieces)]
-        found = [texts.features for texts in scored if texts.features is not None]
-        if len(found) <= len(sets):
+        features = [texts.features for texts in scored if texts.features is not None]
+        if len(features) <= len(sets):
             return mauve_score(None, None) | names
-        target, rest = found[-1][:n], found[-1][n:]
+        target, rest = features[-1][:n], features[-1][n:]
         further = mauve_score(rest, target).get("values") if len(rest) == n else None
         reference = None if further is None else mean_and_std(further)[0]
-        return mauve_score(torch.cat(found[:-1]), target) | names | {"reference": reference}
+        return mauve_score(torch.cat(features[:-1]), target) | names | {"reference": reference}
 
     def _bar(self, total: int) -> Bar:
         """Counts texts, those of the reference included; nothing without a scorer."""

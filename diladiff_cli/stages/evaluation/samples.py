@@ -99,9 +99,9 @@ def _add_genppl(sides: Sides, scored: Mapping[str, Scored], scorer: Scorer, cont
     """Enter GenPPL on both sides; returns its definition."""
     n = sides["samples"]["n"]
     counted: dict[str, dict[str, float]] = {}
-    for side, found in scored.items():
-        if found.scores is not None:
-            figures = genppl.perplexity(found.scores.nlls[:n])
+    for side, of_side in scored.items():
+        if of_side.scores is not None:
+            figures = genppl.perplexity(of_side.scores.nlls[:n])
             sides[side] |= {"genppl": figures["value"], "genppl_stderr": figures["stderr"]}
             sides[side] |= {"scored_tokens": figures["tokens"], "skipped": figures["skipped"]}
             counted[side] = {"n": figures["n"], "mean_length": figures["tokens"] / max(1, figures["n"])}
@@ -133,11 +133,13 @@ def _add_mauve(
 
 def _token_ids(scored: Mapping[str, Scored]) -> tuple[str, dict[str, list[list[int]]]]:
     """Token ids of both sides under one tokenizer: the generator's where the samples have them, else the scorer's."""
-    complete = {side: [s["token_ids"] for s in found.texts] for side, found in scored.items() if _has_ids(found.texts)}
+    complete = {
+        side: [s["token_ids"] for s in of_side.texts] for side, of_side in scored.items() if _has_ids(of_side.texts)
+    }
     real = scored.get("reference")
     if "samples" in complete and (real is None or "reference" in complete or real.scores is None):
         return "the generator's token_ids", complete
-    by_scorer = {side: found.scores.ids for side, found in scored.items() if found.scores is not None}
+    by_scorer = {side: of_side.scores.ids for side, of_side in scored.items() if of_side.scores is not None}
     return "text re-tokenised by the scorer", by_scorer
 
 
@@ -214,8 +216,8 @@ def report_table(report: dict[str, Any]) -> "Table":
         lines.append(f"mauve of {compared} texts says little; it takes {FEW:,} or more")
     for reason in dict.fromkeys(report["left_out"].values()):
         names = ", ".join(name for name, other in report["left_out"].items() if other == reason)
-        told = reason == report["scorer"]["note"]  # in the line above
-        lines.append(f"{names} left out" if told else f"{names} left out: {reason}")
+        is_above = reason == report["scorer"]["note"]  # in the line above
+        lines.append(f"{names} left out" if is_above else f"{names} left out: {reason}")
     # As text: a name like diladiff[scorer] is not markup.
     named = ["standard input" if target == "-" else target] if target else []
     title = Text(": ".join([*named, settings or "samples"]))

@@ -115,9 +115,9 @@ def _read(file: Path, ids: list[list[int]]) -> Scores | None:
     """The scores of texts in the scorer's tokens; None where the file is missing, damaged or of other texts."""
     try:
         with safe_open(file, "pt") as opened:
-            found = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
-            if (opened.metadata() or {}).get(CHECKSUM) != tensors_hash(found):
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+            if (opened.metadata() or {}).get(CHECKSUM) != tensors_hash(tensors):
                 return None
     except (OSError, SafetensorError):
         return None
-    return Scores(ids, list(found["nlls"].split([max(0, len(row) - 1) for row in ids])), found["features"])
+    return Scores(ids, list(tensors["nlls"].split([max(0, len(row) - 1) for row in ids])), tensors["features"])

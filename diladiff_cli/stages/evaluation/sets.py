@@ -63,20 +63,20 @@ def _read(source: str) -> bytes:
     """
     packed = source.endswith((".gz", ".zst"))
     with nullcontext(sys.stdin.buffer) if source == "-" else Path(source).open("rb") as file:
-        found = b"".join(unpacked(file, source) if packed else chunks(file))
-    check_unpacked(found)
-    if found.lstrip()[:1] == b"[":
+        content = b"".join(unpacked(file, source) if packed else chunks(file))
+    check_unpacked(content)
+    if content.lstrip()[:1] == b"[":
         raise ValueError("it is one array")
-    return found
+    return content
 
 
 def _different(samples: list[Sample]) -> list[Sample]:
     """The samples without repeated ones, of the same number, seed, way of sampling and text."""
-    found: dict[str, Sample] = {}
+    distinct: dict[str, Sample] = {}
     for place, sample in enumerate(samples):
         names = [sample.get(name) for name in (*SETTINGS, "seed", "id", "text")]
-        found.setdefault(json.dumps(names if {"seed", "id"} <= sample.keys() else place), sample)
-    return list(found.values())
+        distinct.setdefault(json.dumps(names if {"seed", "id"} <= sample.keys() else place), sample)
+    return list(distinct.values())
 
 
 def _parse(line: bytes, place: str) -> Sample:
@@ -130,8 +130,8 @@ def decodings_by_latent(samples: Iterable[Sample]) -> Tensor | None:
 
 def are_of_several_calls(samples: Iterable[Sample]) -> bool:
     """Whether texts of one latent have one number (``id``): each call numbers the latents that it was given from 0."""
-    found = [[sample.get(name) for name in ("latent", "id", "seed")] for sample in samples]
-    names = [json.dumps(each) for each in found if None not in each[:2]]
+    keys = [[sample.get(name) for name in ("latent", "id", "seed")] for sample in samples]
+    names = [json.dumps(each) for each in keys if None not in each[:2]]
     return len(set(names)) < len(names)
 
 
@@ -163,10 +163,10 @@ def reference_samples(
     documents = iter_pieces(list(sources), text_field) if sources else iter_pieces([str(REFERENCE)])
     wanted = max(n, min(8 * n, MANY), ENOUGH // length)
     pieces = _character_pieces(documents, length) if tokenizer is None else _token_pieces(documents, tokenizer, length)
-    found = [piece for piece, _ in zip(pieces, range(wanted), strict=False)]
-    if not found:
+    candidates = [piece for piece, _ in zip(pieces, range(wanted), strict=False)]
+    if not candidates:
         raise UserError(f"the reference text is shorter than one sample of {length}", "give --reference a longer text")
-    return [found[i] for i in evenly_spaced(len(found), n)]
+    return [candidates[i] for i in evenly_spaced(len(candidates), n)]
 
 
 def evenly_spaced(total: int, n: int) -> list[int]:
