@@ -62,8 +62,8 @@ def robustness_figure(sources: Sequence[Source]) -> "Figure":
     for source, look in zip(sources, runs.values(), strict=True):
         for dashes, ratio in zip(DASHES, ratios, strict=False):
             points = [row for row in source.figures["robustness"] if row["ratio"] == ratio]
-            stds, found = [row["std"] for row in points], [100 * row["recovery"] for row in points]
-            axes.plot(stds, found, linestyle=dashes, marker="o", label=f"{source.name}, {names[ratio]}", **look)
+            stds, recoveries = [row["std"] for row in points], [100 * row["recovery"] for row in points]
+            axes.plot(stds, recoveries, linestyle=dashes, marker="o", label=f"{source.name}, {names[ratio]}", **look)
     axes.set_xlabel("standard deviation of the noise, in standardised units")
     axes.set_ylabel("recovered (% of masked tokens)")
     start_at_zero(axes)

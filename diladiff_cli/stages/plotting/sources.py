@@ -42,8 +42,8 @@ class Source:
 
     def series(self, split: str, name: str, scale: float = 1.0) -> tuple[list[int], list[float]]:
         """Steps and values, times ``scale``, of a figure that was logged in training."""
-        found = [(line["step"], line[name]) for line in self.training if line.get("split") == split and name in line]
-        return [step for step, _ in found], [scale * number(value) for _, value in found]
+        points = [(line["step"], line[name]) for line in self.training if line.get("split") == split and name in line]
+        return [step for step, _ in points], [scale * number(value) for _, value in points]
 
 
 def read_sources(targets: Sequence[str | Path]) -> list[Source]:
@@ -52,13 +52,13 @@ def read_sources(targets: Sequence[str | Path]) -> list[Source]:
     Raises:
         UserError: A target is neither, is damaged, or holds nothing to draw.
     """
-    found: list[Source] = []
+    sources: list[Source] = []
     for target in dict.fromkeys(str(resolved(target)) for target in targets):
-        sources = [_artifact(Path(target))] if target != "-" and Path(target).is_dir() else _reports(target)
-        if not any(source.training or source.figures for source in sources):
+        of_target = [_artifact(Path(target))] if target != "-" and Path(target).is_dir() else _reports(target)
+        if not any(source.training or source.figures for source in of_target):
             raise UserError(f"{_name(target)} holds nothing to draw", REMEDY)
-        found += sources
-    return _told_apart(found)
+        sources += of_target
+    return _told_apart(sources)
 
 
 def _told_apart(sources: list[Source]) -> list[Source]:
@@ -148,8 +148,8 @@ def _curves(value: Any) -> dict[str, list[Point]]:
 
 def _distances(value: Any) -> list[LogLine]:
     """Who walked how many steps, and how far from the teacher's end they came out."""
-    found = [(DISTANCE.fullmatch(name), value[name]) for name in value]
-    rows = [{"who": hit[1], "steps": int(hit[2]), "distance": number(figure)} for hit, figure in found if hit]
+    matches = [(DISTANCE.fullmatch(name), value[name]) for name in value]
+    rows = [{"who": hit[1], "steps": int(hit[2]), "distance": number(figure)} for hit, figure in matches if hit]
     return sorted(rows, key=lambda row: (row["who"], row["steps"]))
 
 
@@ -163,11 +163,11 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
 
 def _checked(figures: dict[str, Any], file: Path | str) -> dict[str, Any]:
     """The figures that are drawn, as :class:`Source` has them."""
-    found = {}
+    checked = {}
     for name, check in CHECKS.items():
         if name in figures:
             try:
-                found[name] = check(figures[name])
+                checked[name] = check(figures[name])
             except (LookupError, TypeError, AttributeError) as error:
                 raise _damaged(file, f"its {name}") from error
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in checked.items() if value}

@@ -94,12 +94,12 @@ LEARNING_RATE = Panel("learning rate", {"learning_rate": ""}, "train")
 def running_mean(values: Sequence[float]) -> list[float]:
     """Each value's mean with its neighbours, at most half of :data:`SMOOTHING`, or a sixth of all, on
     either side; gaps stay out."""
-    found, reach = [], min(SMOOTHING // 2, len(values) // 6)
+    means, reach = [], min(SMOOTHING // 2, len(values) // 6)
     for i in range(len(values)):
         near = values[max(0, i - reach) : i + reach + 1]
         window = [value for value in near if not math.isnan(value)]
-        found.append(sum(window) / len(window) if window else math.nan)
-    return found
+        means.append(sum(window) / len(window) if window else math.nan)
+    return means
 
 
 def looks_of(sources: Sequence[Source]) -> dict[str, Style]:
@@ -109,8 +109,8 @@ def looks_of(sources: Sequence[Source]) -> dict[str, Style]:
 
 def _spans_a_decade(sources: Sequence[Source], panel: Panel) -> bool:
     values = [value for source in sources for name in panel.lines for value in source.series(panel.split, name)[1]]
-    found = [value for value in values if value > 0]  # NaN is not
-    return bool(found) and max(found) > 10 * min(found)
+    positive = [value for value in values if value > 0]  # NaN is not
+    return bool(positive) and max(positive) > 10 * min(positive)
 
 
 def logged_panels(sources: Sequence[Source]) -> list[Panel]:
