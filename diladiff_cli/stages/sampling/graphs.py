@@ -152,19 +152,19 @@ class Replays:
 
     def get(self, key: Hashable, make: Callable[[], Made]) -> Made | None:
         """What is kept under a key, made if it is not there; None where there is no memory for it."""
-        found: Made | None = self._kept.pop(key, None)
-        if found is None:
+        kept: Made | None = self._kept.pop(key, None)
+        if kept is None:
             while len(self._kept) >= MAX_GRAPHS:
                 del self._kept[next(iter(self._kept))]
             try:
-                found = make()
+                kept = make()
             except Exception as error:
                 if not no_memory_for(error):
                     raise
                 self.clear()
                 return None
-        self._kept[key] = found
-        return found
+        self._kept[key] = kept
+        return kept
 
     def clear(self) -> None:
         """Free what is kept."""
@@ -174,8 +174,8 @@ class Replays:
         self, draw: Callable[[Tensor, Tensor | None], Tensor], z: Tensor, noises: Tensor | None, key: Hashable
     ) -> Tensor:
         """What ``draw`` makes of noise z (B, N, C) and perhaps more; ``key`` is all else that it depends on."""
-        found = self.get(("latents", z.shape, key), lambda: LatentReplay(draw, z, noises))
-        return draw(z, noises) if found is None else found(z, noises)
+        replay = self.get(("latents", z.shape, key), lambda: LatentReplay(draw, z, noises))
+        return draw(z, noises) if replay is None else replay(z, noises)
 
     def unmask(
         self,

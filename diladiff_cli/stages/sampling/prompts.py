@@ -33,8 +33,8 @@ def given_problems(sampler: Sampler, prompt: str, suffix: str = "") -> list[str]
     if total < length:
         return []
     names, several = " and ".join(map(flag, given)), len(given) > 1
-    found = f"{names} {'have' if several else 'has'} {total} tokens{' together' if several else ''}"
-    return [f"{found}, and the texts of {sampler.name} have {length}; give {'less' if several else 'a shorter one'}"]
+    counted = f"{names} {'have' if several else 'has'} {total} tokens{' together' if several else ''}"
+    return [f"{counted}, and the texts of {sampler.name} have {length}; give {'less' if several else 'a shorter one'}"]
 
 
 def _problem(sampler: Sampler, name: str, text: str) -> str | None:

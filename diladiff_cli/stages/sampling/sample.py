@@ -110,15 +110,15 @@ def decode(
     """
     if not (config.decode_steps and config.latent_scale):
         raise ValueError("these settings are not complete: see stages.sampling.settings.complete")
-    found = []
+    tokens = []
     for start in range(0, len(ids), config.batch_size):
         part = slice(start, start + config.batch_size)
         try:
-            found.append(_decode_batch(sampler, ids[part], config, None if z_0 is None else z_0[part], on_step))
+            tokens.append(_decode_batch(sampler, ids[part], config, None if z_0 is None else z_0[part], on_step))
         except FloatingPointError as error:
             remedy = "look for weights or latents that are NaN or far too large"
             raise UserError(f"{sampler.name} cannot be sampled: {error}", remedy) from error
-    return torch.cat(found)
+    return torch.cat(tokens)
 
 
 def _decode_batch(
@@ -135,19 +135,19 @@ def _decode_batch(
     reveal_times, uniform = (noise.uniform(kind, decoder.length) for kind in (noise.REVEAL, noise.TOKEN))
     redraws = _redraws(noise, decoding.sweeps, decoder.length)
     with autocast(sampler.device, config.precision):
-        found = None
+        tokens = None
         if graphs.replays_pay(device) and can_be_static(decoding):
             spans = [graphs.DecoderSpan(0, decoder, z)]
             spans += [] if base is None else [graphs.DecoderSpan(first_of_base, base)]
-            found = sampler.replays.unmask(spans, x, reveal_times, uniform, decoding, on_step, redraws)
-        if found is None:
+            tokens = sampler.replays.unmask(spans, x, reveal_times, uniform, decoding, on_step, redraws)
+        if tokens is None:
             body, head = decoding_functions(decoder, z)
             late = None if base is None else decoding_functions(base)
             successor = None if late is None else Successor(first_of_base, *late)
             inputs = (x.to(device), decoder.mask_id, reveal_times.to(device), uniform.to(device))
             redraws = None if redraws is None else Redraws(redraws.times.to(device), redraws.uniform.to(device))
-            found = unmask(body, head, *inputs, decoding, on_step, successor, redraws)
-    return found.cpu()
+            tokens = unmask(body, head, *inputs, decoding, on_step, successor, redraws)
+    return tokens.cpu()
 
 
 def _redraws(noise: SampleNoise, sweeps: int, length: int) -> Redraws | None:
@@ -182,19 +182,19 @@ def describe(sampler: Sampler, ids: range, config: SampleConfig, tokens: Tensor)
     return samples
 
 
-def is_whole(sampler: Sampler, config: SampleConfig, number: int, found: Any) -> bool:
-    """Whether ``found`` equals what :func:`describe` makes of its own token ids, as the sample of that number.
+def is_whole(sampler: Sampler, config: SampleConfig, number: int, sample: Any) -> bool:
+    """Whether ``sample`` equals what :func:`describe` makes of its own token ids, as the sample of that number.
 
     ``config`` is as :func:`complete` returns it. What is damaged is found, but for tokens and text that changed alike.
     """
     try:
-        ids = found["token_ids"]
+        ids = sample["token_ids"]
         if len(ids) != sampler.decoder.length or not all(0 <= i < sampler.decoder.vocab_size for i in ids):
             return False
         (wanted,) = describe(sampler, range(number, number + 1), config, torch.tensor([ids], device="cpu"))
     except (LookupError, TypeError, ValueError):
         return False
-    return bool(found == wanted)
+    return bool(sample == wanted)
 
 
 def generate(
@@ -236,17 +236,17 @@ def _rounds(sampler: Sampler, config: SampleConfig, progress: Progress | None, f
     batches = [latents for latents in latent_batches(config) if ids_of(latents, config).stop > first]
     halving, done = Halving("samples" if config.decodings == 1 else "latents"), first
     for start in range(0, len(batches), state.num_processes):
-        found: list[Sample] = []
+        samples: list[Sample] = []
         if start + state.process_index < len(batches):
             report = partial(progress, done) if progress and state.is_main_process else None
             draw = partial(_draw_batch, sampler, config=config, report=report)
             drawn = (sample for part in halving(draw, batches[start + state.process_index]) for sample in part)
-            found = [sample for sample in drawn if sample["id"] >= first]
+            samples = [sample for sample in drawn if sample["id"] >= first]
         if state.num_processes > 1:
-            found = gather_object(found)
-        done += len(found)
+            samples = gather_object(samples)
+        done += len(samples)
         if state.is_main_process:
-            yield from found
+            yield from samples
 
 
 def _draw_batch(

@@ -96,12 +96,12 @@ class Sampler:
                 del self._variants[other]
         if key not in self._variants:
             if compiled:
-                found = with_compiled_blocks(self._variant(name, precision, False))
+                denoiser = with_compiled_blocks(self._variant(name, precision, False))
             elif precision == "bf16":
-                found = with_bf16_matrices(self._variant(name, "fp32", False))
+                denoiser = with_bf16_matrices(self._variant(name, "fp32", False))
             else:
-                found = self.decoder if name == "decoder" else self._base()
-            self._variants[key] = found
+                denoiser = self.decoder if name == "decoder" else self._base()
+            self._variants[key] = denoiser
         return self._variants[key]
 
     def _is_stale(self, name: str) -> bool:
@@ -241,11 +241,11 @@ def autoencoder_of(artifact: Artifact) -> Artifact:
 def content_of(sampler: Sampler) -> tuple[str, ...]:
     """Hashes of the artifact, its parents and its tokenizer, and of the blocks that an auto-encoder encodes."""
     artifact = sampler.artifact
-    found = [artifact.hash, *(link["hash"] for _, link in sorted(artifact.config["parents"].items()))]
-    found.append(file_hash(artifact.place / "tokenizer.json"))
+    hashes = [artifact.hash, *(link["hash"] for _, link in sorted(artifact.config["parents"].items()))]
+    hashes.append(file_hash(artifact.place / "tokenizer.json"))
     if sampler.stage == "ae":
-        found.append(open_recorded_data(artifact, sampler.data).fingerprint)
-    return tuple(found)
+        hashes.append(open_recorded_data(artifact, sampler.data).fingerprint)
+    return tuple(hashes)
 
 
 def sampling_device() -> torch.device:
@@ -256,13 +256,13 @@ def sampling_device() -> torch.device:
 
 def _usable(device: torch.device | str) -> torch.device:
     try:
-        found = torch.device(device)
-        torch.empty(0, device=found).tolist()  # nothing of the device "meta" can be read
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen).tolist()  # nothing of the device "meta" can be read
     except (RuntimeError, AssertionError, ImportError, TypeError) as error:  # torch has one for each way to lack it
         raise UserError(f"the device {device} cannot be used here", "leave it out, or take cpu") from error
-    if not has_float64(found):
+    if not has_float64(chosen):
         raise UserError(f"the device {device} has no float64, in which tokens are drawn", "leave it out, or take cpu")
-    return found
+    return chosen
 
 
 def default_decode_steps(sampler: Sampler, order: str) -> int:

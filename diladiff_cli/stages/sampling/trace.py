@@ -81,10 +81,10 @@ def record(sampler: Sampler, config: SampleConfig) -> Trace:
     """
     config = complete(sampler, config)
     latents, ids = _drawn_together(config)
-    found: list[Tensor] = []
+    z_steps: list[Tensor] = []
 
     def note_latent(_: int, z: Tensor) -> None:
-        found.append(z[:1].clone())
+        z_steps.append(z[:1].clone())
 
     z_0 = latents_of_texts(sampler, latents, config, note_latent)
     z_0 = None if z_0 is None else z_0[: len(ids)]
@@ -105,7 +105,7 @@ def record(sampler: Sampler, config: SampleConfig) -> Trace:
         sample,
         pieces[complete_at],
         revealed.tolist(),
-        _estimates(sampler, ids[0], config, found, z_0, tokens) if z_0 is not None and found else [],
+        _estimates(sampler, ids[0], config, z_steps, z_0, tokens) if z_0 is not None and z_steps else [],
         base_steps(config),
         [
             Correction(step, pieces[step], [a != b for a, b in zip(texts[step - 1], texts[step], strict=True)])
