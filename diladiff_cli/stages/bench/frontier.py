@@ -75,16 +75,16 @@ def bench_frontier(
     missing = sum(kept.n for kept in every if not kept.drawn)
     if missing:
         say(f"{missing:,} texts to draw and to score")
-    found: list[Report] = []
+    reports: list[Report] = []
     with saying_if_interrupted(lambda: f"{out}: what was measured is kept; the same command goes on"):
         for number, (point, of_point) in enumerate(files.items(), 1):
             drawn = " (drawn before)" if all(kept.drawn for kept in of_point.values()) else ""
             say(f"point {number} of {len(files)}{drawn}: {point.title}")
             runs = [_measured(bench, point, seed, measure) for seed in bench.seeds]
             bench.sampler(point).replays.clear()
-            _check_comparable([*found, *runs], out)
-            found.append(_report(point, runs, bench.seeds, _pooled_mauve(bench, point, runs[0], measure)))
-    yield from compared(found)
+            _check_comparable([*reports, *runs], out)
+            reports.append(_report(point, runs, bench.seeds, _pooled_mauve(bench, point, runs[0], measure)))
+    yield from compared(reports)
 
 
 def _measured(bench: Bench, point: Point, seed: int, measure: SampleMeasure) -> Report:
@@ -125,13 +125,13 @@ def _pooled_mauve(bench: Bench, point: Point, run: Report, measure: SampleMeasur
     kept = kept_report(file, POOLED_ENTRIES)
     if kept is not None and _agree(kept, run):
         return kept
-    found = measure.pooled_mauve([_kept_samples(bench.kept(point, seed).samples, point) for seed in bench.seeds])
-    if not _agree(found, run):
+    pooled = measure.pooled_mauve([_kept_samples(bench.kept(point, seed).samples, point) for seed in bench.seeds])
+    if not _agree(pooled, run):
         return {"value": None, "reason": "scorer or reference of the kept figures are not at hand"}
-    if found["value"] is not None:
+    if pooled["value"] is not None:
         with writing(bench.out):
-            write_text(file, json.dumps(found) + "\n")
-    return found
+            write_text(file, json.dumps(pooled) + "\n")
+    return pooled
 
 
 def _agree(pooled: Report, run: Report) -> bool:
@@ -149,10 +149,10 @@ def _draw(sampler: Sampler, settings: SampleConfig) -> tuple[list[Sample], Repor
     latent_seconds = decode_seconds = 0.0
     with Bar("samples", settings.n) as bar:
         for batch in batches:
-            found, took_latent, took_decode = _draw_batch(sampler, batch, settings)
-            samples += found
+            drawn, took_latent, took_decode = _draw_batch(sampler, batch, settings)
+            samples += drawn
             latent_seconds, decode_seconds = latent_seconds + took_latent, decode_seconds + took_decode
-            bar.update(len(found))
+            bar.update(len(drawn))
     total = latent_seconds + decode_seconds
     return samples, {
         "seconds": total,

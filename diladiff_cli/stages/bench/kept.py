@@ -124,15 +124,15 @@ class Bench:
         Raises:
             UserError: They have several, or cut them in several ways.
         """
-        found = SampleMeasure(settings, data=self.data, keep=keep)
+        measure = SampleMeasure(settings, data=self.data, keep=keep)
         samplers = self.plan.samplers.values()
         if len({(file_hash(s.artifact.place / "tokenizer.json"), s.decoder.length) for s in samplers}) > 1:
             raise UserError(
                 "the models differ in tokenizer or length, so that nothing of them compares at equal entropy",
                 "measure each by itself",
             )
-        check_texts({found.text(model).source: found.text(model).title for model in self.plan.samplers})
-        return found
+        check_texts({measure.text(model).source: measure.text(model).title for model in self.plan.samplers})
+        return measure
 
     def kept(self, point: Point, seed: int) -> KeptFiles:
         """The files of a point with one seed."""
@@ -155,11 +155,11 @@ class Bench:
         Raises:
             UserError: Figures are missing, or those of all seeds together, and the scorer cannot be had.
         """
-        found = {point: {seed: self.kept(point, seed) for seed in self.seeds} for point in self.plan.points}
-        scored = all(kept.scored for files in found.values() for kept in files.values())
-        if not (scored and all(self.is_pooled(point) for point in found)):
+        by_point = {point: {seed: self.kept(point, seed) for seed in self.seeds} for point in self.plan.points}
+        scored = all(kept.scored for files in by_point.values() for kept in files.values())
+        if not (scored and all(self.is_pooled(point) for point in by_point)):
             check_scorer(self.plan.config.scorer)
-        return found
+        return by_point
 
     def is_pooled(self, point: Point) -> bool:
         """Whether nothing is to be measured of all seeds together."""
@@ -183,7 +183,7 @@ def bench_plan(
     """
     bench = Bench.planned(config, models, out, data)
     bench.measure(EvalConfig())  # says of each reference once what it is
-    found = [
+    points = [
         {
             "model": point.model,
             "stage": point.stage,
@@ -198,4 +198,4 @@ def bench_plan(
         for point, kept in bench.files().items()
     ]
     settings = {name: value for name, value in bench.plan.config.to_dict().items() if name not in FOR_SPEED}
-    return {"out": str(bench.out), "settings": settings, "points": found}
+    return {"out": str(bench.out), "settings": settings, "points": points}

@@ -70,10 +70,10 @@ def short_names(reports: Sequence[Report]) -> dict[str, str]:
 
 def lines_of(reports: Sequence[Report]) -> dict[Line, list[Report]]:
     """The points of each line, by falling throughput."""
-    found: dict[Line, list[Report]] = defaultdict(list)
+    lines: dict[Line, list[Report]] = defaultdict(list)
     for report in reports:
-        found[Line.of(report)].append(report)
-    return {line: sorted(points, key=lambda r: -speed(r)) for line, points in found.items()}
+        lines[Line.of(report)].append(report)
+    return {line: sorted(points, key=lambda r: -speed(r)) for line, points in lines.items()}
 
 
 def speed(report: Report) -> float:
@@ -142,7 +142,7 @@ class Baseline(NamedTuple):
 
 def _at_equal_entropy(report: Report, lines: Mapping[str, Sequence[Report]]) -> dict[str, Report]:
     entropy = means(report).get("entropy")
-    found: dict[str, Report] = {}
+    others: dict[str, Report] = {}
     for name in sorted(lines):
         if entropy is None or lines[name][0]["model"] == report["model"]:
             continue
@@ -150,5 +150,5 @@ def _at_equal_entropy(report: Report, lines: Mapping[str, Sequence[Report]]) -> 
         whose = {setting: lines[name][0].get(setting) for setting in WHOSE}
         alike = report.get("decodings") == whose["decodings"]
         at_entropy = {figure: interpolated(points, figure, entropy) for figure in COMPARED}
-        found[name] = whose | at_entropy | ({} if alike else dict.fromkeys(BY_LATENTS))
-    return found
+        others[name] = whose | at_entropy | ({} if alike else dict.fromkeys(BY_LATENTS))
+    return others

@@ -58,7 +58,7 @@ def frontier_figure(
         panels: Which of :data:`PANELS` to draw, where there is something for them.
     """
     baseline = Baseline.among(reports if among is None else among)
-    curves = {name: found for name, found in _all_curves(reports, baseline).items() if name in panels}
+    curves = {name: lines for name, lines in _all_curves(reports, baseline).items() if name in panels}
     columns = len(curves) if len(curves) < 4 else -(-len(curves) // 2)
     figure, axes = new_figure(len(curves), "quality over throughput", columns)
     looks = _looks(reports)
@@ -75,8 +75,8 @@ def frontier_figure(
             panel.axhline(references[name], **REFERENCE)
             entries[REFERENCE["label"]] = REFERENCE
     legend_below(figure, entries)
-    for panel, found in zip(axes, curves.values(), strict=True):
-        points = [(r, y, looks[line]["color"]) for line, drawn in found.items() for r, y, _ in drawn]
+    for panel, lines in zip(axes, curves.values(), strict=True):
+        points = [(r, y, looks[line]["color"]) for line, drawn in lines.items() for r, y, _ in drawn]
         label_points(panel, [Label(speed(r), y, str(r["decode_steps"]), colour) for r, y, colour in points])
     return figure
 
@@ -100,14 +100,14 @@ def _all_curves(reports: Sequence[Report], baseline: Baseline | None) -> dict[st
         curves["mauve"] = {}
     if baseline is not None and any(baseline.judges(r) for r in reports):
         curves[MULTIPLE] = _curves(reports, lambda r: (multiple, 0.0) if (multiple := baseline.multiple(r)) else None)
-    return {name: found for name, found in curves.items() if found}
+    return {name: lines for name, lines in curves.items() if lines}
 
 
 def _curves(reports: Sequence[Report], value: Callable[[Report], tuple[float, float] | None]) -> Curves:
     """The lines of a panel, of the points that have its value: a mean, and a deviation."""
     valued = {line: [(r, value(r)) for r in points] for line, points in lines_of(reports).items()}
-    found = {line: [(r, *pair) for r, pair in points if pair is not None] for line, points in valued.items()}
-    return {line: points for line, points in found.items() if points}
+    drawn = {line: [(r, *pair) for r, pair in points if pair is not None] for line, points in valued.items()}
+    return {line: points for line, points in drawn.items() if points}
 
 
 def _measured(name: str) -> Callable[[Report], tuple[float, float] | None]:

@@ -45,9 +45,9 @@ def _common(reports: Sequence[Report], spreads: bool = True) -> str:
     pooled = [r["figures"]["mauve_pooled"]["n"] for r in reports if "mauve_pooled" in r["figures"]]
     single = [r.get("definitions", {}).get("mauve", {}).get("n", r["n"]) for r in reports if "mauve" in r["figures"]]
     texts = max([*pooled, *single], default=FEW)
-    told = "; ± over seeds, that of MAUVE of all seeds' texts over clusterings" if pooled and spreads else ""
-    told += f"; mauve of {texts} texts says little, it takes {FEW:,} or more" if texts < FEW else ""
-    return ", ".join(parts) + told
+    cautions = "; ± over seeds, that of MAUVE of all seeds' texts over clusterings" if pooled and spreads else ""
+    cautions += f"; mauve of {texts} texts says little, it takes {FEW:,} or more" if texts < FEW else ""
+    return ", ".join(parts) + cautions
 
 
 def _factors(reports: Sequence[Report]) -> list[float]:
@@ -120,14 +120,14 @@ def narrow_tables(reports: Sequence[Report], padding: int = 1) -> "Iterator[Rend
             table.add_row(*row)
         yield table
     reference = reports[0]["reference"] or {}
-    told = ", ".join(f"{title} {cell(reference.get(name))}" for name, title in figures.items() if name in reference)
-    yield Text(f"reference text: {told}") if told else Text()
+    values = ", ".join(f"{title} {cell(reference.get(name))}" for name, title in figures.items() if name in reference)
+    yield Text(f"reference text: {values}") if values else Text()
     yield Text(_common(reports, spreads=False))
-    told = "a wider terminal shows more"
+    hint = "a wider terminal shows more"
     if base is not None:
         model = next(r["at_equal_entropy"][base]["model"] for r in reports if base in r["at_equal_entropy"])
-        told = f"base: genppl of {names[model]}{base.removeprefix(model)} at this entropy; {told}"
-    yield Text(told)
+        hint = f"base: genppl of {names[model]}{base.removeprefix(model)} at this entropy; {hint}"
+    yield Text(hint)
 
 
 def _brief(value: float | None) -> str:
@@ -181,14 +181,14 @@ def _columns_of_settings(reports: Sequence[Report], names: Mapping[str, str]) ->
 
 def _others(reports: Sequence[Report]) -> dict[str, list[str]]:
     """What points are compared with at equal entropy, and in which figures: bases, or where there is none, all."""
-    found: dict[str, list[str]] = {}
+    by_name: dict[str, list[str]] = {}
     for name in sorted({name for r in reports for name in r["at_equal_entropy"]}):
         known = [r["at_equal_entropy"][name] for r in reports if name in r["at_equal_entropy"]]
         figures = [f for f in BESIDE if any(k.get(f) is not None for k in known)]
         if figures:
-            found[name] = [f for f in figures if f != "mauve" or "mauve_pooled" not in figures]
+            by_name[name] = [f for f in figures if f != "mauve" or "mauve_pooled" not in figures]
     bases = {r["model"] + Way.of(r).words for r in reports if r["stage"] == "mdlm"}
-    return {name: figures for name, figures in found.items() if not bases or name in bases}
+    return {name: figures for name, figures in by_name.items() if not bases or name in bases}
 
 
 def _beside(name: str, figures: Sequence[str], reports: Sequence[Report], names: Mapping[str, str]) -> str:

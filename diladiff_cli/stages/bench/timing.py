@@ -51,11 +51,11 @@ def processor(file: Path = Path("/proc/cpuinfo")) -> str:
         fields = [line.split(":", 1) for line in file.read_text().splitlines() if ":" in line]
     except (OSError, UnicodeDecodeError):
         fields = []
-    found = {name.strip(): value.strip() for name, value in reversed(fields)}  # those of the first core
+    core = {name.strip(): value.strip() for name, value in reversed(fields)}  # those of the first core
     names = ("model name", "cpu family", "model")
-    if any(name not in found for name in names):
+    if any(name not in core for name in names):
         return platform.processor() or "CPU"
-    return "{} (family {}, model {})".format(*(found[name] for name in names))
+    return "{} (family {}, model {})".format(*(core[name] for name in names))
 
 
 def megabytes(count: int | None) -> float | None:
