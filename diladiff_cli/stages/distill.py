@@ -167,8 +167,8 @@ def student_figures(student: nn.Module, schedule: TanSchedule, teacher: TeacherS
     """
     figures = dict[str, float]()
     for steps in (1, 2, 5):
-        found = average_velocity_steps(student, teacher.z, schedule, steps)
-        figures[f"student_{steps}_steps"] = float((found - teacher.wanted).square().mean())
+        z_0 = average_velocity_steps(student, teacher.z, schedule, steps)
+        figures[f"student_{steps}_steps"] = float((z_0 - teacher.wanted).square().mean())
     return figures | {"teacher_5_steps": teacher.distance}
 
 

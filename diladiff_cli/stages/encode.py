@@ -157,13 +157,13 @@ def _encode_text(
     if dry_run:
         if size is None:
             load_tokenizer(config.tokenizer)
-        found = {source: "Hub data set" if paths is None else len(paths) for source, paths in files.items()}
-        plan = {"stage": STAGE, "settings": config.to_dict(), "files": found, "out": str(out)}
+        counts = {source: "Hub data set" if paths is None else len(paths) for source, paths in files.items()}
+        plan = {"stage": STAGE, "settings": config.to_dict(), "files": counts, "out": str(out)}
         return plan | {"finished": finished is not None}
     if finished is not None:
         say(f"{out} is finished; --fresh encodes it again")
         return finished
-    for source in (source for source, found in files.items() if found is None):
+    for source in (source for source, paths in files.items() if paths is None):
         say(f"asking the Hub for {source}, which is not a file here")  # which without a network takes half a minute
     with nullcontext(list(text)) if size is None else rereadable(text) as sources:
         if size is None:
@@ -227,8 +227,8 @@ def _pack(
     is_unknown = -1 if tokenizer.unk_token_id in (None, separator_id(tokenizer)) else int(tokenizer.unk_token_id)
     with Spinner("encoding", size_of([source for given, _ in sources.values() for source in given])) as spinner:
         for side, (given, names) in sources.items():
-            found = some_pieces(given, config.text_field, names, spinner.advance) if given else ()
-            pieces = hashes[side].of(found)
+            unhashed = some_pieces(given, config.text_field, names, spinner.advance) if given else ()
+            pieces = hashes[side].of(unhashed)
             for batch, rows in map_over_processes(partial(_token_rows, tokenizer), batched(pieces)):
                 for piece, ids in zip(batch, rows, strict=True):
                     holds = side == "valid" or (not sources["valid"][0] and is_held_out(config, number))

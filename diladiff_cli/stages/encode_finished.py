@@ -42,10 +42,10 @@ class TextHash:
 
 
 def _hash_of(sources: Sequence[str], field: str) -> str:
-    found = TextHash()
-    for _ in found.of(iter_pieces(sources, field)):
+    text_hash = TextHash()
+    for _ in text_hash.of(iter_pieces(sources, field)):
         pass
-    return found.value()
+    return text_hash.value()
 
 
 def finished_data(

@@ -234,7 +234,7 @@ class _Work:
             bar.update(len(part), "")
             return latents
 
-        found = []
+        parts = []
         for start in range(0, len(rows), self.batch_size):
-            found += self.halving(encoded, range(start, min(start + self.batch_size, len(rows))))
-        return np.concatenate(found)
+            parts += self.halving(encoded, range(start, min(start + self.batch_size, len(rows))))
+        return np.concatenate(parts)

@@ -106,18 +106,18 @@ def ancestors(artifact: Artifact) -> dict[str, Artifact]:
         UserError: One is missing or changed, or the chain is inconsistent.
     """
     stages = list(COMMANDS)
-    found: dict[str, Artifact] = {}
+    members: dict[str, Artifact] = {}
     for stage in artifact.config["parents"]:
         if stage not in stages[: stages.index(artifact.stage)]:
             raise UserError(f"{artifact.path} names a parent of stage {stage!r}", "restore its config.json")
         parent = artifact.parent(stage)
         for name, member in (ancestors(parent) | {stage: parent}).items():
-            if found.setdefault(name, member).hash != member.hash:
+            if members.setdefault(name, member).hash != member.hash:
                 raise UserError(
-                    f"{artifact.path} builds on two versions of stage {name}, {found[name].path} and {member.path}",
+                    f"{artifact.path} builds on two versions of stage {name}, {members[name].path} and {member.path}",
                     "make the later stages again",
                 )
-    return found
+    return members
 
 
 def check_place(out: Path, chain: list[Artifact]) -> None:
@@ -169,8 +169,8 @@ def with_own_factor(artifact: Artifact, latent_scale: float) -> Artifact:
 
 def _metadata_of(artifact: Artifact) -> dict[str, str]:
     """Licence and languages that an earlier export recorded, where they are some."""
-    found = artifact.config.get("export", {})
-    return {name: found[name] for name in METADATA if name in found and not metadata_problems(**{name: found[name]})}
+    export = artifact.config.get("export", {})
+    return {name: export[name] for name in METADATA if name in export and not metadata_problems(**{name: export[name]})}
 
 
 def _linked(artifact: Artifact, prefix: str, hashes: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -253,8 +253,8 @@ def _reported(record: Path) -> set[str]:
 
 def hub_encoder(chain: list[Artifact]) -> str | None:
     """The encoder of the Hub that a chain's auto-encoder takes its features from; None where there is none."""
-    found = (str(artifact.network["features"]) for artifact in chain if artifact.stage == "ae")
-    return next((name for name in found if name != "self" and not name.startswith(".")), None)
+    encoders = (str(artifact.network["features"]) for artifact in chain if artifact.stage == "ae")
+    return next((name for name in encoders if name != "self" and not name.startswith(".")), None)
 
 
 def usage(stage: str, precision: str, parents: list[str], encoder: str | None) -> str:

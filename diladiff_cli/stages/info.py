@@ -144,17 +144,17 @@ def _parent(path: Path, stage: str, link: Mapping[str, str]) -> Record:
 
 def _ancestors(parents: Mapping[str, Record]) -> Record:
     """What unchanged parents were made from in turn, as far as each is of an earlier stage than its child."""
-    stages, found, waiting = list(COMMANDS), dict[str, Any](), list(parents.items())
+    stages, ancestors, waiting = list(COMMANDS), dict[str, Any](), list(parents.items())
     while waiting:
         child, record = waiting.pop()
         if record["state"] != "unchanged":
             continue
         folder = Path(record["path"])
         for stage, link in load_artifact(folder, child).config["parents"].items():
-            if stage in stages[: stages.index(child)] and stage not in (*parents, *found):
-                found[stage] = _parent(folder, stage, link)
-                waiting.append((stage, found[stage]))
-    return found
+            if stage in stages[: stages.index(child)] and stage not in (*parents, *ancestors):
+                ancestors[stage] = _parent(folder, stage, link)
+                waiting.append((stage, ancestors[stage]))
+    return ancestors
 
 
 def _parent_state(folder: Path, stage: str, wanted: str) -> str:
@@ -176,10 +176,10 @@ def _data_state(path: Path, link: str | None, fingerprint: str | None) -> Record
     if not is_there(folder):
         return {"path": str(folder), "state": "missing"}
     try:
-        found = open_tokens(folder).fingerprint
+        current = open_tokens(folder).fingerprint
     except UserError:
         return {"path": str(folder), "state": "damaged"}
-    return {"path": str(folder), "state": "unchanged" if found == fingerprint else "changed"}
+    return {"path": str(folder), "state": "unchanged" if current == fingerprint else "changed"}
 
 
 def _describe_data(path: Path) -> Record:
@@ -221,9 +221,9 @@ def info_table(record: Record) -> "Group":
     of_text = record["data"] if isinstance(record.get("data"), dict) else {}  # that an artifact was trained on
     head |= {name: of_text[name] for name in ("length", "vocab_size") if name in of_text}
     if "parameters" in record:
-        found = record["parameters"]
-        parts = ", ".join(f"{name} {size:,}" for name, size in found["parts"].items())
-        head["parameters"] = f"{found['total']:,} {'/'.join(found['dtypes'])} ({parts})"
+        parameters = record["parameters"]
+        parts = ", ".join(f"{name} {size:,}" for name, size in parameters["parts"].items())
+        head["parameters"] = f"{parameters['total']:,} {'/'.join(parameters['dtypes'])} ({parts})"
     head["files"] = f"{len(record['files'])}, {record['bytes']:,} bytes"
     tables = [_pairs(record["title"], head)]
     links = record["parents"] | record.get("ancestors", {})

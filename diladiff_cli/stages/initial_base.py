@@ -57,25 +57,25 @@ def initial_base(source: Path | str, tokens: TokenData) -> InitialBase:
     Raises:
         UserError: There is no such base, it is of another kind or damaged, or it does not fit the data set.
     """
-    found = _found(str(source))
-    network = found.network
+    base = _found(str(source))
+    network = base.network
     for name, here in (("vocab_size", tokens.vocab_size), ("mask_id", tokens.mask_id)):
         if network[name] != here:
-            what = f"{found.source} has {name} {network[name]}, and {tokens.path} {here}"
-            raise UserError(what, ENCODE if found.home is None else f"{ENCODE} {found.source}")
-    if found.home is not None and not same_tokenizer(found.home, tokens.path):
-        raise UserError(f"{found.source} has another tokenizer than {tokens.path}", f"{ENCODE} {found.source}")
-    weights = dict(found.weights)
+            what = f"{base.source} has {name} {network[name]}, and {tokens.path} {here}"
+            raise UserError(what, ENCODE if base.home is None else f"{ENCODE} {base.source}")
+    if base.home is not None and not same_tokenizer(base.home, tokens.path):
+        raise UserError(f"{base.source} has another tokenizer than {tokens.path}", f"{ENCODE} {base.source}")
+    weights = dict(base.weights)
     if "position" in weights:  # learned ones
         most = len(weights["position"])
         if tokens.length > most:
-            what = f"{found.source} has learned positions for {most} tokens, and {tokens.path} texts of {tokens.length}"
+            what = f"{base.source} has learned positions for {most} tokens, and {tokens.path} texts of {tokens.length}"
             raise UserError(what, f"encode the text with --length {most} or less")
         weights["position"] = weights["position"][: tokens.length].clone()
     if network.get("length", tokens.length) != tokens.length:
-        seen = f"{found.source} has seen texts of {network['length']} tokens"
+        seen = f"{base.source} has seen texts of {network['length']} tokens"
         say(f"{seen}; those of {tokens.path} have {tokens.length}")
-    return replace(found, network=network | {"length": tokens.length}, weights=weights)
+    return replace(base, network=network | {"length": tokens.length}, weights=weights)
 
 
 def _found(source: str) -> InitialBase:

@@ -106,10 +106,10 @@ def recorded_latents(prior: Artifact, ae: Artifact, tokens: TokenData, out: Path
     if not prior.data.get("latents") or (stored is not None and not stored["made_from"].get("stored latents")):
         return None
     folder = linked(prior.path, prior.data["latents"])
-    note, found = f"latents: {folder}, as {prior.path} was trained on", True
+    note, matches = f"latents: {folder}, as {prior.path} was trained on", True
     try:
         matching_latents(ae, tokens, folder)
     except UserError as error:
-        note, found = f"encoding on the fly: {prior.path} was trained on stored latents, but {error.what}", False
+        note, matches = f"encoding on the fly: {prior.path} was trained on stored latents, but {error.what}", False
     say(note)
-    return folder if found else None
+    return folder if matches else None
