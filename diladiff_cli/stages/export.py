@@ -169,8 +169,8 @@ def with_own_factor(artifact: Artifact, latent_scale: float) -> Artifact:
 
 def _metadata_of(artifact: Artifact) -> dict[str, str]:
     """Licence and languages that an earlier export recorded, where they are some."""
-    export = artifact.config.get("export", {})
-    return {name: export[name] for name in METADATA if name in export and not metadata_problems(**{name: export[name]})}
+    noted = artifact.config.get("export", {})
+    return {name: noted[name] for name in METADATA if name in noted and not metadata_problems(**{name: noted[name]})}
 
 
 def _linked(artifact: Artifact, prefix: str, hashes: Mapping[str, str]) -> dict[str, dict[str, str]]:

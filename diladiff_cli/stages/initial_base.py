@@ -57,7 +57,7 @@ def initial_base(source: Path | str, tokens: TokenData) -> InitialBase:
     Raises:
         UserError: There is no such base, it is of another kind or damaged, or it does not fit the data set.
     """
-    base = _found(str(source))
+    base = _read_base(str(source))
     network = base.network
     for name, here in (("vocab_size", tokens.vocab_size), ("mask_id", tokens.mask_id)):
         if network[name] != here:
@@ -78,7 +78,7 @@ def initial_base(source: Path | str, tokens: TokenData) -> InitialBase:
     return replace(base, network=network | {"length": tokens.length}, weights=weights)
 
 
-def _found(source: str) -> InitialBase:
+def _read_base(source: str) -> InitialBase:
     folder = Path(source).expanduser()
     restore(folder)
     called = source

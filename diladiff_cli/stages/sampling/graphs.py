@@ -132,8 +132,9 @@ class LatentReplay:
     """
 
     def __init__(self, draw: Callable[[Tensor, Tensor | None], Tensor], z: Tensor, noises: Tensor | None) -> None:
-        self._z, self._noises, self._found = z.clone(), None if noises is None else noises.clone(), torch.empty_like(z)
-        self._run = captured(lambda: self._found.copy_(draw(self._z, self._noises)), z.device)
+        self._z, self._noises = z.clone(), None if noises is None else noises.clone()
+        self._latents = torch.empty_like(z)
+        self._run = captured(lambda: self._latents.copy_(draw(self._z, self._noises)), z.device)
 
     def __call__(self, z: Tensor, noises: Tensor | None) -> Tensor:
         """Latents (B, N, C)."""
@@ -141,7 +142,7 @@ class LatentReplay:
         if self._noises is not None and noises is not None:
             self._noises.copy_(noises)
         self._run()
-        return self._found.clone()
+        return self._latents.clone()
 
 
 class Replays:
