@@ -7,7 +7,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from diladiff_cli.config import BenchConfig
-from diladiff_cli.runtime.randomness import BatchNoise
+from diladiff_cli.runtime.randomness import BatchRng
 from diladiff_cli.stages.bench.training import Work, works
 from diladiff_cli.stages.sampling import graphs
 from diladiff_cli.stages.sampling.sample import draw_latents, generate
@@ -25,7 +25,7 @@ def work_of(stage: str, config: BenchConfig, device: torch.device) -> Work:
 
 
 def test_a_gpu_draws_the_numbers_of_a_cpu() -> None:
-    cpu, gpu = (BatchNoise(3, 5, range(4, 12), 16, torch.device(name)) for name in ("cpu", "cuda"))
+    cpu, gpu = (BatchRng(3, 5, range(4, 12), 16, torch.device(name)) for name in ("cpu", "cuda"))
     assert torch.equal(gpu.uniform(7).cpu(), cpu.uniform(7))
     assert torch.equal(gpu.shared_uniform().cpu(), cpu.shared_uniform())
     torch.testing.assert_close(gpu.normal(3, 5).cpu(), cpu.normal(3, 5), rtol=1e-5, atol=1e-5)
@@ -37,7 +37,7 @@ def test_the_objective_of_a_stage_is_that_of_a_cpu(stage: str) -> None:
     on_cpu, on_gpu = (work_of(stage, config, torch.device(name)) for name in ("cpu", "cuda"))
     losses = []
     for work, device in ((on_cpu, torch.device("cpu")), (on_gpu, torch.device("cuda"))):
-        loss, _ = work.loss_fn(work.model, on_cpu.batch.to(device), BatchNoise(0, 1, range(4), 4, device))
+        loss, _ = work.loss_fn(work.model, on_cpu.batch.to(device), BatchRng(0, 1, range(4), 4, device))
         loss.backward()
         losses.append(loss.detach().cpu())
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-3, atol=1e-4)
@@ -49,7 +49,7 @@ def test_a_stage_can_be_trained_under_autocast(stage: str) -> None:
     config = BenchConfig(width=64, layers=2, precision="bf16")
     work = work_of(stage, config, device)
     with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
-        loss, _ = work.loss_fn(work.model, work.batch, BatchNoise(0, 1, range(4), 4, device))
+        loss, _ = work.loss_fn(work.model, work.batch, BatchRng(0, 1, range(4), 4, device))
     loss.backward()
     gradients = [p.grad for p in work.model.parameters() if p.grad is not None]
     assert loss.isfinite()

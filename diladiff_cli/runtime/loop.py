@@ -29,7 +29,7 @@ from diladiff_cli.runtime.metrics_log import MetricsLog
 from diladiff_cli.runtime.optim import AveragedModel, build_optimizers, set_learning_rates
 from diladiff_cli.runtime.prefetch import Prefetch
 from diladiff_cli.runtime.progress import Bar
-from diladiff_cli.runtime.randomness import BatchNoise
+from diladiff_cli.runtime.randomness import BatchRng
 from diladiff_cli.runtime.resume import changed_settings, check_agreement, check_resume, finished_run, made_from
 from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import TIME_IS_UP, CutShort, Interrupted, Session, StopRequest, peak_flops
@@ -171,11 +171,11 @@ class _Loop:
         if self.session.sharded:
             self.average.model.cpu()  # it was whole on the device for validation or saving
         for places, rows in zip(self.session.micro_batches(), self.batches(self.step), strict=True):
-            noise = BatchNoise(self.config.seed, self.step, places, self.config.batch_size, self.session.device)
+            rng = BatchRng(self.config.seed, self.step, places, self.config.batch_size, self.session.device)
             batch = rows.to(self.session.device, non_blocking=True)
             with self.session.accelerator.accumulate(self.model):
                 with self.session.accelerator.autocast():
-                    loss, metrics = self.run.loss_fn(self.model, batch, noise)
+                    loss, metrics = self.run.loss_fn(self.model, batch, rng)
                 self.session.accelerator.backward(loss)
             for name, value in ({"loss": loss} | metrics).items():
                 totals[name] = totals.get(name, torch.zeros((), device=value.device)) + value.detach().float()

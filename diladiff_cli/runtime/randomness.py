@@ -19,7 +19,7 @@ def generator(device: torch.device, *parts: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(mix(*parts))
 
 
-class BatchNoise:
+class BatchRng:
     """The random numbers of one micro-batch: SplitMix64 streams, drawn for all examples at once.
 
     Uniform draws are the same bits on every device; normal ones as far as its logarithm and cosine are.
@@ -84,7 +84,7 @@ def _unit(bits: Tensor) -> Tensor:
     return shifted(bits, 40).float() * 2.0**-24
 
 
-class SampleNoise:
+class SampleRng:
     """The random numbers of the samples with these numbers (indices), drawn in float64 on the CPU.
 
     Each kind of number has its own stream, so that asking for more of one does not move another.

@@ -8,9 +8,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from diladiff_cli.runtime.optim import LrOverride
-from diladiff_cli.runtime.randomness import BatchNoise
+from diladiff_cli.runtime.randomness import BatchRng
 
-LossFn = Callable[[nn.Module, Tensor, BatchNoise], tuple[Tensor, dict[str, Tensor]]]
+LossFn = Callable[[nn.Module, Tensor, BatchRng], tuple[Tensor, dict[str, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Run:
 
     Attributes:
         model: The network to train.
-        loss_fn: ``(model, batch, noise) -> (loss, metrics)``, a mean over the micro-batch.
+        loss_fn: ``(model, batch, rng) -> (loss, metrics)``, a mean over the micro-batch.
         fetch: Row numbers -> batch on the CPU.
         tokens_per_row: Tokens of a row, for the rate.
         flops_per_row: Floating-point operations of a training step per row, for the model FLOP utilisation.

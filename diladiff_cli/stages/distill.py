@@ -22,7 +22,7 @@ from diladiff_cli.runtime.locks import exclusive_out
 from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.model_paths import resolved
 from diladiff_cli.runtime.precision import settled_for_device
-from diladiff_cli.runtime.randomness import BatchNoise, generator
+from diladiff_cli.runtime.randomness import BatchRng, generator
 from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import Session
 from diladiff_cli.stages.common import (
@@ -45,18 +45,18 @@ TEACHER_STEPS = 50
 NOISE_SEED = 13  # of the samples that are compared; another one for each seed
 
 
-def draw_times(noise: BatchNoise, config: DistillConfig, schedule: TanSchedule) -> tuple[Tensor, Tensor]:
+def draw_times(rng: BatchRng, config: DistillConfig, schedule: TanSchedule) -> tuple[Tensor, Tensor]:
     """(t, r) with r <= t: the published logit-normal law, mixed with other ones.
 
     Outside jumps some pairs are uniform and some have r = 0; r = t comes last and overrides all of them.
     """
-    normal, uniform, choice = noise.normal(2), noise.uniform(2), noise.uniform(3)
+    normal, uniform, choice = rng.normal(2), rng.uniform(2), rng.uniform(3)
     first = logit_normal(normal, config.time_mean, config.time_std)
     pair = torch.where(choice[:, :1] < config.p_uniform, uniform, first)
     t, r = ordered_pair(pair[:, 0], pair[:, 1])
     r = torch.where(choice[:, 1] < config.p_zero, torch.zeros_like(r), r)
     if config.p_jumps:
-        draws = noise.uniform(4)
+        draws = rng.uniform(4)
         jumping, (inside, end) = draws[:, 3] < config.p_jumps, jump_times(schedule, draws[:, :3])
         t, r = torch.where(jumping, inside, t), torch.where(jumping, end, r)
     t = t.clamp(min=MIN_TIME)
@@ -97,17 +97,17 @@ class MeanFlowLoss:
     teacher: LatentPrior
     config: DistillConfig
 
-    def __call__(self, model: nn.Module, batch: Tensor, noise: BatchNoise) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, model: nn.Module, batch: Tensor, rng: BatchRng) -> tuple[Tensor, dict[str, Tensor]]:
         """The adaptive loss, and the plain squared error per entry."""
         z_0 = self.to_latents(batch)
-        t, r = draw_times(noise, self.config, self.teacher.schedule)
+        t, r = draw_times(rng, self.config, self.teacher.schedule)
         level = self.teacher.schedule(t)
-        eps = noise.normal(*z_0.shape[1:])
+        eps = rng.normal(*z_0.shape[1:])
         z_t = diffuse(z_0, eps, level)
         sampled = eps if self.config.velocity == "sampled" else None
         v = teacher_velocity(self.teacher, z_t, t, level, self.config.guidance, sampled)
-        u, du_dt = model(z_t, t, r, self._self_condition(model, z_t, t, noise), v)
-        target = meanflow_target(v, t, r, du_dt, self._tangent_scale(noise.step))
+        u, du_dt = model(z_t, t, r, self._self_condition(model, z_t, t, rng), v)
+        target = meanflow_target(v, t, r, du_dt, self._tangent_scale(rng.step))
         losses, squared = adaptive_loss(u, target, self.config.adaptive_constant)
         return losses.mean(), {"squared_error": squared.mean() / z_0[0].numel()}
 
@@ -115,14 +115,14 @@ class MeanFlowLoss:
         warmup = self.config.tangent_warmup_steps
         return min(1.0, step / warmup) if warmup else 1.0
 
-    def _self_condition(self, model: nn.Module, z_t: Tensor, t: Tensor, noise: BatchNoise) -> Tensor:
+    def _self_condition(self, model: nn.Module, z_t: Tensor, t: Tensor, rng: BatchRng) -> Tensor:
         if self.config.p_self_cond == 0:
             return torch.zeros_like(z_t)
 
         def estimate(z: Tensor, time: Tensor) -> Tensor:
             return clean_estimate(z, model(z, time, time, torch.zeros_like(z)), self.teacher.schedule(time))
 
-        return estimates_of_some(estimate, noise.some(self.config.p_self_cond), z_t, t)
+        return estimates_of_some(estimate, rng.some(self.config.p_self_cond), z_t, t)
 
 
 def student_flops(student: LatentStudent, latents: int, config: DistillConfig) -> float:

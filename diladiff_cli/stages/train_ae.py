@@ -28,7 +28,7 @@ from diladiff_cli.runtime.model_paths import resolved
 from diladiff_cli.runtime.optim import LrOverride
 from diladiff_cli.runtime.precision import settled_for_device
 from diladiff_cli.runtime.progress import Bar
-from diladiff_cli.runtime.randomness import BatchNoise
+from diladiff_cli.runtime.randomness import BatchRng
 from diladiff_cli.runtime.run import LossFn, Run
 from diladiff_cli.runtime.session import Session
 from diladiff_cli.settings import ConfigError
@@ -80,12 +80,12 @@ def network_arguments(config: AeConfig, base: Artifact, feature_width: int) -> d
     }
 
 
-def corruption(noise: BatchNoise, moments: RunningMoments, strengths: Mapping[str, float], unit: str) -> Corruption:
+def corruption(rng: BatchRng, moments: RunningMoments, strengths: Mapping[str, float], unit: str) -> Corruption:
     """The latent augmentation of one micro-batch, with its random numbers drawn."""
     latents, channels = moments.mean.shape
-    first, drop = noise.uniform() < 0.5, noise.uniform()
-    uniform = noise.uniform(latents, channels if unit == "element" else 1)
-    normal = noise.normal(latents, channels)
+    first, drop = rng.uniform() < 0.5, rng.uniform()
+    uniform = rng.uniform(latents, channels if unit == "element" else 1)
+    normal = rng.normal(latents, channels)
 
     def corrupt(z: Tensor) -> tuple[Tensor, Tensor]:
         return augment_latents(
@@ -109,20 +109,20 @@ def ae_loss(source: FeatureSource, autoencoder: AutoEncoder, config: AeConfig, m
     strengths = config.augmentation_strengths()
     unit = config.mask_unit
 
-    def loss_fn(model: nn.Module, x: Tensor, noise: BatchNoise) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss_fn(model: nn.Module, x: Tensor, rng: BatchRng) -> tuple[Tensor, dict[str, Tensor]]:
         features = autoencoder.feature_moments.standardise(source(x))
         length, width = features.shape[1:]
         features, visible = augment_features(
             features,
-            first=noise.uniform() < 0.5,
-            uniform=noise.uniform(length, width if unit == "element" else 1),
-            noise=noise.normal(length, width),
+            first=rng.uniform() < 0.5,
+            uniform=rng.uniform(length, width if unit == "element" else 1),
+            noise=rng.normal(length, width),
             sigma_feat=strengths["sigma_feat"],
             p_feat_mask=strengths["p_feat_mask"],
             unit=unit,
         )
-        x_t, is_masked, _ = masked_batch(x, noise, mask_id)
-        corrupt = corruption(noise, autoencoder.latent_moments, strengths, unit)
+        x_t, is_masked, _ = masked_batch(x, rng, mask_id)
+        corrupt = corruption(rng, autoencoder.latent_moments, strengths, unit)
         nll = model(features, visible, x_t, is_masked, corrupt, x[is_masked])
         return masked_nll(nll, torch.ones_like(nll), x.numel()), {}
 

@@ -22,7 +22,7 @@ from diladiff_cli.runtime.isolation import isolated_run
 from diladiff_cli.runtime.locks import exclusive_out
 from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.precision import settled_for_device
-from diladiff_cli.runtime.randomness import BatchNoise
+from diladiff_cli.runtime.randomness import BatchRng
 from diladiff_cli.runtime.run import LossFn, Run
 from diladiff_cli.runtime.session import Session
 from diladiff_cli.stages.common import (
@@ -66,18 +66,18 @@ def mdlm_flops(model: TokenDenoiser) -> float:
     return 3 * denoiser_flops(model)
 
 
-def masked_batch(x: Tensor, noise: BatchNoise, mask_id: int) -> tuple[Tensor, Tensor, Tensor]:
+def masked_batch(x: Tensor, rng: BatchRng, mask_id: int) -> tuple[Tensor, Tensor, Tensor]:
     """x_t, is_masked (B, L) and t (B,), with low-discrepancy times over the global batch."""
-    t = low_discrepancy(noise.shared_uniform(), noise.positions, noise.batch_size)
-    is_masked = draw_mask(t, noise.uniform(x.shape[1]))
+    t = low_discrepancy(rng.shared_uniform(), rng.positions, rng.batch_size)
+    is_masked = draw_mask(t, rng.uniform(x.shape[1]))
     return apply_mask(x, is_masked, mask_id), is_masked, t
 
 
 def mdlm_loss(mask_id: int, exact: bool) -> LossFn:
     """Cross-entropy of the masked tokens, with constant or exact ELBO weight (method section 2)."""
 
-    def loss_fn(model: nn.Module, x: Tensor, noise: BatchNoise) -> tuple[Tensor, dict[str, Tensor]]:
-        x_t, is_masked, t = masked_batch(x, noise, mask_id)
+    def loss_fn(model: nn.Module, x: Tensor, rng: BatchRng) -> tuple[Tensor, dict[str, Tensor]]:
+        x_t, is_masked, t = masked_batch(x, rng, mask_id)
         nll = model(x_t, select=is_masked, targets=x[is_masked])  # (M,)
         weight = elbo_weight(t) if exact else t.new_ones(len(t))
         weights = weight[:, None].expand(x.shape)[is_masked]

@@ -19,7 +19,7 @@ from diladiff_cli.runtime.locks import exclusive_out
 from diladiff_cli.runtime.loop import train
 from diladiff_cli.runtime.model_paths import resolved
 from diladiff_cli.runtime.precision import settled_for_device
-from diladiff_cli.runtime.randomness import BatchNoise, generator
+from diladiff_cli.runtime.randomness import BatchRng, generator
 from diladiff_cli.runtime.run import LossFn, Run
 from diladiff_cli.runtime.session import Session
 from diladiff_cli.settings import ConfigError
@@ -60,13 +60,13 @@ def network_arguments(config: PriorConfig, ae: Artifact) -> dict[str, Any]:
 def prior_loss(to_latents: Callable[[Tensor], Tensor], schedule: TanSchedule, p_self_cond: float) -> LossFn:
     """Mean squared error to z_0, a share ``p_self_cond`` of the examples with self-conditioning (method section 4)."""
 
-    def loss_fn(model: nn.Module, batch: Tensor, noise: BatchNoise) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss_fn(model: nn.Module, batch: Tensor, rng: BatchRng) -> tuple[Tensor, dict[str, Tensor]]:
         z_0 = to_latents(batch)
-        t = low_discrepancy(noise.shared_uniform(), noise.positions, noise.batch_size)
-        z_t = diffuse(z_0, noise.normal(*z_0.shape[1:]), schedule(t))
+        t = low_discrepancy(rng.shared_uniform(), rng.positions, rng.batch_size)
+        z_t = diffuse(z_0, rng.normal(*z_0.shape[1:]), schedule(t))
         z_self = torch.zeros_like(z_0)
         if p_self_cond > 0:
-            z_self = estimates_of_some(partial(_alone, model), noise.some(p_self_cond), z_t, t)
+            z_self = estimates_of_some(partial(_alone, model), rng.some(p_self_cond), z_t, t)
         losses = per_example_mse(model(z_t, t, z_self), z_0)
         return losses.mean(), {}
 

@@ -11,7 +11,7 @@ from diladiff_cli.core.gaussian import TanSchedule, expand
 from diladiff_cli.core.ode import average_velocity_steps, probability_flow
 from diladiff_cli.networks.latent import LatentStudent
 from diladiff_cli.networks.layers import use_plain_attention
-from diladiff_cli.runtime.randomness import BatchNoise
+from diladiff_cli.runtime.randomness import BatchRng
 from diladiff_cli.stages.distill import MeanFlowLoss
 
 pytestmark = pytest.mark.slow
@@ -58,8 +58,8 @@ def train(student: LatentStudent) -> None:
     annealed = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: math.cos(math.pi / 2 * step / STEPS))
     generator = torch.Generator().manual_seed(1)
     for step in range(STEPS):
-        noise = BatchNoise(0, step, range(BATCH), BATCH, torch.device("cpu"))
-        loss, _ = loss_fn(student, mixture_samples(BATCH, generator), noise)
+        rng = BatchRng(0, step, range(BATCH), BATCH, torch.device("cpu"))
+        loss, _ = loss_fn(student, mixture_samples(BATCH, generator), rng)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -65,10 +65,10 @@ def observed(job: Run, faults: list[Fault], digests: Path) -> loop.Run:
     """The same training, which notes its weights after each step and meets this process's faults."""
     step = validations = 0
 
-    def loss_fn(model: nn.Module, batch: Tensor, noise: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss_fn(model: nn.Module, batch: Tensor, rng: Any) -> tuple[Tensor, dict[str, Tensor]]:
         nonlocal step
-        step = noise.step + 1
-        loss, metrics = job.loss_fn(model, batch, noise)
+        step = rng.step + 1
+        loss, metrics = job.loss_fn(model, batch, rng)
         bad = any(fault["kind"] == "nan" and fault["step"] == step for fault in faults)
         # the value alone: gradients stay finite everywhere, and nobody else sees anything odd
         return (loss + loss.detach() * float("nan") if bad else loss), metrics

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diladiff_cli.runtime.metrics_log import read_metrics
-from diladiff_cli.runtime.randomness import BatchNoise
+from diladiff_cli.runtime.randomness import BatchRng
 
 TIMINGS = {"seconds", "tokens_per_second"}
 
@@ -39,7 +39,7 @@ class StopAt:
     def __init__(self, toy: ModuleType, step: int, number: int) -> None:
         self.toy, self.step, self.number = toy, step, number
 
-    def __call__(self, model: torch.nn.Module, x: Tensor, noise: BatchNoise) -> Any:
-        if noise.step + 1 == self.step:
+    def __call__(self, model: torch.nn.Module, x: Tensor, rng: BatchRng) -> Any:
+        if rng.step + 1 == self.step:
             os.kill(os.getpid(), self.number)
-        return self.toy.toy_loss(model, x, noise)
+        return self.toy.toy_loss(model, x, rng)

@@ -22,9 +22,9 @@ class Poison:
     def __init__(self, toy: ModuleType, steps: set[int], value: float = float("nan")) -> None:
         self.toy, self.steps, self.value = toy, steps, value
 
-    def __call__(self, model: torch.nn.Module, x: Tensor, noise: Any) -> Any:
-        loss, metrics = self.toy.toy_loss(model, x, noise)
-        return (loss * self.value if noise.step in self.steps else loss), metrics
+    def __call__(self, model: torch.nn.Module, x: Tensor, rng: Any) -> Any:
+        loss, metrics = self.toy.toy_loss(model, x, rng)
+        return (loss * self.value if rng.step in self.steps else loss), metrics
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -118,9 +118,9 @@ def test_five_bad_steps_in_a_row_stop_the_run_and_leave_the_last_checkpoint(toy:
 
 
 def test_a_loss_that_is_not_finite_is_skipped_though_its_gradient_is(toy: ModuleType, tmp_path: Path) -> None:
-    def poisoned(model: torch.nn.Module, x: Tensor, noise: Any) -> Any:
-        loss, metrics = toy.toy_loss(model, x, noise)
-        return (loss + float("inf") if noise.step == 3 else loss), metrics
+    def poisoned(model: torch.nn.Module, x: Tensor, rng: Any) -> Any:
+        loss, metrics = toy.toy_loss(model, x, rng)
+        return (loss + float("inf") if rng.step == 3 else loss), metrics
 
     toy.toy_train(toy.settings(), tmp_path / "run", loss_fn=poisoned)
     last = lines(tmp_path / "run", "train")[-1]

@@ -16,7 +16,7 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import CHECKSUM, sealed
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.metrics_log import read_metrics
-from diladiff_cli.runtime.randomness import BatchNoise
+from diladiff_cli.runtime.randomness import BatchRng
 from diladiff_cli.runtime.resume import INITIAL, _check_made_from, check_resume, differences
 from diladiff_cli.runtime.session import Interrupted
 from diladiff_cli.settings import ConfigError
@@ -227,10 +227,10 @@ def test_a_tracker_forgets_the_steps_that_a_kill_has_lost(toy: ModuleType, tmp_p
     pytest.importorskip("tensorboard", reason="tensorboard is an extra")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    def broken(model: torch.nn.Module, x: torch.Tensor, noise: BatchNoise) -> Any:
-        if noise.step == 7:
+    def broken(model: torch.nn.Module, x: torch.Tensor, rng: BatchRng) -> Any:
+        if rng.step == 7:
             raise RuntimeError("killed")
-        return toy.toy_loss(model, x, noise)
+        return toy.toy_loss(model, x, rng)
 
     config = toy.settings(log_with="tensorboard", save_every=4, log_every=1)
     with pytest.raises(RuntimeError, match="killed"):
@@ -253,9 +253,9 @@ def test_a_deterministic_run_is_so_from_its_beginning_and_leaves_nothing_behind(
 ) -> None:
     seen: list[bool] = []
 
-    def watched(model: torch.nn.Module, x: torch.Tensor, noise: BatchNoise) -> Any:
+    def watched(model: torch.nn.Module, x: torch.Tensor, rng: BatchRng) -> Any:
         seen.append(torch.are_deterministic_algorithms_enabled())
-        return toy.toy_loss(model, x, noise)
+        return toy.toy_loss(model, x, rng)
 
     def prepare() -> None:
         seen.append(torch.are_deterministic_algorithms_enabled())

@@ -15,7 +15,7 @@ from torch import Tensor
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.prefetch import Prefetch
-from diladiff_cli.runtime.randomness import BatchNoise
+from diladiff_cli.runtime.randomness import BatchRng
 from diladiff_cli.runtime.session import Interrupted
 
 from .runs import StopAt, assert_same_run, lines
@@ -145,9 +145,9 @@ class Rows:
 def test_a_training_reads_the_rows_of_its_steps_once_and_in_order(toy: ModuleType, tmp_path: Path, parts: int) -> None:
     config, rows, computed = toy.settings(grad_accum=parts), Rows(toy), []
 
-    def noted(model: torch.nn.Module, x: Tensor, noise: BatchNoise) -> Any:
+    def noted(model: torch.nn.Module, x: Tensor, rng: BatchRng) -> Any:
         computed.append(x)
-        return toy.toy_loss(model, x, noise)
+        return toy.toy_loss(model, x, rng)
 
     toy.toy_train(config, tmp_path / "run", fetch=rows, loss_fn=noted)
     order = [toy.order(config, step * config.batch_size).reshape(parts, -1) for step in range(12)]
@@ -168,11 +168,11 @@ def test_a_step_is_computed_while_the_rows_of_the_next_are_read(toy: ModuleType,
         found: np.ndarray = toy.order(config, drawn)
         return found
 
-    def loss(model: torch.nn.Module, x: Tensor, noise: BatchNoise) -> Any:
-        if noise.step < 11:
-            assert reading[noise.step + 1].wait(PATIENCE)
-        found = toy.toy_loss(model, x, noise)
-        computed[noise.step].set()
+    def loss(model: torch.nn.Module, x: Tensor, rng: BatchRng) -> Any:
+        if rng.step < 11:
+            assert reading[rng.step + 1].wait(PATIENCE)
+        found = toy.toy_loss(model, x, rng)
+        computed[rng.step].set()
         return found
 
     toy.toy_train(config, tmp_path / "ahead", row_order=row_order, loss_fn=loss)
@@ -183,10 +183,10 @@ def test_a_step_is_computed_while_the_rows_of_the_next_are_read(toy: ModuleType,
 def test_rows_that_cannot_be_read_stop_a_training_at_their_step_and_not_before(toy: ModuleType, tmp_path: Path) -> None:
     config, rows = toy.settings(), Rows(toy, bad=6)
 
-    def loss(model: torch.nn.Module, x: Tensor, noise: BatchNoise) -> Any:
-        if noise.step == 4:
+    def loss(model: torch.nn.Module, x: Tensor, rng: BatchRng) -> Any:
+        if rng.step == 4:
             assert rows.failed.wait(PATIENCE)  # the fifth step is computed and saved though the sixth has no rows
-        return toy.toy_loss(model, x, noise)
+        return toy.toy_loss(model, x, rng)
 
     with pytest.raises(UserError, match="a row has changed"):
         toy.toy_train(config, tmp_path / "parts", fetch=rows, loss_fn=loss)

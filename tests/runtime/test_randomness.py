@@ -9,41 +9,41 @@ from torch import Tensor
 from diladiff_cli.core.splitmix import mix
 from diladiff_cli.core.splitmix import splitmix64 as numbers_at
 from diladiff_cli.core.times import low_discrepancy
-from diladiff_cli.runtime.randomness import BatchNoise, SampleNoise, _unit, generator
+from diladiff_cli.runtime.randomness import BatchRng, SampleRng, _unit, generator
 
 CPU = torch.device("cpu")
 
 
-def batch_noise(places: range, seed: int = 1, step: int = 2) -> BatchNoise:
-    return BatchNoise(seed, step, places, 8, CPU)
+def batch_rng(places: range, seed: int = 1, step: int = 2) -> BatchRng:
+    return BatchRng(seed, step, places, 8, CPU)
 
 
-DRAWS: dict[str, Callable[[BatchNoise], Tensor]] = {
-    "uniform": lambda noise: noise.uniform(3, 2),
-    "normal": lambda noise: noise.normal(5),
-    "scalar": lambda noise: noise.uniform(),
+DRAWS: dict[str, Callable[[BatchRng], Tensor]] = {
+    "uniform": lambda rng: rng.uniform(3, 2),
+    "normal": lambda rng: rng.normal(5),
+    "scalar": lambda rng: rng.uniform(),
 }
 
 
 @pytest.mark.parametrize("kind", DRAWS)
 def test_the_numbers_of_an_example_do_not_depend_on_its_micro_batch(kind: str) -> None:
     draw = DRAWS[kind]
-    whole = draw(batch_noise(range(8)))
-    parts = [draw(batch_noise(range(start, start + 2))) for start in range(0, 8, 2)]
+    whole = draw(batch_rng(range(8)))
+    parts = [draw(batch_rng(range(start, start + 2))) for start in range(0, 8, 2)]
     assert torch.equal(torch.cat(parts), whole)
 
 
 def test_what_a_micro_batch_shares_is_the_same_in_all_of_them() -> None:
-    first, second = batch_noise(range(4)), batch_noise(range(4, 8))
+    first, second = batch_rng(range(4)), batch_rng(range(4, 8))
     assert torch.equal(first.shared_uniform(), second.shared_uniform())
     assert torch.equal(torch.cat([first.positions, second.positions]), torch.arange(8))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.7, 1.0])
 def test_a_share_of_the_places_is_spread_evenly_over_micro_batches(share: float) -> None:
-    whole = BatchNoise(1, 2, range(80), 80, CPU).some(share).tolist()
+    whole = BatchRng(1, 2, range(80), 80, CPU).some(share).tolist()
     assert len(whole) == round(80 * share)
-    parts = [BatchNoise(1, 2, range(start, start + 16), 80, CPU).some(share).tolist() for start in range(0, 80, 16)]
+    parts = [BatchRng(1, 2, range(start, start + 16), 80, CPU).some(share).tolist() for start in range(0, 80, 16)]
     assert [16 * i + row for i, part in enumerate(parts) for row in part] == whole
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
@@ -51,34 +51,34 @@ def test_a_share_of_the_places_is_spread_evenly_over_micro_batches(share: float)
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.5, 0.9])
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 8])
 def test_a_share_is_one_over_steps_however_small_the_batch(share: float, batch_size: int) -> None:
-    noises = [BatchNoise(1, step, range(batch_size), batch_size, CPU) for step in range(1000)]
-    counts = [len(noise.some(share)) for noise in noises]
+    rngs = [BatchRng(1, step, range(batch_size), batch_size, CPU) for step in range(1000)]
+    counts = [len(rng.some(share)) for rng in rngs]
     assert abs(sum(counts) - share * 1000 * batch_size) <= 1
     assert max(counts) - min(counts) <= 1
-    whole = BatchNoise(1, 0, range(10 * batch_size), 10 * batch_size, CPU).some(share).tolist()
-    assert [batch_size * step + row for step in range(10) for row in noises[step].some(share).tolist()] == whole
+    whole = BatchRng(1, 0, range(10 * batch_size), 10 * batch_size, CPU).some(share).tolist()
+    assert [batch_size * step + row for step in range(10) for row in rngs[step].some(share).tolist()] == whole
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5])
 def test_times_of_a_share_of_the_places_have_the_law_of_all(share: float) -> None:
     found = []
     for step in range(250):
-        noise = batch_noise(range(8), step=step)
-        found.append(low_discrepancy(noise.shared_uniform(), noise.positions, 8)[noise.some(share)])
+        rng = batch_rng(range(8), step=step)
+        found.append(low_discrepancy(rng.shared_uniform(), rng.positions, 8)[rng.some(share)])
     assert stats.kstest(torch.cat(found).numpy(), "uniform").pvalue > 1e-3
 
 
 def test_seed_step_and_place_each_change_the_numbers() -> None:
     draws = torch.stack(
-        [batch_noise(range(8), seed, step).uniform(4)[place] for seed in (1, 2) for step in (2, 3) for place in (0, 1)]
+        [batch_rng(range(8), seed, step).uniform(4)[place] for seed in (1, 2) for step in (2, 3) for place in (0, 1)]
     )
     assert len(torch.unique(draws, dim=0)) == 8
-    assert not torch.equal(batch_noise(range(2)).shared_uniform(), batch_noise(range(2), step=3).shared_uniform())
+    assert not torch.equal(batch_rng(range(2)).shared_uniform(), batch_rng(range(2), step=3).shared_uniform())
 
 
 def test_two_draws_of_one_example_differ() -> None:
-    noise = batch_noise(range(2))
-    assert not torch.equal(noise.uniform(4), noise.uniform(4))
+    rng = batch_rng(range(2))
+    assert not torch.equal(rng.uniform(4), rng.uniform(4))
 
 
 MANY = 1 << 18
@@ -91,30 +91,30 @@ def correlations(*columns: Tensor) -> np.ndarray:
 
 
 def test_two_draws_of_each_example_are_uncorrelated() -> None:
-    noise = BatchNoise(1, 2, range(MANY), MANY, CPU)
-    draws = [draw() for draw in (noise.uniform, noise.uniform, noise.normal, noise.normal, noise.uniform)]
+    rng = BatchRng(1, 2, range(MANY), MANY, CPU)
+    draws = [draw() for draw in (rng.uniform, rng.uniform, rng.normal, rng.normal, rng.uniform)]
     assert correlations(*draws).max() < 4
     assert correlations(*[(draw - draw.mean()) ** 2 for draw in draws]).max() < 4
 
 
 @pytest.mark.parametrize("name", ["uniform", "normal", "shared_uniform"])
 def test_consecutive_draws_of_one_example_are_uncorrelated(name: str) -> None:
-    noise = batch_noise(range(3, 4))
-    draws = torch.stack([getattr(noise, name)().squeeze() for _ in range(4000)])
+    rng = batch_rng(range(3, 4))
+    draws = torch.stack([getattr(rng, name)().squeeze() for _ in range(4000)])
     assert correlations(draws[:-2], draws[1:-1], draws[2:]).max() < 4
 
 
 @pytest.mark.parametrize("count", [2, 6])
 def test_normals_of_one_draw_are_uncorrelated_and_so_are_their_squares(count: int) -> None:
     """The two of a pair share a radius and an angle."""
-    columns = BatchNoise(1, 2, range(MANY), MANY, CPU).normal(count).unbind(1)
+    columns = BatchRng(1, 2, range(MANY), MANY, CPU).normal(count).unbind(1)
     squares = [column**2 for column in columns]
     assert correlations(*columns, *squares).max() < 4
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (5,), (3, 3), (7, 1, 3)])
 def test_an_odd_count_of_normals_has_its_shape_and_its_law(shape: tuple[int, ...]) -> None:
-    found = BatchNoise(1, 2, range(3000), 3000, CPU).normal(*shape)
+    found = BatchRng(1, 2, range(3000), 3000, CPU).normal(*shape)
     assert found.shape == (3000, *shape)
     assert len(found.unique()) > 0.999 * found.numel()
     assert stats.kstest(found.flatten().numpy(), "norm").pvalue > 1e-3
@@ -124,7 +124,7 @@ def test_an_odd_count_of_normals_has_its_shape_and_its_law(shape: tuple[int, ...
 
 @pytest.mark.parametrize("seed", [0, 1, 1 << 40])
 def test_many_normals_have_the_moments_and_the_law_of_normal_ones(seed: int) -> None:
-    found = BatchNoise(seed, 7, range(512), 512, CPU).normal(MANY // 512).double().flatten().numpy()
+    found = BatchRng(seed, 7, range(512), 512, CPU).normal(MANY // 512).double().flatten().numpy()
     bounds = {"mean": 1.0, "variance": 2.0, "skewness": 6.0, "kurtosis": 24.0}  # variances of the estimates, times n
     errors = (found.mean(), found.var() - 1, stats.skew(found), stats.kurtosis(found))
     for (name, variance), error in zip(bounds.items(), errors, strict=True):
@@ -135,7 +135,7 @@ def test_many_normals_have_the_moments_and_the_law_of_normal_ones(seed: int) -> 
 
 @pytest.mark.parametrize("seed", [0, 1, 1 << 40])
 def test_many_uniforms_lie_in_their_interval_and_have_their_law(seed: int) -> None:
-    found = BatchNoise(seed, 7, range(512), 512, CPU).uniform(MANY // 512).flatten()
+    found = BatchRng(seed, 7, range(512), 512, CPU).uniform(MANY // 512).flatten()
     assert 0 <= found.min() < 1e-4
     assert 1 - 1e-4 < found.max() < 1
     assert stats.kstest(found.double().numpy(), "uniform").pvalue > 1e-3
@@ -192,10 +192,10 @@ def test_streams_of_several_keys_are_drawn_at_once() -> None:
 def test_numbers_over_steps_and_places_have_their_laws() -> None:
     uniforms, normals, shared = [], [], []
     for step in range(250):
-        noise = batch_noise(range(8), step=step)
-        uniforms.append(noise.uniform())
-        normals.append(noise.normal())
-        shared.append(noise.shared_uniform())
+        rng = batch_rng(range(8), step=step)
+        uniforms.append(rng.uniform())
+        normals.append(rng.normal())
+        shared.append(rng.shared_uniform())
     assert stats.kstest(torch.cat(uniforms).numpy(), "uniform").pvalue > 1e-3
     assert stats.kstest(torch.cat(normals).numpy(), "norm").pvalue > 1e-3
     assert stats.kstest(torch.stack(shared).numpy(), "uniform").pvalue > 1e-3
@@ -221,29 +221,29 @@ def test_a_generator_is_made_of_its_parts() -> None:
 
 
 def test_the_numbers_of_a_sample_do_not_depend_on_the_others() -> None:
-    whole, part = SampleNoise(3, range(6)), SampleNoise(3, range(2, 4))
-    for kind in (SampleNoise.REVEAL, SampleNoise.TOKEN):
+    whole, part = SampleRng(3, range(6)), SampleRng(3, range(2, 4))
+    for kind in (SampleRng.REVEAL, SampleRng.TOKEN):
         assert torch.equal(whole.uniform(kind, 5)[2:4], part.uniform(kind, 5))
-    assert torch.equal(whole.normal(SampleNoise.START, 2, 3)[2:4], part.normal(SampleNoise.START, 2, 3))
-    assert whole.normal(SampleNoise.START, 2).dtype == torch.float64
+    assert torch.equal(whole.normal(SampleRng.START, 2, 3)[2:4], part.normal(SampleRng.START, 2, 3))
+    assert whole.normal(SampleRng.START, 2).dtype == torch.float64
 
 
 def test_kinds_samples_and_seeds_have_streams_of_their_own() -> None:
-    noise = SampleNoise(3, range(2))
-    first = noise.uniform(SampleNoise.REVEAL, 4)
-    noise.normal(SampleNoise.START, 7)
-    assert torch.equal(noise.uniform(SampleNoise.REVEAL, 4), first)
-    others = [noise.uniform(SampleNoise.TOKEN, 4), SampleNoise(4, range(2)).uniform(SampleNoise.REVEAL, 4)]
+    rng = SampleRng(3, range(2))
+    first = rng.uniform(SampleRng.REVEAL, 4)
+    rng.normal(SampleRng.START, 7)
+    assert torch.equal(rng.uniform(SampleRng.REVEAL, 4), first)
+    others = [rng.uniform(SampleRng.TOKEN, 4), SampleRng(4, range(2)).uniform(SampleRng.REVEAL, 4)]
     assert len(torch.unique(torch.cat([first, *others]), dim=0)) == 6
 
 
 def test_more_steps_leave_the_first_numbers_of_a_stream_alone() -> None:
-    noise = SampleNoise(0, range(3))
-    short, long = noise.normal(SampleNoise.GAMMA, 2, 5), noise.normal(SampleNoise.GAMMA, 4, 5)
+    rng = SampleRng(0, range(3))
+    short, long = rng.normal(SampleRng.GAMMA, 2, 5), rng.normal(SampleRng.GAMMA, 4, 5)
     assert torch.equal(long[:, :2], short)
 
 
 def test_numbers_over_samples_have_their_laws() -> None:
-    noise = SampleNoise(5, range(1500))
-    assert stats.kstest(noise.uniform(SampleNoise.TOKEN, 2).flatten().numpy(), "uniform").pvalue > 1e-3
-    assert stats.kstest(noise.normal(SampleNoise.START, 2).flatten().numpy(), "norm").pvalue > 1e-3
+    rng = SampleRng(5, range(1500))
+    assert stats.kstest(rng.uniform(SampleRng.TOKEN, 2).flatten().numpy(), "uniform").pvalue > 1e-3
+    assert stats.kstest(rng.normal(SampleRng.START, 2).flatten().numpy(), "norm").pvalue > 1e-3

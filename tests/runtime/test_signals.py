@@ -13,7 +13,7 @@ from torch import Tensor
 from diladiff_cli.errors import UserError
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.metrics_log import read_metrics
-from diladiff_cli.runtime.randomness import BatchNoise
+from diladiff_cli.runtime.randomness import BatchRng
 from diladiff_cli.runtime.session import Interrupted
 
 from .runs import StopAt, assert_same_run, lines
@@ -40,10 +40,10 @@ def test_a_second_signal_is_answered_and_loses_nothing(
 ) -> None:
     first = StopAt(toy, 2, signal.SIGINT)
 
-    def twice(model: torch.nn.Module, x: Tensor, noise: BatchNoise) -> Any:
-        if noise.step + 1 == 2:
+    def twice(model: torch.nn.Module, x: Tensor, rng: BatchRng) -> Any:
+        if rng.step + 1 == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return first(model, x, noise)
+        return first(model, x, rng)
 
     toy.toy_train(toy.settings(), tmp_path / "whole")
     capfd.readouterr()
@@ -143,10 +143,10 @@ def test_a_run_killed_between_checkpoints_repeats_its_steps_exactly(toy: ModuleT
     config = toy.settings()
     toy.toy_train(config, tmp_path / "whole")
 
-    def killed(model: torch.nn.Module, x: Tensor, noise: BatchNoise) -> Any:
-        if noise.step == 8:  # in the ninth step
+    def killed(model: torch.nn.Module, x: Tensor, rng: BatchRng) -> Any:
+        if rng.step == 8:  # in the ninth step
             raise KeyboardInterrupt  # nothing is saved, as after SIGKILL
-        return toy.toy_loss(model, x, noise)
+        return toy.toy_loss(model, x, rng)
 
     with pytest.raises(KeyboardInterrupt):
         toy.toy_train(config, tmp_path / "parts", loss_fn=killed)

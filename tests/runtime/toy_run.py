@@ -24,7 +24,7 @@ from diladiff_cli.networks.layers import use_plain_attention
 from diladiff_cli.networks.moments import RunningMoments
 from diladiff_cli.runtime.isolation import isolated_run
 from diladiff_cli.runtime.loop import train
-from diladiff_cli.runtime.randomness import BatchNoise
+from diladiff_cli.runtime.randomness import BatchRng
 from diladiff_cli.runtime.run import Run
 from diladiff_cli.runtime.session import Interrupted, Session
 from diladiff_cli.stages.distill import MeanFlowLoss
@@ -53,11 +53,11 @@ class Toy(nn.Module):
         return found
 
 
-def toy_loss(model: nn.Module, x: Tensor, noise: BatchNoise) -> tuple[Tensor, dict[str, Tensor]]:
+def toy_loss(model: nn.Module, x: Tensor, rng: BatchRng) -> tuple[Tensor, dict[str, Tensor]]:
     """Denoising, with every kind of random number that a stage may draw."""
-    t = low_discrepancy(noise.shared_uniform(), noise.positions, noise.batch_size)
-    noisy = x + t[:, None, None] * noise.normal(3, 4)
-    weight = 0.5 + noise.uniform()
+    t = low_discrepancy(rng.shared_uniform(), rng.positions, rng.batch_size)
+    noisy = x + t[:, None, None] * rng.normal(3, 4)
+    weight = 0.5 + rng.uniform()
     error = (model(noisy, t) - x).square().mean((1, 2))
     return (error * weight).mean(), {"error": error.mean()}
 
@@ -157,11 +157,11 @@ def main() -> None:
 
     loss_fn = make_run(config, out).loss_fn
 
-    def slow_loss(model: nn.Module, x: Tensor, noise: BatchNoise) -> tuple[Tensor, dict[str, Tensor]]:
+    def slow_loss(model: nn.Module, x: Tensor, rng: BatchRng) -> tuple[Tensor, dict[str, Tensor]]:
         sys.stdout.write("step\n")
         sys.stdout.flush()
         time.sleep(0.2 if "--slow" in sys.argv else 0)
-        return loss_fn(model, x, noise)
+        return loss_fn(model, x, rng)
 
     try:
         toy_train(config, out, True if "--resume" in sys.argv else None, loss_fn=slow_loss)

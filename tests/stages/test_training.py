@@ -18,7 +18,7 @@ from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.networks.layers import use_plain_attention
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.metrics_log import read_metrics
-from diladiff_cli.runtime.randomness import BatchNoise
+from diladiff_cli.runtime.randomness import BatchRng
 from diladiff_cli.stages.distill import MeanFlowLoss, distill, draw_times
 from diladiff_cli.stages.encode_latents import encode_latents
 from diladiff_cli.stages.train_ae import train_ae
@@ -34,8 +34,8 @@ def training_losses(artifact: Path) -> list[float]:
     return [line["loss"] for line in read_metrics(artifact / "metrics.jsonl") if line["split"] == "train"]
 
 
-def batch_noise(size: int, seed: int = 0, step: int = 0) -> BatchNoise:
-    return BatchNoise(seed, step, range(size), size, CPU)
+def batch_rng(size: int, seed: int = 0, step: int = 0) -> BatchRng:
+    return BatchRng(seed, step, range(size), size, CPU)
 
 
 def test_the_base_learns(tiny_chain: Chain, tmp_path: Path) -> None:
@@ -80,11 +80,11 @@ def test_exact_and_constant_weights_differ_by_one_over_t() -> None:
     def model(x_t: Tensor, select: Tensor, targets: Tensor) -> Tensor:
         return logits.logsumexp(0) - logits[targets]
 
-    x_t, is_masked, t = masked_batch(x, batch_noise(6), mask_id=1)
+    x_t, is_masked, t = masked_batch(x, batch_rng(6), mask_id=1)
     assert torch.equal(x_t == 1, is_masked)
     nll = logits.logsumexp(0) - logits[x]
     for exact, weight in ((False, torch.ones(6)), (True, 1 / t)):
-        loss, _ = mdlm_loss(1, exact)(model, x, batch_noise(6))  # type: ignore[arg-type]
+        loss, _ = mdlm_loss(1, exact)(model, x, batch_rng(6))  # type: ignore[arg-type]
         torch.testing.assert_close(loss, (nll * is_masked * weight[:, None]).sum() / x.numel())
 
 
@@ -161,12 +161,12 @@ def test_the_trained_prior_beats_white_latents(tiny_chain: Chain, tmp_path: Path
 
 def test_times_of_distillation_follow_their_law() -> None:
     config = DistillConfig(p_uniform=0.5, p_zero=0.15, p_equal=0.25, p_jumps=0.0)
-    t, r = draw_times(batch_noise(20_000), config, TanSchedule())
+    t, r = draw_times(batch_rng(20_000), config, TanSchedule())
     assert bool((r >= 0).all() and (r <= t).all() and (t <= 1).all() and (t > 0).all())
     assert float((t == r).float().mean()) == pytest.approx(0.25, abs=0.015)
     assert float((r == 0).float().mean()) == pytest.approx(0.75 * 0.15, abs=0.01)
     published = replace(config, p_uniform=0.0, p_zero=0.0)
-    t, r = draw_times(batch_noise(20_000), published, TanSchedule())
+    t, r = draw_times(batch_rng(20_000), published, TanSchedule())
     logit = torch.cat([t[t > r], r[t > r]]).logit()
     assert float(logit.mean()) == pytest.approx(-1.0, abs=0.03)
     assert float(logit.std()) == pytest.approx(1.0, abs=0.03)
@@ -175,7 +175,7 @@ def test_times_of_distillation_follow_their_law() -> None:
 @pytest.mark.parametrize(("p_jumps", "p_equal"), [(0.3, 0.0), (0.7, 0.25)])
 def test_some_times_of_distillation_lie_in_jumps(p_jumps: float, p_equal: float) -> None:
     config = DistillConfig(p_uniform=1.0, p_zero=0.0, p_jumps=p_jumps, p_equal=p_equal)
-    t, r = draw_times(batch_noise(20_000), config, TanSchedule())
+    t, r = draw_times(batch_rng(20_000), config, TanSchedule())
     assert bool((r >= 0).all() and (r <= t).all() and (t <= 1).all() and (t > 0).all())
     assert float((t == r).float().mean()) == pytest.approx(p_equal, abs=0.01)
     last = sum(1 / steps for steps in range(1, 6)) / 5  # of all jumps, those that end at 0 without gamma
@@ -195,9 +195,9 @@ def meanflow(config: DistillConfig) -> tuple[MeanFlowLoss, LatentStudent, Tensor
 
 
 def squared_error(loss_fn: MeanFlowLoss, student: LatentStudent, z_0: Tensor, step: int = 0) -> float:
-    noise = batch_noise(len(z_0))
-    noise.step = step
-    return float(loss_fn(student, z_0, noise)[1]["squared_error"].detach())
+    rng = batch_rng(len(z_0))
+    rng.step = step
+    return float(loss_fn(student, z_0, rng)[1]["squared_error"].detach())
 
 
 def test_a_student_of_teacher_weights_has_no_loss_on_its_teachers_own_velocity() -> None:

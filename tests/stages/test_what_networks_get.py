@@ -11,7 +11,7 @@ from diladiff_cli.core.gaussian import TanSchedule, diffuse
 from diladiff_cli.networks.autoencoder import AutoEncoder
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.networks.layers import use_plain_attention
-from diladiff_cli.runtime.randomness import BatchNoise
+from diladiff_cli.runtime.randomness import BatchRng
 from diladiff_cli.stages.distill import MeanFlowLoss, draw_times
 from diladiff_cli.stages.train_ae import ae_loss
 from diladiff_cli.stages.train_prior import prior_loss
@@ -21,8 +21,8 @@ LENGTH, LATENTS, CHANNELS, WIDTH = 6, 3, 4, 8
 TRUNK: dict[str, Any] = {"latents": LATENTS, "latent_width": CHANNELS, "width": WIDTH, "layers": 1, "heads": 2}
 
 
-def noise_of(rows: int, step: int = 0) -> BatchNoise:
-    return BatchNoise(0, step, range(rows), rows, torch.device("cpu"))
+def rng_of(rows: int, step: int = 0) -> BatchRng:
+    return BatchRng(0, step, range(rows), rows, torch.device("cpu"))
 
 
 class FedToDecoder:
@@ -38,7 +38,7 @@ class FedToDecoder:
         )
         x = torch.zeros(ROWS, LENGTH, dtype=torch.long)
         loss = ae_loss(lambda x: torch.ones(*x.shape, WIDTH), self.autoencoder, config, 8)  # type: ignore[arg-type]
-        loss(self, x, noise_of(ROWS))  # type: ignore[arg-type]
+        loss(self, x, rng_of(ROWS))  # type: ignore[arg-type]
 
     def __call__(
         self, features: Tensor, visible: Tensor, x_t: Tensor, is_masked: Tensor, corrupt: Any, targets: Tensor
@@ -100,7 +100,7 @@ def spread_out(network: torch.nn.Module) -> torch.nn.Module:
 def test_a_prior_gets_its_own_estimates_as_often_as_it_should(share_wanted: float) -> None:
     fed = Fed(spread_out(LatentPrior(schedule_d=9.0, **TRUNK)), 2)
     z_0 = torch.randn(400, LATENTS, CHANNELS, generator=torch.Generator().manual_seed(0))
-    prior_loss(lambda batch: batch, TanSchedule(9.0), share_wanted)(fed, z_0, noise_of(400))  # type: ignore[arg-type]
+    prior_loss(lambda batch: batch, TanSchedule(9.0), share_wanted)(fed, z_0, rng_of(400))  # type: ignore[arg-type]
     assert len(fed.given) == (1 if share_wanted == 0 else 2)
     assert not fed.given[0].any()
     assert not fed.given[-1].requires_grad
@@ -118,15 +118,15 @@ def test_a_student_gets_estimates_by_its_own_velocity_as_often_as_it_should(shar
     assert isinstance(teacher, LatentPrior)
     fed = Fed(student, 3)
     z_0 = torch.randn(400, LATENTS, CHANNELS, generator=torch.Generator().manual_seed(0))
-    MeanFlowLoss(lambda batch: batch, teacher, config)(fed, z_0, noise_of(400))  # type: ignore[arg-type]
+    MeanFlowLoss(lambda batch: batch, teacher, config)(fed, z_0, rng_of(400))  # type: ignore[arg-type]
     given = fed.given[-1]  # in the derivative
     conditioned = given.abs().sum((1, 2)) > 0
     assert share(conditioned) == share_wanted
     if share_wanted:
-        noise = noise_of(400)
-        t, _ = draw_times(noise, config, teacher.schedule)
+        rng = rng_of(400)
+        t, _ = draw_times(rng, config, teacher.schedule)
         level = teacher.schedule(t)
-        z_t = diffuse(z_0, noise.normal(LATENTS, CHANNELS), level)
+        z_t = diffuse(z_0, rng.normal(LATENTS, CHANNELS), level)
         with torch.no_grad():
             velocity = student(z_t, t, t, torch.zeros_like(z_t))
         # v = alpha' z + sigma' eps and z_t = alpha z + sigma eps, solved for z
@@ -142,10 +142,10 @@ def test_a_student_goes_along_the_velocity_of_its_teachers_estimate(way: str) ->
     teacher, student = (spread_out(kind(schedule_d=9.0, **TRUNK)) for kind in (LatentPrior, LatentStudent))
     use_plain_attention(student)
     fed, z_0 = Fed(student, 4), torch.randn(40, LATENTS, CHANNELS, generator=torch.Generator().manual_seed(0))
-    MeanFlowLoss(lambda batch: batch, teacher, config)(fed, z_0, noise_of(40))  # type: ignore[arg-type]
-    noise, schedule = noise_of(40), TanSchedule(9.0)
-    t, _ = draw_times(noise, config, schedule)
-    eps = noise.normal(LATENTS, CHANNELS)
+    MeanFlowLoss(lambda batch: batch, teacher, config)(fed, z_0, rng_of(40))  # type: ignore[arg-type]
+    rng, schedule = rng_of(40), TanSchedule(9.0)
+    t, _ = draw_times(rng, config, schedule)
+    eps = rng.normal(LATENTS, CHANNELS)
     alpha, sigma, d_alpha, d_sigma, _ = (x.view(-1, 1, 1) for x in schedule(t))
     z_t = alpha * z_0 + sigma * eps
     with torch.no_grad():

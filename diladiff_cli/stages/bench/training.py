@@ -25,7 +25,7 @@ from diladiff_cli.networks.layers import use_plain_attention
 from diladiff_cli.runtime.memory import PeakMemory
 from diladiff_cli.runtime.optim import LrOverride, build_optimizers
 from diladiff_cli.runtime.precision import resolved_precision
-from diladiff_cli.runtime.randomness import BatchNoise, generator
+from diladiff_cli.runtime.randomness import BatchRng, generator
 from diladiff_cli.runtime.run import LossFn
 from diladiff_cli.runtime.session import peak_flops
 from diladiff_cli.stages.bench.timing import ROUNDS, fits, machine, megabytes, seconds
@@ -132,9 +132,9 @@ def works(config: BenchConfig, vocab_size: int, length: int, batch_size: int, de
     yield Work("distill", student, meanflow, z_0, flops, partial(compile_networks, teacher, of_student))
 
 
-def plain_loss(model: nn.Module, x: Tensor, noise: BatchNoise) -> tuple[Tensor, dict[str, Tensor]]:
+def plain_loss(model: nn.Module, x: Tensor, rng: BatchRng) -> tuple[Tensor, dict[str, Tensor]]:
     """The base's loss as it is usually written: logits at all positions, of which the masked ones count."""
-    x_t, is_masked, _ = masked_batch(x, noise, MASK)
+    x_t, is_masked, _ = masked_batch(x, rng, MASK)
     nll = F.cross_entropy(model(x_t).float().flatten(0, 1), x.flatten(), reduction="none")
     return (nll * is_masked.flatten()).sum() / x.numel(), {}
 
@@ -186,11 +186,11 @@ def _stepper(work: Work, loss_fn: LossFn, precision: str, device: torch.device) 
     """A training step: loss, gradients, optimiser."""
     config: StageConfig = MdlmConfig(optimizer="adamw", learning_rate=1e-4)
     optimizers = build_optimizers(work.model, config, lambda _: LrOverride())
-    noise = BatchNoise(0, 1, range(len(work.batch)), len(work.batch), device)
+    rng = BatchRng(0, 1, range(len(work.batch)), len(work.batch), device)
 
     def step() -> None:
         with autocast(device, precision):
-            loss, _ = loss_fn(work.model, work.batch, noise)
+            loss, _ = loss_fn(work.model, work.batch, rng)
         loss.backward()  # type: ignore[no-untyped-call]
         for optimizer in optimizers:
             optimizer.step()

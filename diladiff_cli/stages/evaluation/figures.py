@@ -18,7 +18,7 @@ from diladiff_cli.metrics.likelihood import MaskedStatistics, Velocity, bound_re
 from diladiff_cli.metrics.recovery import LogitsFor, recovery_curve
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.artifacts import Artifact
-from diladiff_cli.runtime.randomness import SampleNoise, generator
+from diladiff_cli.runtime.randomness import SampleRng, generator
 from diladiff_cli.stages.common import logits_batch
 from diladiff_cli.stages.distill import TEACHER_STEPS, student_figures, teacher_samples
 from diladiff_cli.stages.from_artifacts import build
@@ -141,8 +141,8 @@ def agreement(
     config = replace(work.sampling(steps), guidance=guidance)
     indices = range(config.n // config.decodings)
     if white:
-        noise = SampleNoise(work.config.seed, indices)
-        z_0 = noise.normal(noise.START, *sampler.require_autoencoder().latent_shape)
+        rng = SampleRng(work.config.seed, indices)
+        z_0 = rng.normal(rng.START, *sampler.require_autoencoder().latent_shape)
     else:
         z_0 = draw_latents(sampler, indices, config)
     tokens = decode(sampler, range(config.n), config, z_0.repeat_interleave(config.decodings, 0))

@@ -22,7 +22,7 @@ from diladiff_cli.errors import UserError, is_out_of_memory
 from diladiff_cli.networks.latent import LatentPrior, LatentStudent
 from diladiff_cli.runtime.memory import Halving
 from diladiff_cli.runtime.processes import process_state
-from diladiff_cli.runtime.randomness import SampleNoise
+from diladiff_cli.runtime.randomness import SampleRng
 from diladiff_cli.stages.sampling import graphs
 from diladiff_cli.stages.sampling.prompts import masked_between
 from diladiff_cli.stages.sampling.sampler import Sampler, decoding_functions
@@ -49,10 +49,10 @@ def draw_latents(sampler: Sampler, indices: range, config: SampleConfig, on_step
     with autocast(sampler.device, config.precision):
         if network is None:
             return sampler.encoder(sampler.blocks(indices, config.seed).to(sampler.device))
-        noise = SampleNoise(config.seed, indices)
-        z, noises = noise.normal(noise.START, *shape).float().to(sampler.device), None
+        rng = SampleRng(config.seed, indices)
+        z, noises = rng.normal(rng.START, *shape).float().to(sampler.device), None
         if isinstance(network, LatentStudent) and config.gamma > 0 and config.steps > 1:
-            noises = noise.normal(noise.GAMMA, config.steps - 1, *shape).float().to(sampler.device)
+            noises = rng.normal(rng.GAMMA, config.steps - 1, *shape).float().to(sampler.device)
         draw = partial(_latents_from, network, config, on_step)
         if graphs.replays_pay(sampler.device) and on_step is None and config.steps <= graphs.MAX_STEPS:
             how = (
@@ -129,11 +129,11 @@ def _decode_batch(
     z = None
     if z_0 is not None:
         z = sampler.require_autoencoder().latents_for_decoder(config.latent_scale * z_0.to(device, torch.float32))
-    noise, decoding = SampleNoise(config.seed, ids), _decoding(config)
+    rng, decoding = SampleRng(config.seed, ids), _decoding(config)
     first_of_base = decoding.steps - base_steps(config)
     x = masked_between(sampler, config.prompt, config.suffix, len(ids))
-    reveal_times, uniform = (noise.uniform(kind, decoder.length) for kind in (noise.REVEAL, noise.TOKEN))
-    redraws = _redraws(noise, decoding.sweeps, decoder.length)
+    reveal_times, uniform = (rng.uniform(kind, decoder.length) for kind in (rng.REVEAL, rng.TOKEN))
+    redraws = _redraws(rng, decoding.sweeps, decoder.length)
     with autocast(sampler.device, config.precision):
         tokens = None
         if graphs.replays_pay(device) and can_be_static(decoding):
@@ -150,10 +150,10 @@ def _decode_batch(
     return tokens.cpu()
 
 
-def _redraws(noise: SampleNoise, sweeps: int, length: int) -> Redraws | None:
+def _redraws(rng: SampleRng, sweeps: int, length: int) -> Redraws | None:
     if not sweeps:
         return None
-    times, uniform = (noise.uniform(kind, sweeps, length) for kind in (noise.REDRAW, noise.REDRAWN_TOKEN))
+    times, uniform = (rng.uniform(kind, sweeps, length) for kind in (rng.REDRAW, rng.REDRAWN_TOKEN))
     return Redraws(times.transpose(0, 1), uniform.transpose(0, 1))  # each (W, B, L)
 
 

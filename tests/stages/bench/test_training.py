@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from diladiff_cli.config import BenchConfig
-from diladiff_cli.runtime.randomness import BatchNoise
+from diladiff_cli.runtime.randomness import BatchRng
 from diladiff_cli.stages.bench.tables import training_table
 from diladiff_cli.stages.bench.training import MASK, Work, _stepper, bench_training, plain_loss, works
 
@@ -116,6 +116,6 @@ def test_a_step_moves_the_weights(stage: str) -> None:
 
 def test_the_plain_loss_is_that_of_the_stage() -> None:
     work = all_works()["train-mdlm"]
-    found = [loss(work.model, work.batch, BatchNoise(0, 1, range(3), 3, CPU))[0] for loss in (work.loss_fn, plain_loss)]
+    found = [loss(work.model, work.batch, BatchRng(0, 1, range(3), 3, CPU))[0] for loss in (work.loss_fn, plain_loss)]
     torch.testing.assert_close(*found)
     assert not (work.batch == MASK).any()

@@ -10,7 +10,7 @@ import torch
 
 from diladiff_cli.config import BenchConfig, SampleConfig
 from diladiff_cli.core.unmask import SWEEP, corrector_step_of
-from diladiff_cli.runtime.randomness import SampleNoise
+from diladiff_cli.runtime.randomness import SampleRng
 from diladiff_cli.stages.bench.frontier import bench_frontier
 from diladiff_cli.stages.bench.kept import bench_plan
 from diladiff_cli.stages.bench.lines import Line
@@ -55,7 +55,7 @@ def test_the_last_steps_change_what_they_come_to_and_nothing_else(
 ) -> None:
     sampler = samplers[stage]
     found, before = draw(sampler, order=order), draw(sampler, order=order, corrector=0.0, decode_steps=4)
-    times = SampleNoise(0, range(6)).uniform(SampleNoise.REDRAW, 1, LENGTH)[:, 0]
+    times = SampleRng(0, range(6)).uniform(SampleRng.REDRAW, 1, LENGTH)[:, 0]
     reached = corrector_step_of(times, 0) < 4
     changed = ids(found) != ids(before)
     assert changed.any()
@@ -113,14 +113,14 @@ def test_corrected_texts_are_a_way_of_sampling(samplers: dict[str, Sampler]) -> 
 
 
 def test_turns_and_tokens_have_random_numbers_of_their_own() -> None:
-    noise = SampleNoise(3, [4, 5])
-    found = _redraws(noise, 2, LENGTH)
+    rng = SampleRng(3, [4, 5])
+    found = _redraws(rng, 2, LENGTH)
     assert found is not None
-    kinds = (SampleNoise.REDRAW, SampleNoise.REDRAWN_TOKEN)
+    kinds = (SampleRng.REDRAW, SampleRng.REDRAWN_TOKEN)
     for drawn, kind in zip((found.times, found.uniform), kinds, strict=True):
-        assert torch.equal(drawn[1], noise.uniform(kind, 2, LENGTH)[:, 1])
-    assert len({kind for name, kind in vars(SampleNoise).items() if name.isupper()}) == 6
-    assert _redraws(noise, 0, LENGTH) is None
+        assert torch.equal(drawn[1], rng.uniform(kind, 2, LENGTH)[:, 1])
+    assert len({kind for name, kind in vars(SampleRng).items() if name.isupper()}) == 6
+    assert _redraws(rng, 0, LENGTH) is None
 
 
 @pytest.mark.parametrize(

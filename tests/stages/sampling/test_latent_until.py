@@ -8,7 +8,7 @@ import pytest
 
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.errors import UserError
-from diladiff_cli.runtime.randomness import SampleNoise
+from diladiff_cli.runtime.randomness import SampleRng
 from diladiff_cli.stages.sampling.sample import generate
 from diladiff_cli.stages.sampling.sampler import Sampler, load_sampler
 from diladiff_cli.stages.sampling.settings import base_steps, complete, notes_on, sample_plan
@@ -36,7 +36,7 @@ def test_the_base_takes_over_at_the_time_given(tiny_chain: Chain, stage: str) ->
     assert [sample["latent_until"] for sample in mixed] == [0.5] * 6
     assert ids(mixed) not in (base, latent)
     assert ids(mixed) == ids(draw(sampler, latent_until=0.7, **steps))
-    noise = SampleNoise(0, range(6)).uniform(SampleNoise.REVEAL, LENGTH)
+    noise = SampleRng(0, range(6)).uniform(SampleRng.REVEAL, LENGTH)
     early = (noise >= 0.5).nonzero().tolist()
     assert all(ids(mixed)[i][j] == latent[i][j] for i, j in early)
 

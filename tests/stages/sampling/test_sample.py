@@ -13,7 +13,7 @@ from diladiff_cli.data.tokenizer import decode_text
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.errors import UserError
 from diladiff_cli.metrics.agreement import latent_agreement
-from diladiff_cli.runtime.randomness import SampleNoise
+from diladiff_cli.runtime.randomness import SampleRng
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.sampling.sample import decode, draw_latents, generate
 from diladiff_cli.stages.sampling.sampler import Sampler, load_sampler
@@ -95,7 +95,7 @@ def test_samples_and_seeds_differ(samplers: dict[str, Sampler], stage: str) -> N
 def test_prior_latents_come_from_steps_on_noise_of_seed_and_index(samplers: dict[str, Sampler], solver: str) -> None:
     sampler = samplers["prior"]
     found = draw_latents(sampler, range(3, 5), SampleConfig(steps=7, seed=2, solver=solver))
-    z = SampleNoise(2, range(5)).normal(SampleNoise.START, LATENTS, CHANNELS).float()
+    z = SampleRng(2, range(5)).normal(SampleRng.START, LATENTS, CHANNELS).float()
     with torch.no_grad():
         wanted = probability_flow(sampler.latent, z, sampler.latent.schedule, 7, solver=solver)
     torch.testing.assert_close(found, wanted[3:], rtol=1e-4, atol=1e-5)
@@ -103,8 +103,8 @@ def test_prior_latents_come_from_steps_on_noise_of_seed_and_index(samplers: dict
 
 def test_student_latents_come_from_gamma_steps(samplers: dict[str, Sampler]) -> None:
     sampler = samplers["student"]
-    noise = SampleNoise(0, range(3))
-    z, noises = noise.normal(2, LATENTS, CHANNELS).float(), noise.normal(3, 3, LATENTS, CHANNELS).float()
+    rng = SampleRng(0, range(3))
+    z, noises = rng.normal(2, LATENTS, CHANNELS).float(), rng.normal(3, 3, LATENTS, CHANNELS).float()
     for gamma in (0.0, 0.8):
         found = draw_latents(sampler, range(3), SampleConfig(steps=4, gamma=gamma))
         with torch.no_grad():
