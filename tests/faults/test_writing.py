@@ -67,7 +67,7 @@ def check_refusal(error: str, out: Path) -> None:
 
 def is_begun(path: Path) -> bool:
     """Whether it holds the samples of a run that was cut short."""
-    return re.fullmatch(r"\.samples\.jsonl\.partial-[0-9a-f]{12}-[0-9a-f]{8}", path.name) is not None
+    return re.fullmatch(r"\.samples\.jsonl\.partial-[0-9a-f]{12}", path.name) is not None
 
 
 def check_rest(out: Path) -> None:
