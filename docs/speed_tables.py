@@ -46,7 +46,7 @@ def vocabularies(name: str) -> Callable[[], str]:
     """What a step costs at the larger of two vocabularies beside the smaller, of a file of the evidence."""
 
     def draw() -> str:
-        reports = stored(name)
+        reports = [r for r in stored(name) if r["kind"] == "sampling"]
         sizes = sorted({r["vocab_size"] for r in reports})
         parts = ("width", "layers", "decode_steps", "top_p")
         first = {tuple(r[part] for part in parts): r for r in reports if r["vocab_size"] == sizes[0]}

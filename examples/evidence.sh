@@ -144,4 +144,9 @@ compiled_and_not() {
   for how in --no-compile --compile; do speed 6 --precision bf16 --lengths 128 --decode-steps 16,64 "$how"; done
 }
 into speed_compiled.jsonl compiled_and_not
+vocabularies() {
+  speed 12 --precision bf16 --lengths 128 --batch-sizes 32
+  speed 12 --precision bf16 --lengths 128 --batch-sizes 32 --decode-steps 16,64 --width 768 --layers 12 --top-p 1
+}
+into speed_vocabularies.jsonl vocabularies
 into speed_fp32.jsonl speed 12 --precision fp32 --lengths 128 --batch-sizes 32 --decode-steps 16,64
