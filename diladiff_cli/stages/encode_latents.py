@@ -100,12 +100,7 @@ def encode_latents(
     state.wait_for_everyone()  # all have read the folder before it changes
     place = partial_name(out, "fresh") if resume is False else out
     if state.is_main_process:
-        with writing(out, place):
-            recover(out)
-            place.mkdir(parents=True, exist_ok=True)
-            for leftover in _leftovers(place):
-                leftover.unlink()
-            write_text(place / "plan.json", sealed(plan))
+        _begin(out, place, plan)
     state.wait_for_everyone()
     work = _Work(tokens, encoder, place, batch_size, rows_of_shard, done, state, Halving("blocks"))
     kept = saying_if_interrupted(lambda: _what_is_kept(out, shards))
@@ -114,14 +109,29 @@ def encode_latents(
     state.wait_for_everyone()
     config = plan | {"splits": splits}
     if state.is_main_process:
-        for split in splits.values():
-            split["shards"] = [_record(place / name) for name in split["shards"]]
-        with writing(out, place):
-            write_text(place / "config.json", sealed(config))
-            if place != out:
-                take_place(place, out)
+        _finish(out, place, config)
     state.wait_for_everyone()
     return config
+
+
+def _begin(out: Path, place: Path, plan: dict[str, Any]) -> None:
+    """Make the folder ready in which shards appear."""
+    with writing(out, place):
+        recover(out)
+        place.mkdir(parents=True, exist_ok=True)
+        for leftover in _leftovers(place):
+            leftover.unlink()
+        write_text(place / "plan.json", sealed(plan))
+
+
+def _finish(out: Path, place: Path, config: dict[str, Any]) -> None:
+    """Write the config.json, which takes up the records of all shards, and put the folder in its place."""
+    for split in config["splits"].values():
+        split["shards"] = [_record(place / name) for name in split["shards"]]
+    with writing(out, place):
+        write_text(place / "config.json", sealed(config))
+        if place != out:
+            take_place(place, out)
 
 
 def _tell_if_large(out: Path, wanted: int) -> None:
