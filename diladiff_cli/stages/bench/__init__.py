@@ -4,3 +4,7 @@
   ``picture``.
 - ``speed`` (the stage of ``--speed``) of sampling, its ``steps``, ``training`` of the others; ``timing``.
 """
+
+from typing import Any
+
+Report = dict[str, Any]  # a line of JSON: what was measured, and on what

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from diladiff_cli.config import BenchConfig, EvalConfig, SampleConfig, solver_in_use
 from diladiff_cli.errors import UserError, writing
@@ -13,6 +12,7 @@ from diladiff_cli.metrics.mauve import DEFINITION, NOT_INSTALLED
 from diladiff_cli.notes import say, saying_if_interrupted
 from diladiff_cli.runtime.folders import write_text
 from diladiff_cli.runtime.progress import Bar
+from diladiff_cli.stages.bench import Report
 from diladiff_cli.stages.bench.kept import (
     FIGURE_ENTRIES,
     POOLED_ENTRIES,
@@ -32,7 +32,6 @@ from diladiff_cli.stages.sampling.graphs import replays_pay
 from diladiff_cli.stages.sampling.sample import decode, describe, ids_of, latent_batches, latents_of_texts
 from diladiff_cli.stages.sampling.sampler import Sampler
 
-Report = dict[str, Any]
 FIGURES = ("genppl", "entropy", "mauve", "latent_agreement", "chance_agreement", "distinct_2", "repetition_4")
 POOLED = f"of the texts of all seeds together, mean and spread over seeds of the clustering; {DEFINITION}"
 

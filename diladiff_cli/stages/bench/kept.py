@@ -14,6 +14,7 @@ from diladiff_cli.integrity import file_hash
 from diladiff_cli.metrics.scorers import check_scorer
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.model_paths import resolved
+from diladiff_cli.stages.bench import Report
 from diladiff_cli.stages.bench.points import Plan, Point, check_texts, plan_points
 from diladiff_cli.stages.bench.timing import machine
 from diladiff_cli.stages.common import open_recorded_data, path_or_none
@@ -25,8 +26,6 @@ SPEED_VERSION = 8  # of the kept speeds; raised when the sampler becomes faster,
 SPEED_ENTRIES = ("seconds", "tokens_per_second", "latent_share", "batch_size", "machine")  # what a file of it holds
 FIGURE_ENTRIES = ("samples", "definitions", "left_out", "scorer")
 POOLED_ENTRIES = ("value", "values", "n", "reference", "buckets", "scale", "seeds", "scorer", "fingerprint", "source")
-
-Report = dict[str, Any]
 
 
 def kept_samples(file: Path, n: int) -> list[Sample] | None:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from diladiff_cli.metrics.frontier import interpolated
+from diladiff_cli.stages.bench import Report
 
-Report = dict[str, Any]
 ALIKE = ("decode_steps", "order", "threshold", "entropy_bound")  # of points that are compared
 WHOSE = ("model", "steps", "latent_until", "corrector", "latent_scale", "decodings")  # what distinguishes a line
 BY_LATENTS = ("distinct_2",)  # figures that are lower where several texts share a latent

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diladiff_cli.errors import writing
+from diladiff_cli.stages.bench import Report
 from diladiff_cli.stages.bench.lines import Baseline, Line, Way, lines_of, short_names, speed
 from diladiff_cli.stages.plotting.pictures import (
     COLOURS,
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Report = dict[str, Any]
 Curves = dict[Line, list[tuple[Report, float, float]]]  # of a panel: points by falling throughput, mean, deviation
 
 MULTIPLE = "multiple"  # the panel that compares at equal entropy

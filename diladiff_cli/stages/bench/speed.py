@@ -19,12 +19,11 @@ from diladiff_cli.runtime.heap import ALWAYS_RETURNED, returning_freed_memory
 from diladiff_cli.runtime.memory import PeakMemory
 from diladiff_cli.runtime.precision import resolved_precision
 from diladiff_cli.settings import ConfigError
+from diladiff_cli.stages.bench import Report
 from diladiff_cli.stages.bench.steps import Setting, steps_of, textbook_step
 from diladiff_cli.stages.bench.timing import ROUNDS, machine, megabytes, seconds
 from diladiff_cli.stages.common import seeded
 from diladiff_cli.stages.sampling.sampler import sampling_device, with_compiled_blocks
-
-Report = dict[str, Any]
 
 
 def bench_speed(config: BenchConfig) -> Iterator[Report]:

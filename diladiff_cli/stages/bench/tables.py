@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from diladiff_cli.stages.bench import Report
 from diladiff_cli.stages.bench.lines import Way, means, short_names
 from diladiff_cli.stages.evaluation.samples import FEW, cell
 
@@ -10,7 +11,6 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.table import Table
 
-Report = dict[str, Any]
 BESIDE = {"genppl": "genppl", "mauve": "mauve", "mauve_pooled": "mauve", "latent_agreement": "agreement"}
 CHANCE = "chance_agreement"
 ROOMY = 72  # columns of a terminal in which narrow tables have spaces between theirs

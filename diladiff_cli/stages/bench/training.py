@@ -28,6 +28,7 @@ from diladiff_cli.runtime.precision import resolved_precision
 from diladiff_cli.runtime.randomness import BatchRng, generator
 from diladiff_cli.runtime.run import LossFn
 from diladiff_cli.runtime.session import peak_flops
+from diladiff_cli.stages.bench import Report
 from diladiff_cli.stages.bench.timing import ROUNDS, fits, machine, megabytes, seconds
 from diladiff_cli.stages.common import compile_method, seeded
 from diladiff_cli.stages.distill import MeanFlowLoss, compile_networks, student_flops
@@ -36,7 +37,6 @@ from diladiff_cli.stages.train_ae import ae_loss, autoencoder_flops, compile_dec
 from diladiff_cli.stages.train_mdlm import masked_batch, mdlm_flops, mdlm_loss
 from diladiff_cli.stages.train_prior import compile_trunk, prior_flops, prior_loss
 
-Report = dict[str, Any]
 N = TypeVar("N", bound=nn.Module)
 HEADS, LATENT_WIDTH, COMPRESSION, MASK = 4, 64, 2, 0
 CALLS = 10  # of a matrix product, between two waits for the device

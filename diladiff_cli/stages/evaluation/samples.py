@@ -46,10 +46,9 @@ def evaluate_samples(
 ) -> dict[str, Any]:
     """GenPPL, MAUVE, entropy, distinct-n, repetition and latent agreement of samples, the same of the reference.
 
-    MAUVE needs references to compare with: the samples
-    meet the first part of the reference, as many texts as there are samples. Where the reference has twice as many, its
-    own figure is that of its second part against the first, about the most that samples can reach at this number.
-    Latent agreement has no counterpart in real text.
+    MAUVE needs references to compare with: the samples meet the first part of the reference, as many texts as there are
+    samples. Where the reference has twice as many, its own figure is that of its second part against the first, about
+    the most that samples can reach at this number. Latent agreement has no counterpart in real text.
 
     Args:
         samples: All drawn in one way, with ``text`` and preferably ``token_ids``.
