@@ -102,6 +102,8 @@ def encode_latents(
     if state.is_main_process:
         _begin(out, place, plan)
     state.wait_for_everyone()
+    if not place.is_dir():
+        raise UserError(f"{place} is not the main process's", "--out must lie on a disk that every machine sees")
     work = _Work(tokens, encoder, place, batch_size, rows_of_shard, done, state, Halving("blocks"))
     kept = saying_if_interrupted(lambda: _what_is_kept(out, shards))
     with kept if place == out else nullcontext(), autocast(state.device, precision):

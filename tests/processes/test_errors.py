@@ -94,3 +94,13 @@ def test_machines_that_do_not_share_a_disk_are_told_before_they_go_on(commands: 
     assert "error: the processes disagree on mdlm (the main one and this one: seconds " in line
     assert "step 3 -> None); --out and all inputs must lie on a disk that every machine sees" in line
     assert (here / "mdlm" / "state" / "state.json").read_bytes() == before
+
+
+def test_machines_that_do_not_share_a_disk_are_told_as_they_encode(tiny_chain: Chain, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    encode = Job("latents", ["encode", "--ae", tiny_chain.ae, "--out", "latents"])
+    found = launch(tmp_path / "here", 2, [encode], elsewhere=elsewhere)
+    assert found.statuses == [1, 1]
+    line = "error: latents is not the main process's; --out must lie on a disk that every machine sees"
+    assert (elsewhere / "latents-1.err").read_text().splitlines() == [line]
