@@ -21,6 +21,7 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 PAGES = (
     DOCS / "results.md",
+    DOCS / "tables.md",
     DOCS / "ablations.md",
     DOCS / "samples.md",
     DOCS / "benchmarks.md",
