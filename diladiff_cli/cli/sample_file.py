@@ -71,7 +71,7 @@ def write_samples(source: Source, out: Path, n: int, as_text: bool) -> None:
                 write(texts_of(samples) if as_text else samples, file)
             return
         draft = partial_name(out, source.origin if target.is_locked else "")  # unlocked it may be another run's
-        with _told_when_cut_short(out, draft, n):
+        with _told_when_cut_short(out, draft, n, target.is_locked):
             kept = _keep_whole_lines(draft, source, n)
             if kept:
                 say(f"{out}: going on with {kept:,} of {n:,} samples, which a run that was cut short had drawn")
@@ -133,13 +133,13 @@ def _keep_whole_lines(draft: Path, source: Source, n: int) -> int:
 
 
 @contextmanager
-def _told_when_cut_short(out: Path, draft: Path, n: int) -> Iterator[None]:
+def _told_when_cut_short(out: Path, draft: Path, n: int, can_go_on: bool) -> Iterator[None]:
     try:
         yield
     except BaseException:
         if draft.exists():  # else all is in place, or nothing was begun
             with draft.open("rb") as file:
-                kept = sum(part.count(b"\n") for part in chunks(file))
+                kept = sum(part.count(b"\n") for part in chunks(file)) if can_go_on else 0
             if not kept:
                 draft.unlink()
             rest = f"; {kept:,} of {n:,} samples are kept, and the same command does the rest" if kept else ""

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from diladiff_cli.cli import sample_file
-from diladiff_cli.cli.sample_file import SEPARATOR
+from diladiff_cli.cli.sample_file import SEPARATOR, Source, write_samples
 from diladiff_cli.config import SampleConfig
 from diladiff_cli.runtime.folders import partial_name
 from diladiff_cli.stages.sampling.sampler import load_sampler
@@ -262,3 +263,21 @@ def test_samples_of_one_latent_are_gone_on_with(cli: Cli, tiny_chain: Chain, tmp
     done = cli(*asked, "--out", str(out))
     assert any("going on with 4 of 9 samples" in line for line in done.errors)
     assert out.read_bytes() == whole
+
+
+@pytest.mark.parametrize("has_locks", [True, False])
+def test_without_locks_nothing_is_kept_that_the_same_command_would_not_find(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], has_locks: bool
+) -> None:
+    def draw(first: int) -> Iterator[dict[str, Any]]:
+        yield {"text": "one"}
+        raise KeyboardInterrupt
+
+    if not has_locks:
+        monkeypatch.setattr("diladiff_cli.runtime.locks._locked", lambda _: None)
+    out = tmp_path / "samples.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        write_samples(Source("origin", draw, lambda *_: True), out, N, as_text=False)
+    rest = f"; 1 of {N} samples are kept, and the same command does the rest" if has_locks else ""
+    assert f"{out} {GONE}{rest}" in capsys.readouterr().err.splitlines()
+    assert len(parts_of(out)) == has_locks
