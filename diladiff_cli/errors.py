@@ -121,13 +121,17 @@ def meant_instead(path: Path, remedy: str, of_kind: Callable[[Path], bool] = Pat
     return remedy
 
 
+# Of a CPU and of Apple's GPUs, for which torch raises no error of its own.
+OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "MPS backend out of memory")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on an accelerator or on the CPU."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
     )
 
 

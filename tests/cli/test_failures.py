@@ -285,6 +285,7 @@ def test_running_out_of_memory_names_the_batch_size_and_what_to_change(
 
 def test_memory_runs_out_on_the_cpu_as_well() -> None:
     assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"))
+    assert is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 20.48 GiB, max allowed: 20 GiB)"))
     assert is_out_of_memory(MemoryError())
     assert not is_out_of_memory(RuntimeError("shapes do not fit"))
 
