@@ -1,6 +1,6 @@
 """Whether a run may go on from what its folder holds."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -39,9 +39,11 @@ def made_from(artifact: Mapping[str, Any]) -> dict[str, Any]:
     return origins | {"data set": short_hash(data["fingerprint"]), "stored latents": bool(data.get("latents"))}
 
 
-def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, str]:
-    """Values, by name, that differ between a stored run and the one asked for, and would change its numbers."""
-    names = sorted((stored.keys() | wanted.keys()) - FREE)
+def differences(
+    stored: Mapping[str, Any], wanted: Mapping[str, Any], free: Collection[str] = frozenset(FREE)
+) -> dict[str, str]:
+    """Values, by name, that differ between a stored run and the one asked for, but for those that are free to."""
+    names = sorted((stored.keys() | wanted.keys()) - {*free})
     return {n: f"{n} {stored.get(n)} -> {wanted.get(n)}" for n in names if stored.get(n) != wanted.get(n)}
 
 
@@ -115,6 +117,8 @@ def check_agreement(
 ) -> None:
     """Refuse processes that would not train the same run, as those of machines whose folders are not the same.
 
+    Also settings that change no numbers must agree: a validation or checkpoint of one process alone waits for ever.
+
     Args:
         out: Folder of the artifact.
         config: The run asked for.
@@ -124,10 +128,9 @@ def check_agreement(
     Raises:
         UserError: This process sees other settings, inputs or progress than the main one.
     """
-    progress = {name: stored[name] for name in ("step", "seconds")} if stored else {}
-    mine = (config.to_dict(), made_from(artifact), progress)
-    others = [differences(*pair) for pair in zip(from_main(mine), mine, strict=True)]
-    if differing := [text for values in others for text in values.values()]:
+    state = f"of step {stored['step']} after {stored['seconds']:.3f} s" if stored else "none"
+    mine = config.to_dict() | made_from(artifact) | {"training state": state}
+    if differing := differences(from_main(mine), mine, free=()).values():
         raise UserError(
             f"the processes disagree on {out} (the main one and this one: {', '.join(differing)})",
             "--out and all inputs must lie on a disk that every machine sees, and every process needs the same command",

@@ -17,6 +17,7 @@ from diladiff_cli.runtime.sharding import shared_like, whole
 TENSORS = "state.safetensors"
 PROGRESS: dict[str, tuple[type, ...]] = {  # what every state.json has
     "step": (int,),
+    "rows": (int,),
     "seconds": (int, float),
     "validation": (dict,),
     "training": (dict,),

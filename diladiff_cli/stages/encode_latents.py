@@ -1,5 +1,6 @@
 """``encode --ae``: the blocks of a token data set -> standardised latents, sharded and resumable."""
 
+import os
 import shutil
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from accelerate import PartialState
+from rich.filesize import decimal
 
 from diladiff_cli import __version__
 from diladiff_cli.core.autocast import autocast
@@ -23,7 +25,7 @@ from diladiff_cli.runtime.locks import exclusive_out
 from diladiff_cli.runtime.memory import Halving
 from diladiff_cli.runtime.model_paths import resolved
 from diladiff_cli.runtime.precision import AUTO, precision_of_main
-from diladiff_cli.runtime.processes import process_state
+from diladiff_cli.runtime.processes import from_main, process_state
 from diladiff_cli.runtime.progress import Bar
 from diladiff_cli.stages.common import load_parent, open_recorded_data, path_or_none
 from diladiff_cli.stages.feature_sources import TextEncoder, text_encoder
@@ -88,7 +90,7 @@ def encode_latents(
         "parents": parent_links(out, {"ae": artifact}),
         "data": relative(tokens.path, out),
     }
-    done = _finished_shards(out, plan, resume)
+    done = from_main(_finished_shards(out, plan, resume))
     shards = sum(-(-count // rows_of_shard) for count in rows.values())
     if dry_run:
         return plan | {"rows": rows, "shards": shards, "finished_shards": len(done), "bytes": total_bytes}
@@ -101,9 +103,7 @@ def encode_latents(
     place = partial_name(out, "fresh") if resume is False else out
     if state.is_main_process:
         _begin(out, place, plan)
-    state.wait_for_everyone()
-    if not place.is_dir():
-        raise UserError(f"{place} is not the main process's", "--out must lie on a disk that every machine sees")
+    _check_shared(place, state)
     work = _Work(tokens, encoder, place, batch_size, rows_of_shard, done, state, Halving("blocks"))
     kept = saying_if_interrupted(lambda: _what_is_kept(out, shards))
     with kept if place == out else nullcontext(), autocast(state.device, precision):
@@ -126,6 +126,21 @@ def _begin(out: Path, place: Path, plan: dict[str, Any]) -> None:
         write_text(place / "plan.json", sealed(plan))
 
 
+def _check_shared(place: Path, state: PartialState) -> None:
+    """Refuse a folder that is not the same one to all processes, by a new file in it: copies may be alike."""
+    mark = place / from_main(partial_name(place / "mark").name)
+    if state.is_main_process:
+        mark.touch()
+    state.wait_for_everyone()
+    with suppress(OSError):
+        os.listdir(place.parent)  # a network disk may otherwise still show the folder as missing
+    if not mark.exists():
+        raise UserError(f"{place} is not the main process's", "--out must lie on a disk that every machine sees")
+    state.wait_for_everyone()
+    if state.is_main_process:
+        mark.unlink()
+
+
 def _finish(out: Path, place: Path, config: dict[str, Any]) -> None:
     """Write the config.json, which takes up the records of all shards, and put the folder in its place."""
     for split in config["splits"].values():
@@ -142,7 +157,7 @@ def _tell_if_large(out: Path, wanted: int) -> None:
     with suppress(OSError):  # a disk that does not tell
         free = shutil.disk_usage(place).free
         if free < wanted:
-            say(f"{out} will take {wanted / 1e9:,.1f} GB more, but {free / 1e9:,.1f} GB are free there")
+            say(f"{out} will take {decimal(wanted)} more, but {decimal(free)} are free there")
 
 
 def _record(shard: Path) -> dict[str, Any]:

@@ -79,6 +79,7 @@ def launch(
     worker: Path = WORKER,
     patience: float = PATIENCE,
     elsewhere: Path | None = None,
+    others: Sequence[Job] | None = None,
 ) -> Launch:
     """Run commands in a row on one or more processes.
 
@@ -91,17 +92,19 @@ def launch(
         worker: The script that runs them.
         patience: Seconds until it is given up.
         elsewhere: Working folder of all but the first, if it is another.
+        others: Commands of all but the first, if they are others.
     """
     from torch.distributed import TCPStore
 
     folder.mkdir(parents=True, exist_ok=True)
-    described = json.dumps([job.described() for job in jobs])
+    described = [json.dumps([job.described() for job in own]) for own in (jobs, others or jobs)]
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     kept_here = {} if bare else {"TORCHELASTIC_USE_AGENT_STORE": "True"}
     port = free_port() if bare else store.port
     running = [
         subprocess.Popen(
-            [warm_python(("PYTHONHASHSEED", str(rank))), worker, described],  # orders of sets differ, as without it
+            # Orders of sets differ, as without that variable.
+            [warm_python(("PYTHONHASHSEED", str(rank))), worker, described[rank > 0]],
             cwd=elsewhere if elsewhere and rank else folder,
             env=environment(rank, processes, port) | kept_here,
         )

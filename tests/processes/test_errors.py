@@ -90,17 +90,33 @@ def test_machines_that_do_not_share_a_disk_are_told_before_they_go_on(commands: 
     assert stopped.statuses == [143, 143]
     before = (here / "mdlm" / "state" / "state.json").read_bytes()
     assert launch(here, 2, [Job("go-on", train)], elsewhere=elsewhere).statuses == [1, 1]
-    line = (elsewhere / "go-on-1.err").read_text()
-    assert "error: the processes disagree on mdlm (the main one and this one: seconds " in line
-    assert "step 3 -> None); --out and all inputs must lie on a disk that every machine sees" in line
+    (line,) = (elsewhere / "go-on-1.err").read_text().splitlines()
+    told = "error: the processes disagree on mdlm (the main one and this one: training state of step 3 after "
+    assert line.startswith(told)
+    assert " s -> none); --out and all inputs must lie on a disk that every machine sees" in line
     assert (here / "mdlm" / "state" / "state.json").read_bytes() == before
 
 
-def test_machines_that_do_not_share_a_disk_are_told_as_they_encode(tiny_chain: Chain, tmp_path: Path) -> None:
+def test_processes_of_different_commands_are_told(commands: Commands, tmp_path: Path) -> None:
+    train = [*commands["mdlm"], "--out", "mdlm", "--log-every"]
+    found = launch(tmp_path, 2, [Job("train", [*train, "2"])], others=[Job("train", [*train, "3"])])
+    assert found.statuses == [1, 1]
+    (line,) = found.errors("train")
+    assert line.startswith("error: the processes disagree on mdlm (the main one and this one: log_every 2 -> 3); ")
+    assert line.endswith("and every process needs the same command")
+
+
+@pytest.mark.parametrize("encoded_there_before", [False, True])
+def test_machines_that_do_not_share_a_disk_are_told_as_they_encode(
+    tiny_chain: Chain, tmp_path: Path, encoded_there_before: bool
+) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     encode = Job("latents", ["encode", "--ae", tiny_chain.ae, "--out", "latents"])
+    if encoded_there_before:
+        assert launch(elsewhere, 1, [Job("before", encode.arguments)]).statuses == [0]
     found = launch(tmp_path / "here", 2, [encode], elsewhere=elsewhere)
     assert found.statuses == [1, 1]
+    assert not list((tmp_path / "here" / "latents").glob("*.safetensors"))
     line = "error: latents is not the main process's; --out must lie on a disk that every machine sees"
     assert (elsewhere / "latents-1.err").read_text().splitlines() == [line]

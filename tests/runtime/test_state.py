@@ -9,6 +9,7 @@ from diladiff_cli.runtime.state import load_state, read_state, save_state, whole
 
 PROGRESS = {
     "step": 2,
+    "rows": 32,
     "seconds": 0.3,
     "validation": {"loss": 0.1 + 0.2},
     "training": {"seed": 0},

@@ -195,8 +195,11 @@ def test_latents_that_the_disk_has_no_room_for_are_told_of(
     out = tmp_path / "new" / "latents"
     plan = encode_latents(ae=tiny_chain.ae, out=out, dry_run=True)
     assert plan["bytes"] == 2 * sum(plan["rows"].values()) * LATENTS * CHANNELS
-    for free, told in ((plan["bytes"] - 1, [f"{out} will take 0.0 GB more, but 0.0 GB are free there"]), (10**9, [])):
+    told = (
+        f"{out} will take {plan['bytes'] / 1000:.1f} kB more, but {(plan['bytes'] - 500) / 1000:.1f} kB are free there"
+    )
+    for free, lines in ((plan["bytes"] - 500, [told]), (10**9, [])):
         usage = shutil.disk_usage(tmp_path)._replace(free=free)
         monkeypatch.setattr(shutil, "disk_usage", lambda place, usage=usage: usage)
         encode_latents(ae=tiny_chain.ae, out=out, resume=False)
-        assert [line for line in capsys.readouterr().err.splitlines() if "GB" in line] == told
+        assert [line for line in capsys.readouterr().err.splitlines() if "will take" in line] == lines
