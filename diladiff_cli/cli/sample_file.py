@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -72,21 +73,23 @@ def write_samples(source: Source, out: Path, n: int, as_text: bool) -> None:
             return
         draft = partial_name(out, source.origin if target.is_locked else "")  # unlocked it may be another run's
         with _told_when_cut_short(out, draft, n, target.is_locked):
-            kept = _keep_whole_lines(draft, source, n)
+            drawn = _keep_whole_lines(draft, source)
+            kept, more = min(drawn, n), drawn - n
             if kept:
                 say(f"{out}: going on with {kept:,} of {n:,} samples, which a run that was cut short had drawn")
             with draft.open("ab") as file:
                 write(source.draw(from_main(kept)), file)
             earlier = out.is_file()
-            if as_text:
-                with replacing_file(out) as whole, draft.open("rb") as drawn, whole.open("wb") as file:
-                    write(texts_of(map(json.loads, drawn)), file)
+            _write_first(draft, out, n, as_text)
+            if more <= 0:
                 draft.unlink()
-            else:
-                draft.replace(real(out))
-        if target.is_locked:
+        if target.is_locked and more <= 0:
             remove_leftovers(real(out))
         say(f"{out}: {n} samples" + (", in place of an earlier file" if earlier else ""))
+        if more > 0:
+            say(
+                f"{more:,} more that were drawn stay beside it, in {draft.name}, for the same command with a larger --n"
+            )
 
 
 @dataclass(frozen=True)
@@ -116,14 +119,23 @@ def writable(out: Path, option: str) -> Iterator[OutputFile]:
         raise UserError(f"cannot write {out} ({error.strerror})", f"choose another {option}") from error
 
 
-def _keep_whole_lines(draft: Path, source: Source, n: int) -> int:
-    """Cut a draft off after its last whole sample, at most the ``n``-th; how many are left."""
+def _write_first(draft: Path, out: Path, n: int, as_text: bool) -> None:
+    with replacing_file(out) as whole, draft.open("rb") as drawn, whole.open("wb") as file:
+        lines = islice(drawn, n)
+        if as_text:
+            write(texts_of(map(json.loads, lines)), file)
+        else:
+            file.writelines(lines)
+
+
+def _keep_whole_lines(draft: Path, source: Source) -> int:
+    """Cut a draft off after its last whole sample; how many are left."""
     kept = size = 0
     with draft.open("a+b") as file:
         file.seek(0)
         for line in file:
             try:
-                if kept == n or not line.endswith(b"\n") or not source.is_whole(kept, json.loads(line)):
+                if not line.endswith(b"\n") or not source.is_whole(kept, json.loads(line)):
                     break
             except (ValueError, RecursionError):
                 break
@@ -139,7 +151,7 @@ def _told_when_cut_short(out: Path, draft: Path, n: int, can_go_on: bool) -> Ite
     except BaseException:
         if draft.exists():  # else all is in place, or nothing was begun
             with draft.open("rb") as file:
-                kept = sum(part.count(b"\n") for part in chunks(file)) if can_go_on else 0
+                kept = min(n, sum(part.count(b"\n") for part in chunks(file))) if can_go_on else 0
             if not kept:
                 draft.unlink()
             rest = f"; {kept:,} of {n:,} samples are kept, and the same command does the rest" if kept else ""

@@ -136,16 +136,26 @@ def test_lines_from_a_damaged_one_on_are_drawn_again(
     assert out.read_bytes() == whole
 
 
-def test_of_more_samples_than_are_asked_for_the_first_are_taken(
-    cli: Cli, tiny_chain: Chain, tmp_path: Path, whole: bytes
+@pytest.mark.parametrize("as_text", [False, True], ids=["jsonl", "text"])
+def test_of_more_samples_than_are_asked_for_the_first_are_taken_and_none_is_lost(
+    cli: Cli, tiny_chain: Chain, tmp_path: Path, whole: bytes, as_text: bool
 ) -> None:
+    more = ["--format", "text"] if as_text else []
     out, wanted = tmp_path / "samples.jsonl", b"".join(whole.splitlines(keepends=True)[:BATCH])
     out.write_text('{"id": 0, "text": "before"}\n')
-    give_part(tiny_chain, out, whole)
-    done = cli(*command(tiny_chain, out, n=BATCH))
+    part = give_part(tiny_chain, out, whole)
+    done = cli(*command(tiny_chain, out, *more, n=BATCH))
+    texts = [json.loads(line)["text"] for line in wanted.splitlines()]
+    assert out.read_bytes() == (f"\n{SEPARATOR}\n".join(texts).encode() + b"\n" if as_text else wanted)
+    assert done.errors[-2:] == [
+        f"{out}: {BATCH} samples, in place of an earlier file",
+        f"{N - BATCH} more that were drawn stay in {part.name} for the same command with a larger --n",
+    ]
+    assert part.read_bytes() == whole
+    out.unlink()
+    assert cli(*command(tiny_chain, out)).errors[-1] == f"{out}: {N} samples"
+    assert out.read_bytes() == whole
     assert parts_of(out) == []
-    assert done.errors[-1] == f"{out}: {BATCH} samples, in place of an earlier file"
-    assert out.read_bytes() == wanted
 
 
 def test_what_another_run_is_drawing_is_left_alone(cli: Cli, tiny_chain: Chain, tmp_path: Path) -> None:
@@ -235,14 +245,14 @@ def test_odd_leftovers_are_in_nobodys_way(cli: Cli, tiny_chain: Chain, tmp_path:
 
 @pytest.mark.parametrize("as_text", [False, True], ids=["jsonl", "text"])
 def test_interrupted_at_the_very_end_all_is_kept(
-    cli: Cli, tiny_chain: Chain, tmp_path: Path, whole: bytes, as_text: bool, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, tiny_chain: Chain, tmp_path: Path, as_text: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, more = tmp_path / "samples", ["--format", "text"] if as_text else []
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sample_file, "replacing_file" if as_text else "real", interrupt)
+    monkeypatch.setattr(sample_file, "replacing_file", interrupt)
     stopped = cli(*command(tiny_chain, out, *more))
     assert stopped.status == 130
     kept = f"{out} {GONE}; {N} of {N} samples are kept, and the same command does the rest"
