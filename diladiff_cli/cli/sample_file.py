@@ -87,9 +87,7 @@ def write_samples(source: Source, out: Path, n: int, as_text: bool) -> None:
             remove_leftovers(real(out))
         say(f"{out}: {n} samples" + (", in place of an earlier file" if earlier else ""))
         if more > 0:
-            say(
-                f"{more:,} more that were drawn stay beside it, in {draft.name}, for the same command with a larger --n"
-            )
+            say(f"{more:,} more that were drawn stay in {draft.name} for the same command with a larger --n")
 
 
 @dataclass(frozen=True)
