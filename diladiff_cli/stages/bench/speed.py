@@ -20,7 +20,7 @@ from diladiff_cli.runtime.memory import PeakMemory
 from diladiff_cli.runtime.precision import resolved_precision
 from diladiff_cli.settings import ConfigError
 from diladiff_cli.stages.bench import Report
-from diladiff_cli.stages.bench.steps import Setting, steps_of, textbook_step
+from diladiff_cli.stages.bench.steps import Setting, steps_of, steps_within, textbook_step
 from diladiff_cli.stages.bench.timing import ROUNDS, machine, megabytes, seconds
 from diladiff_cli.stages.common import seeded
 from diladiff_cli.stages.sampling.sampler import sampling_device, with_compiled_blocks
@@ -53,10 +53,9 @@ def bench_speed(config: BenchConfig) -> Iterator[Report]:
         for batch_size, decode_steps, top_p in product(
             config.integers("batch_sizes"), chosen, dict.fromkeys((1.0, config.top_p))
         ):
-            measured = [
-                _Measured(decoder, Setting(vocab_size, length, batch_size, decode_steps, top_p), config)
-                for vocab_size, decoder in decoders.items()
-            ]
+            settings = [Setting(vocab_size, length, batch_size, decode_steps, top_p) for vocab_size in vocab_sizes]
+            count = _step_count(decoders[vocab_sizes[0]], settings[0], config)
+            measured = [_Measured(decoders[each.vocab_size], each, count, config) for each in settings]
             for _, each in product(range(ROUNDS), measured):
                 each.measure_once()
             yield from (each.report(measured[0]) for each in measured)
@@ -77,19 +76,25 @@ def _random_decoder(config: BenchConfig, vocab_size: int, length: int, device: t
     return with_compiled_blocks(decoder) if config.compile else decoder
 
 
+@torch.no_grad()
+def _step_count(decoder: TokenDenoiser, setting: Setting, config: BenchConfig) -> int:
+    with autocast(decoder.embedding.weight.device, config.precision):
+        return steps_within(decoder, setting, config.seconds)
+
+
 class _Measured:
     """A setting that is measured, perhaps in turn with others."""
 
     @torch.no_grad()
-    def __init__(self, decoder: TokenDenoiser, setting: Setting, config: BenchConfig) -> None:
+    def __init__(self, decoder: TokenDenoiser, setting: Setting, steps: int, config: BenchConfig) -> None:
         self.setting, self.config = setting, config
         self.device = decoder.embedding.weight.device
         self.floor_seconds: list[float] = []  # of a step, as all of these
         self.our_seconds: list[float] = []
         self.textbook_seconds: list[float] = []  # of the first rounds alone, where it takes long
         with autocast(self.device, config.precision):
-            self.steps = steps_of(decoder, setting, config.seconds)
-            if config.compile:
+            self.steps = steps_of(decoder, setting, steps)
+            if config.compile or self.device.type == "cpu":
                 self.steps.ours()  # compiles what the floor does not need, and keeps what a first call alone takes
             with PeakMemory(self.device) as self.memory:
                 self.steps.ours()

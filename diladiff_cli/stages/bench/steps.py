@@ -82,14 +82,19 @@ class Steps:
     ours: Callable[[], None]
 
 
-def steps_of(decoder: TokenDenoiser, setting: Setting, limit: float) -> Steps:
-    """As many steps of a setting, in the middle of a generation, as take the bare body about ``limit`` seconds."""
+def steps_within(decoder: TokenDenoiser, setting: Setting, limit: float) -> int:
+    """How many steps of a setting, one at least and all at most, take the bare body about ``limit`` seconds."""
     device = decoder.embedding.weight.device
-    body, head = decoding_functions(decoder)
     whole = Window.of(setting, setting.decode_steps, decoder.mask_id, device)
     decoder.body(whole.x)
     once = seconds(lambda: decoder.body(whole.x), device)
-    steps = min(setting.decode_steps, max(1, int(limit / once)))
+    return min(setting.decode_steps, max(1, int(limit / once)))
+
+
+def steps_of(decoder: TokenDenoiser, setting: Setting, steps: int) -> Steps:
+    """So many steps of a setting, in the middle of a generation."""
+    device = decoder.embedding.weight.device
+    body, head = decoding_functions(decoder)
     window = Window.of(setting, steps, decoder.mask_id, device)
     uniform = torch.rand(window.x.shape, generator=generator(device, 18), device=device, dtype=torch.float64)
     decoding = Decoding(setting.decode_steps, top_p=setting.top_p)

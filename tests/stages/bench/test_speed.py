@@ -125,13 +125,29 @@ def test_a_window_holds_the_steps_in_the_middle_of_a_generation(steps: int) -> N
 
 def test_vocabularies_are_timed_in_turn_and_compared_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
     order = count(1)
+    limits: list[int] = [3, 5]  # of the first row and, were it asked again, of the second
+    monkeypatch.setattr(module, "steps_within", lambda *_: limits.pop(0))
     monkeypatch.setattr(module, "seconds", lambda work, device: float(next(order)))
     monkeypatch.setattr(module, "textbook_step", lambda *_: None)
     first, second = bench_speed(replace(SMALL, batch_sizes="1", decode_steps="8", top_p=1.0))
-    assert (first["seconds"]["floor"], first["seconds"]["ours"]) == (5 / 8, 6 / 8)
-    assert (second["seconds"]["floor"], second["seconds"]["ours"]) == (7 / 8, 8 / 8)
+    assert (first["steps_measured"], second["steps_measured"]) == (3, 3)
+    assert (first["seconds"]["floor"], first["seconds"]["ours"]) == (5 / 3, 6 / 3)
+    assert (second["seconds"]["floor"], second["seconds"]["ours"]) == (7 / 3, 8 / 3)
     assert second["ratio_to_floor"] == 8 / 7
     assert (first["ratio_to_first_vocabulary"], second["ratio_to_first_vocabulary"]) == (None, 8 / 6)
+
+
+def test_memory_is_that_of_a_second_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+
+    def peak(device: torch.device) -> PeakMemory:
+        events.append("peak")
+        return PeakMemory(device)
+
+    monkeypatch.setattr(module, "PeakMemory", peak)
+    monkeypatch.setattr(steps_module, "unmask", lambda *_: events.append("ours"))
+    next(bench_speed(replace(SMALL, vocab_sizes="50", batch_sizes="1", decode_steps="8", top_p=1.0)))
+    assert events[:3] == ["ours", "peak", "ours"]
 
 
 def test_a_length_without_any_number_of_steps_is_refused() -> None:
