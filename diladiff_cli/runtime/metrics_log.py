@@ -1,13 +1,13 @@
 """``metrics.jsonl``: one JSON object a line, in the order of steps, without gaps or duplicates after a resume."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from diladiff_cli.errors import writing
 from diladiff_cli.integrity import check_log, finite
-from diladiff_cli.runtime.folders import METRICS_FILE, partial_name, write_text
+from diladiff_cli.runtime.folders import METRICS_FILE, partial_name, replacing_file
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -16,20 +16,23 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: The file beside a config.json does not begin with what that recorded.
     """
+    return list(_iter_metrics(path))
+
+
+def _iter_metrics(path: Path) -> Iterator[dict[str, Any]]:
     if path.name == METRICS_FILE:
         check_log(path)
     if not path.exists():
-        return []
-    lines: list[dict[str, Any]] = []
-    for text in path.read_bytes().splitlines():
-        try:
-            line = json.loads(text)
-        except (ValueError, RecursionError):
-            line = None
-        if not isinstance(line, dict) or "step" not in line:
-            break  # cut off by a kill
-        lines.append(line)
-    return lines
+        return
+    with path.open("rb") as file:
+        for text in file:
+            try:
+                line = json.loads(text)
+            except (ValueError, RecursionError):
+                return  # cut off by a kill
+            if not isinstance(line, dict) or type(line.get("step")) is not int:
+                return
+            yield line
 
 
 class MetricsLog:
@@ -50,14 +53,15 @@ class MetricsLog:
         self._final = out / METRICS_FILE
         starts_over = step == 0 and (out / "config.json").exists()
         self.path = partial_name(out) if starts_over else self._final
-        lines = [] if starts_over else read_metrics(self.path)
-        kept = [x for x in lines if x["step"] <= (validated_step if x.get("split") == "valid" else step)]
         with writing(out, self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if starts_over:
                 self.path.touch()
                 return
-            write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+            with replacing_file(self.path) as whole, whole.open("w", encoding="utf-8") as file:
+                for line in _iter_metrics(self.path):
+                    if line["step"] <= (validated_step if line.get("split") == "valid" else step):
+                        file.write(json.dumps(line) + "\n")
 
     def saved(self) -> None:
         """A checkpoint with a copy of the log is in place: go on there."""
@@ -67,5 +71,5 @@ class MetricsLog:
 
     def write(self, values: Mapping[str, Any]) -> None:
         """Append one line; numbers that are not finite, which JSON does not have, become null."""
-        with writing(self.path), self.path.open("a") as file:
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite(dict(values)), allow_nan=False) + "\n")

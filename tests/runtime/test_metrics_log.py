@@ -35,7 +35,9 @@ def test_a_validation_that_is_owed_is_not_kept_from_a_run_that_died_after_it(tmp
     assert kept == [(2, "train"), (2, "valid"), (4, "train")]
 
 
-@pytest.mark.parametrize("torn", ['{"step": 3, "lo', '{"step": 3', "{", "3", "\x00\x00"])
+@pytest.mark.parametrize(
+    "torn", ['{"step": 3, "lo', '{"step": 3', "{", "3", '{"step": null}', '{"step": "3"}', "\x00\x00"]
+)
 def test_a_last_line_torn_by_a_kill_is_dropped(tmp_path: Path, torn: str) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n' + torn)

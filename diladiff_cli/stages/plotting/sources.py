@@ -20,6 +20,7 @@ LogLine = dict[str, Any]
 Style = dict[str, Any]  # how matplotlib draws a line
 Point = dict[str, float]
 REMEDY = "give artifacts, or what `diladiff eval ckpt/…` printed"
+REPLACE = "restore it, or give a report of eval"
 DISTANCE = re.compile(r"(student|teacher)_(\d+)_steps")
 
 
@@ -41,9 +42,16 @@ class Source:
     figures: dict[str, Any] = field(default_factory=dict)
 
     def series(self, split: str, name: str, scale: float = 1.0) -> tuple[list[int], list[float]]:
-        """Steps and values, times ``scale``, of a figure that was logged in training."""
+        """Steps and values, times ``scale``, of a figure that was logged in training.
+
+        Raises:
+            UserError: Something else than a number was logged.
+        """
         points = [(line["step"], line[name]) for line in self.training if line.get("split") == split and name in line]
-        return [step for step, _ in points], [scale * number(value) for _, value in points]
+        try:
+            return [step for step, _ in points], [scale * number(value) for _, value in points]
+        except TypeError as error:
+            raise UserError(f"the log of {self.name} is damaged (its {name}: {error})", REPLACE) from error
 
 
 def read_sources(targets: Sequence[str | Path]) -> list[Source]:
@@ -88,7 +96,7 @@ def _artifact(path: Path) -> Source:
 
 
 def _damaged(file: Path | str, place: str) -> UserError:
-    return UserError(f"{_name(str(file))} is damaged ({place})", "restore it, or give a report of eval")
+    return UserError(f"{_name(str(file))} is damaged ({place})", REPLACE)
 
 
 def _reports(target: str) -> list[Source]:

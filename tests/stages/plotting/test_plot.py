@@ -280,6 +280,9 @@ def test_a_log_counts_up_to_what_is_no_line_of_it_and_an_artifact_without_one_is
     for bad in ('{"split": "train"}', "[]", "{"):
         log.write_text(good + bad + "\n" + good)
         assert read_sources([chain_copy.mdlm]) == [whole]
+    log.write_text(good + '{"step": 9, "split": "train", "loss": "low"}\n')
+    with pytest.raises(UserError, match=r"the log of .*mdlm is damaged .its loss: 'low' is not a number.; restore it"):
+        list(plot([chain_copy.mdlm], chain_copy.root / "plots", ["png"]))
     log.write_text('{"step": 1, "split": "train"}\n')
     with pytest.raises(UserError, match="hold no figure"):
         list(plot([chain_copy.mdlm], chain_copy.root / "plots", ["png"]))
