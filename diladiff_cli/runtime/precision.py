@@ -10,7 +10,7 @@ from diladiff_cli.config import StageConfig
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.folders import restore
 from diladiff_cli.runtime.processes import from_main, fsdp_was_asked_for, process_state
-from diladiff_cli.runtime.state import read_state
+from diladiff_cli.runtime.state import read_progress
 
 AUTO = "auto"
 CPU_BF16 = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # x86-64 and ARM64
@@ -70,6 +70,6 @@ def settled_for_device(config: Config, out: Path, resume: bool | None) -> Config
     if config.precision != AUTO:
         return config
     restore(out)
-    stored = None if resume is False else read_state(out / "state")
+    stored = None if resume is False else read_progress(out / "state")
     precision = AUTO if stored is None else stored["training"].get("precision", AUTO)
     return replace(config, precision=precision_of_main(precision))

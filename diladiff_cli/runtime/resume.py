@@ -13,7 +13,7 @@ from diladiff_cli.notes import say
 from diladiff_cli.runtime.artifacts import linked, load_artifact
 from diladiff_cli.runtime.folders import check_replaceable, restore
 from diladiff_cli.runtime.processes import from_main
-from diladiff_cli.runtime.state import read_state
+from diladiff_cli.runtime.state import read_progress
 
 # Settings that may differ when a run goes on: they do not change its numbers.
 FREE = {"max_minutes", "grad_accum", "compile", "shard", "deterministic"}
@@ -83,7 +83,7 @@ def check_resume(
         if children := made_with(out):
             say(f"{', '.join(map(str, children))} will not accept the new {out}")
         return None
-    stored = read_state(out / "state")
+    stored = read_progress(out / "state")
     if stored is None:
         if resume or (out / "config.json").exists():
             remedy = "use --fresh to start over" if stage else "leave out --resume to begin a run"

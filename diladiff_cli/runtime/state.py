@@ -56,7 +56,7 @@ def save_state(folder: Path, tensors: Mapping[str, Tensor], progress: Mapping[st
     (folder / "state.json").write_text(sealed(dict(progress) | {"files": files}))
 
 
-def read_state(folder: Path) -> dict[str, Any] | None:
+def read_progress(folder: Path) -> dict[str, Any] | None:
     """The progress of a stored run, or None where there is none.
 
     Raises:

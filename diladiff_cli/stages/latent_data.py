@@ -14,7 +14,7 @@ from diladiff_cli.errors import UserError
 from diladiff_cli.notes import say
 from diladiff_cli.runtime.artifacts import Artifact, linked
 from diladiff_cli.runtime.folders import is_there, restore
-from diladiff_cli.runtime.state import read_state
+from diladiff_cli.runtime.state import read_progress
 from diladiff_cli.stages.feature_sources import TextEncoder
 
 
@@ -102,7 +102,7 @@ def recorded_latents(prior: Artifact, ae: Artifact, tokens: TokenData, out: Path
     A run in ``out`` that may go on without stored latents, as it began, gets none. What is taken, or why nothing is,
     is reported on stderr.
     """
-    stored = None if resume is False else read_state(out / "state")
+    stored = None if resume is False else read_progress(out / "state")
     if not prior.data.get("latents") or (stored is not None and not stored["made_from"].get("stored latents")):
         return None
     folder = linked(prior.path, prior.data["latents"])

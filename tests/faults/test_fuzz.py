@@ -23,7 +23,7 @@ from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.metrics_log import read_metrics
 from diladiff_cli.runtime.optim import LrOverride, build_optimizers
-from diladiff_cli.runtime.state import load_state, read_state
+from diladiff_cli.runtime.state import load_state, read_progress
 from diladiff_cli.stages.encode_latents import encode_latents
 from diladiff_cli.stages.from_artifacts import CLASSES, build
 
@@ -96,7 +96,7 @@ def use_state(folder: Path) -> Callable[[], Any]:
     fresh: nn.Module = CLASSES[artifact.stage](**network)
 
     def use() -> Any:
-        progress = read_state(folder / "state")
+        progress = read_progress(folder / "state")
         assert progress is not None
         model, averaged = copy.deepcopy(fresh), copy.deepcopy(fresh)
         config = SECTIONS[artifact.stage].from_dict(progress["training"])

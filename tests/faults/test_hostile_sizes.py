@@ -14,7 +14,7 @@ from diladiff_cli.data.shards import CHECKSUMS
 from diladiff_cli.data.tokens import open_tokens
 from diladiff_cli.integrity import sealed
 from diladiff_cli.runtime.artifacts import load_artifact
-from diladiff_cli.runtime.state import read_state
+from diladiff_cli.runtime.state import read_progress
 from diladiff_cli.stages.encode_latents import encode_latents
 from diladiff_cli.stages.export import export
 from diladiff_cli.stages.from_artifacts import build
@@ -118,7 +118,7 @@ JSONS: dict[str, str] = {
 }
 READERS: dict[str, tuple[str, Callable[[Chain], Any]]] = {
     "artifact": ("ckpt/mdlm/config.json", lambda c: load_artifact(c.mdlm)),
-    "state": ("ckpt/mdlm/state/state.json", lambda c: read_state(c.mdlm / "state")),
+    "state": ("ckpt/mdlm/state/state.json", lambda c: read_progress(c.mdlm / "state")),
     "data": ("data/config.json", lambda c: open_tokens(c.data)),
     "latents": ("latents/config.json", lambda c: open_latents(c.root / "latents")),
     "info": ("ckpt/mdlm/config.json", lambda c: describe(c.mdlm)),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from diladiff_cli.runtime.state import read_state
+from diladiff_cli.runtime.state import read_progress
 
 
 def drawn(toy: ModuleType, out: Path, batch_size: int, steps: int, **more: Any) -> list[int]:
@@ -25,8 +25,8 @@ def drawn(toy: ModuleType, out: Path, batch_size: int, steps: int, **more: Any) 
 
 def test_a_run_that_goes_on_with_other_batches_misses_no_row(toy: ModuleType, tmp_path: Path) -> None:
     rows = drawn(toy, tmp_path / "run", batch_size=8, steps=3)
-    assert read_state(tmp_path / "run" / "state")["rows"] == 24  # type: ignore[index]
+    assert read_progress(tmp_path / "run" / "state")["rows"] == 24  # type: ignore[index]
     rows += drawn(toy, tmp_path / "run", batch_size=2, steps=8, resume=True)
     rows += drawn(toy, tmp_path / "run", batch_size=4, steps=11, resume=True)
-    assert read_state(tmp_path / "run" / "state")["rows"] == 46  # type: ignore[index]
+    assert read_progress(tmp_path / "run" / "state")["rows"] == 46  # type: ignore[index]
     assert rows == drawn(toy, tmp_path / "whole", batch_size=2, steps=23)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from diladiff_cli.errors import UserError
-from diladiff_cli.runtime.state import load_state, read_state, save_state, whole_state
+from diladiff_cli.runtime.state import load_state, read_progress, save_state, whole_state
 
 PROGRESS = {
     "step": 2,
@@ -50,11 +50,11 @@ def test_weights_and_optimisers_go_on_bit_for_bit(tmp_path: Path) -> None:
         step(other, other_optimizers)
     assert torch.equal(model.weight, other.weight)
     assert torch.equal(model.bias, other.bias)
-    assert read_state(tmp_path / "state") == {k: v for k, v in PROGRESS.items() if k != "files"}
+    assert read_progress(tmp_path / "state") == {k: v for k, v in PROGRESS.items() if k != "files"}
 
 
 def test_a_run_that_was_never_saved_has_no_progress(tmp_path: Path) -> None:
-    assert read_state(tmp_path / "state") is None
+    assert read_progress(tmp_path / "state") is None
 
 
 @pytest.mark.parametrize("fault", ["missing", "truncated", "another network"])
@@ -75,4 +75,4 @@ def test_a_state_that_cannot_be_used_gives_one_line(tmp_path: Path, fault: str) 
 def test_damaged_progress_gives_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "state.json").write_bytes(content)
     with pytest.raises(UserError, match=r"state\.json is damaged \(.+\); start over with --fresh"):
-        read_state(tmp_path)
+        read_progress(tmp_path)

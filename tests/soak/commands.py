@@ -15,7 +15,7 @@ from diladiff_cli.integrity import CHECKSUM
 from diladiff_cli.runtime.artifacts import load_artifact
 from diladiff_cli.runtime.folders import METRICS_FILE, check_replaceable, restore
 from diladiff_cli.runtime.metrics_log import read_metrics
-from diladiff_cli.runtime.state import read_state
+from diladiff_cli.runtime.state import read_progress
 
 from .launcher import OUT
 
@@ -176,7 +176,7 @@ def trained(place: Path, reference: Path, before: Before) -> int:
         return 0
     if before.earlier is not None and not differences(out, before.earlier):
         return 0
-    artifact, progress = load_artifact(out), read_state(out / "state")
+    artifact, progress = load_artifact(out), read_progress(out / "state")
     assert progress is not None, "the state is gone"
     assert artifact.state_dict().keys() == load_artifact(reference).state_dict().keys()
     assert load_file(out / "state" / "state.safetensors").keys() == state_names(reference)
