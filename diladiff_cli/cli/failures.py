@@ -76,6 +76,12 @@ def is_lost_process(error: BaseException) -> bool:
     )
 
 
+def is_of_compiler(error: BaseException) -> bool:
+    """Whether torch could not compile a network, as where there is no C++ compiler."""
+    known = getattr(sys.modules.get("torch._dynamo.exc"), "TorchDynamoException", ())
+    return isinstance(error, known)
+
+
 def explain(error: BaseException, arguments: Sequence[str] = ()) -> tuple[int, list[str]]:
     """Exit status and lines for stderr."""
     session = sys.modules.get("diladiff_cli.runtime.session")  # loaded where one of its exceptions is about
@@ -106,7 +112,10 @@ def explain(error: BaseException, arguments: Sequence[str] = ()) -> tuple[int, l
         reason = re.sub(r"^\[[^]]*\] *", "", first).partition(". ")[0]  # without the place in a library's source
         return FAILED, [f"error: {what} ({reason}); see what it or its launcher says, then give the same command again"]
     what = f"{type(error).__name__}: {first}" if first else type(error).__name__
-    return FAILED, [f"error: {what}; for the traceback add --debug"]
+    remedy = "for the traceback add --debug"
+    if is_of_compiler(error):
+        what, remedy = f"torch.compile failed ({first})", f"use --no-compile, or {remedy}"
+    return FAILED, [f"error: {what}; {remedy}"]
 
 
 def _told(error: Exception) -> str:

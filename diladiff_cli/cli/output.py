@@ -31,8 +31,8 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "true",
 }
 
-
 WIDE = 140
+MIN_WIDTH = 20  # columns, fewer than which tables cannot have
 
 
 class ClosedPipeError(Exception):
@@ -70,7 +70,9 @@ def show(table: "RenderableType") -> None:
     if is_main_process():
         # Into a file or a pipe, nothing says how wide a line may be.
         width = None if sys.stderr.isatty() or "COLUMNS" in os.environ else WIDE
-        Console(stderr=True, width=width).print(table)
+        console = Console(stderr=True, width=width)
+        console.width = max(console.width, MIN_WIDTH)
+        console.print(table)
 
 
 def quiet_libraries() -> None:

@@ -259,8 +259,8 @@ def write_artifact(
         "log": log_record(log) if log.exists() else None,  # to which a run that goes on appends
         "hash": content_hash(stage, network, files, tokenizer_hashes),
     } | dict(also or {})
-    (folder / CONFIG_FILE).write_text(sealed(config))
-    (folder / "README.md").write_text(model_card(config))
+    (folder / CONFIG_FILE).write_text(sealed(config), encoding="utf-8")
+    (folder / "README.md").write_text(model_card(config), encoding="utf-8")
     return config
 
 

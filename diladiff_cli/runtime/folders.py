@@ -14,16 +14,16 @@ from diladiff_cli.errors import UserError, kind_of, writing
 from diladiff_cli.integrity import CONFIG_FILE, read_json
 
 _AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
+_SWAP = 2  # RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS
 METRICS_FILE = "metrics.jsonl"
 
 
 def _exchange(a: Path, b: Path) -> bool:
-    """Swap two folders atomically, where the system can (Linux renameat2)."""
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if renameat2 is None:
-        return False
-    return bool(renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE) == 0)
+    """Swap two folders atomically, where system and disk can (renameat2 of Linux, renamex_np of macOS)."""
+    library, first, second = ctypes.CDLL(None, use_errno=True), os.fsencode(a), os.fsencode(b)
+    if hasattr(library, "renameat2"):
+        return bool(library.renameat2(_AT_FDCWD, first, _AT_FDCWD, second, _SWAP) == 0)
+    return hasattr(library, "renamex_np") and bool(library.renamex_np(first, second, _SWAP) == 0)
 
 
 def real(folder: Path) -> Path:
@@ -241,11 +241,20 @@ def take_place(new: Path, folder: Path) -> None:
     elif _exchange(new, folder):
         shutil.rmtree(new, ignore_errors=True)
     else:
-        old = _old_name(folder)
+        _take_place_in_two_steps(new, folder)
+    with suppress(OSError):
+        sync(folder.parent)
+
+
+def _take_place_in_two_steps(new: Path, folder: Path) -> None:
+    old = _old_name(folder)
+    while new.exists():
         if old.exists():  # as where NFS keeps files that were open when it was removed
             old.rename(partial_name(folder))
         folder.rename(old)
-        new.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    with suppress(OSError):
-        sync(folder.parent)
+        try:
+            new.rename(folder)
+        except OSError:
+            if not folder.exists():  # else a reader has put the old one back, see restore
+                raise
+    shutil.rmtree(old, ignore_errors=True)

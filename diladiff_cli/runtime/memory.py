@@ -103,6 +103,8 @@ class Halving:
                 say(f"out of memory with {len(part)} {self.what} at once; going on with {self.limit}", everywhere=True)
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
+                elif torch.backends.mps.is_available():
+                    torch.mps.empty_cache()
                 continue
             results += result
             done += len(part)

@@ -1,5 +1,6 @@
 """Which precision a machine knows, and which suits its matrix products."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -21,10 +22,10 @@ Config = TypeVar("Config", bound=StageConfig)
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether a device has instructions for products of bf16 matrices.
 
-    A CPU with AVX2 alone takes a hundred times as long for them as in float32.
+    A CPU with AVX2 alone takes a hundred times as long for them as in float32. On Apple's nobody has tried.
     """
     if device.type == "cpu":
-        return any(_capability(name) for name in CPU_BF16)
+        return sys.platform != "darwin" and any(_capability(name) for name in CPU_BF16)
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type != "mps"

@@ -53,7 +53,7 @@ def save_state(folder: Path, tensors: Mapping[str, Tensor], progress: Mapping[st
     folder.mkdir()
     save_file(dict(tensors), folder / TENSORS)
     files = {TENSORS: file_hash(folder / TENSORS)}
-    (folder / "state.json").write_text(sealed(dict(progress) | {"files": files}))
+    (folder / "state.json").write_text(sealed(dict(progress) | {"files": files}), encoding="utf-8")
 
 
 def read_progress(folder: Path) -> dict[str, Any] | None:

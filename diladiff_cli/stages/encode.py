@@ -186,7 +186,7 @@ def _encode_text(
             record = _record(config, tokenizer, splits, saved["tokenizer.json"], hashes_of_tokenizer)
             record |= {"sources": [*text, *valid], "valid_sources": [*valid]}
             record |= {"text_hashes": {name: h.value() for name, h in hashes.items()}}
-            (folder / CONFIG_FILE).write_text(sealed(record))
+            (folder / CONFIG_FILE).write_text(sealed(record), encoding="utf-8")
     return record
 
 

@@ -91,7 +91,7 @@ def export(
                 links[stage] = _write(artifact, folder / place, out / place, record, _linked(artifact, "..", links))
             record = _metadata_of(root) | given | {"precision": precision}
             digest = _write(root, folder, out, record, _linked(root, PARENTS, links))
-            with (folder / "README.md").open("a") as card:
+            with (folder / "README.md").open("a", encoding="utf-8") as card:
                 card.write(usage(root.stage, precision, list(parents), hub_encoder([root, *parents.values()])))
             size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     summary = {"stage": root.stage, "out": str(out), "precision": precision, "hash": digest}

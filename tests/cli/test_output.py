@@ -153,3 +153,12 @@ def test_info_on_a_terminal_is_its_tables_alone(tiny_chain: Chain, tables_there:
     os.close(ours)
     assert process.wait(600) == 0
     assert (b"made by" in shown, b'"hash":' in shown) == (tables_there, not tables_there)
+
+
+@pytest.mark.parametrize("columns", ["1", "5", "20"])
+def test_tables_survive_a_narrow_terminal(tiny_chain: Chain, columns: str) -> None:
+    command = [sys.executable, "-m", "diladiff_cli", "info", str(tiny_chain.mdlm)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment() | {"COLUMNS": columns})
+    assert done.returncode == 0
+    assert done.stderr.startswith("Masked diffusion")
+    assert max(map(len, done.stderr.splitlines())) <= 20

@@ -59,6 +59,73 @@ def test_a_folder_appears_and_is_replaced_as_a_whole(tmp_path: Path, swap: str) 
     assert [p.name for p in out.parent.iterdir()] == ["out"]
 
 
+def test_a_reader_between_the_two_steps_of_a_swap_does_not_stop_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, rename, times = tmp_path / "out", Path.rename, iter((True, True, False))
+    write(out, "old")
+    monkeypatch.setattr(folders, "_exchange", lambda a, b: False)
+
+    def renamed(path: Path, target: Path) -> Path:
+        moved = rename(path, target)
+        if path == out and next(times):
+            folders.restore(out)
+        return moved
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    write(out, "new")
+    assert next(times, None) is None
+    assert read(out) == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_swap_that_is_refused_is_no_endless_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, rename = tmp_path / "out", Path.rename
+    write(out, "old")
+    monkeypatch.setattr(folders, "_exchange", lambda a, b: False)
+
+    def renamed(path: Path, target: Path) -> Path:
+        if target == out:
+            raise PermissionError(13, "Permission denied")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    with pytest.raises(UserError, match=r"cannot write .*out .Permission denied"):
+        write(out, "new")
+    monkeypatch.undo()
+    folders.restore(out)
+    assert read(out) == "old"
+
+
+class AppleLibrary:
+    """Of a system with that call alone; swaps as it does."""
+
+    def __init__(self, status: int) -> None:
+        self.status, self.calls = status, 0
+
+    def renamex_np(self, first: bytes, second: bytes, flags: int) -> int:
+        assert flags == 2
+        self.calls += 1
+        if self.status == 0:
+            between = second + b".between"
+            for path, target in ((first, between), (second, first), (between, second)):
+                os.rename(path, target)
+        return self.status
+
+
+@pytest.mark.parametrize("status", [0, -1])
+def test_a_folder_is_replaced_by_the_call_of_another_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    library = AppleLibrary(status)
+    monkeypatch.setattr(folders.ctypes, "CDLL", lambda *_, **__: library)
+    for content in ("first", "second"):
+        write(tmp_path / "out", content)
+        assert read(tmp_path / "out") == content
+    assert library.calls == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
 def test_an_error_while_writing_leaves_the_old_content(tmp_path: Path, swap: str) -> None:
     out = tmp_path / "out"
     write(out, "old")

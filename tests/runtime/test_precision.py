@@ -38,26 +38,28 @@ from .toy_run import settings, toy_train
 CPU = torch.device("cpu")
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, capabilities: Mapping[str, object]) -> None:
+def pretend(monkeypatch: pytest.MonkeyPatch, capabilities: Mapping[str, object], system: str = "linux") -> None:
+    monkeypatch.setattr("sys.platform", system)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)  # younger than some torch
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "expected"),
+    ("capabilities", "system", "expected"),
     [
-        ({"architecture": "x86_64", "avx2": True, "avx512_bf16": False, "amx_bf16": False}, "fp32"),
-        ({"architecture": "x86_64", "avx512_f": True}, "fp32"),
-        ({"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}, "bf16"),
-        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": True}, "bf16"),
-        ({"architecture": "aarch64", "neon": True, "bf16": False}, "fp32"),
-        ({"architecture": "aarch64", "neon": True, "bf16": True}, "bf16"),
-        ({}, "fp32"),
+        ({"architecture": "x86_64", "avx2": True, "avx512_bf16": False, "amx_bf16": False}, "linux", "fp32"),
+        ({"architecture": "x86_64", "avx512_f": True}, "linux", "fp32"),
+        ({"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}, "linux", "bf16"),
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": True}, "linux", "bf16"),
+        ({"architecture": "aarch64", "neon": True, "bf16": False}, "linux", "fp32"),
+        ({"architecture": "aarch64", "neon": True, "bf16": True}, "linux", "bf16"),
+        ({"architecture": "aarch64", "neon": True, "bf16": True}, "darwin", "fp32"),
+        ({}, "linux", "fp32"),
     ],
 )
 def test_auto_is_what_the_processor_is_fast_at(
-    capabilities: Mapping[str, object], expected: str, monkeypatch: pytest.MonkeyPatch
+    capabilities: Mapping[str, object], system: str, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pretend(monkeypatch, capabilities)
+    pretend(monkeypatch, capabilities, system)
     assert resolved_precision("auto", CPU) == expected
     assert has_fast_bf16(CPU) == (expected == "bf16")
     for asked in ("bf16", "fp32"):

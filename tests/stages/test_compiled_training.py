@@ -1,5 +1,8 @@
 """``--compile`` of the training stages."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +18,7 @@ from diladiff_cli.stages.train_mdlm import train_mdlm
 from diladiff_cli.stages.train_prior import train_prior
 
 from ..chain import Chain, ae_config, distill_config, mdlm_config, prior_config
+from ..command_line import environment
 
 STAGES: dict[str, tuple[Callable[..., Any], Callable[..., Any], str | None]] = {
     "data": (train_mdlm, mdlm_config, None),
@@ -52,6 +56,21 @@ def test_what_every_step_runs_is_compiled(
     assert calls == []
     assert losses(tiny_chain, source, tmp_path / "compiled", compiled=True) == plain
     assert len(calls) >= len(plain) == 3
+
+
+def test_without_a_compiler_its_line_says_what_goes_without(tiny_chain: Chain, tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text(json.dumps(mdlm_config(max_steps=1).to_dict()))
+    command = ["train-mdlm", "--data", tiny_chain.data, "--out", tmp_path / "out", "--compile"]
+    done = subprocess.run(
+        [sys.executable, "-m", "diladiff_cli", *command, "--config", tmp_path / "settings.json"],
+        capture_output=True,
+        text=True,
+        env=environment() | {"CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")},
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: torch.compile failed (")
+    assert last.endswith("); use --no-compile, or for the traceback add --debug")
 
 
 @pytest.mark.slow
