@@ -17,7 +17,7 @@ from diladiff_cli.config import (
     resolve,
     use,
 )
-from diladiff_cli.core.ode import SOLVERS
+from diladiff_cli.core.ode import SELF_COND, SOLVERS
 from diladiff_cli.core.unmask import ADAPTIVE_ORDERS, ORDERS
 from diladiff_cli.presets import PRESETS
 from diladiff_cli.settings import ConfigError, Settings, flag
@@ -203,9 +203,12 @@ def test_the_options_know_the_orders_of_the_sampler() -> None:
 
 
 @pytest.mark.parametrize("kind", [SampleConfig, BenchConfig])
-def test_the_options_know_the_solvers(kind: type[SampleConfig] | type[BenchConfig]) -> None:
-    (solver,) = (field for field in fields(kind) if field.name == "solver")
-    assert solver.metadata["choices"] == tuple(SOLVERS)
+@pytest.mark.parametrize(("name", "choices"), [("solver", tuple(SOLVERS)), ("self_cond", SELF_COND)])
+def test_the_options_know_the_ways_of_drawing_latents(
+    kind: type[SampleConfig] | type[BenchConfig], name: str, choices: tuple[str, ...]
+) -> None:
+    (known,) = (field for field in fields(kind) if field.name == name)
+    assert known.metadata["choices"] == choices
 
 
 @pytest.mark.parametrize("kind", [SampleConfig, BenchConfig])

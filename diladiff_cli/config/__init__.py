@@ -23,7 +23,7 @@ from diladiff_cli.config.use import (
     EncodeConfig,
     EvalConfig,
     SampleConfig,
-    solver_in_use,
+    choice_in_use,
     unusual,
 )
 
@@ -45,8 +45,8 @@ __all__ = [
     "PriorConfig",
     "SampleConfig",
     "StageConfig",
+    "choice_in_use",
     "read_config_file",
     "resolve",
-    "solver_in_use",
     "unusual",
 ]

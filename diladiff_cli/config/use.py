@@ -15,9 +15,9 @@ ADAPTIVE_ORDERS = ("threshold", "entropy")  # that end when the predictions allo
 TOO_SMALL = f"give 0 for the model's own, or at least {MIN_LATENT_SCALE}"
 
 
-def solver_in_use(config: "SampleConfig | BenchConfig") -> str | None:
-    """The solver of priors; None for the usual one, which samples and reports leave unsaid."""
-    return unusual(config, ("solver",)).get("solver")
+def choice_in_use(config: "SampleConfig | BenchConfig", name: str) -> str | None:
+    """A choice among words; None for the usual one, which samples and reports leave unsaid."""
+    return unusual(config, (name,)).get(name)
 
 
 def untimed_problem(order: str, latent_until: float) -> list[str]:
@@ -71,6 +71,12 @@ class SampleConfig(Settings):
     temperature: float = option(1.0, "Divides the logits; 0: the likeliest token, else 1e-4 or more.", low=0, high=1e6)
     top_p: float = option(0.9, "Nucleus: draw among the likeliest tokens that together reach this.", low=1e-6, high=1)
     gamma: float = option(0.8, "Noise of a student's steps: 0 deterministic, 1 consistency-style.", low=0, high=1)
+    self_cond: str = option(
+        "network",
+        "Of a student: what a step looks at: network, an estimate asked for anew, as published, or jump, what the step "
+        "before implies, for half as many evaluations.",
+        choices=("network", "jump"),
+    )
     guidance: float = option(
         0.0, "Of a prior: how far estimates are pushed away from those without self-conditioning.", low=0, high=100
     )
@@ -201,6 +207,7 @@ class BenchConfig(Settings):
     decodings: int = option(2, "Texts decoded from each latent; two or more give the latent agreement.", low=1)
     top_p: float = as_sampled("top_p")
     gamma: float = as_sampled("gamma")
+    self_cond: str = as_sampled("self_cond")
     guidance: float = as_sampled("guidance")
     solver: str = as_sampled("solver")
     latent_until: float = as_sampled("latent_until")

@@ -84,6 +84,20 @@ class TanSchedule:
         # 1 - cos = sin^2 / (1 + cos), free of cancellation
         return sin_rate**2 * (t - r) / (1.0 + cos_delta), sin_rate
 
+    def implied_estimate(self, z_t: Tensor, u: Tensor, t: Tensor, r: Tensor) -> Tensor:
+        """The clean estimate that an average velocity u over [r, t] stands for, see :meth:`rotation`; at r = t Phi.
+
+        Args:
+            z_t: (B, ...) at times t.
+            u: Of the same shape.
+            t: (B,) times in [0, 1].
+            r: (B,) times in [0, t].
+        """
+        a, b = self.rotation(t, r)
+        level = self(t)
+        direction = (expand(a, z_t) * z_t - u) / expand(b, z_t)
+        return expand(level.alpha, z_t) * z_t + expand(level.sigma, z_t) * direction
+
 
 def diffuse(z_0: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:
     """z_t = alpha z_0 + sigma eps for z_0 and noise (B, ...)."""

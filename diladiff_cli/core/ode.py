@@ -17,6 +17,7 @@ CleanEstimator = Callable[[Tensor, Tensor, Tensor], Tensor]  # (z_t, t, z_self) 
 AverageVelocity = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (z_t, t, r, z_self) -> u
 OnStep = Callable[[int, Tensor], None]  # number of the step, from 0, and its clean estimate z^ (B, N, C)
 MAX_JUMPS = 5  # jump_times draws from samplers of 1 to this many steps
+SELF_COND = ("network", "jump")
 
 
 def guided(estimate: Tensor, plain: Tensor, guidance: float) -> Tensor:
@@ -155,6 +156,7 @@ def average_velocity_steps(
     noises: Tensor | None = None,
     gamma: float = 0.0,
     on_step: OnStep | None = None,
+    self_cond: str = "network",
 ) -> Tensor:
     """Few-step sampling with an average-velocity network: 2 * steps - 1 evaluations (method section 5).
 
@@ -169,13 +171,17 @@ def average_velocity_steps(
         gamma: 0 is the deterministic ODE, 1 consistency-style.
         on_step: Called after each jump with the estimate at the time that it reached, which the next jump is
             conditioned on; after the last with the samples themselves. It costs no evaluation.
+        self_cond: Where the estimate comes from that a jump is conditioned on: "network", an evaluation of its own, or
+            "jump", what the jump before implies, which leaves one evaluation a step; not in the paper.
 
     Returns:
         (B, N, C) samples of z_0.
 
     Raises:
-        ValueError: gamma > 0 with several steps, and no noises.
+        ValueError: gamma > 0 with several steps, and no noises, or another ``self_cond``.
     """
+    if self_cond not in SELF_COND:
+        raise ValueError(f"self_cond is {self_cond!r}; give one of {', '.join(SELF_COND)}")
     if gamma > 0 and steps > 1 and noises is None:
         raise ValueError("gamma sampling with several steps needs noises")
     grid = schedule.sampling_times(steps).tolist()
@@ -183,10 +189,14 @@ def average_velocity_steps(
     for index, (start, end) in enumerate(pairwise(grid)):
         lower, scale, noise_std = gamma_target(schedule, end, gamma)
         t = torch.full((len(z),), start, dtype=torch.float32, device=z.device)
-        z = scale * (z - (start - lower) * u(z, t, torch.full_like(t, lower), z_self))
+        r = torch.full_like(t, lower)
+        average = u(z, t, r, z_self)
+        if self_cond == "jump":
+            z_self = schedule.implied_estimate(z, average, t, r)
+        z = scale * (z - (start - lower) * average)
         if noise_std > 0 and noises is not None:
             z = z + noise_std * noises[:, index]
-        if end > 0:
+        if end > 0 and self_cond == "network":
             t = torch.full_like(t, end)
             z_self = clean_estimate(z, u(z, t, t, z_self), schedule(t))
         if on_step is not None:

@@ -10,7 +10,7 @@ from ..command_line import Cli
 from ..faults.forging import forge
 
 IN_BOTH = (
-    *("seed", "steps", "decode_steps", "top_p", "gamma", "guidance", "solver"),
+    *("seed", "steps", "decode_steps", "top_p", "gamma", "self_cond", "guidance", "solver"),
     *("order", "threshold", "entropy_bound"),
 )
 

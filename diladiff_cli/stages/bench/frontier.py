@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from diladiff_cli.config import BenchConfig, EvalConfig, SampleConfig, solver_in_use
+from diladiff_cli.config import BenchConfig, EvalConfig, SampleConfig, choice_in_use
 from diladiff_cli.errors import UserError, writing
 from diladiff_cli.metrics.frontier import mean_and_std
 from diladiff_cli.metrics.mauve import DEFINITION, NOT_INSTALLED
@@ -212,8 +212,9 @@ def _report(point: Point, runs: Sequence[Report], seeds: Sequence[int], pooled: 
         **settings,
         "steps": point.settings.steps or None,
         "gamma": point.settings.gamma if point.stage == "student" else None,
+        "self_cond": choice_in_use(point.settings, "self_cond"),
         "guidance": point.settings.guidance or None,
-        "solver": solver_in_use(point.settings),
+        "solver": choice_in_use(point.settings, "solver"),
         **point.settings.use_of_latents(),
         "corrector": point.settings.corrector or None,
         **point.settings.bounds_in_use(),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diladiff_cli import __version__
-from diladiff_cli.config import BenchConfig, SampleConfig, solver_in_use
+from diladiff_cli.config import BenchConfig, SampleConfig, choice_in_use
 from diladiff_cli.core.unmask import ADAPTIVE_ORDERS
 from diladiff_cli.errors import UserError
 from diladiff_cli.integrity import json_hash
@@ -42,8 +42,9 @@ class Point:
         """In words."""
         steps = self.settings.steps
         latent = f", {steps} latent step{'s' * (steps > 1)}" if steps else ""
+        latent += ", estimates of jumps" if choice_in_use(self.settings, "self_cond") else ""
         latent += f", guidance {self.settings.guidance:g}" if self.settings.guidance else ""
-        latent += f", solver {self.settings.solver}" if solver_in_use(self.settings) else ""
+        latent += f", solver {self.settings.solver}" if choice_in_use(self.settings, "solver") else ""
         scale = self.settings.latent_scale
         latent += f", latents times {scale:g}" if scale != 1 else ""
         latent += f", corrector {self.settings.corrector:g}" if self.settings.corrector else ""
@@ -102,8 +103,10 @@ def _idle(config: BenchConfig, samplers: Collection[Sampler]) -> list[str]:
         idle += [(name, "has latents") for name, asks in asked_for.items() if asks]
     if config.guidance and all(sampler.stage != "prior" for sampler in samplers):
         idle.append(("guidance", "is a prior"))
-    if solver_in_use(config) and all(sampler.stage != "prior" for sampler in samplers):
+    if choice_in_use(config, "solver") and all(sampler.stage != "prior" for sampler in samplers):
         idle.append(("solver", "is a prior"))
+    if choice_in_use(config, "self_cond") and all(sampler.stage != "student" for sampler in samplers):
+        idle.append(("self_cond", "is a student"))
     return [
         f"{flag(name)} is {getattr(config, name)}, but none of the models {what}; leave it out" for name, what in idle
     ]
@@ -133,7 +136,7 @@ def _asked(sampler: Sampler, config: BenchConfig) -> Iterator[SampleConfig]:
     powers = tuple(2**k for k in range(2, length.bit_length()))
     shared: dict[str, Any] = {name: getattr(config, name) for name in SHARED}
     if sampler.stage == "student":
-        shared["gamma"] = config.gamma
+        shared |= {"gamma": config.gamma, "self_cond": config.self_cond}
     if sampler.stage == "prior":
         shared |= {"guidance": config.guidance, "solver": config.solver}
     scales: tuple[float, ...] = (0.0,)

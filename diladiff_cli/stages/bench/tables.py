@@ -29,6 +29,7 @@ def _common(reports: Sequence[Report], spreads: bool = True) -> str:
         "threshold": "threshold",
         "entropy_bound": "entropy bound",
         "gamma": "gamma",
+        "self_cond": "self-conditioning on the",
         "guidance": "guidance",
         "solver": "solver",
         "latent_until": "latent until",

@@ -25,8 +25,8 @@ MANY = 1 << 16  # pieces to choose from, unless more are wanted
 REFERENCE = SHIPPED_TEXT / "valid.jsonl.zst"
 # What distinguishes one way of sampling from another; the rest of a line differs from sample to sample.
 SETTINGS = (
-    *("model", "prompt", "suffix", "steps", "decode_steps", "temperature", "top_p", "gamma", "guidance", "solver"),
-    *("latent_until", "corrector", "latent_scale", "order", "threshold", "entropy_bound", "precision"),
+    *("model", "prompt", "suffix", "steps", "decode_steps", "temperature", "top_p", "gamma", "self_cond", "guidance"),
+    *("solver", "latent_until", "corrector", "latent_scale", "order", "threshold", "entropy_bound", "precision"),
 )
 
 

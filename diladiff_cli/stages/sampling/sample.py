@@ -61,6 +61,7 @@ def draw_latents(sampler: Sampler, indices: range, config: SampleConfig, on_step
                 config.compile,
                 config.steps,
                 config.gamma,
+                config.self_cond,
                 config.guidance,
                 config.solver,
             )
@@ -84,7 +85,9 @@ def _latents_from(
         return probability_flow(
             network, z, network.schedule, config.steps, on_step, config.guidance, solver=config.solver
         )
-    return average_velocity_steps(network, z, network.schedule, config.steps, noises, config.gamma, on_step)
+    return average_velocity_steps(
+        network, z, network.schedule, config.steps, noises, config.gamma, on_step, self_cond=config.self_cond
+    )
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from diladiff_cli import __version__
-from diladiff_cli.config import ENDS, SampleConfig, solver_in_use, unusual
+from diladiff_cli.config import ENDS, SampleConfig, choice_in_use, unusual
 from diladiff_cli.core.ode import MAX_JUMPS
 from diladiff_cli.core.unmask import ADAPTIVE_ORDERS, BLIND_ORDERS
 from diladiff_cli.integrity import json_hash, short_hash
@@ -46,8 +46,10 @@ def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
         ]
     if config.guidance and sampler.stage != "prior":
         problems.append(f"--guidance is {config.guidance}, but {what}; it is for a prior, leave it out")
-    if solver_in_use(config) and sampler.stage != "prior":
+    if choice_in_use(config, "solver") and sampler.stage != "prior":
         problems.append(f"--solver is {config.solver}, but {what}; it is for a prior, leave it out")
+    if choice_in_use(config, "self_cond") and sampler.stage != "student":
+        problems.append(f"--self-cond is {config.self_cond}, but {what}; it is for a student, leave it out")
     if sampler.stage == "ae":
         problems += [
             f"{flag(k)} is {shown(v)}, but {what}, whose latents are those of other texts; leave it out"
@@ -66,7 +68,9 @@ def complete(sampler: Sampler, config: SampleConfig) -> SampleConfig:
         raise ConfigError(problems)
     usual = EULER_STEPS if config.solver == "euler" else LATENT_STEPS.get(sampler.stage, 0)
     steps = config.steps or usual
-    drawn = replace(config, steps=steps, guidance=config.guidance if steps > 1 else 0.0)
+    drawn = replace(config, steps=steps)
+    if steps == 1:  # there is no step before
+        drawn = replace(drawn, guidance=0.0, self_cond="network")
     return _complete_decoding(sampler, drawn, sampler.latent_scale)
 
 
@@ -77,7 +81,7 @@ def complete_for_latents(sampler: Sampler, config: SampleConfig) -> SampleConfig
         ConfigError: Settings of drawing latents are given, or a prompt and suffix that leave nothing to draw.
         UserError: The base that ``latent_until`` needs is missing.
     """
-    idle = unusual(config, ("n", "steps", "gamma", "guidance", "solver"))
+    idle = unusual(config, ("n", "steps", "gamma", "self_cond", "guidance", "solver"))
     problems = [f"{flag(k)} is {v}, but the latents are given; leave it out" for k, v in idle.items()]
     problems += given_problems(sampler, config.prompt, config.suffix)
     if problems:
@@ -129,6 +133,8 @@ def notes_on(sampler: Sampler, config: SampleConfig) -> list[str]:
         notes.append("--suffix begins without a space, so it goes on with the word before it; begin it with one")
     if config.guidance and config.steps == 1:
         notes.append(f"--guidance {config.guidance} does nothing in one latent step")
+    if choice_in_use(config, "self_cond") and config.steps == 1:
+        notes.append(f"--self-cond {config.self_cond} does nothing in one latent step")
     if isinstance(sampler.latent, LatentStudent) and config.steps > MAX_JUMPS:
         notes.append(f"--steps {config.steps} is more than the {MAX_JUMPS} that students are measured with")
     if config.solver == "euler" and 0 < config.steps < MIN_EULER_STEPS:
@@ -196,6 +202,7 @@ def in_use(sampler: Sampler, config: SampleConfig) -> dict[str, Any]:
         "corrector": config.corrector or None,
         "steps": config.steps or None,
         "gamma": config.gamma if config.steps > 1 and isinstance(sampler.latent, LatentStudent) else None,
+        "self_cond": choice_in_use(config, "self_cond") if isinstance(sampler.latent, LatentStudent) else None,
         "guidance": config.guidance if of_prior and config.guidance else None,
-        "solver": solver_in_use(config) if of_prior else None,
+        "solver": choice_in_use(config, "solver") if of_prior else None,
     } | (config.use_of_latents() | config.bounds_in_use())

@@ -202,7 +202,7 @@ def test_mauve_of_all_seeds_takes_the_place_of_that_of_each_in_the_picture() -> 
 
 
 SHARED: Report = {"n": 4, "seeds": [0], "decodings": 1, "top_p": 0.9, "precision": "fp32", "seconds": 1.0}
-SHARED |= dict.fromkeys(("threshold", "entropy_bound", "gamma", "guidance", "solver"))
+SHARED |= dict.fromkeys(("threshold", "entropy_bound", "gamma", "self_cond", "guidance", "solver"))
 
 
 def cells(report: Report) -> list[str]:

@@ -1,6 +1,6 @@
 """The way of a GPU on a CPU, where what would be captured runs as it is; tests/test_gpu.py has the captures."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from diladiff_cli.config import SampleConfig
-from diladiff_cli.core.ode import SOLVERS
+from diladiff_cli.core.ode import SELF_COND, SOLVERS
 from diladiff_cli.stages.sampling import graphs, sample
 from diladiff_cli.stages.sampling.sample import decode, draw_latents, generate
 from diladiff_cli.stages.sampling.sampler import load_sampler
@@ -72,9 +72,14 @@ def test_latents_are_replayed_from_the_noise_of_their_batch(tiny_chain: Chain, m
     assert len(sampler.replays._kept) == 2  # shapes
 
 
-def test_each_solver_has_its_own_replay(tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    sampler = load_sampler(tiny_chain.prior, "cpu")
-    ways = [complete(sampler, replace(SETTINGS["prior"], solver=solver)) for solver in SOLVERS]
+@pytest.mark.parametrize(
+    ("stage", "name", "choices"), [("prior", "solver", SOLVERS), ("student", "self_cond", SELF_COND)]
+)
+def test_each_way_of_drawing_latents_has_its_own_replay(
+    tiny_chain: Chain, monkeypatch: pytest.MonkeyPatch, stage: str, name: str, choices: Iterable[str]
+) -> None:
+    sampler = load_sampler(getattr(tiny_chain, stage), "cpu")
+    ways = [complete(sampler, replace(SETTINGS[stage], **{name: choice})) for choice in choices]
     wanted = [draw_latents(sampler, range(2), way) for way in ways]
     assert not torch.equal(*wanted)
     with replaying(monkeypatch):

@@ -112,11 +112,14 @@ def test_student_latents_come_from_gamma_steps(samplers: dict[str, Sampler]) -> 
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("steps", "calls"), [(1, 1), (2, 3), (5, 9)])
-def test_a_student_needs_two_evaluations_a_step_less_one(
-    samplers: dict[str, Sampler], steps: int, calls: int, counted: list[str]
+@pytest.mark.parametrize(
+    ("steps", "self_cond", "calls"),
+    [(1, "network", 1), (2, "network", 3), (5, "network", 9), (1, "jump", 1), (5, "jump", 5)],
+)
+def test_a_student_needs_two_evaluations_a_step_less_one_or_one(
+    samplers: dict[str, Sampler], steps: int, self_cond: str, calls: int, counted: list[str]
 ) -> None:
-    found = draw(samplers["student"], n=2, steps=steps)
+    found = draw(samplers["student"], n=2, steps=steps, self_cond=self_cond)
     assert counted.count("student") == calls
     assert len(found) == 2
 
