@@ -148,10 +148,15 @@ def _related(first: Path, second: Path) -> bool:
     return a.is_relative_to(b) or b.is_relative_to(a)
 
 
-REMEDIES = {  # of a folder that cannot be written
-    **dict.fromkeys((errno.ENOSPC, errno.EFBIG, errno.EDQUOT), "free space or choose another --out"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "check its permissions or choose another --out"),
+BEFORE = {  # what may help besides another place, where one cannot be written
+    **dict.fromkeys((errno.ENOSPC, errno.EFBIG, errno.EDQUOT), "free space or "),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "check its permissions or "),
 }
+
+
+def another_place(error: OSError, option: str = "--out") -> str:
+    """What to do where the place that an option names cannot be written."""
+    return f"{BEFORE.get(error.errno or 0, '')}choose another {option}"
 
 
 @contextmanager
@@ -177,5 +182,4 @@ def writing(place: Path, own: Path | None = None) -> Iterator[None]:
         file = cause.filename
         if isinstance(file, str) and not any(_related(Path(file), home) for home in (place, own or place)):
             raise UserError(f"cannot use {file} ({reason})", "check that it is there and can be read") from error
-        remedy = REMEDIES.get(cause.errno or 0, "choose another --out")
-        raise UserError(f"cannot write {place} ({reason})", remedy) from error
+        raise UserError(f"cannot write {place} ({reason})", another_place(cause)) from error

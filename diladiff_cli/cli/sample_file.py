@@ -14,7 +14,7 @@ from typing import Any
 
 from diladiff_cli.cli.output import check_place, write
 from diladiff_cli.data.lines import chunks
-from diladiff_cli.errors import UserError
+from diladiff_cli.errors import UserError, another_place
 from diladiff_cli.notes import is_main_process, say
 from diladiff_cli.runtime.folders import partial_name, real, remove_leftovers, replacing_file
 from diladiff_cli.runtime.locks import sole_writer
@@ -114,7 +114,7 @@ def writable(out: Path, option: str) -> Iterator[OutputFile]:
             with sole_writer(out, option) as is_locked:
                 yield OutputFile(True, is_locked)
     except OSError as error:
-        raise UserError(f"cannot write {out} ({error.strerror})", f"choose another {option}") from error
+        raise UserError(f"cannot write {out} ({error.strerror})", another_place(error, option)) from error
 
 
 def _write_first(draft: Path, out: Path, n: int, as_text: bool) -> None:

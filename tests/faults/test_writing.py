@@ -63,6 +63,8 @@ def check_refusal(error: str, out: Path) -> None:
     what, remedy = error.split("; ", 1)
     assert what.startswith(f"error: cannot write {out}") or f"{out} is not a folder" in what
     assert len(remedy) > 10
+    if "File too large" in what:
+        assert remedy == "free space or choose another --out"
 
 
 def is_begun(path: Path) -> bool:
