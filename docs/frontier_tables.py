@@ -5,6 +5,7 @@ from typing import Any
 
 from layout import (
     BESIDE,
+    COST,
     DIGITS,
     HEADS,
     NAMES,
@@ -90,17 +91,33 @@ def _by_model(row: tuple[tuple[str, str], Any]) -> tuple[str, float]:
     return name, -float(temperature)
 
 
+def _cost(report: Report) -> str:
+    """The time for a latent over that for decoding one text from it."""
+    share = report["latent_share"]
+    return percent(report["decodings"] * share / (1 - share), 0)
+
+
 def latent_steps() -> str:
     """Priors and students in few and many latent steps, with more or less noise."""
     bases, rows = stored("frontier.jsonl"), []
     for r in stored("latent_steps.jsonl"):
         gamma = f"{r['gamma']:g}" if r["stage"] == "student" else "-"
-        latent, texts = r["latent_share"], r["decodings"]
-        cost = percent(texts * latent / (1 - latent), 0)
         name = NAMES[r["stage"]] + (", Euler" if r.get("solver") == "euler" else "")
         name += "" if r["latent_scale"] is None else f", times {r['latent_scale']:g}"
-        rows.append([name, str(r["steps"]), gamma, *_beside_the_base(r, bases), cost])
-    return table(["model", "latent steps", "gamma", *HEADS, BESIDE, "time for a latent over that for a text"], rows)
+        rows.append([name, str(r["steps"]), gamma, *_beside_the_base(r, bases), _cost(r)])
+    return table(["model", "latent steps", "gamma", *HEADS, BESIDE, COST], rows)
+
+
+def self_cond() -> str:
+    """Students whose latent steps look at estimates asked for, and at those of the step before."""
+    rows = []
+    for r in sorted(stored("self_cond.jsonl"), key=lambda r: (r["decode_steps"], r["steps"])):
+        jump, steps = r["self_cond"] == "jump", r["steps"]
+        evaluations = str(steps if jump else 2 * steps - 1)
+        way = [str(r["decode_steps"]), str(steps), "jump" if jump else "network", evaluations]
+        rows.append([*way, *figures_of(r), _cost(r)])
+    heads = ["decode steps", "latent steps", "`--self-cond`", "evaluations"]
+    return table([*heads, *HEADS, COST], rows)
 
 
 def oracle() -> str:

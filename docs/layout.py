@@ -13,6 +13,7 @@ FIGURES = ("genppl", "entropy", "mauve", "latent_agreement")
 DIGITS = {"entropy": 4, "mauve": 2, "latent_agreement": 2}  # significant, where not 3
 HEADS = ("GenPPL", "entropy", "MAUVE", "latent agreement")
 BESIDE = "GenPPL of the base at this entropy"
+COST = "time for a latent over that for a text"
 
 DRAWN = 0.85  # the temperature of the pictures, and of tables of one temperature
 

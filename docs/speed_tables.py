@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from layout import Report, number, percent, stored, table
+from layout import COST, Report, number, percent, stored, table
 
 SAMPLING = ("vocabulary", "length", "batch", "steps", "nucleus", "tokens/s", "time over floor", "speed over textbook")
 DEFAULT_HEAP = "that with the default heap"
@@ -23,7 +23,7 @@ VOCABULARIES = (
 )
 COMPILED = ("compiled", "times as fast")
 
-WHOLE = ("model", "latent steps", "decode steps", "tokens/s", "time for a latent over that for a text")
+WHOLE = ("model", "latent steps", "decode steps", "tokens/s", COST)
 
 
 def whole_samples(name: str) -> Callable[[], str]:
@@ -36,6 +36,7 @@ def sampling_speed(name: str) -> Callable[[], str]:
 
     def draw() -> str:
         found = [r for r in stored(name) if r["kind"] == "sampling"]
+        found.sort(key=lambda r: [r[part] for part in ("vocab_size", "length", "batch_size", "decode_steps")])
         heaps = [DEFAULT_HEAP] * any(r.get("speedup_over_textbook_default_heap") for r in found)
         return table([*SAMPLING, *heaps, *MEMORY], [_sampling_row(r, bool(heaps)) for r in found])
 
@@ -156,5 +157,5 @@ def _whole_row(report: Report) -> list[str]:
     share = report["latent_share"]
     latents = "-" if report["steps"] is None else f"{report['decodings'] * share / (1 - share):.2f}"
     model = "base" if report["stage"] == "mdlm" else report["stage"]
-    steps = str(report["steps"] or "-")
+    steps = "-" if report["steps"] is None else f"{report['steps']}{', jump' * (report.get('self_cond') == 'jump')}"
     return [model, steps, str(report["decode_steps"]), number(report["tokens_per_second"]["mean"]), latents]

@@ -119,6 +119,13 @@ all_ways() { # SEEDS: without figures that cost time
   time_of "${student[@]}" "${over[@]}" "${spread[@]}"
   time_of "${student[@]}" "${over[@]}" "${spread[@]}" --corrector 0.5
 }
+looking_at_jumps() {
+  local over=(--order spread --latent-until 0.5 --latent-scale "$scale" --temperatures 0.85)
+  for what in network jump; do # few steps cost little: more texts
+    bench --model "$models/student" --steps 2,3,5 --self-cond "$what" --decode-steps 4,8 "${over[@]}" \
+      --n 512 --seeds "$seeds"
+  done
+}
 surest_first() {
   bench "${student[@]}" --decode-steps 8,16,32 --order confidence --against "$models/mdlm" --temperatures 1.0 "${few[@]}"
 }
@@ -135,6 +142,7 @@ into latent_until.jsonl taking_over
 into spread.jsonl spread_order
 into corrected.jsonl corrected
 into latent_steps.jsonl latent_steps
+into self_cond.jsonl looking_at_jumps
 into orders.jsonl surest_first
 into oracle.jsonl bench --model "$models/ae" --decode-steps "$powers" "${few[@]}"
 into semantics.json python3 "$here/semantics.py" --model "$models/ae" ${data[@]+"${data[@]}"} --embedder "$embedder"
