@@ -169,8 +169,8 @@ def average_velocity_steps(
         steps: Jumps from t = 1 to 0.
         noises: (B, steps - 1, N, C) standard normal draws, needed where gamma > 0.
         gamma: 0 is the deterministic ODE, 1 consistency-style.
-        on_step: Called after each jump with the estimate at the time that it reached, which the next jump is
-            conditioned on; after the last with the samples themselves. It costs no evaluation.
+        on_step: Called after each jump with the estimate that the next one is conditioned on: at the time reached, or
+            for "jump" of the whole jump; after the last with the samples themselves. It costs no evaluation.
         self_cond: Where the estimate comes from that a jump is conditioned on: "network", an evaluation of its own, or
             "jump", what the jump before implies, which leaves one evaluation a step; not in the paper.
 

@@ -38,8 +38,7 @@ def isolated_run(train: Callable[P, R]) -> Callable[P, R]:
 @contextmanager
 def _settings_set_aside() -> Iterator[None]:
     states = [(state._shared_state, dict(state._shared_state)) for state in (AcceleratorState, GradientState)]
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    deterministic = _determinism()
     dtype = torch.get_default_dtype()
     try:
         torch.set_default_dtype(torch.float32)
@@ -50,7 +49,12 @@ def _settings_set_aside() -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(dtype)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         for shared, before in states:
             shared.clear()
             shared.update(before)
+        if _determinism() != deterministic:  # the call imports much, which fails where an interrupt came as it did
+            torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
+
+
+def _determinism() -> tuple[bool, bool]:
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()

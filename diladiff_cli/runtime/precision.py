@@ -56,7 +56,8 @@ def resolved_precision(precision: str, device: torch.device | None = None) -> st
 
 
 def precision_of_main(precision: str) -> str:
-    """:func:`resolved_precision` of the main process, for all processes, which must all call it."""
+    """:func:`resolved_precision` of the main process, for all processes, which must all call it, whatever they want."""
+    process_state()
     return from_main(resolved_precision(precision))
 
 
@@ -68,9 +69,10 @@ def settled_for_device(config: Config, out: Path, resume: bool | None) -> Config
     if fsdp_was_asked_for() and not config.shard:
         config = replace(config, shard=True)
         say("FSDP, which the launcher asks for, is done as --shard does it; its other settings have no effect")
-    if config.precision != AUTO:
-        return config
-    restore(out)
-    stored = None if resume is False else read_progress(out / "state")
-    precision = AUTO if stored is None else stored["training"].get("precision", AUTO)
-    return replace(config, precision=precision_of_main(precision))
+    precision = config.precision
+    if precision == AUTO:
+        restore(out)
+        stored = None if resume is False else read_progress(out / "state")
+        precision = AUTO if stored is None else stored["training"].get("precision", AUTO)
+    of_main = precision_of_main(precision)
+    return replace(config, precision=of_main) if config.precision == AUTO else config

@@ -129,7 +129,19 @@ def check_agreement(
         UserError: This process sees other settings, inputs or progress than the main one.
     """
     state = f"of step {stored['step']} after {stored['seconds']:.3f} s" if stored else "none"
-    mine = config.to_dict() | made_from(artifact) | {"training state": state}
+    check_alike(out, config.to_dict() | made_from(artifact) | {"training state": state})
+
+
+def check_alike(out: Path, mine: Mapping[str, Any]) -> None:
+    """Refuse processes of which one has other values by name than the main one; all must call this.
+
+    Args:
+        out: The folder that they are about to write.
+        mine: What this process has.
+
+    Raises:
+        UserError: It is this one.
+    """
     if differing := differences(from_main(mine), mine, free=()).values():
         raise UserError(
             f"the processes disagree on {out} (the main one and this one: {', '.join(differing)})",

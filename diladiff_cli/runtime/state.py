@@ -77,7 +77,7 @@ def _read(folder: Path) -> dict[str, Any]:
     if missing:
         raise ValueError(f"no {min(missing)}")
     odd = [k for k, kinds in PROGRESS.items() if not isinstance(progress[k], kinds) or isinstance(progress[k], bool)]
-    odd = odd or [k for k in ("step", "seconds") if progress[k] < 0]
+    odd = odd or [k for k in ("step", "rows", "seconds") if progress[k] < 0]
     if odd:
         raise ValueError(f"an odd {min(odd)}")
     return progress

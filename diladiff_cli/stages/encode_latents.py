@@ -27,6 +27,7 @@ from diladiff_cli.runtime.model_paths import resolved
 from diladiff_cli.runtime.precision import AUTO, precision_of_main
 from diladiff_cli.runtime.processes import from_main, process_state
 from diladiff_cli.runtime.progress import Bar
+from diladiff_cli.runtime.resume import check_alike
 from diladiff_cli.stages.common import load_parent, open_recorded_data, path_or_none
 from diladiff_cli.stages.feature_sources import TextEncoder, text_encoder
 from diladiff_cli.stages.from_artifacts import build
@@ -71,7 +72,8 @@ def encode_latents(
     artifact = load_parent(ae, "ae")
     tokens = open_recorded_data(artifact, data)
     state = process_state()
-    precision = precision_of_main(_stored_precision(out, resume)) if precision == AUTO else precision
+    of_main = precision_of_main(_stored_precision(out, resume) if precision == AUTO else precision)
+    precision = of_main if precision == AUTO else precision
     encoder = text_encoder(artifact, build(artifact, state.device), state.device)
     latents, channels = encoder.autoencoder.latent_shape
     rows = {name: len(tokens.split(name)) for name in ("train", "valid")}
@@ -90,6 +92,7 @@ def encode_latents(
         "parents": parent_links(out, {"ae": artifact}),
         "data": relative(tokens.path, out),
     }
+    check_alike(out, {name: plan[name] for name in SAME} | {"fresh": resume is False, "dry_run": dry_run})
     done = from_main(_finished_shards(out, plan, resume))
     shards = sum(-(-count // rows_of_shard) for count in rows.values())
     if dry_run:
@@ -103,7 +106,7 @@ def encode_latents(
     place = partial_name(out, "fresh") if resume is False else out
     if state.is_main_process:
         _begin(out, place, plan)
-    _check_shared(place, state)
+    _check_shared(out, place, state)
     work = _Work(tokens, encoder, place, batch_size, rows_of_shard, done, state, Halving("blocks"))
     kept = saying_if_interrupted(lambda: _what_is_kept(out, shards))
     with kept if place == out else nullcontext(), autocast(state.device, precision):
@@ -126,19 +129,21 @@ def _begin(out: Path, place: Path, plan: dict[str, Any]) -> None:
         write_text(place / "plan.json", sealed(plan))
 
 
-def _check_shared(place: Path, state: PartialState) -> None:
-    """Refuse a folder that is not the same one to all processes, by a new file in it: copies may be alike."""
+def _check_shared(out: Path, place: Path, state: PartialState) -> None:
+    """Refuse a place that is not the same one to all processes, by a new file in it: copies may be alike."""
     mark = place / from_main(partial_name(place / "mark").name)
     if state.is_main_process:
         mark.touch()
-    state.wait_for_everyone()
-    with suppress(OSError):
-        os.listdir(place.parent)  # a network disk may otherwise still show the folder as missing
-    if not mark.exists():
-        raise UserError(f"{place} is not the main process's", "--out must lie on a disk that every machine sees")
-    state.wait_for_everyone()
-    if state.is_main_process:
-        mark.unlink()
+    try:
+        state.wait_for_everyone()
+        with suppress(OSError):
+            os.listdir(place.parent)  # a network disk may otherwise still show the folder as missing
+        if not mark.exists():
+            raise UserError(f"{out} is not the main process's", "--out must lie on a disk that every machine sees")
+        state.wait_for_everyone()
+    finally:
+        if state.is_main_process:
+            mark.unlink()
 
 
 def _finish(out: Path, place: Path, config: dict[str, Any]) -> None:

@@ -252,7 +252,7 @@ def test_interrupted_at_the_very_end_all_is_kept(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sample_file, "replacing_file", interrupt)
+    monkeypatch.setattr(sample_file, "replacing_file" if as_text else "real", interrupt)
     stopped = cli(*command(tiny_chain, out, *more))
     assert stopped.status == 130
     kept = f"{out} {GONE}; {N} of {N} samples are kept, and the same command does the rest"

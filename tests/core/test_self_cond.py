@@ -62,6 +62,17 @@ def test_jumps_are_conditioned_on_what_the_one_before_implies_and_cost_one_evalu
     torch.testing.assert_close(found, u.z_0, rtol=1e-4, atol=1e-4)
 
 
+def test_an_estimate_is_that_of_the_whole_jump_before() -> None:
+    z, told = randn(4, 3, 2, seed=10), list[Tensor]()
+    average_velocity_steps(
+        lambda z, *_: 0.3 * z, z, SCHEDULE, 2, on_step=lambda _, estimate: told.append(estimate), self_cond="jump"
+    )
+    t, r = torch.ones(4), SCHEDULE.sampling_times(2)[1].expand(4).float()
+    torch.testing.assert_close(told[0], SCHEDULE.implied_estimate(z, 0.3 * z, t, r), rtol=1e-5, atol=1e-5)
+    reached = z - (1 - r[0]) * 0.3 * z
+    assert not torch.allclose(told[0], clean_estimate(reached, 0.3 * reached, SCHEDULE(r)), rtol=0.1, atol=0.1)
+
+
 def test_both_ways_are_one_where_the_estimate_does_not_change() -> None:
     z, z_0 = randn(4, 3, 2, seed=7), randn(4, 3, 2, seed=8)
     asked, implied = (average_velocity_steps(Towards(z_0), z, SCHEDULE, 3, self_cond=c) for c in ("network", "jump"))

@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from diladiff_cli.runtime.locks import sole_writer
 from diladiff_cli.runtime.metrics_log import read_metrics
+from diladiff_cli.runtime.precision import has_fast_bf16
 
 from ..chain import Chain
 from .conftest import Commands
@@ -97,13 +99,29 @@ def test_machines_that_do_not_share_a_disk_are_told_before_they_go_on(commands: 
     assert (here / "mdlm" / "state" / "state.json").read_bytes() == before
 
 
-def test_processes_of_different_commands_are_told(commands: Commands, tmp_path: Path) -> None:
-    train = [*commands["mdlm"], "--out", "mdlm", "--log-every"]
-    found = launch(tmp_path, 2, [Job("train", [*train, "2"])], others=[Job("train", [*train, "3"])])
+@pytest.mark.parametrize(
+    ("command", "option", "values", "told"),
+    [
+        ("train", "--log-every", ("2", "3"), "log_every 2 -> 3"),
+        ("train", "--precision", ("auto", "fp32"), "precision bf16 -> fp32"),
+        ("train", "--precision", ("fp32", "bf16"), "precision fp32 -> bf16"),
+        ("latents", "--precision", ("auto", "fp32"), "precision bf16 -> fp32"),
+        ("latents", "--precision", ("fp32", "bf16"), "precision fp32 -> bf16"),
+    ],
+)
+def test_processes_of_different_commands_are_told(
+    commands: Commands, tiny_chain: Chain, tmp_path: Path, command: str, option: str, values: tuple[str, str], told: str
+) -> None:
+    if "auto" in values and not has_fast_bf16(torch.device("cpu")):
+        pytest.skip("auto is fp32 on this processor")
+    words = commands["mdlm"] if command == "train" else ["encode", "--ae", tiny_chain.ae]
+    ours, theirs = ([Job(command, [*words, "--out", "out", option, value])] for value in values)
+    found = launch(tmp_path, 2, ours, others=theirs)
     assert found.statuses == [1, 1]
-    (line,) = found.errors("train")
-    assert line.startswith("error: the processes disagree on mdlm (the main one and this one: log_every 2 -> 3); ")
+    (line,) = found.errors(command)
+    assert line.startswith(f"error: the processes disagree on out (the main one and this one: {told}); ")
     assert line.endswith("and every process needs the same command")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("encoded_there_before", [False, True])
@@ -118,5 +136,6 @@ def test_machines_that_do_not_share_a_disk_are_told_as_they_encode(
     found = launch(tmp_path / "here", 2, [encode], elsewhere=elsewhere)
     assert found.statuses == [1, 1]
     assert not list((tmp_path / "here" / "latents").glob("*.safetensors"))
+    assert not list((tmp_path / "here" / "latents").glob(".mark*"))
     line = "error: latents is not the main process's; --out must lie on a disk that every machine sees"
     assert (elsewhere / "latents-1.err").read_text().splitlines() == [line]

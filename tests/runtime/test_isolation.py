@@ -42,6 +42,19 @@ def test_a_run_is_the_same_within_a_callers_context(
     assert same(weights(tmp_path / "alone"), weights(tmp_path / "within"))
 
 
+def test_an_interrupt_as_torch_is_still_importing_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def half_imported(*_: object, **__: object) -> None:
+        raise AttributeError("module 'sympy' has no attribute 'core'")
+
+    @isolated_run
+    def interrupted() -> None:
+        monkeypatch.setattr(torch, "use_deterministic_algorithms", half_imported)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+
+
 def test_another_default_dtype_is_set_aside(toy: ModuleType, tmp_path: Path) -> None:
     toy.toy_train(toy.settings(max_steps=2), tmp_path / "alone")
     torch.set_default_dtype(torch.float64)

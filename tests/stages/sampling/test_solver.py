@@ -8,7 +8,7 @@ import torch
 
 from diladiff_cli.config import BenchConfig, SampleConfig
 from diladiff_cli.model import load
-from diladiff_cli.settings import ConfigError
+from diladiff_cli.settings import ConfigError, flag
 from diladiff_cli.stages.bench.frontier import bench_frontier
 from diladiff_cli.stages.bench.points import Point, plan_points
 from diladiff_cli.stages.bench.tables import frontier_table
@@ -71,10 +71,11 @@ def test_a_solver_takes_its_usual_number_of_steps(tiny_chain: Chain, solver: str
 def test_given_latents_have_no_way_of_being_drawn(tiny_chain: Chain, stage: str) -> None:
     model = load(getattr(tiny_chain, stage))
     z_0 = torch.zeros(2, *model.sampler.require_autoencoder().latent_shape)
-    drawing: dict[str, Any] = {"n": 2, "steps": 3, "gamma": 0.5, "guidance": 1.0, "solver": "euler"}
+    drawing: dict[str, Any] = {"n": 2, "steps": 3, "gamma": 0.5, "self_cond": "jump", "guidance": 1.0}
+    drawing["solver"] = "euler"
     with pytest.raises(ConfigError) as refused:
         model.decode(z_0, **drawing)
-    assert [problem.split()[0] for problem in refused.value.problems] == [f"--{name}" for name in drawing]
+    assert [problem.split()[0] for problem in refused.value.problems] == [flag(name) for name in drawing]
     decoded = model.decode(z_0, decode_steps=4, latent_until=0.2)  # less than a step
     assert {s[name] for s in decoded for name in ("steps", "gamma", "guidance", "solver", "latent_until")} == {None}
 
