@@ -80,12 +80,12 @@ def write_samples(source: Source, out: Path, n: int, as_text: bool) -> None:
             with draft.open("ab") as file:
                 write(source.draw(from_main(kept)), file)
             earlier = out.is_file()
-            if as_text or more > 0:
-                _write_first(draft, out, n, as_text)
-            else:
+            if not as_text and more <= 0:
                 draft.replace(real(out))  # which needs no room
-            if more <= 0:
-                draft.unlink(missing_ok=True)
+            else:
+                _write_first(draft, out, n, as_text)
+                if more <= 0:
+                    draft.unlink()
         if target.is_locked and more <= 0:
             remove_leftovers(real(out))
         say(f"{out}: {n} samples" + (", in place of an earlier file" if earlier else ""))

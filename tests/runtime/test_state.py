@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from diladiff_cli.errors import UserError
+from diladiff_cli.integrity import sealed
 from diladiff_cli.runtime.state import load_state, read_progress, save_state, whole_state
 
 PROGRESS = {
@@ -75,4 +76,19 @@ def test_a_state_that_cannot_be_used_gives_one_line(tmp_path: Path, fault: str) 
 def test_damaged_progress_gives_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "state.json").write_bytes(content)
     with pytest.raises(UserError, match=r"state\.json is damaged \(.+\); start over with --fresh"):
+        read_progress(tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in PROGRESS if name != "files"])
+def test_progress_that_lacks_something_is_damaged(tmp_path: Path, name: str) -> None:
+    kept = {other: value for other, value in PROGRESS.items() if other != name}
+    (tmp_path / "state.json").write_text(sealed(kept))
+    with pytest.raises(UserError, match=rf"state\.json is damaged \(no {name}\); "):
+        read_progress(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["step", "rows", "seconds"])
+def test_progress_below_zero_is_damaged(tmp_path: Path, name: str) -> None:
+    (tmp_path / "state.json").write_text(sealed(PROGRESS | {name: -1}))
+    with pytest.raises(UserError, match=rf"state\.json is damaged \(an odd {name}\); "):
         read_progress(tmp_path)
